@@ -1,0 +1,16 @@
+"""From text to Arrow and back: extraction, storage, loading, collation."""
+
+from .corpus import Corpus, CorpusArguments
+from .dataset import ActivationCollator, Activations
+from .extract import ExtractArguments, Extraction
+from .storage import CorruptShard
+
+__all__ = [
+    "ActivationCollator",
+    "Activations",
+    "Corpus",
+    "CorpusArguments",
+    "CorruptShard",
+    "ExtractArguments",
+    "Extraction",
+]

@@ -1,0 +1,89 @@
+"""The bill of an extraction, printed before the work: rows, bytes, tokens, time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from ..errors import BadInput
+from .rows import Prepared
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What an extraction will cost; `documents` is None for a stream of unknown length, and the rest is per 1000 then."""
+
+    documents: int | None
+    rows: int
+    bytes: int
+    tokens: int
+    tokens_per_second: float
+    free_bytes: int
+
+    @classmethod
+    def estimate(
+        cls,
+        sample: Sequence[Prepared],
+        share: float,
+        documents: int | None,
+        bytes_per_row: int,
+        continuation_length: int,
+        tokens_per_second: float,
+        folder: Path,
+    ) -> Bill:
+        """Scale a sample up; `share` is how many of the documents are long enough."""
+        scale = (documents if documents is not None else 1000) * share / max(len(sample), 1)
+        rows = sum(len(p.positions) for p in sample)
+        token_bytes = sum(4 * (int(position) + 1 + continuation_length) for p in sample for position in p.positions)
+        return cls(
+            documents=documents,
+            rows=round(scale * rows),
+            bytes=round(scale * (rows * (bytes_per_row + 12) + token_bytes)),
+            tokens=round(scale * sum(p.length for p in sample)),
+            tokens_per_second=tokens_per_second,
+            free_bytes=shutil.disk_usage(folder).free,
+        )
+
+    @property
+    def seconds(self) -> float:
+        return self.tokens / self.tokens_per_second
+
+    def require_room(self, folder: Path) -> None:
+        if self.documents is not None and self.bytes > self.free_bytes:
+            raise BadInput(
+                "output_dir",
+                str(folder),
+                "Use another disk, fewer documents (--max_documents), positions or sites.",
+                why=f"about {human_bytes(self.bytes)} are needed and {human_bytes(self.free_bytes)} are free",
+            )
+
+    def __rich__(self) -> Table:
+        table = Table(title="The bill" + ("" if self.documents is not None else ", for each 1000 documents"), box=None)
+        table.add_column(style="dim")
+        table.add_column(justify="right")
+        table.add_row("documents", f"{self.documents:,}" if self.documents is not None else "unknown (stream)")
+        table.add_row("rows", f"about {self.rows:,}")
+        table.add_row("tokens", f"about {self.tokens:,}")
+        table.add_row("on disk", f"about {human_bytes(self.bytes)} of {human_bytes(self.free_bytes)} free")
+        table.add_row("speed", f"{self.tokens_per_second:,.0f} tokens/s")
+        table.add_row("time", f"about {human_time(self.seconds)}")
+        return table
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,169 @@
+"""Stored activations: load a folder or a Hub dataset, check it, and collate rows into batches.
+
+Shapes: B rows, S tokens of the longest context, k longest continuation, d hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import DatasetDict, load_dataset, load_from_disk
+from huggingface_hub import hf_hub_download
+from safetensors.numpy import load_file
+from tqdm.auto import tqdm
+
+from ..errors import BadInput
+from ..frozen import FrozenLM, Provenance
+from .storage import METADATA, PROGRESS, STATISTICS, Shard
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Rows with where they come from.
+
+    Args:
+        splits: `train`, and `validation` and `test` where documents were held out.
+        metadata: what `extraction.json` says.
+        statistics: `<site>.mean` and `<site>.variance` over the training split, `[d]` float64.
+    """
+
+    splits: DatasetDict
+    metadata: Mapping[str, Any]
+    statistics: Mapping[str, np.ndarray]
+
+    @classmethod
+    def load(cls, folder_or_repo: str | Path, verify: bool = True, revision: str | None = None) -> Activations:
+        """Open an extraction.
+
+        Args:
+            folder_or_repo: local folder, memory-mapped where it lies, or the id of a dataset on the Hub.
+            verify: compare every shard with its checksum first; a damaged one is named.
+            revision: branch, tag or commit on the Hub.
+        """
+        folder = Path(folder_or_repo)
+        if not folder.is_dir():
+            repo = str(folder_or_repo)
+            paths = [
+                hf_hub_download(repo, name, repo_type="dataset", revision=revision) for name in (METADATA, STATISTICS)
+            ]
+            metadata = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
+            return cls(load_dataset(repo, revision=revision), metadata, load_file(paths[1]))
+        if not (folder / METADATA).exists():
+            began = (folder / PROGRESS).exists()
+            raise BadInput(
+                "activations",
+                str(folder_or_repo),
+                "Finish it with --resume." if began else "Make one with: run_lens.py extract --output_dir FOLDER.",
+                why="the extraction is not finished" if began else "no extraction lies there",
+            )
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if verify:
+            shards = [Shard(**record) for record in metadata["shards"]]
+            for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):
+                shard.verify(folder)
+        return cls(load_from_disk(str(folder)), metadata, load_file(folder / STATISTICS))
+
+    @property
+    def provenance(self) -> Provenance:
+        return Provenance.from_dict(self.metadata["provenance"])
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.provenance.sites
+
+    def mean(self, site: str) -> torch.Tensor:
+        """Mean training activation of a site, `[d]` float32."""
+        self.provenance.at(site)
+        return torch.from_numpy(self.statistics[f"{site}.mean"]).float()
+
+    def require_model(self, frozen: FrozenLM, ignore: Sequence[str] = ()) -> None:
+        """Raise unless this model made the rows; `ignore` names provenance fields that may differ."""
+        frozen.require_vocabulary(self.metadata["highest_token_id"])
+        frozen.provenance(*self.sites).require_same(self.provenance, "the model", "the activations", ignore)
+
+
+class ActivationCollator:
+    """Rows to a batch, each with a partner from another document.
+
+    The batch: `input_ids`, `attention_mask` `[B, S]` padded on the left, so that P is the last column of every row;
+    `continuation_ids`, `continuation_mask` `[B, k]` padded on the right; `position`, `doc_id` `[B]`; `activations`,
+    site -> `[B, d]` in the stored dtype; `pair` `[B]`: for row i, the row whose activation, ids and position are its A'.
+    Other columns come as lists.
+
+    Pairing uses no random numbers, so a resumed run pairs as the uninterrupted one.
+
+    Args:
+        sites: the columns that hold activations.
+        pad_token_id: fills the padding; it is masked.
+        pair: give every row a partner. Without it a batch may hold a single document.
+    """
+
+    def __init__(self, sites: Sequence[str], pad_token_id: int = 0, pair: bool = True) -> None:
+        self.sites, self.pad_token_id, self.pair = list(sites), pad_token_id, pair
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if not rows:
+            raise BadInput("rows", [], "Give at least one row.")
+        missing = [site for site in self.sites if site not in rows[0]]
+        if missing:
+            raise BadInput("sites", missing[0], f"The rows hold {', '.join(rows[0])}.")
+        input_ids, attention_mask = self._padded([row["input_ids"] for row in rows], left=True)
+        continuation_ids, continuation_mask = self._padded([row["continuation_ids"] for row in rows], left=False)
+        doc_id = torch.tensor([int(row["doc_id"]) for row in rows])
+        batch: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "continuation_ids": continuation_ids,
+            "continuation_mask": continuation_mask,
+            "position": torch.tensor([int(row["position"]) for row in rows]),
+            "doc_id": doc_id,
+            "activations": {site: torch.stack([_vector(row[site]) for row in rows]) for site in self.sites},
+        }
+        if self.pair:
+            batch["pair"] = pair_by_document(doc_id)
+        known = {*batch, *self.sites, "input_ids"}
+        return batch | {name: [row[name] for row in rows] for name in rows[0] if name not in known}
+
+    def _padded(self, lists: Sequence[Any], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(len(ids) for ids in lists)
+        padded = torch.full((len(lists), width), self.pad_token_id)
+        mask = torch.zeros(len(lists), width, dtype=torch.long)
+        for i, ids in enumerate(lists):
+            where = slice(width - len(ids), None) if left else slice(len(ids))
+            padded[i, where] = torch.as_tensor(ids)
+            mask[i, where] = 1
+        return padded, mask
+
+
+def _vector(values: Any) -> torch.Tensor:
+    return values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
+
+
+def pair_by_document(doc_id: torch.Tensor) -> torch.Tensor:
+    """For each row another row, of another document: the rows sorted by document, turned by the largest document.
+
+    The turn is a permutation without a fixed document as long as no document holds more than half of the rows; where
+    one does, its rows share the partners there are.
+    """
+    rows = len(doc_id)
+    order = torch.argsort(doc_id, stable=True)
+    largest = int(torch.unique(doc_id, return_counts=True)[1].max())
+    if largest == rows:
+        raise BadInput(
+            "batch_size",
+            rows,
+            "Use a batch of at least 2 rows and a corpus of several documents, shuffled.",
+            why="all rows of the batch are of one document, and A' has to come from another",
+        )
+    pair = torch.empty_like(order)
+    pair[order] = order.roll(-largest)
+    for row in torch.nonzero(doc_id[pair] == doc_id).flatten():
+        others = torch.nonzero(doc_id != doc_id[row]).flatten()
+        pair[row] = others[row % len(others)]
+    return pair

@@ -1,0 +1,130 @@
+"""The end of an extraction: shards become a dataset with metadata, statistics and a card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..card import render_card, write_card
+from ..errors import BadInput
+from ..frozen import Provenance
+from .rows import SPLITS
+from .statistics import SiteStatistics, count_near_duplicates, merge_all
+from .storage import METADATA, STATISTICS, ChunkNote, features_of, write_arrays, write_json, write_layout
+
+if TYPE_CHECKING:
+    from .extract import Extraction
+
+FORMAT = 1
+MEANINGS = {
+    "doc_id": "number of the document in the corpus",
+    "input_ids": "the context: all tokens up to and with the position that was read",
+    "continuation_ids": "the tokens that really come next",
+    "position": "P: index of the last of input_ids, counted from 0",
+}
+
+
+def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Provenance, vocab_size: int) -> None:
+    """Write everything but the shards; `extraction.json` comes last and says that the folder is complete."""
+    folder, sites = extraction.folder, extraction.sites
+    arrays = [note.arrays(folder) for note in notes]
+    shards = [shard for note in notes for shard in note.shards]
+    statistics = {site: _site_statistics(arrays, site, extraction.hidden_size) for site in sites}
+    if not statistics[sites[0]].count:
+        raise BadInput(
+            "validation_fraction",
+            (extraction.rules.validation_fraction, extraction.rules.test_fraction),
+            "Use more documents or smaller fractions.",
+            why="no document was left for training",
+        )
+    duplicates = count_near_duplicates(
+        np.concatenate([part["sketches"] for part in arrays]),
+        np.concatenate([part["splits"] for part in arrays]),
+        SPLITS,
+    )
+    dtype = notes[0].dtype
+    features = features_of(sites, extraction.hidden_size, dtype, extraction.corpus.features)
+    splits = write_layout(folder, features, shards)
+    counts = {
+        split: {
+            "documents": sum(note.documents[split] for note in notes),
+            "rows": sum(shard.rows for shard in shards if shard.split == split),
+        }
+        for split in splits
+    }
+    write_arrays(
+        folder / STATISTICS,
+        {
+            f"{site}.{name}": value
+            for site, s in statistics.items()
+            for name, value in (("mean", s.mean), ("variance", s.variance))
+        },
+    )
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "provenance": provenance.to_dict(),
+        "corpus": extraction.corpus.identity,
+        "rules": asdict(extraction.rules),
+        "dtype": dtype,
+        "splits": counts,
+        "tokens": sum(note.tokens for note in notes),
+        "documents_too_short": sum(note.too_short for note in notes),
+        "near_duplicates": duplicates,
+        "highest_token_id": max(note.highest_id for note in notes),
+        "norms": {site: s.norm_quantiles() for site, s in statistics.items()},
+        "shards": [asdict(shard) for shard in shards],
+    }
+    write_card(folder, _card(extraction, metadata))
+    write_json(folder / METADATA, metadata)
+
+
+def _site_statistics(arrays: Sequence[dict[str, np.ndarray]], site: str, size: int) -> SiteStatistics:
+    names = ("count", "mean", "squares", "norms", "extremes")
+    parts = ({name: part[f"{site}/{name}"] for name in names} for part in arrays)
+    return merge_all((SiteStatistics(**part | {"count": part["count"].item()}) for part in parts), size)
+
+
+def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
+    provenance, width = metadata["provenance"], extraction.hidden_size
+    kinds = {"doc_id": "int64", "input_ids": "list of int32", "continuation_ids": "list of int32", "position": "int32"}
+    columns = [{"name": name, "type": kinds[name], "meaning": meaning} for name, meaning in MEANINGS.items()]
+    columns += [
+        {
+            "name": site,
+            "type": f"{width} x {metadata['dtype']}",
+            "meaning": f"the activation at {site} and P, as it was",
+        }
+        for site in extraction.sites
+    ]
+    columns += [
+        {"name": name, "type": str(kind), "meaning": "carried along from the corpus"}
+        for name, kind in extraction.corpus.features.items()
+    ]
+    source = extraction.corpus.arguments
+    template = files("consistency_lens.activations").joinpath("dataset_card_template.md").read_text("utf-8")
+    return render_card(
+        template,
+        {
+            "pretty_name": f"Activations of {provenance['model_id']} on {extraction.corpus.name}",
+            "license": None,
+            "corpus": ", ".join(f"{key} {value}" for key, value in metadata["corpus"].items() if value is not None),
+            "corpus_id": None if source.train_file else source.dataset_name,
+            "model": provenance["model_id"],
+            "revision": provenance["weights"],
+            "tokenizer_hash": provenance["tokenizer"],
+            "sites": extraction.sites,
+            "dtype": metadata["dtype"],
+            "quantization": provenance["quantization"],
+            "versions": provenance["versions"],
+            "splits": metadata["splits"],
+            "columns": columns,
+            "norms": metadata["norms"],
+            "near_duplicates": metadata["near_duplicates"],
+            "location": extraction.folder.name,
+            "command": extraction.command,
+        },
+    )

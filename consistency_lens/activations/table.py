@@ -1,0 +1,127 @@
+"""Rows of a chunk as an Arrow table, and the writer that stores them with their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Features
+
+from ..errors import BadInput
+from .reader import Vectors
+from .rows import SPLITS, Prepared
+from .statistics import SKETCH_SIZE, SiteStatistics, sketch
+from .storage import ChunkNote, features_of, write_shard
+
+_LARGEST_FLOAT16 = 65504.0
+_ROUNDING = 2.0**-10  # of a whole vector; float16 rounds each normal number to within 2^-11
+
+
+def fits_float16(vectors: np.ndarray) -> bool:
+    """Whether `[R, d]` float32 vectors survive float16: none overflows, none loses more than rounding does."""
+    if not len(vectors):
+        return True
+    if np.abs(vectors).max() > _LARGEST_FLOAT16:
+        return False
+    lost = np.linalg.norm(vectors - vectors.astype(np.float16).astype(np.float32), axis=1)
+    return bool((lost <= _ROUNDING * np.linalg.norm(vectors, axis=1)).all())
+
+
+def table_of(prepared: Sequence[Prepared], vectors: Vectors, features: Features, continuation_length: int) -> pa.Table:
+    """One row per document and position, in that order."""
+    schema = features.arrow_schema
+    pairs = [(p, int(position)) for p in prepared for position in p.positions]
+    columns = {
+        "doc_id": pa.array([p.document.doc_id for p, _ in pairs], pa.int64()),
+        "input_ids": _token_lists([p.ids[: position + 1] for p, position in pairs]),
+        "continuation_ids": _token_lists(
+            [p.ids[position + 1 : position + 1 + continuation_length] for p, position in pairs]
+        ),
+        "position": pa.array([position for _, position in pairs], pa.int32()),
+    }
+    for site, values in vectors.items():
+        kind = schema.field(site).type
+        flat = values.float().numpy().astype(kind.value_type.to_pandas_dtype(), copy=False)
+        columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), type=kind)
+    for name in features:
+        if name not in columns:
+            columns[name] = pa.array([p.document.kept[name] for p, _ in pairs], schema.field(name).type)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _token_lists(lists: Sequence[np.ndarray]) -> pa.ListArray:
+    offsets = np.cumsum([0, *(len(ids) for ids in lists)], dtype=np.int32)
+    flat = np.concatenate(lists) if lists else np.zeros(0, np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, pa.int32()))
+
+
+class ChunkWriter:
+    """Stores chunks: a shard per split, then the note that says the chunk is done.
+
+    From the first chunk with a value that float16 cannot hold on, everything is written as float32.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        features: Features,
+        continuation_length: int,
+        sites: Sequence[str],
+        model_dtype: torch.dtype,
+    ) -> None:
+        self.folder, self.features, self.continuation_length = folder, features, continuation_length
+        self.sites, self.model_dtype = list(sites), model_dtype
+
+    @property
+    def dtype(self) -> str:
+        return self.features[self.sites[0]].feature.dtype
+
+    def store(self, index: int, num_documents: int, parts: Mapping[str, tuple[list[Prepared], Vectors]]) -> None:
+        """Store one chunk: of each split its documents and their activations."""
+        for prepared, vectors in parts.values():
+            self._check(vectors, prepared)
+        shards, arrays = [], {}
+        for split, (prepared, vectors) in parts.items():
+            if split == "train":
+                for site, values in vectors.items():
+                    statistics = SiteStatistics.of(values.float().numpy())
+                    arrays |= {f"{site}/{name}": np.asarray(value) for name, value in statistics.__dict__.items()}
+            if prepared:
+                table = table_of(prepared, vectors, self.features, self.continuation_length)
+                shards.append(write_shard(self.folder, split, index, table))
+        documents = [p for prepared, _ in parts.values() for p in prepared]
+        arrays["sketches"] = np.array([sketch(p.ids) for p in documents], np.uint64).reshape(-1, SKETCH_SIZE)
+        arrays["splits"] = np.array([SPLITS.index(p.split) for p in documents], np.int8)
+        note = ChunkNote(
+            index=index,
+            dtype=self.dtype,
+            shards=shards,
+            documents={split: len(prepared) for split, (prepared, _) in parts.items()},
+            tokens=sum(p.length for p in documents),
+            too_short=num_documents - len(documents),
+            highest_id=max((int(p.ids.max()) for p in documents), default=0),
+        )
+        note.write(self.folder, arrays)
+
+    def _check(self, vectors: Vectors, prepared: Sequence[Prepared]) -> None:
+        for site, values in vectors.items():
+            numbers = values.float().numpy()
+            if not np.isfinite(numbers).all():
+                row = int(np.flatnonzero(~np.isfinite(numbers).all(1))[0])
+                owner = np.repeat([p.document.doc_id for p in prepared], [len(p.positions) for p in prepared])[row]
+                raise BadInput(
+                    "dtype",
+                    str(self.model_dtype).removeprefix("torch."),
+                    "Load the model with --dtype bfloat16 or float32; finished shards are kept.",
+                    why=f"the activation at {site} in document {owner} is not a number",
+                )
+            if self.dtype == "float16" and not fits_float16(numbers):
+                kept = Features({name: kind for name, kind in self.features.items() if name not in self._own})
+                self.features = features_of(self.sites, numbers.shape[1], "float32", kept)
+
+    @property
+    def _own(self) -> set[str]:
+        return set(features_of(self.sites, 1, "float32", Features()))

@@ -1,0 +1,215 @@
+"""A generated world of short stories whose truth is known: facts are stated early, in any wording, and needed late."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from consistency_lens.demo.grammar import FILLERS, GROUPS, NEEDED, STATED, SUMMARY, SUMMARY_OPENERS
+from consistency_lens.demo.words import FACT_WORDS, KINDS, LEXICON, NEUTRAL, wordings
+from consistency_lens.errors import BadInput
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MIN_TOKENS, MAX_TOKENS = 60, 120  # with <bos>
+WINDOW = 8  # the last WINDOW tokens never hold what a fact position needs
+SUMMARY_SHARE = 0.4
+SYNONYM_SHARE = 0.5
+NEUTRAL_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that is true of one story. `stated_at` is the token index (<bos> is 0) of its first word.
+
+    `of` is "second" for the second thing and its colour, and empty for all else.
+    """
+
+    kind: str
+    value: str
+    of: str
+    stated_at: int
+
+
+@dataclass(frozen=True)
+class FactPosition:
+    """`facts[fact]` is what the token after `position` says, and nothing near `position` gives it away."""
+
+    position: int
+    fact: int
+
+
+@dataclass(frozen=True)
+class Story:
+    """One story with everything that is true of it."""
+
+    doc_id: int
+    text: str
+    facts: tuple[Fact, ...]
+    fact_positions: tuple[FactPosition, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the story; word `i` is token `i + 1`, since <bos> comes first."""
+        return self.text.split()
+
+
+@dataclass
+class _Draft:
+    """A story while it is written: words so far, when each slot was said, which slots are needed again."""
+
+    rng: random.Random
+    values: dict[str, str]
+    words: list[str] = field(default_factory=list)
+    stated_at: dict[str, int] = field(default_factory=dict)
+    needed: list[tuple[int, str]] = field(default_factory=list)
+
+    def write(self, sentence: str) -> None:
+        """Append a sentence of the grammar, filling its slots."""
+        for token in sentence.split():
+            if token.startswith("["):
+                word = self._neutral(self.rng.choice(LEXICON[token[1:-1]]))
+            elif token.startswith("{"):
+                word = self._fact_word(token[1:-1])
+            else:
+                word = self._neutral(token)
+            self.words.append(word)
+
+    def _neutral(self, word: str) -> str:
+        """Now and then the other word for the same thing, so that the LM meets both."""
+        return NEUTRAL[word] if word in NEUTRAL and self.rng.random() < NEUTRAL_SHARE else word
+
+    def _fact_word(self, slot: str) -> str:
+        """A first statement in any wording, a later one in the canonical word."""
+        key, index = slot.removeprefix("~"), len(self.words) + 1
+        kind, value = key.split(".")[0], self.values[key]
+        if key not in self.stated_at:
+            self.stated_at[key] = index
+            synonyms = wordings(kind, value)[1:]
+            return self.rng.choice(synonyms) if synonyms and self.rng.random() < SYNONYM_SHARE else value
+        settled = not slot.startswith("~") and (kind != "object" or "object.second" not in self.values)
+        if settled and self.is_far(key):
+            self.needed.append((index - 1, key))
+        return value
+
+    def is_far(self, key: str, ahead: int = 0) -> bool:
+        """Whether the last WINDOW tokens, `ahead` words from now, are free of every word for this value."""
+        kind = key.split(".")[0]
+        recent = self.words[-(WINDOW - ahead) :] if ahead < WINDOW else []
+        return not set(recent) & set(wordings(kind, self.values[key]))
+
+
+def _slots(sentence: str) -> Iterator[tuple[int, str]]:
+    """Where in a sentence which fact word stands."""
+    for offset, token in enumerate(sentence.split()):
+        if token.startswith("{"):
+            yield offset, token[1:-1].removeprefix("~")
+
+
+def _draw_values(rng: random.Random, keys: list[str]) -> dict[str, str]:
+    """Independent uniform values; two things of a kind differ, or there would be nothing to bind."""
+    values: dict[str, str] = {}
+    for key in keys:
+        kind = key.split(".")[0]
+        taken = {value for other, value in values.items() if other.split(".")[0] == kind}
+        values[key] = rng.choice([value for value in KINDS[kind] if value not in taken])
+    return values
+
+
+def _choose_groups(rng: random.Random) -> list[str]:
+    """What a story tells: the hero first, one or two things (two make colours a matter of binding), and others."""
+    others = [group for group in GROUPS if group not in ("hero", "thing", "thing.second")]
+    things = rng.choice((["thing"], ["thing", "thing.second"]))
+    return ["hero", *_shuffled(rng, things, rng.sample(others, rng.choice((3, 4)) - len(things) + 1))]
+
+
+def _shuffled(rng: random.Random, things: list[str], others: list[str]) -> list[str]:
+    """Any order in which the second thing comes after the first."""
+    groups = rng.sample(things + others, len(things) + len(others))
+    return sorted(groups, key=lambda group: groups.index("thing") if group == "thing.second" else groups.index(group))
+
+
+def _draft(rng: random.Random, stated: list[str]) -> _Draft:
+    """State some facts, let time pass, need some of them again, and perhaps sum up."""
+    draft = _Draft(rng, _draw_values(rng, [key for group in stated for key in GROUPS[group]]))
+    for group in stated:
+        draft.write(rng.choice(STATED[group]))
+        if rng.random() < 0.15:
+            draft.write(rng.choice(FILLERS))
+    for group in rng.sample(stated, min(len(stated), rng.choice((3, 4)))):
+        if rng.random() < 0.25:
+            draft.write(rng.choice(FILLERS))
+        sentence = rng.choice(NEEDED[group])
+        while not all(draft.is_far(key, ahead) for ahead, key in _slots(sentence)):
+            draft.write(rng.choice(FILLERS))
+        draft.write(sentence)
+    if "hero" in stated and len(stated) > 1 and rng.random() < SUMMARY_SHARE:
+        first, second = (rng.choice(SUMMARY[group]) for group in rng.sample(stated, 2))
+        draft.write(f"{rng.choice(SUMMARY_OPENERS)} {first} and {second} .")
+    return draft
+
+
+def story(seed: int, index: int) -> Story:
+    """The story number `index` of the world `seed`; it depends on no other story."""
+    rng = random.Random(f"{seed}/{index}")
+    draft = _draft(rng, _choose_groups(rng))
+    while not MIN_TOKENS <= len(draft.words) + 1 <= MAX_TOKENS:
+        draft = _draft(rng, _choose_groups(rng))
+    return _finish(draft, index)
+
+
+def short_tale(seed: int, index: int, num_groups: int) -> Story:
+    """A tale of `num_groups` groups of facts, a fraction of a story's length: what the subject learns to read on."""
+    rng = random.Random(f"short/{seed}/{index}/{num_groups}")
+    things = ["thing", "thing.second"] if num_groups > 1 and rng.random() < 0.5 else []
+    others = [group for group in GROUPS if group not in ("thing", "thing.second")] + ["thing"] * (not things)
+    return _finish(_draft(rng, _shuffled(rng, things, rng.sample(others, num_groups - len(things)))), index)
+
+
+def _finish(draft: _Draft, index: int) -> Story:
+    """The story with its truth, facts in the order in which they were stated."""
+    keys = sorted(draft.stated_at, key=lambda key: draft.stated_at[key])
+    facts = tuple(
+        Fact(
+            kind=key.split(".")[0],
+            value=draft.values[key],
+            of="second" if key.endswith(".second") else "",
+            stated_at=draft.stated_at[key],
+        )
+        for key in keys
+    )
+    positions = tuple(FactPosition(position, keys.index(key)) for position, key in draft.needed)
+    return Story(index, " ".join(draft.words), facts, positions)
+
+
+def stories(num_stories: int, seed: int, start: int = 0) -> list[Story]:
+    """Stories number `start`, `start + 1`, ... of the world `seed`."""
+    if num_stories < 1:
+        raise BadInput("num_stories", num_stories, "Ask for at least one story.")
+    return [story(seed, start + index) for index in range(num_stories)]
+
+
+def story_dataset(num_stories: int, seed: int = 0, start: int = 0) -> Dataset:
+    """The same stories as rows: doc_id, text, facts, fact_positions."""
+    from datasets import Dataset
+
+    rows = stories(num_stories, seed, start)
+    return Dataset.from_dict(
+        {
+            "doc_id": [row.doc_id for row in rows],
+            "text": [row.text for row in rows],
+            "facts": [[asdict(fact) for fact in row.facts] for row in rows],
+            "fact_positions": [[asdict(position) for position in row.fact_positions] for row in rows],
+        }
+    )
+
+
+def all_words() -> list[str]:
+    """Every word a story may contain, in a fixed order."""
+    of_groups = [s for table in (STATED, NEEDED, SUMMARY) for group in table for s in table[group]]
+    sentences = [*FILLERS, *SUMMARY_OPENERS, *of_groups]
+    plain = {token for sentence in sentences for token in sentence.split() if token[0] not in "[{"}
+    return sorted(plain | set(FACT_WORDS) | set(NEUTRAL) | {word for words in LEXICON.values() for word in words})

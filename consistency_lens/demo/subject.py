@@ -1,0 +1,130 @@
+"""The offline subject: a small Llama that knows the demo world, trained once on this machine and then cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from consistency_lens.demo.probe import SiteProbe, probe_sites
+from consistency_lens.demo.stories import stories
+from consistency_lens.demo.tokenizer import build_tokenizer
+from consistency_lens.demo.training import HELD_OUT_START, SubjectConfig, SubjectReport, measure, train
+from consistency_lens.frozen import FrozenLM
+
+WORLD_FILES = ("words.py", "grammar.py", "stories.py", "tokenizer.py", "training.py")
+REPORT_FILE = "subject.json"
+
+
+@dataclass(frozen=True)
+class SubjectCard:
+    """What is written beside the weights: what the subject is, what it can do, where it keeps what it needs."""
+
+    config: SubjectConfig
+    report: SubjectReport
+    sites: list[SiteProbe]
+
+
+def subject_hash(config: SubjectConfig) -> str:
+    """A name for one subject: another configuration or another world makes another one."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+    for name in WORLD_FILES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder(config: SubjectConfig) -> Path:
+    """Where a subject lives, beside the models that come from the Hub."""
+    return Path(constants.HF_HOME) / "consistency_lens" / f"subject-{subject_hash(config)}"
+
+
+def subject_path(config: SubjectConfig | None = None, *, progress: bool = True) -> Path:
+    """The folder of the subject, trained first where this machine has none; any `from_pretrained` takes it."""
+    config = config or SubjectConfig()
+    folder = cache_folder(config)
+    if not folder.is_dir():
+        model, tokenizer, card = train_subject(config, progress=progress)
+        _publish(folder, model, tokenizer, card)
+    return folder
+
+
+def load_subject(config: SubjectConfig | None = None, *, progress: bool = True) -> FrozenLM:
+    """The subject as the frozen LLM under study."""
+    return FrozenLM.from_pretrained(subject_path(config, progress=progress))
+
+
+def load_card(folder: Path) -> SubjectCard:
+    """What was measured when the subject was trained."""
+    stored = json.loads((folder / REPORT_FILE).read_text())
+    curriculum = tuple(tuple(part) for part in stored["config"].pop("curriculum"))
+    return SubjectCard(
+        config=SubjectConfig(**stored["config"], curriculum=curriculum),
+        report=SubjectReport(**stored["report"]),
+        sites=[SiteProbe(**row) for row in stored["sites"]],
+    )
+
+
+def train_subject(
+    config: SubjectConfig, *, progress: bool = True
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, SubjectCard]:
+    """Train, measure and probe; raise where the subject fails to know what its stories say."""
+    tokenizer = build_tokenizer()
+    wall, cpu = time.perf_counter(), time.process_time()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = new_model(config, tokenizer)
+        train(model, tokenizer, config, progress)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    held_out = stories(config.held_out_stories, config.seed, HELD_OUT_START)
+    report = measure(model, tokenizer, held_out)
+    report.train_seconds, report.cpu_seconds = round(wall, 1), round(cpu, 1)
+    if report.accuracy < config.min_accuracy:
+        raise RuntimeError(
+            f"The offline subject says {report.accuracy:.1%} of {report.num_positions} needed facts, below the "
+            f"{config.min_accuracy:.0%} it must reach; nothing was cached. Train longer (steps={config.steps}) or "
+            f"with another seed (seed={config.seed})."
+        )
+    frozen = FrozenLM(model, tokenizer, f"subject-{subject_hash(config)}")
+    return model, tokenizer, SubjectCard(config, report, probe_sites(frozen, held_out, seed=config.seed))
+
+
+def new_model(config: SubjectConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained Llama of the size the configuration asks for."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            initializer_range=config.initializer_range,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _publish(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, card: SubjectCard) -> None:
+    """Write elsewhere and rename: what has the final name is whole, whoever is killed, whoever comes first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as making:
+        made = Path(making) / folder.name
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        (made / REPORT_FILE).write_text(json.dumps(asdict(card), indent=2) + "\n")
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # no other process was first, so this is a real failure
+                raise

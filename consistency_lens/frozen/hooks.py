@@ -1,0 +1,107 @@
+"""Read and write activations of a frozen LLM from inside its forward pass; the only file that registers hooks.
+
+Both doors are context managers: hooks exist only inside the `with`, and go away on any exception. They nest, and an
+inner one sees what an outer one wrote.
+
+Shapes: B rows, S columns of this pass, K chosen columns, d hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from .sites import Port, Site, locate
+
+# Takes what flows through a site [B, S, d] and returns what shall flow on, or None to leave it as it is.
+Touch = Callable[[torch.Tensor], torch.Tensor | None]
+
+
+class Write(NamedTuple):
+    """An `Edit` whose site and columns are settled for one particular pass."""
+
+    site: Site
+    value: torch.Tensor  # [B, K, d], or [B, S, d] with columns None
+    columns: torch.Tensor | None  # [B, K], not negative
+    add: bool
+
+
+class _Reached(Exception):
+    """Raised at the highest wanted site, with what was found: nothing above it needs to be computed."""
+
+
+def _attach(port: Port, touch: Touch) -> RemovableHandle:
+    if port.side == "input":
+
+        def before(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            touched = touch(args[0])
+            return None if touched is None else (touched, *args[1:])
+
+        return port.module.register_forward_pre_hook(before)
+
+    def after(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return touch(output)
+        touched = touch(output[0])
+        return None if touched is None else (touched, *output[1:])
+
+    return port.module.register_forward_hook(after)
+
+
+def _writer(write: Write) -> Touch:
+    def touch(hidden: torch.Tensor) -> torch.Tensor:
+        value = write.value.to(hidden)
+        if write.columns is None:
+            return hidden + value if write.add else value.expand_as(hidden)
+        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
+        return hidden.index_put((rows, write.columns.to(hidden.device)), value, accumulate=write.add)
+
+    return touch
+
+
+def _reader(key: str, found: dict[str, torch.Tensor], columns: torch.Tensor | None, last: bool) -> Touch:
+    def touch(hidden: torch.Tensor) -> None:
+        if columns is None:
+            found[key] = hidden
+        else:
+            rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
+            found[key] = hidden[rows, columns.to(hidden.device)]
+        if last:
+            raise _Reached(found)
+
+    return touch
+
+
+@contextmanager
+def editing(model: PreTrainedModel, writes: Sequence[Write]) -> Iterator[None]:
+    """Inside, every forward pass of the model carries the writes, in their order."""
+    with ExitStack() as hooks:
+        for write in writes:
+            hooks.callback(_attach(locate(model, write.site), _writer(write)).remove)
+        yield
+
+
+@contextmanager
+def reading(
+    model: PreTrainedModel, sites: Sequence[Site], columns: torch.Tensor | None = None, cut: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Inside, a forward pass fills the yielded dict: name of the site -> `[B, S, d]`, or `[B, K, d]` at `columns`.
+
+    With `cut`, the pass ends at the highest site, and so does the `with` body: nothing after the forward call in the
+    body runs. Gradients are kept as they come.
+    """
+    found: dict[str, torch.Tensor] = {}
+    with ExitStack() as hooks:
+        for site in sites:
+            reader = _reader(str(site), found, columns, last=cut and site == max(sites))
+            hooks.callback(_attach(locate(model, site), reader).remove)
+        try:
+            yield found
+        except _Reached as reached:
+            if reached.args[0] is not found:  # an outer reader's cut: let it end the outer body too
+                raise

@@ -1,0 +1,139 @@
+"""Where activations and weights come from, and the one comparison that refuses to mix two origins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import BadInput
+
+_READ_SIZE = 1 << 24
+
+
+class ProvenanceMismatch(ValueError):
+    """Two things that should come from the same model do not."""
+
+
+def compare_fields(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Sequence[str], must_match: Iterable[str]
+) -> str | None:
+    """A table of both sides, field by field, when a field that must match does not; else None."""
+    differing = [key for key in must_match if ours.get(key) != theirs.get(key)]
+    if not differing:
+        return None
+    keys = list(dict.fromkeys([*ours, *theirs]))
+    cells = [("", "", *names)] + [
+        ("!" if key in differing else "", key, *(_shown(side.get(key)) for side in (ours, theirs))) for key in keys
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What produced a set of activations, or what a lens was trained to read.
+
+    Args:
+        model_id: Hub id, or the name of a local folder.
+        weights: `commit:...` for a model from the Hub, `sha256:...` over the weight files or tensors otherwise.
+        tokenizer: hash of the vocabulary and of the rules that split text.
+        sites: names of the resolved sites.
+        dtype: dtype of the model that computed the activations.
+        quantization: `none`, `8bit` or `4bit`.
+        versions: library versions; informative, never compared.
+    """
+
+    model_id: str
+    weights: str
+    tokenizer: str
+    sites: tuple[str, ...]
+    dtype: str
+    quantization: str = "none"
+    versions: dict[str, str] = field(default_factory=dict)
+
+    # The folder's name may change and libraries move on; what was computed is settled by the rest.
+    BINDING = ("weights", "tokenizer", "sites", "dtype", "quantization")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"sites": list(self.sites)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Provenance:
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in record.items() if k in known} | {"sites": tuple(record["sites"])})
+
+    def at(self, *sites: str) -> Provenance:
+        """The same origin narrowed to some of its sites."""
+        missing = [site for site in sites if site not in self.sites]
+        if missing:
+            raise BadInput("site", missing[0], f"Use one of {', '.join(self.sites)}, or extract this site too.")
+        return replace(self, sites=tuple(sites))
+
+    def require_same(
+        self, other: Provenance, ours: str = "this", theirs: str = "other", ignore: Iterable[str] = ()
+    ) -> None:
+        """Raise unless both come from the same model; `ignore` names the differences that are wanted.
+
+        Raises:
+            ProvenanceMismatch: with both sides in a table, the differing fields marked.
+        """
+        must_match = [name for name in self.BINDING if name not in set(ignore)]
+        table = compare_fields(self.to_dict(), other.to_dict(), (ours, theirs), must_match)
+        if table:
+            raise ProvenanceMismatch(
+                f"{ours} and {theirs} do not come from the same model (differing fields are marked !):\n{table}\n"
+                f"Load the model that {theirs} names, or make {theirs} again with this one."
+            )
+
+
+def public_name(name: str) -> str:
+    """A Hub id as it is, of a folder only its own name: a path of this machine must not reach a card."""
+    folder = Path(name)
+    return folder.resolve().name if folder.is_absolute() or folder.is_dir() else name
+
+
+def library_versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "consistency-lens")}
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """sha256 over names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(_READ_SIZE):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over vocabulary, special tokens and, for fast tokenizers, the rules; padding settings do not count."""
+    parts: list[Any] = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.special_tokens_map.items())]
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts.append({key: rule for key, rule in rules.items() if key not in ("padding", "truncation", "model")})
+        parts.append({key: rule for key, rule in rules["model"].items() if key != "vocab"})
+    return f"sha256:{hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()}"

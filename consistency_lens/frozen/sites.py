@@ -1,0 +1,207 @@
+"""`Site` names a place inside a frozen LLM, `Edit` says what to write there.
+
+This is the one file that knows how each architecture names its parts: to teach a new one, add a row to `ANATOMY`
+and a tiny configuration to the test matrix.
+
+Shapes: B rows, S columns of `input_ids`, K edited columns, d hidden size.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import total_ordering
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import BadInput
+
+# In the order in which one forward pass reaches them.
+STAGES = ("embed", "resid_pre", "attn_out", "mlp_in", "mlp_out", "resid_post")
+LAYERED = STAGES[1:]
+_GRAMMAR = "Write 'embed' or one of " + ", ".join(f"'{s}.L'" for s in LAYERED)
+_PATTERN = re.compile(rf"^(?:(embed)|({'|'.join(LAYERED)})\.(-?\d+|\d+/\d+))$")
+
+
+class Anatomy(NamedTuple):
+    """Where one architecture keeps its parts: dotted paths from the model, and from one block."""
+
+    layers: str
+    embed: str
+    attn_out: str  # the module whose output is what attention adds to the residual stream
+    mlp_in: str = "mlp"  # the module whose input is what the MLP sees
+    mlp_out: str = "mlp"  # the module whose output is what the MLP adds to the residual stream
+
+
+_LLAMA_LIKE = Anatomy("model.layers", "model.embed_tokens", "self_attn")
+# A norm after attention and MLP: what reaches the residual stream is the norm's output.
+_NORM_AFTER = Anatomy(
+    "model.layers", "model.embed_tokens", "post_attention_layernorm", mlp_out="post_feedforward_layernorm"
+)
+ANATOMY: dict[str, Anatomy] = {
+    "gpt2": Anatomy("transformer.h", "transformer.wte", "attn"),
+    "gpt_neox": Anatomy("gpt_neox.layers", "gpt_neox.embed_in", "attention"),
+    "llama": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "phi3": _LLAMA_LIKE,
+    "gemma2": _NORM_AFTER,
+    "gemma3_text": _NORM_AFTER,
+    "olmo2": _NORM_AFTER,
+}
+
+
+def anatomy_of(config: PreTrainedConfig) -> Anatomy:
+    """The row of `ANATOMY` for a model's configuration."""
+    try:
+        return ANATOMY[config.model_type]
+    except KeyError:
+        raise BadInput(
+            "model_type",
+            config.model_type,
+            "Add a row for it to ANATOMY in consistency_lens/frozen/sites.py and a tiny configuration of it to "
+            "TINY_CONFIGS in tests/tiny.py; the test matrix then says whether the row is right. "
+            f"Known: {', '.join(sorted(ANATOMY))}.",
+            why="no one has taught this architecture yet",
+        ) from None
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Site:
+    """A place in the forward pass: `embed`, `resid_pre.L`, `attn_out.L`, `mlp_in.L`, `mlp_out.L` or `resid_post.L`.
+
+    `embed` is what the token embedding gives out (what `inputs_embeds` replaces); `resid_pre.0` is what enters the
+    first block. `attn_out` and `mlp_out` are what is added to the residual stream, so that
+    `resid_post = resid_pre + attn_out + mlp_out` in every architecture.
+
+    `L` may be written as a negative number or as a fraction of the depth (`resid_post.2/3`); `resolve` turns both into
+    the plain number that is stored and printed.
+    """
+
+    stage: str
+    layer: int | Fraction | None = None
+
+    @classmethod
+    def parse(cls, text: str | Site) -> Site:
+        if isinstance(text, Site):
+            return text
+        found = _PATTERN.match(text.strip())
+        if not found:
+            raise BadInput("site", text, f"{_GRAMMAR}, with L a layer number, a negative one, or a fraction like 2/3.")
+        if found[1]:
+            return cls("embed")
+        numerator, _, denominator = found[3].partition("/")
+        if not denominator:
+            return cls(found[2], int(numerator))
+        if int(denominator) == 0 or int(numerator) > int(denominator):
+            raise BadInput("site", text, "Write a fraction of the depth between 0/1 and 1/1.")
+        return cls(found[2], Fraction(int(numerator), int(denominator)))
+
+    def resolve(self, num_layers: int) -> Site:
+        """The same place with its layer as a number from 0 to `num_layers - 1`."""
+        if self.layer is None:
+            return self
+        if isinstance(self.layer, Fraction):
+            return replace(self, layer=min(int(self.layer * num_layers), num_layers - 1))
+        layer = self.layer + num_layers if self.layer < 0 else self.layer
+        if not 0 <= layer < num_layers:
+            raise BadInput(
+                "site",
+                str(self),
+                f"The model has {num_layers} layers: use 0 to {num_layers - 1}, or -{num_layers} to -1.",
+            )
+        return replace(self, layer=layer)
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts resolved sites in the order in which a forward pass reaches them."""
+        if isinstance(self.layer, Fraction) or (self.layer is not None and self.layer < 0):
+            raise BadInput("site", str(self), "Call resolve(num_layers) first.", why="its layer is not a number yet")
+        return (-1 if self.layer is None else self.layer, STAGES.index(self.stage))
+
+    def __lt__(self, other: Site) -> bool:
+        return self.depth < other.depth
+
+    def __str__(self) -> str:
+        return self.stage if self.layer is None else f"{self.stage}.{self.layer}"
+
+
+def resolve_sites(sites: Site | str | list[Site | str] | tuple[Site | str, ...], num_layers: int) -> list[Site]:
+    """Parsed, resolved, without repeats, in the order of the forward pass."""
+    wanted = [sites] if isinstance(sites, (str, Site)) else list(sites)
+    if not wanted:
+        raise BadInput("sites", wanted, f"Name at least one site. {_GRAMMAR}.")
+    return sorted({Site.parse(site).resolve(num_layers) for site in wanted})
+
+
+class Port(NamedTuple):
+    """The module a site lives at, and on which side of it."""
+
+    module: nn.Module
+    side: Literal["input", "output"]
+
+
+def locate(model: PreTrainedModel, site: Site) -> Port:
+    """Find the module behind a resolved site."""
+    anatomy = anatomy_of(model.config)
+    if site.stage == "embed":
+        return Port(model.get_submodule(anatomy.embed), "output")
+    block = model.get_submodule(f"{anatomy.layers}.{site.layer}")
+    match site.stage:
+        case "resid_pre":
+            return Port(block, "input")
+        case "resid_post":
+            return Port(block, "output")
+        case "attn_out":
+            return Port(block.get_submodule(anatomy.attn_out), "output")
+        case "mlp_in":
+            return Port(block.get_submodule(anatomy.mlp_in), "input")
+        case _:
+            return Port(block.get_submodule(anatomy.mlp_out), "output")
+
+
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's transformer blocks, first to last."""
+    blocks = model.get_submodule(anatomy_of(model.config).layers)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What to write into a frozen LLM, and where.
+
+    Args:
+        site: a `Site` or its name.
+        value: `[B, d]` or `[d]` for one column, `[B, K, d]` for several; for `prepend`, `[B, K, d]` or `[K, d]` soft
+            tokens.
+        positions: columns of `input_ids`, negative ones counted from the right. An int means the same column in every
+            row, `[B]` or `[B, K]` give each row its own, None means every column. For `prepend` it is how many of a
+            row's own tokens stay in front of the soft ones (default 0: before everything; 1: after the BOS token).
+        mode: `replace` the activation, `add` to it, or `prepend` soft tokens at `embed`.
+        lm: which frozen LLM is meant, where a lens conditions several.
+    """
+
+    site: Site | str
+    value: torch.Tensor
+    positions: int | torch.Tensor | None = -1
+    mode: Literal["replace", "add", "prepend"] = "replace"
+    lm: str = "base"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "site", Site.parse(self.site))
+        if self.mode not in ("replace", "add", "prepend"):
+            raise BadInput("mode", self.mode, "Use 'replace', 'add' or 'prepend'.")
+        if self.mode == "prepend":
+            if str(self.site) != "embed":
+                raise BadInput("site", str(self.site), "Soft tokens enter at 'embed'.", why="mode is 'prepend'")
+            if self.positions == -1:
+                object.__setattr__(self, "positions", 0)
+            if not isinstance(self.positions, int) or self.positions < 0:
+                raise BadInput("positions", self.positions, "Give one non-negative int.", why="mode is 'prepend'")

@@ -1,0 +1,71 @@
+"""Soft tokens in front of a row's own tokens: how a `prepend` edit enters the embedding sequence.
+
+The soft tokens stand directly beside the row's tokens, not outside its padding, so that a sliding window counts the
+same distances as it would for a row without padding.
+
+Shapes: B rows, S columns of `input_ids`, N soft tokens, d hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ..errors import BadInput
+from .sites import Edit
+
+
+def positions_from(mask: torch.Tensor) -> torch.Tensor:
+    """Position of each column's token within its row, padding left out of the count."""
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
+class SoftTokens:
+    """All `prepend` edits of one pass.
+
+    Attributes:
+        order: `[B, N + S]`: for each column of the longer sequence, its column in [soft tokens, own tokens].
+        own_columns: `[B, S]`: where each own token went.
+    """
+
+    def __init__(self, edits: Sequence[Edit], inputs: Mapping[str, torch.Tensor], hidden_size: int) -> None:
+        ids = inputs["input_ids"]
+        mask = inputs["attention_mask"] if "attention_mask" in inputs else torch.ones_like(ids)
+        # Number each row's own tokens 0, 1, ...; padding in front comes first; soft tokens fit in between.
+        keys = torch.where(mask.bool(), mask.cumsum(1) - 1.0, -1.0)
+        values, soft_keys = [], []
+        for edit in edits:
+            value = edit.value if edit.value.dim() == 3 else edit.value.unsqueeze(0)
+            if value.dim() != 3 or len(value) not in (1, len(ids)) or value.shape[2] != hidden_size:
+                shape = f"[K, {hidden_size}], or [{len(ids)}, K, {hidden_size}] for {len(ids)} rows"
+                raise BadInput("value", list(edit.value.shape), f"Give {shape}.", why="mode is 'prepend'")
+            values.append(value.expand(len(ids), -1, -1))
+            assert isinstance(edit.positions, int)
+            soft_keys.append(torch.full((len(ids), value.shape[1]), edit.positions - 0.5, device=ids.device))
+        self.values = values
+        self.num_soft = sum(value.shape[1] for value in values)
+        # Padding on the right has nothing after it to keep away from: it stays last.
+        after_last = mask.bool().cumsum(1).eq(mask.sum(1, keepdim=True)) & ~mask.bool()
+        keys = torch.where(after_last, float(ids.shape[1]), keys)
+        self.order = torch.cat([*soft_keys, keys], dim=1).argsort(dim=1, stable=True)
+        self.own_columns = self.order.argsort(dim=1)[:, self.num_soft :]
+        self.mask = torch.cat([mask.new_ones(len(ids), self.num_soft), mask], dim=1).gather(1, self.order)
+
+    @classmethod
+    def gather(cls, edits: Sequence[Edit], inputs: Mapping[str, torch.Tensor], hidden_size: int) -> SoftTokens | None:
+        return cls(edits, inputs, hidden_size) if edits else None
+
+    def moved(self, columns: torch.Tensor | None) -> torch.Tensor:
+        """Columns of `input_ids`, None for all of them, as columns of the longer sequence."""
+        return self.own_columns if columns is None else self.own_columns.gather(1, columns)
+
+    def splice(self, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's inputs for the longer sequence, from the own tokens' embeddings `[B, S, d]`."""
+        together = torch.cat([*(value.to(embeddings) for value in self.values), embeddings], dim=1)
+        order = self.order.unsqueeze(-1).expand(-1, -1, together.shape[-1])
+        return {
+            "inputs_embeds": together.gather(1, order),
+            "attention_mask": self.mask,
+            "position_ids": positions_from(self.mask),
+        }

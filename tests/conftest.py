@@ -1,0 +1,36 @@
+"""What every test stands on: no network, a cache folder of its own, one thread, no progress bars."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+# Before anything imports huggingface_hub, which reads these once.
+_HOME = tempfile.TemporaryDirectory(prefix="consistency-lens-tests-", ignore_cleanup_errors=True)
+os.environ |= {"HF_HOME": _HOME.name, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+# What a machine may have set wins over HF_HOME.
+for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+    os.environ.pop(name, None)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tiny import TINY_CONFIGS, shared_lm  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+from consistency_lens.frozen import FrozenLM  # noqa: E402
+
+torch.set_num_threads(1)
+transformers_logging.disable_progress_bar()
+
+
+@pytest.fixture(params=TINY_CONFIGS)
+def any_lm(request: pytest.FixtureRequest) -> FrozenLM:
+    """Each architecture in turn, with and without sliding windows; shared, so not to be changed."""
+    return shared_lm(request.param)
+
+
+@pytest.fixture
+def lm() -> FrozenLM:
+    """A llama; shared, so not to be changed."""
+    return shared_lm("llama")

@@ -1,0 +1,262 @@
+"""Cards: every fact arrives, foreign words stay words, and what a person wrote survives any number of rewrites."""
+
+import dataclasses
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+
+from consistency_lens import card as cards
+from consistency_lens.card import CardFacts, Explanation, Measured, merge_card, render_card, write_card
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASET_TEMPLATE = (ROOT / "consistency_lens/activations/dataset_card_template.md").read_text("utf-8")
+HOSTILE = "a | b\n<script>x</script> <!-- /generated --> [l](u) `c` *s* {{ 7 * 7 }} ünï"
+
+
+def number(name: str, value: float = 0.75, definition: str = "as measured") -> Measured:
+    return Measured(name=name, value=value, low=value - 0.05, high=value + 0.05, definition=definition)
+
+
+@pytest.fixture
+def facts() -> CardFacts:
+    return CardFacts(
+        name="tiny-lens",
+        family="text",
+        summary="Reads what the subject is about to say, in eight words.",
+        subject="example/tiny",
+        subject_revision="0123abc",
+        base_model="example/tiny",
+        sites=["resid_post.2"],
+        code="8 tokens",
+        usage="print('a runnable snippet')\n",
+        primary="kl_recovered",
+        content_blind=False,
+        numbers=[number("kl_recovered"), number("fve", 0.5)],
+        controls=[number("empty_text", 0.02), number("own_continuation", 0.4)],
+        readability=[number("paraphrase", 0.7)],
+        evaluated_on="stories",
+        evaluated_split="test",
+        evaluated_documents=1234,
+        good=[Explanation(context="the red", text="a ball that is red", score=0.99)],
+        bad=[Explanation(context=HOSTILE, text=HOSTILE, score=-0.5)],
+        plots={"Fidelity over training": "plots/fidelity.png"},
+        limits=["It confuses green with blue."],
+        training={"trainable": "lora", "steps": 600},
+        cost={"GPU hours": 0.1, "peak memory (GB)": 1.5},
+        command="accelerate launch run_lens.py train",
+        corpus="Stories of a small world.",
+        datasets=["example/stories"],
+        counts={"train": (9000, 18000), "test": (1234, 2468)},
+        near_duplicates=0,
+        license="apache-2.0",
+        license_note="Inherited from the subject.",
+        citation="@misc{lens, title={A lens}}",
+    )
+
+
+@pytest.fixture
+def dataset_facts() -> dict[str, Any]:
+    return {
+        "pretty_name": "Activations of tiny on stories",
+        "license": "apache-2.0",
+        "corpus": "stories, train",
+        "corpus_id": None,
+        "model": "example/tiny",
+        "revision": "0123abc",
+        "tokenizer_hash": "beef",
+        "sites": ["resid_post.2", "mlp_out.1"],
+        "dtype": "float16",
+        "quantization": "none",
+        "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+        "splits": {"train": {"documents": 9000, "rows": 18000}, "test": {"documents": 10, "rows": 20}},
+        "columns": [{"name": "doc_id", "type": "int64", "meaning": "which document"}],
+        "norms": {"resid_post.2": {"0.01": 1.0, "0.5": 2.25}, "mlp_out.1": {"0.01": 0.5, "0.5": 0.75}},
+        "near_duplicates": {"train": 0, "test": 3},
+        "location": "activations",
+        "command": "accelerate launch run_lens.py extract",
+    }
+
+
+def model_card(facts: CardFacts) -> str:
+    return render_card(cards.model_card_template(), facts.mapping())
+
+
+def test_the_packaged_template_is_the_one_at_top_level() -> None:
+    assert cards.model_card_template() == (ROOT / "model_card_template.md").read_text("utf-8")
+    assert len(cards.model_card_template()) > 1000
+
+
+def test_the_hub_reads_base_model_datasets_and_results(facts: CardFacts) -> None:
+    text = model_card(facts)
+    assert text.startswith("---\n")
+    data = ModelCard(text).data
+    assert (data.base_model, data.datasets, data.license) == ("example/tiny", ["example/stories"], "apache-2.0")
+    assert data.eval_results is not None
+    assert {(r.metric_type, r.metric_value) for r in data.eval_results} == {("kl_recovered", 0.75), ("fve", 0.5)}
+    assert {(r.dataset_name, r.dataset_split) for r in data.eval_results} == {("stories", "test")}
+
+
+def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
+    text = model_card(facts)
+    for words in [
+        *["Reads what the subject", "example/tiny", "0123abc", "resid\\_post.2", "8 tokens", "a runnable snippet"],
+        *["0.75 [0.7, 0.8]", "own\\_continuation", "0.4 [0.35, 0.45]", "paraphrase", "1,234 held-out documents"],
+        *["a ball that is red", "(plots/fidelity.png)", "green with blue", "| steps | 600 |", "| GPU hours | 0.1 |"],
+        *["run_lens.py train", "small world", "| train | 9,000 | 18,000 |", "Inherited", "@misc{lens"],
+    ]:
+        assert words in text, words
+    assert "Content-blind" not in text
+    assert "Near-duplicates across splits: 0 rows." in text
+
+
+def test_a_content_blind_lens_says_so_first(facts: CardFacts) -> None:
+    blind = ModelCard(model_card(dataclasses.replace(facts, content_blind=True))).text
+    assert blind.split("\n\n")[0].splitlines()[1].startswith("> **Content-blind**")
+
+
+@pytest.mark.parametrize("family", ["text", "sparse", "soft"])
+def test_least_facts_for_each_family(facts: CardFacts, family: str) -> None:
+    optional = {f.name: () for f in dataclasses.fields(facts) if f.default == ()}
+    text = model_card(
+        dataclasses.replace(facts, family=family, base_model=None, plots={}, near_duplicates=None, **optional)
+    )
+    assert "base_model" not in text and "## Explanations" not in text and "\n\n\n" not in text
+    assert f"{family}-lens" in text and "is judged by what" in text
+
+
+def test_foreign_words_stay_words(facts: CardFacts) -> None:
+    text = model_card(facts)
+    row = next(line for line in text.splitlines() if line.startswith("| bad |"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+    assert "<script>" not in text and "](u)" not in row.replace("\\]", "") and "{{ 7" in row and "ünï" in row
+    names = [found["name"] for found in cards.SECTION.finditer(text)]
+    assert names.count("samples") == 1 and text.count("<!-- /generated -->") == len(names)
+
+
+def test_primary_must_be_measured(facts: CardFacts) -> None:
+    with pytest.raises(ValueError, match="primary='cosine' is none of the numbers"):
+        dataclasses.replace(facts, primary="cosine")
+
+
+@pytest.mark.parametrize("missing", ["norms", "license", "corpus_id", "command"])
+def test_a_missing_key_raises(dataset_facts: dict[str, Any], missing: str) -> None:
+    del dataset_facts[missing]
+    with pytest.raises(jinja2.UndefinedError, match=missing):
+        render_card(DATASET_TEMPLATE, dataset_facts)
+
+
+def test_dataset_card_is_whole(dataset_facts: dict[str, Any]) -> None:
+    text = render_card(DATASET_TEMPLATE, dataset_facts)
+    data = DatasetCard(text).data.to_dict()
+    assert data["configs"] == [
+        {
+            "config_name": "default",
+            "data_files": [{"split": s, "path": f"{s}/*.arrow"} for s in ("train", "test")],
+        }
+    ]
+    assert data["license"] == "apache-2.0" and "source_datasets" not in data
+    assert "| train | 9,000 | 18,000 | 0 |\n| test | 10 | 20 | 3 |" in text
+    assert "| site | 0.01 | 0.5 |\n|---|---|---|\n| resid\\_post.2 | 1 | 2.25 |\n| mlp\\_out.1 | 0.5 | 0.75 |" in text
+    assert "torch 2.13.0, transformers 5.23.0" in text and 'load_from_disk("activations")' in text
+
+
+def test_datasets_loads_a_folder_by_its_card(dataset_facts: dict[str, Any], tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+    folder = tmp_path / "activations"
+    rows = {split: Dataset.from_dict({"doc_id": ids}) for split, ids in {"train": [0, 1], "test": [2]}.items()}
+    DatasetDict(rows).save_to_disk(folder)
+    write_card(folder, render_card(DATASET_TEMPLATE, dataset_facts))
+    loaded = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {split: loaded[split]["doc_id"][:] for split in loaded} == {"train": [0, 1], "test": [2]}
+    assert load_from_disk(folder)["train"]["doc_id"][:] == [0, 1]
+
+
+NEW = (
+    "---\nlicense: mit\ntags:\n- a\n---\n<!-- generated: one -->\n1\n<!-- /generated -->\n\n"
+    "<!-- generated: two -->\n2\n<!-- /generated -->\n"
+)
+
+
+def by_hand(text: str) -> str:
+    """A card as a person leaves it: own metadata, own words before, between and after, odd spacing and line ends."""
+    return (
+        text.replace("license: mit\n", "# mine\nlanguage: [de,   en]\nextra:\n  deep: 'x'  # kept\nlicense: old\n")
+        .replace("<!-- generated: one -->\n1", "  hello \t\r\n\n<!-- generated: one -->\nold, and edited inside")
+        .replace("<!-- generated: two -->", "between: <b>us</b>\n\n\n<!-- generated: two -->")
+    ) + "the end, no newline at the end"
+
+
+def test_what_a_person_wrote_survives() -> None:
+    merged = merge_card(NEW, by_hand(NEW))
+    for words in [
+        *["# mine\nlanguage: [de,   en]\nextra:\n  deep: 'x'  # kept\n", "---\n  hello \t\r\n\n<!-- generated: one"],
+        *["between: <b>us</b>\n\n\n<!-- generated: two -->", "<!-- /generated -->\nthe end, no newline at the end"],
+    ]:
+        assert words in merged, words
+    assert "edited inside" not in merged and "license: old" not in merged
+    assert yaml.safe_load(cards._split(merged)[0])["extra"] == {"deep": "x"}
+
+
+def test_outside_the_markers_not_a_byte_moves() -> None:
+    existing = by_hand(NEW)
+    outside = [cards.SECTION.sub("§", cards._split(text)[1]) for text in (existing, merge_card(NEW, existing))]
+    assert outside[0] == outside[1]
+
+
+@pytest.mark.parametrize("existing", [None, "", "\n", NEW, by_hand(NEW), "# Mine alone", "---\na: 1\n---\nMine"])
+def test_merging_twice_is_merging_once(existing: str | None) -> None:
+    once = merge_card(NEW, existing)
+    assert merge_card(NEW, once) == once
+    assert "1\n<!-- /generated -->" in once and "license: mit" in once
+
+
+def test_a_card_without_markers_is_kept_above_ours() -> None:
+    assert cards._split(merge_card(NEW, "# Mine alone"))[1].startswith("# Mine alone\n\n<!-- generated: one -->")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["one", "two", "three"])))
+def test_sections_come_and_go(order: tuple[str, ...]) -> None:
+    def section(name: str) -> str:
+        return f"<!-- generated: {name} -->\n{name}\n<!-- /generated -->"
+
+    whole = "\n\n".join(map(section, order)) + "\n"
+    for left in order:
+        reduced = merge_card(section(left), whole + "mine")
+        assert [found["name"] for found in cards.SECTION.finditer(reduced)] == [left] and reduced.endswith("mine")
+        assert [found["name"] for found in cards.SECTION.finditer(merge_card(whole, section(left)))] == list(order)
+
+
+def test_an_unclosed_marker_costs_no_words() -> None:
+    merged = merge_card(NEW, "<!-- generated: one -->\nmine\n\n<!-- generated: two -->\nold\n<!-- /generated -->\n")
+    assert "mine" in merged and "old" not in merged and "1\n<!-- /generated -->" in merged
+
+
+def test_results_do_not_outlive_their_measurement() -> None:
+    assert "model-index" not in merge_card(NEW, "---\nmodel-index:\n- name: x\n  results: []\nmine: 1\n---\n")
+
+
+def test_write_card_keeps_bytes_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"Mine\r\n\xc3\xbc")
+    assert write_card(tmp_path, NEW) == tmp_path / "README.md"
+    assert (tmp_path / "README.md").read_bytes().split(b"---\n")[2].startswith(b"Mine\r\n\xc3\xbc")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_failed_write_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_card(tmp_path, NEW)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cards.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_card(tmp_path, NEW.replace("1", "one"))
+    assert (tmp_path / "README.md").read_text("utf-8") == NEW
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

@@ -1,0 +1,34 @@
+"""`import consistency_lens` is cheap: no optional package, no Trainer, no data sets, next to no time."""
+
+import json
+import subprocess
+import sys
+
+OPTIONAL = ["gradio", "bitsandbytes", "deepspeed", "flash_attn", "wandb", "trackio", "tensorboard", "matplotlib"]
+HEAVY = ["transformers.trainer", "datasets", "evaluate", "peft"]
+BUDGET_S = 0.5  # beyond torch and transformers
+
+
+def in_a_fresh_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_brings_along_nothing_optional_or_heavy() -> None:
+    loaded = json.loads(in_a_fresh_process("import json, sys, consistency_lens; print(json.dumps(list(sys.modules)))"))
+    assert "consistency_lens" in loaded
+    assert sorted(set(OPTIONAL + HEAVY) & set(loaded)) == []
+
+
+def test_it_takes_no_time_beyond_torch_and_transformers() -> None:
+    code = (
+        "import time, torch, transformers\n"
+        "start = time.perf_counter()\n"
+        "import consistency_lens\n"
+        "print(time.perf_counter() - start)"
+    )
+    seconds: list[float] = []
+    while len(seconds) < 4 and min(seconds, default=BUDGET_S) >= BUDGET_S:  # a busy machine gets another try
+        seconds.append(float(in_a_fresh_process(code)))
+    assert min(seconds) < BUDGET_S, f"import consistency_lens took {seconds} s, best of {len(seconds)}"
