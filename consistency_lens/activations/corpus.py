@@ -1,4 +1,4 @@
-"""Where the texts come from: any Hub dataset, a local file, or a dataset in memory; as numbered chunks of documents."""
+"""Where texts come from: any Hub dataset, local files, or a dataset in memory; as numbered chunks of documents."""
 
 from __future__ import annotations
 

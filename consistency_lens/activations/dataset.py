@@ -93,8 +93,8 @@ class ActivationCollator:
 
     The batch: `input_ids`, `attention_mask` `[B, S]` padded on the left, so that P is the last column of every row;
     `continuation_ids`, `continuation_mask` `[B, k]` padded on the right; `position`, `doc_id` `[B]`; `activations`,
-    site -> `[B, d]` in the stored dtype; `pair` `[B]`: for row i, the row whose activation, ids and position are its A'.
-    Other columns come as lists.
+    site -> `[B, d]` in the stored dtype; `pair` `[B]`: for row i, the row whose
+    activation, ids and position are its A'. Other columns come as lists.
 
     Pairing uses no random numbers, so a resumed run pairs as the uninterrupted one.
 

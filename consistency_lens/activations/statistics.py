@@ -97,7 +97,7 @@ def sketch(ids: np.ndarray) -> np.ndarray:
 
 
 def count_near_duplicates(sketches: np.ndarray, splits: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """Documents that nearly repeat an earlier one (`all`), and per split those that nearly repeat one of another split.
+    """Documents that nearly repeat an earlier one (`all`), and by split those that nearly repeat one elsewhere.
 
     Args:
         sketches: `[N, 4]`, in document order.

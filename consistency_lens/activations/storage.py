@@ -169,7 +169,7 @@ def write_layout(folder: Path, features: Features, shards: Sequence[Shard]) -> l
     for split in splits:
         own = [shard for shard in shards if shard.split == split]
         fingerprint = xxhash.xxh3_64("".join(shard.checksum for shard in own).encode()).hexdigest()
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": Path(shard.file).name} for shard in own],
             "_fingerprint": fingerprint,
             "_format_columns": None,

@@ -14,7 +14,7 @@ from ..errors import BadInput
 from .reader import Vectors
 from .rows import SPLITS, Prepared
 from .statistics import SKETCH_SIZE, SiteStatistics, sketch
-from .storage import ChunkNote, features_of, write_shard
+from .storage import ChunkNote, Shard, features_of, write_shard
 
 _LARGEST_FLOAT16 = 65504.0
 _ROUNDING = 2.0**-10  # of a whole vector; float16 rounds each normal number to within 2^-11
@@ -83,7 +83,8 @@ class ChunkWriter:
         """Store one chunk: of each split its documents and their activations."""
         for prepared, vectors in parts.values():
             self._check(vectors, prepared)
-        shards, arrays = [], {}
+        shards: list[Shard] = []
+        arrays: dict[str, np.ndarray] = {}
         for split, (prepared, vectors) in parts.items():
             if split == "train":
                 for site, values in vectors.items():

@@ -1,8 +1,8 @@
 """The sentences of the demo world: how a fact is stated, where it is needed again, and what stands between.
 
-`{kind}` is the word of a fact, `{kind.second}` that of the second thing. `{~kind}` is a fact word that the words before
-it do not settle; an object is settled only where the story has one thing. `[list]` is a free choice from
-`words.LEXICON`. The words of a clause that come before a `{slot}` without `~` allow nothing but that slot.
+`{kind}` is the word of a fact. `{~kind}` is one that the words before it do not settle: a summary may open with any
+fact. `[list]` is a free choice from `words.LEXICON`. The words of a clause that come before a `{slot}` without `~`
+allow nothing but that slot.
 """
 
 from __future__ import annotations
@@ -13,32 +13,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "place": ("place",),
     "friend": ("friend",),
     "thing": ("object", "colour"),
-    "thing.second": ("object.second", "colour.second"),
     "animal": ("animal",),
     "food": ("food",),
     "feeling": ("feeling",),
 }
-
-
-def _second(sentence: str) -> str:
-    """The same sentence about the second thing."""
-    return sentence.replace("object}", "object.second}").replace("colour}", "colour.second}")
-
-
-_THING_STATED = (
-    "the child had found a {colour} {object} .",
-    "on the table lay a {colour} {object} .",
-    "in the corner there was a {colour} {object} .",
-    "there was also a {object} that was {colour} .",
-)
-_THING_NEEDED = (
-    "they took out the {object} , which was {colour} .",
-    "the child held up the {object} and it was {colour} .",
-    "then they looked for the {object} , and it was {colour} .",
-    "in the [time] they cleaned the {object} until it looked {colour} again .",
-    "somebody put the {object} near the [like] [thing] .",
-    "they painted a [thing] in the colour of the {object} , which is {colour} .",
-)
 
 STATED: dict[str, tuple[str, ...]] = {
     "hero": (
@@ -59,8 +37,12 @@ STATED: dict[str, tuple[str, ...]] = {
         "a {friend} was the friend of the child .",
         "the child had a friend who worked as a {friend} .",
     ),
-    "thing": _THING_STATED,
-    "thing.second": tuple(map(_second, _THING_STATED)),
+    "thing": (
+        "the child had found a {colour} {object} .",
+        "on the table lay a {colour} {object} .",
+        "in the corner there was a {colour} {object} .",
+        "there was a {object} that was {colour} .",
+    ),
     "animal": (
         "the pet of the child was a {animal} .",
         "a {animal} was the pet of the child .",
@@ -95,8 +77,14 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "then the friend went to work as a {friend} .",
         "the friend told them about the life of a {friend} .",
     ),
-    "thing": _THING_NEEDED,
-    "thing.second": tuple(map(_second, _THING_NEEDED)),
+    "thing": (
+        "they took out the {object} , which was {colour} .",
+        "the child held up the {object} and it was {colour} .",
+        "then they looked for the {object} , and it was {colour} .",
+        "in the [time] they cleaned the {object} until it looked {colour} again .",
+        "somebody put the {object} near the [like] [thing] .",
+        "they painted a [thing] in the colour of the {object} , which is {colour} .",
+    ),
     "animal": (
         "the pet , a {animal} , wanted to play .",
         "the child fed the pet , a hungry {animal} .",
@@ -138,8 +126,7 @@ SUMMARY: dict[str, tuple[str, ...]] = {
     "hero": ("the child is called {hero}",),
     "place": ("the place is the {place}", "{~hero} is at the {place}"),
     "friend": ("the friend is a {friend}",),
-    "thing": ("the {~object} is {colour}", "the child has the {object}"),
-    "thing.second": ("the {~object.second} is {colour.second}",),
+    "thing": ("the {~object} is {colour}", "the child has a {colour} {object}", "{~hero} has a {colour} {object}"),
     "animal": ("the pet is a {animal}",),
     "food": ("the food is {food}",),
     "feeling": ("the child feels {feeling}", "{~hero} feels {feeling}"),

@@ -73,10 +73,9 @@ class LinearProbe:
 
 @dataclass(frozen=True)
 class FactProbe:
-    """A probe for one fact ("the colour of the friend") at any position after its statement: what A holds."""
+    """A probe for one kind of fact at any position after its statement: what A holds, needed there or not."""
 
     kind: str
-    of: str
     site: str
     probe: LinearProbe
     accuracy: float
@@ -138,17 +137,17 @@ def probe_facts(frozen: FrozenLM, rows: Sequence[Story], site: str = DEMO_SITE, 
     """For each fact a story can tell: can its value be read anywhere later, needed there or not?"""
     rng = random.Random(seed)
     found = []
-    for kind, of in sorted({(fact.kind, fact.of) for row in rows for fact in row.facts}):
+    for kind in sorted({fact.kind for row in rows for fact in row.facts}):
         readings = [
             _Reading(i, position, (kind, fact.value))
             for i, row in enumerate(rows)
             for fact in row.facts
-            if (fact.kind, fact.of) == (kind, of)
+            if fact.kind == kind
             for position in rng.sample(range(fact.stated_at + 1, len(row.words) + 1), 4)
         ]
         x = _gather(frozen, rows, readings, [site])[site]
         probe, accuracy, low, high, count = held_out_accuracy(x, readings, len(rows), seed)
-        found.append(FactProbe(kind, of, site, probe, accuracy, low, high, _chance(readings), count))
+        found.append(FactProbe(kind, site, probe, accuracy, low, high, _chance(readings), count))
     return found
 
 

@@ -28,7 +28,7 @@ def mentions(text: str) -> list[Mention]:
 
 
 def is_true(row: Story, mention: Mention) -> bool:
-    """Whether a value that a text names is a value of the story, of the child's or of the friend's."""
+    """Whether a value that a text names is a value of the story."""
     return any((fact.kind, fact.value) == (mention.kind, mention.value) for fact in row.facts)
 
 

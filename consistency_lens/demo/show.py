@@ -30,15 +30,10 @@ def describe(story: Story) -> Panel:
     for number, fact in enumerate(story.facts):
         said = story.words[fact.stated_at - 1]
         places = [str(spot.position) for spot in story.fact_positions if spot.fact == number]
-        table.add_row(fact_name(fact.kind, fact.of), fact.value, said, str(fact.stated_at), ", ".join(places) or "-")
+        table.add_row(fact.kind, fact.value, said, str(fact.stated_at), ", ".join(places) or "-")
     legend = Text.assemble(("stated", _STATED), "  ", ("needed", _NEEDED), "  in other words:\n")
     legend.append(reword(story.text, seed=0), "dim")
     return Panel(Group(text, table, Text(), legend), title=f"story {story.doc_id}", title_align="left")
-
-
-def fact_name(kind: str, of: str) -> str:
-    """A fact's kind, and whose it is where two people may have one."""
-    return f"{kind} ({of})" if kind in ("object", "colour") else kind
 
 
 def accuracy_table(report: SubjectReport) -> Table:
@@ -78,7 +73,5 @@ def fact_table(probes: list[FactProbe]) -> Table:
         table.add_column(column, justify="left" if column == "fact" else "right")
     for row in probes:
         interval = f"{row.low:.1%} .. {row.high:.1%}"
-        table.add_row(
-            fact_name(row.kind, row.of), str(row.num_positions), f"{row.accuracy:.1%}", interval, f"{row.chance:.1%}"
-        )
+        table.add_row(row.kind, str(row.num_positions), f"{row.accuracy:.1%}", interval, f"{row.chance:.1%}")
     return table

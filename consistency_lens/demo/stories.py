@@ -23,14 +23,10 @@ NEUTRAL_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that is true of one story. `stated_at` is the token index (<bos> is 0) of its first word.
-
-    `of` is "second" for the second thing and its colour, and empty for all else.
-    """
+    """Something that is true of one story. `stated_at` is the token index (<bos> is 0) of its first word."""
 
     kind: str
     value: str
-    of: str
     stated_at: int
 
 
@@ -84,22 +80,20 @@ class _Draft:
 
     def _fact_word(self, slot: str) -> str:
         """A first statement in any wording, a later one in the canonical word."""
-        key, index = slot.removeprefix("~"), len(self.words) + 1
-        kind, value = key.split(".")[0], self.values[key]
-        if key not in self.stated_at:
-            self.stated_at[key] = index
+        kind, index = slot.removeprefix("~"), len(self.words) + 1
+        value = self.values[kind]
+        if kind not in self.stated_at:
+            self.stated_at[kind] = index
             synonyms = wordings(kind, value)[1:]
             return self.rng.choice(synonyms) if synonyms and self.rng.random() < SYNONYM_SHARE else value
-        settled = not slot.startswith("~") and (kind != "object" or "object.second" not in self.values)
-        if settled and self.is_far(key):
-            self.needed.append((index - 1, key))
+        if not slot.startswith("~") and self.is_far(kind):
+            self.needed.append((index - 1, kind))
         return value
 
-    def is_far(self, key: str, ahead: int = 0) -> bool:
+    def is_far(self, kind: str, ahead: int = 0) -> bool:
         """Whether the last WINDOW tokens, `ahead` words from now, are free of every word for this value."""
-        kind = key.split(".")[0]
         recent = self.words[-(WINDOW - ahead) :] if ahead < WINDOW else []
-        return not set(recent) & set(wordings(kind, self.values[key]))
+        return not set(recent) & set(wordings(kind, self.values[kind]))
 
 
 def _slots(sentence: str) -> Iterator[tuple[int, str]]:
@@ -109,32 +103,16 @@ def _slots(sentence: str) -> Iterator[tuple[int, str]]:
             yield offset, token[1:-1].removeprefix("~")
 
 
-def _draw_values(rng: random.Random, keys: list[str]) -> dict[str, str]:
-    """Independent uniform values; two things of a kind differ, or there would be nothing to bind."""
-    values: dict[str, str] = {}
-    for key in keys:
-        kind = key.split(".")[0]
-        taken = {value for other, value in values.items() if other.split(".")[0] == kind}
-        values[key] = rng.choice([value for value in KINDS[kind] if value not in taken])
-    return values
-
-
 def _choose_groups(rng: random.Random) -> list[str]:
-    """What a story tells: the hero first, one or two things (two make colours a matter of binding), and others."""
-    others = [group for group in GROUPS if group not in ("hero", "thing", "thing.second")]
-    things = rng.choice((["thing"], ["thing", "thing.second"]))
-    return ["hero", *_shuffled(rng, things, rng.sample(others, rng.choice((3, 4)) - len(things) + 1))]
-
-
-def _shuffled(rng: random.Random, things: list[str], others: list[str]) -> list[str]:
-    """Any order in which the second thing comes after the first."""
-    groups = rng.sample(things + others, len(things) + len(others))
-    return sorted(groups, key=lambda group: groups.index("thing") if group == "thing.second" else groups.index(group))
+    """What a story tells: the hero first, then a thing and others in any order."""
+    others = [group for group in GROUPS if group not in ("hero", "thing")]
+    chosen = ["thing", *rng.sample(others, rng.choice((3, 4)))]
+    return ["hero", *rng.sample(chosen, len(chosen))]
 
 
 def _draft(rng: random.Random, stated: list[str]) -> _Draft:
     """State some facts, let time pass, need some of them again, and perhaps sum up."""
-    draft = _Draft(rng, _draw_values(rng, [key for group in stated for key in GROUPS[group]]))
+    draft = _Draft(rng, {kind: rng.choice(list(KINDS[kind])) for group in stated for kind in GROUPS[group]})
     for group in stated:
         draft.write(rng.choice(STATED[group]))
         if rng.random() < 0.15:
@@ -143,7 +121,7 @@ def _draft(rng: random.Random, stated: list[str]) -> _Draft:
         if rng.random() < 0.25:
             draft.write(rng.choice(FILLERS))
         sentence = rng.choice(NEEDED[group])
-        while not all(draft.is_far(key, ahead) for ahead, key in _slots(sentence)):
+        while not all(draft.is_far(kind, ahead) for ahead, kind in _slots(sentence)):
             draft.write(rng.choice(FILLERS))
         draft.write(sentence)
     if "hero" in stated and len(stated) > 1 and rng.random() < SUMMARY_SHARE:
@@ -164,24 +142,14 @@ def story(seed: int, index: int) -> Story:
 def short_tale(seed: int, index: int, num_groups: int) -> Story:
     """A tale of `num_groups` groups of facts, a fraction of a story's length: what the subject learns to read on."""
     rng = random.Random(f"short/{seed}/{index}/{num_groups}")
-    things = ["thing", "thing.second"] if num_groups > 1 and rng.random() < 0.5 else []
-    others = [group for group in GROUPS if group not in ("thing", "thing.second")] + ["thing"] * (not things)
-    return _finish(_draft(rng, _shuffled(rng, things, rng.sample(others, num_groups - len(things)))), index)
+    return _finish(_draft(rng, rng.sample(list(GROUPS), num_groups)), index)
 
 
 def _finish(draft: _Draft, index: int) -> Story:
     """The story with its truth, facts in the order in which they were stated."""
-    keys = sorted(draft.stated_at, key=lambda key: draft.stated_at[key])
-    facts = tuple(
-        Fact(
-            kind=key.split(".")[0],
-            value=draft.values[key],
-            of="second" if key.endswith(".second") else "",
-            stated_at=draft.stated_at[key],
-        )
-        for key in keys
-    )
-    positions = tuple(FactPosition(position, keys.index(key)) for position, key in draft.needed)
+    kinds = sorted(draft.stated_at, key=lambda kind: draft.stated_at[kind])
+    facts = tuple(Fact(kind, draft.values[kind], draft.stated_at[kind]) for kind in kinds)
+    positions = tuple(FactPosition(position, kinds.index(kind)) for position, kind in draft.needed)
     return Story(index, " ".join(draft.words), facts, positions)
 
 

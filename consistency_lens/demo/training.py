@@ -35,8 +35,8 @@ class SubjectConfig:
     intermediate_size: int = 384
     num_heads: int = 8
     initializer_range: float = 0.08
-    steps: int = 850
-    curriculum: tuple[tuple[int, int], ...] = ((240, 1), (480, 2))
+    steps: int = 720
+    curriculum: tuple[tuple[int, int], ...] = ((240, 1), (440, 2))
     batch_size: int = 32
     learning_rate: float = 3e-3
     warmup_steps: int = 60

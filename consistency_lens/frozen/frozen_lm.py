@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch._dynamo import config as dynamo_config
@@ -58,13 +58,12 @@ class FrozenLM:
         weights: str | None = None,
         quantization: str = "none",
     ) -> None:
-        if not isinstance(model, PreTrainedModel):
-            raise BadInput(
-                "model",
-                type(model).__name__,
-                "Pass the plain transformers model; to compile it, call FrozenLM.compile().",
-            )
+        if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+            fix = "Pass the plain causal LM of transformers, with its head; to compile it, call FrozenLM.compile()."
+            raise BadInput("model", type(model).__name__, fix)
         anatomy_of(model.config)
+        if quantization == "4bit":
+            _keep_differentiable(model)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.model_id = public_name(model_id or model.config.name_or_path or type(model).__name__)
@@ -78,7 +77,7 @@ class FrozenLM:
         model_id_or_path: str | Path,
         revision: str | None = None,
         dtype: str | torch.dtype = "auto",
-        quantization: Literal["none", "8bit", "4bit"] = "none",
+        quantization: str = "none",
         attn_implementation: str = "auto",
         device_map: str | dict[str, Any] | None = None,
     ) -> FrozenLM:
@@ -105,8 +104,6 @@ class FrozenLM:
             device_map=device_map,
             quantization_config=_quantization_config(quantization, wanted_dtype),
         )
-        if quantization == "4bit":
-            _keep_differentiable(model)
         folder = Path(model_id_or_path)
         if folder.is_dir():
             weights = hash_files([*folder.glob("*.safetensors"), *folder.glob("*.bin")])

@@ -9,6 +9,7 @@ Shapes: B rows, S columns of `input_ids`, K edited columns, d hidden size.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import total_ordering
@@ -132,7 +133,7 @@ class Site:
         return self.stage if self.layer is None else f"{self.stage}.{self.layer}"
 
 
-def resolve_sites(sites: Site | str | list[Site | str] | tuple[Site | str, ...], num_layers: int) -> list[Site]:
+def resolve_sites(sites: Site | str | Sequence[Site | str], num_layers: int) -> list[Site]:
     """Parsed, resolved, without repeats, in the order of the forward pass."""
     wanted = [sites] if isinstance(sites, (str, Site)) else list(sites)
     if not wanted:

@@ -98,19 +98,22 @@ def _clauses() -> list[list[str]]:
     return [s.split() for s in (*FILLERS, *(s for table in tables for group in table for s in table[group]))]
 
 
-def test_the_cue_settles_which_fact_comes() -> None:
+def _plain(clause: list[str]) -> tuple[str, ...]:
+    """A clause without the marks on its slots."""
+    return tuple(token.replace("~", "") for token in clause)
+
+
+def test_the_cue_settles_which_kind_comes() -> None:
     """Wherever the grammar needs a fact, no other sentence that begins alike goes on in another way."""
     after: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for clause in _clauses():
+    for clause in map(_plain, _clauses()):
         for i, token in enumerate(clause):
-            after[tuple(part.replace("~", "") for part in clause[:i])].add(token)
-    needs = [s.split() for table in (NEEDED, SUMMARY) for group in table for s in table[group]]
+            after[clause[:i]].add(token)
     checked = 0
-    for clause in needs:
+    for clause in [s.split() for table in (NEEDED, SUMMARY) for group in table for s in table[group]]:
         for i, token in enumerate(clause):
             if token.startswith("{") and not token.startswith("{~"):
-                following = {t.replace("~", "") for t in after[tuple(part.replace("~", "") for part in clause[:i])]}
-                assert following == {token}, clause
+                assert after[_plain(clause)[:i]] == {_plain(clause)[i]}, clause
                 checked += 1
     assert checked > 30
 
@@ -126,12 +129,11 @@ def test_kinds_are_told_apart_by_their_words() -> None:
                 for word in wordings(kind, v) if word[0] in "aeiou"]  # "a" must not give the answer away  # fmt: skip
 
 
-def test_binding_two_things_with_two_colours(rows: list[Story]) -> None:
-    both = [row for row in rows if sum(fact.kind == "colour" for fact in row.facts) == 2]
-    assert len(both) > NUM_STORIES / 4
-    for row in both:
-        assert len({fact.value for fact in row.facts if fact.kind == "colour"}) == 2
-        assert len({fact.value for fact in row.facts if fact.kind == "object"}) == 2
+def test_one_value_of_a_kind(rows: list[Story]) -> None:
+    """Nothing to bind: the subject does not learn binding in its three minutes."""
+    for row in rows:
+        kinds = [fact.kind for fact in row.facts]
+        assert len(kinds) == len(set(kinds)) and {"hero", "object", "colour"} <= set(kinds)
 
 
 def test_every_kind_is_needed_and_every_wording_used(rows: list[Story]) -> None:
@@ -143,7 +145,7 @@ def test_every_kind_is_needed_and_every_wording_used(rows: list[Story]) -> None:
 def test_deterministic_and_independent_of_the_others() -> None:
     assert stories(5, seed=3, start=10)[2] == story(3, 12) == story(3, 12)
     assert story(3, 12).text != story(4, 12).text != story(4, 13).text
-    assert story(0, 0).text.startswith("a kid called nora woke up early one summer .")
+    assert story(0, 0).text.startswith("a kid called finn woke up early one summer .")
 
 
 def test_short_tales_keep_the_same_promises() -> None:
@@ -165,7 +167,7 @@ def test_rows_of_the_dataset() -> None:
     row, same = dataset[2], story(1, 5)
     assert (row["doc_id"], row["text"]) == (5, same.text)
     assert row["facts"][0] == {
-        "kind": "hero", "value": same.facts[0].value, "of": "child", "stated_at": same.facts[0].stated_at,
+        "kind": "hero", "value": same.facts[0].value, "stated_at": same.facts[0].stated_at,
     }  # fmt: skip
     assert [(spot["position"], spot["fact"]) for spot in row["fact_positions"]] == [
         (spot.position, spot.fact) for spot in same.fact_positions

@@ -17,7 +17,9 @@ from consistency_lens.frozen import Edit
 Touch = Callable[[str, torch.Tensor], torch.Tensor]
 
 
-def llama(model: PreTrainedModel, embeddings: torch.Tensor, touch: Touch = lambda name, hidden: hidden) -> torch.Tensor:
+def llama(
+    model: PreTrainedModel, embeddings: torch.Tensor, touch: Touch = lambda name, hidden: hidden
+) -> torch.Tensor:
     """Logits `[T, V]` of one row from its embeddings `[T, d]`."""
     weights, config = model.state_dict(), model.config
     heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim

@@ -1,0 +1,104 @@
+"""Formulas on tensors: the terms of the objective and the numbers we publish, each with its equation.
+
+Everything is computed in float32, whatever comes in. Functions named `..._of` give one value per row, so that weights,
+rewards and intervals are the caller's business.
+
+Shapes: B rows, H columns (P and the horizon), T tokens of a text, V vocabulary, d hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SMALLEST = 1e-12
+
+
+def kl_of(original: Tensor, edited: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL(M(A) || M(Â)) = sum_v p(v) (log p(v) - log q(v)), in nats, mean over the columns.
+
+    Args:
+        original: logits `[B, H, V]` (or `[B, V]`) of p.
+        edited: logits of q; the gradient goes here.
+        mask: `[B, H]`, the columns that count; P always should.
+
+    Returns:
+        `[B]`, exactly 0 where the logits are equal.
+    """
+    log_p, log_q = original.float().log_softmax(-1), edited.float().log_softmax(-1)
+    return _mean((log_p.exp() * (log_p - log_q)).sum(-1), mask)
+
+
+def nll_of(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """- mean_t log M(t_t | t_<t): `logits [B, T, V]` that predict `ids [B, T]`, in nats per token, `[B]`."""
+    nll = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+    return _mean(nll, mask)
+
+
+def entropy_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """- sum_v p(v) log p(v) of `[B, T, V]`, mean over the tokens, `[B]`."""
+    log_p = logits.float().log_softmax(-1)
+    return _mean(-(log_p.exp() * log_p).sum(-1), mask)
+
+
+def direction_error_of(restored: Tensor, original: Tensor) -> Tensor:
+    """|| Â/|Â| - A/|A| ||² of `[B, d]`: twice one minus the cosine, `[B]`."""
+    return (F.normalize(restored.float(), dim=-1) - F.normalize(original.float(), dim=-1)).square().sum(-1)
+
+
+def norm_error_of(restored: Tensor, original: Tensor) -> Tensor:
+    """(log |Â| - log |A|)²: relative, so that one weight serves every model, `[B]`."""
+    return (_log_norm(restored) - _log_norm(original)).square()
+
+
+def cosine_of(restored: Tensor, original: Tensor) -> Tensor:
+    """cos(A, Â), `[B]`."""
+    return F.cosine_similarity(restored.float(), original.float(), dim=-1)
+
+
+def norm_ratio_of(restored: Tensor, original: Tensor) -> Tensor:
+    """|Â| / |A|, `[B]`."""
+    return (_log_norm(restored) - _log_norm(original)).exp()
+
+
+def top1_of(original: Tensor, edited: Tensor) -> Tensor:
+    """Whether argmax M(Â) = argmax M(A), for logits `[B, V]`, as 0 or 1."""
+    return (original.argmax(-1) == edited.argmax(-1)).float()
+
+
+def recovered(harm: Tensor, harm_of_baseline: Tensor) -> Tensor:
+    """1 - mean(harm) / mean(harm of the baseline): 1 is perfect, 0 is the baseline, negative is worse than it.
+
+    With KL to the mean activation as the baseline it is `kl_recovered`; with the rise in cross-entropy over the clean
+    pass, and another document's activation as the baseline, `loss_recovered`.
+    """
+    return 1 - harm.mean() / harm_of_baseline.mean()
+
+
+def fve(restored: Tensor, original: Tensor, mean: Tensor) -> Tensor:
+    """Fraction of variance explained: 1 - sum |A - Â|² / sum |A - μ|², over all rows `[B, d]`."""
+    original, mean = original.float(), mean.float()
+    return 1 - (original - restored.float()).square().sum() / (original - mean).square().sum()
+
+
+def fve_normalized(restored: Tensor, original: Tensor) -> Tensor:
+    """The same on vectors scaled to unit norm, with the mean of the scaled originals as μ."""
+    unit = F.normalize(original.float(), dim=-1)
+    return fve(F.normalize(restored.float(), dim=-1), unit, unit.mean(0))
+
+
+def _log_norm(vectors: Tensor) -> Tensor:
+    # The clamp comes before the root: the gradient of a root at 0 is infinite.
+    return vectors.float().square().sum(-1).clamp_min(_SMALLEST).log() / 2
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the second dimension, if there is one, of what the mask keeps."""
+    if values.dim() == 1:
+        return values
+    if mask is None:
+        return values.mean(1)
+    kept = mask.to(values.dtype)
+    # Not by multiplication alone: a masked column may hold NaN.
+    return torch.where(mask.bool(), values, 0.0).sum(1) / kept.sum(1).clamp_min(1)

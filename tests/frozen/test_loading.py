@@ -1,0 +1,200 @@
+"""Loading from a folder: dtype, attention, and models in 8 and 4 bits that still carry gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import padded_batch, tiny_model, tiny_tokenizer
+from transformers import AutoConfig
+
+from consistency_lens.errors import BadInput
+from consistency_lens.frozen import Edit, FrozenLM
+from consistency_lens.frozen.frozen_lm import ATTENTION, choose_attention
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+SITES = ("embed", "resid_post.1", "mlp_out.0", "resid_post.3")
+# How far the gradient of a quantised model may turn from the float32 one, measured on this model and rounded down:
+# lowest cosine over rows and sites 0.9999 in 8 bits, 0.966 in 4 bits.
+COSINE = {"8bit": 0.999, "4bit": 0.95}
+QUANTISED = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (the extra 'quant')"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of ordinary initialisation, wide enough for blocks of 64 weights to be quantised together."""
+    path = tmp_path_factory.mktemp("saved") / "llama-128"
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "initializer_range": 0.02}
+    tiny_model("llama", **sizes).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def full(folder: Path) -> FrozenLM:
+    return FrozenLM.from_pretrained(folder)
+
+
+def test_a_folder_is_loaded_as_it_was_saved(folder: Path, full: FrozenLM) -> None:
+    assert (full.model_id, full.dtype, full.attention, full.quantization) == (
+        "llama-128",
+        torch.float32,
+        "sdpa",
+        "none",
+    )
+    assert full.provenance("embed") == FrozenLM.from_pretrained(str(folder)).provenance("embed")
+    assert full.tokenizer("w1 w2").input_ids == [1, 5, 6]
+    assert not any(parameter.requires_grad for parameter in full.model.parameters())
+    for site, own in full.read(padded_batch(), SITES).items():
+        assert torch.equal(full.logits(padded_batch(), Edit(site, own, None)), full.logits(padded_batch()))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.bfloat16])
+def test_the_dtype_is_the_wanted_one(folder: Path, dtype: str | torch.dtype) -> None:
+    lm = FrozenLM.from_pretrained(folder, dtype=dtype)
+    assert str(lm.dtype).removeprefix("torch.") == lm.provenance("embed").dtype == str(dtype).removeprefix("torch.")
+
+
+def test_auto_says_which_attention_it_took(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="consistency_lens"):
+        assert FrozenLM.from_pretrained(folder).attention == "sdpa"
+    assert "llama-128: attention sdpa, dtype torch.float32, quantization none" in caplog.text
+    assert str(folder) not in caplog.text
+
+
+def test_attention_implementations_agree(folder: Path, full: FrozenLM) -> None:
+    eager = FrozenLM.from_pretrained(folder, attn_implementation="eager")
+    assert (eager.attention, full.attention) == ("eager", "sdpa")
+    own = padded_batch()["attention_mask"].bool()
+    torch.testing.assert_close(eager.logits(padded_batch())[own], full.logits(padded_batch())[own], **CLOSE)
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "gemma3_text", "phi3"])
+def test_without_a_gpu_auto_takes_the_best_the_architecture_has(case: str) -> None:
+    config = AutoConfig.for_model(case)
+    for dtype in ("auto", torch.bfloat16):
+        assert choose_attention(config, "auto", dtype, None) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "wanted", [name for name in ATTENTION if name not in ("auto", "flash_attention_2", "flash_attention_3")]
+)
+def test_a_wanted_attention_is_taken_as_it_is(wanted: str) -> None:
+    assert choose_attention(AutoConfig.for_model("llama"), wanted, "auto", None) == wanted
+
+
+@pytest.mark.parametrize("wanted", ["flash_attention_2", "flash_attention_3"])
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed")
+def test_a_kernel_that_is_missing_names_the_extra(folder: Path, wanted: str) -> None:
+    with pytest.raises(BadInput, match=r"not installed.*consistency-lens\[flash\].*or use 'auto'") as caught:
+        FrozenLM.from_pretrained(folder, attn_implementation=wanted)
+    assert (caught.value.field, caught.value.value) == ("attn_implementation", wanted)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fix"),
+    [
+        ("attn_implementation", "flash", "auto, sdpa, eager, flash_attention_2, flash_attention_3, flex_attention"),
+        ("quantization", "3bit", "none, 8bit, 4bit"),
+        ("dtype", "float8", "auto, float32, bfloat16, float16"),
+    ],
+)
+def test_an_unknown_choice_names_field_value_and_choices(folder: Path, field: str, value: str, fix: str) -> None:
+    with pytest.raises(BadInput, match=f"Use one of {fix}") as caught:
+        FrozenLM.from_pretrained(folder, **{field: value})
+    assert (caught.value.field, caught.value.value) == (field, value)
+
+
+def test_an_unknown_architecture_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    AutoConfig.for_model("opt").save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=r"frozen/sites\.py"):
+        FrozenLM.from_pretrained(tmp_path)
+
+
+# In 8 and 4 bits.
+
+
+@pytest.fixture(scope="module", params=["8bit", "4bit"])
+def quantised(request: pytest.FixtureRequest, folder: Path) -> FrozenLM:
+    return FrozenLM.from_pretrained(folder, quantization=request.param)
+
+
+def gradient(
+    lm: FrozenLM, site: str, own: torch.Tensor, cheap: bool = False, lengths: tuple[int, ...] = (12, 7, 1, 9)
+) -> torch.Tensor:
+    value, batch = own[: len(lengths)].clone().requires_grad_(), padded_batch(lengths)
+    edit = Edit(site, value)
+    logits = lm.prefix(batch).logits(edit) if cheap else lm.logits(batch, edit, keep=1)
+    weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    (logits.float().log_softmax(-1) * weight).sum().backward()
+    return value.grad
+
+
+@QUANTISED
+def test_a_quantised_model_is_quantised(quantised: FrozenLM, full: FrozenLM) -> None:
+    sizes = {lm.quantization: lm.model.get_memory_footprint() for lm in (quantised, full)}
+    assert sizes[quantised.quantization] < 0.5 * sizes["none"]
+    assert quantised.provenance("embed").quantization == quantised.quantization
+    difference = (quantised.logits(padded_batch()) - full.logits(padded_batch())).abs().max()
+    assert 1e-4 < difference < 0.5
+
+
+@QUANTISED
+@pytest.mark.parametrize("site", SITES)
+def test_gradients_reach_the_edit_of_a_quantised_model(quantised: FrozenLM, full: FrozenLM, site: str) -> None:
+    own = full.read(padded_batch(), site)[site][:, -1]
+    ours, theirs = gradient(quantised, site, own), gradient(full, site, own)
+    assert torch.cosine_similarity(ours, theirs).min() > COSINE[quantised.quantization]
+    assert (ours.norm(dim=-1) / theirs.norm(dim=-1) - 1).abs().max() < 0.25
+
+
+@QUANTISED
+@pytest.mark.parametrize("lengths", [(12, 7, 1, 9), (6,)], ids=str)  # one row, one token: bitsandbytes has another way
+@pytest.mark.parametrize("site", SITES)
+def test_the_swap_equals_its_slow_twin_in_a_quantised_model(
+    quantised: FrozenLM, full: FrozenLM, site: str, lengths: tuple[int, ...]
+) -> None:
+    own = full.read(padded_batch(), site)[site][:, -1]
+    for _ in range(2):  # the prefix pass has no gradient: what it leaves behind must not spoil the next one
+        torch.testing.assert_close(
+            gradient(quantised, site, own, True, lengths), gradient(quantised, site, own, False, lengths), **CLOSE
+        )
+
+
+@QUANTISED
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_pass_without_gradient_does_not_spoil_the_gradients_after_it(
+    folder: Path, full: FrozenLM, quantization: str
+) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes packs 4-bit weights in such a pass, and their product has no backward."""
+    lm, site = FrozenLM.from_pretrained(folder, quantization=quantization), "resid_post.0"
+    own = full.read(padded_batch(), site)[site][:, -1]
+    before = gradient(lm, site, own)
+    with torch.no_grad():
+        clean = lm.logits(padded_batch())
+        lm.read(padded_batch(), "resid_post.3")
+        lm.prefix(padded_batch())
+    with torch.inference_mode():
+        lm.logits(padded_batch())
+    assert torch.equal(gradient(lm, site, own), before)
+    assert torch.equal(lm.logits(padded_batch()), clean)
+
+
+@QUANTISED
+def test_a_quantised_model_is_quiet(
+    quantised: FrozenLM, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """bitsandbytes would write a line for each layer of each pass."""
+    quantised.logits(padded_batch())
+    assert caplog.text == "" and "inputs will be cast" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_without_bitsandbytes_the_error_names_the_extra(folder: Path) -> None:
+    with pytest.raises(BadInput, match=r"consistency-lens\[quant\]"):
+        FrozenLM.from_pretrained(folder, quantization="4bit")

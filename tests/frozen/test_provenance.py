@@ -1,0 +1,165 @@
+"""Where things come from: what counts as the same model, and how a difference is shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import padded_batch, shared_lm, tiny_lm, tiny_model, tiny_tokenizer
+from tokenizers import normalizers
+
+from consistency_lens.errors import BadInput
+from consistency_lens.frozen import FrozenLM, Provenance, ProvenanceMismatch
+from consistency_lens.frozen.provenance import hash_files, hash_tensors, hash_tokenizer, public_name
+
+SITES = ("resid_post.1", "mlp_in.-1", "embed")
+
+
+@pytest.fixture
+def origin() -> Provenance:
+    return shared_lm("llama").provenance(*SITES)
+
+
+def test_it_says_what_was_computed(origin: Provenance) -> None:
+    assert origin.model_id == "tiny-llama"
+    assert origin.sites == ("embed", "resid_post.1", "mlp_in.3")
+    assert (origin.dtype, origin.quantization) == ("float32", "none")
+    assert origin.versions["torch"] == torch.__version__ and "transformers" in origin.versions
+    assert all(len(hash_) == len("sha256:") + 64 for hash_ in (origin.weights, origin.tokenizer))
+
+
+def test_it_goes_through_json_and_back(origin: Provenance) -> None:
+    record = json.loads(json.dumps(origin.to_dict()))
+    assert Provenance.from_dict(record) == origin
+    assert Provenance.from_dict(record | {"written_by_a_later_version": 1}) == origin
+
+
+def test_the_same_model_built_twice_is_the_same(origin: Provenance) -> None:
+    again = tiny_lm("llama").provenance(*SITES)
+    assert again == origin
+    origin.require_same(again)
+
+
+def test_the_name_and_the_libraries_may_change(origin: Provenance) -> None:
+    origin.require_same(replace(origin, model_id="moved", versions={"torch": "9.9"}))
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        *[("weights", "sha256:0"), ("tokenizer", "sha256:1"), ("sites", ("embed",))],
+        *[("dtype", "bfloat16"), ("quantization", "4bit")],
+    ],
+)
+def test_a_difference_shows_both_sides_field_by_field(origin: Provenance, field: str, other: object) -> None:
+    theirs = replace(origin, **{field: other})
+    with pytest.raises(ProvenanceMismatch) as caught:
+        origin.require_same(theirs, ours="the lens", theirs="the rows")
+    text = str(caught.value)
+    lines = {line.split()[line.startswith("!")]: line for line in text.splitlines()[2:-1]}
+    assert set(lines) == set(origin.to_dict())
+    assert [name for name, line in lines.items() if line.startswith("!")] == [field]
+    for side in (origin, theirs):
+        shown = side.to_dict()[field]
+        assert (json.dumps(shown) if isinstance(shown, (list, tuple)) else shown) in lines[field]
+    assert text.splitlines()[0].startswith("the lens and the rows") and "Load the model that the rows names" in text
+    origin.require_same(theirs, ignore=[field])
+
+
+def test_ignoring_one_field_does_not_hide_another(origin: Provenance) -> None:
+    theirs = replace(origin, dtype="bfloat16", quantization="4bit")
+    with pytest.raises(ProvenanceMismatch) as caught:
+        origin.require_same(theirs, ignore=["dtype"])
+    assert "! quantization" in " ".join(str(caught.value).split()) and "! dtype" not in " ".join(
+        str(caught.value).split()
+    )
+
+
+def test_at_narrows_the_sites(origin: Provenance) -> None:
+    narrowed = origin.at("mlp_in.3")
+    assert narrowed == replace(origin, sites=("mlp_in.3",))
+    with pytest.raises(ProvenanceMismatch):
+        narrowed.require_same(origin)
+    with pytest.raises(BadInput, match=r"embed, resid_post\.1, mlp_in\.3") as caught:
+        origin.at("mlp_in.2")
+    assert (caught.value.field, caught.value.value) == ("site", "mlp_in.2")
+
+
+def test_the_weights_hash_sees_every_weight(origin: Provenance) -> None:
+    for name, _ in tiny_model("llama").named_parameters():
+        model = tiny_model("llama")
+        with torch.no_grad():
+            model.get_parameter(name).view(-1)[-1] += 1e-3
+        changed = FrozenLM(model, tiny_tokenizer()).provenance(*SITES)
+        assert changed.weights != origin.weights, name
+        with pytest.raises(ProvenanceMismatch):
+            origin.require_same(changed)
+
+
+def test_the_tensor_hash_sees_names_dtypes_and_shapes() -> None:
+    zeros = torch.zeros(2, 3)
+    others = [{"b": zeros}, {"a": zeros.T}, {"a": zeros.int()}, {"a": zeros, "b": zeros}, {"a": zeros + 1}, {}]
+    hashes = [hash_tensors(tensors) for tensors in ({"a": zeros}, *others)]
+    assert len(set(hashes)) == len(hashes)
+    assert hash_tensors({"a": torch.tensor(1.0), "b": zeros.bfloat16()}).startswith("sha256:")
+    assert hash_tensors({"a": zeros, "b": zeros + 1}) == hash_tensors({"b": zeros + 1, "a": zeros})
+    strided = torch.arange(6.0).view(3, 2).T
+    assert hash_tensors({"a": strided}) == hash_tensors({"a": strided.contiguous()})
+
+
+def test_the_tokenizer_hash_sees_words_special_tokens_and_rules() -> None:
+    plain = hash_tokenizer(tiny_tokenizer())
+    assert hash_tokenizer(tiny_tokenizer()) == plain
+    more, special, rule = tiny_tokenizer(), tiny_tokenizer(), tiny_tokenizer()
+    more.add_tokens(["w1000"])
+    special.pad_token = "<eos>"
+    rule.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert len({plain, *map(hash_tokenizer, (more, special, rule))}) == 4
+
+
+def test_using_a_tokenizer_does_not_change_its_hash() -> None:
+    tokenizer = tiny_tokenizer()
+    plain = hash_tokenizer(tokenizer)
+    tokenizer.padding_side = "left"
+    tokenizer(["w1 w2", "w3"], padding=True, truncation=True, max_length=2, return_tensors="pt")
+    assert tokenizer.backend_tokenizer.padding is not None and tokenizer.backend_tokenizer.truncation is not None
+    assert hash_tokenizer(tokenizer) == plain
+
+
+def test_a_saved_folder_gives_its_name_and_never_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "my-llama"
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    loaded = FrozenLM.from_pretrained(folder)
+    wrapped = FrozenLM(loaded.model, loaded.tokenizer)  # the library remembers the path
+    assert str(tmp_path) in loaded.model.config.name_or_path
+    for lm in (loaded, wrapped, FrozenLM(loaded.model, loaded.tokenizer, str(folder))):
+        origin = lm.provenance("embed")
+        assert origin.model_id == "my-llama" and str(tmp_path) not in json.dumps(origin.to_dict())
+        with pytest.raises(BadInput) as caught:
+            lm.read(padded_batch((129,)), "embed")
+        assert str(tmp_path) not in str(caught.value)
+    assert hash_tokenizer(loaded.tokenizer) == hash_tokenizer(tiny_tokenizer())
+
+
+def test_names_of_the_hub_stay_and_paths_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert public_name("EleutherAI/pythia-70m") == "EleutherAI/pythia-70m"
+    assert public_name("./here") == public_name(str(tmp_path / "here")) == public_name("here/../here") == "here"
+    assert public_name(str(tmp_path / "gone")) == "gone"
+
+
+def test_the_file_hash_sees_names_and_contents(tmp_path: Path) -> None:
+    for name, content in (("a", b"1"), ("b", b"2")):
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / "a", tmp_path / "b"]
+    before = hash_files(paths)
+    assert hash_files(reversed(paths)) == before != hash_files(paths[:1])
+    (tmp_path / "b").write_bytes(b"3")
+    assert hash_files(paths) != before
+    paths[1].rename(tmp_path / "c")
+    assert hash_files([tmp_path / "a", tmp_path / "c"]) != before
