@@ -11,19 +11,24 @@ and padded. The tutorial way is what most notebooks do: whole documents, `output
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
-from harness import Harness, random_lm
+from harness import arguments, interleaved, ratios, report, show
+from sizes import DTYPES, SIZES, random_lm
 
 from consistency_lens.activations import Corpus, CorpusArguments, ExtractArguments, Extraction
 from consistency_lens.activations.reader import ChunkReader, right_padded
+from consistency_lens.activations.rows import Prepared, prepare
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.frozen.sites import blocks_of
 
@@ -67,7 +72,7 @@ def bare(extraction: Extraction, frozen: FrozenLM, batches: list[torch.Tensor]) 
 @torch.no_grad()
 def tutorial(extraction: Extraction, frozen: FrozenLM, folder: Path, batch_size: int) -> None:
     layer, rules = frozen.site(SITE).layer + 1, extraction.rules
-    documents = [p for _, prepared in prepared_chunks(extraction) for own in prepared.values() for p in own]
+    documents = [p for prepared in prepared_chunks(extraction) for own in prepared.values() for p in own]
     texts = {p.document.doc_id: p.document.text for p in documents}
     rows = []
     for start in range(0, len(documents), batch_size):
@@ -90,89 +95,100 @@ def tutorial(extraction: Extraction, frozen: FrozenLM, folder: Path, batch_size:
     torch.save(rows, folder / "rows.pt")
 
 
-def prepared_chunks(extraction: Extraction):
-    from consistency_lens.activations.rows import prepare
-
-    for index, documents in extraction.corpus.chunks(extraction.arguments.documents_per_shard):
-        yield index, prepare(documents, extraction.tokenizer, extraction.rules)
+def prepared_chunks(extraction: Extraction) -> Iterator[dict[str, list[Prepared]]]:
+    for _, documents in extraction.corpus.chunks(extraction.arguments.documents_per_shard):
+        yield prepare(documents, extraction.tokenizer, extraction.rules)
 
 
-def compare(harness: Harness, options: argparse.Namespace) -> None:
-    frozen = random_lm(options.size, options.device, options.dtype)
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All three ways in turn; tokens per second count the tokens up to the last position read, for all of them."""
+    frozen = random_lm(options.size, 2 * options.tokens, options.dtype, options.device)
     corpus = corpus_of(options.documents, options.tokens, frozen.vocab_size)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         extraction = extraction_of(frozen, corpus, folder / "ours", options.batch_size)
         reader = ChunkReader(frozen, extraction.sites, options.batch_size)
         batches, tokens = [], 0
-        for _, prepared in prepared_chunks(extraction):
+        for prepared in prepared_chunks(extraction):
             for own in prepared.values():
                 tokens += sum(p.length for p in own)
                 batches += [right_padded([own[i] for i in indices])[0] for indices in reader.batches(own)]
-        harness.compare(
-            f"extraction at {extraction.sites[0]}, {options.size}, {options.documents} documents, {tokens:,} tokens",
+        timings = interleaved(
             {
                 "bare forward, cut, same batches": lambda: bare(extraction, frozen, batches),
-                "ours: corpus to Arrow": lambda: ours(extraction, frozen),
-                "tutorial: hidden states, lists, torch.save": lambda: tutorial(
-                    extraction, frozen, folder, options.batch_size
-                ),
+                "ours, corpus to Arrow": lambda: ours(extraction, frozen),
+                "tutorial, lists and torch.save": lambda: tutorial(extraction, frozen, folder, options.batch_size),
             },
-            repeats=options.repeats,
-            units={"tokens/s": tokens},
+            rounds=options.rounds,
+            warmup=1,
+            device=options.device,
         )
+    rows = [
+        {"way": name, "tokens/s": tokens / timing.median, "of the limit": 1 / ratio, "spread": timing.spread}
+        for (name, timing), ratio in zip(timings.items(), ratios(timings).values(), strict=True)
+    ]
+    title = f"Extraction at {extraction.sites[0]} of {options.size}, {options.documents} documents, {tokens:,} tokens"
+    show(title, list(rows[0]), [list(row.values()) for row in rows])
+    return rows
 
 
-def memory(harness: Harness, options: argparse.Namespace) -> None:
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Peak memory of a whole extraction in a process of its own, at N and at 10 N documents."""
-    peaks = []
+    peaks = {}
     for documents in (options.memory_documents, 10 * options.memory_documents):
         command = [sys.executable, __file__, "--peak_of", str(documents), "--tokens", str(options.tokens)]
-        result = subprocess.run(command, check=True, capture_output=True, text=True)
-        peaks.append(int(result.stdout.split()[-1]))
-    small, large = (peak / 1024 for peak in peaks)
-    harness.record(
-        "peak memory of a whole extraction (pilot size, a process each)",
-        [
-            {"documents": options.memory_documents, "peak MB": round(small, 1), "growth": ""},
-            {
-                "documents": 10 * options.memory_documents,
-                "peak MB": round(large, 1),
-                "growth": f"{100 * (large / small - 1):+.1f} %",
-            },
-        ],
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        peaks[documents] = int(result.stdout.split()[-1]) / 1024
+    least = min(peaks.values())
+    rows = [{"documents": n, "peak MB": peak, "growth %": 100 * (peak / least - 1)} for n, peak in peaks.items()]
+    show(
+        "Peak memory of a whole extraction (pilot size, one process each)",
+        list(rows[0]),
+        [[*r.values()] for r in rows],
     )
+    return rows
 
 
 def peak_of(documents: int, tokens: int) -> None:
-    """Only in a process of its own: print the peak resident size in kB."""
-    frozen = random_lm("pilot", "cpu", "float32")
-    path = Path(tempfile.mkdtemp()) / "corpus"
-    corpus_of(documents, tokens, frozen.vocab_size).source.save_to_disk(str(path))  # read back memory-mapped
-    corpus = Corpus.load(CorpusArguments(dataset_name=str(path)))
-    extraction = extraction_of(frozen, corpus, path.parent / "rows", 32)
-    ours(extraction, frozen)
+    """In a process of its own: print the peak resident size in kB."""
+    frozen = random_lm("pilot", 2 * tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "corpus"
+        save_corpus(path, documents, tokens, frozen.vocab_size)
+        corpus = Corpus.load(CorpusArguments(dataset_name=str(path)))  # memory-mapped, as a large one would be
+        ours(extraction_of(frozen, corpus, Path(scratch) / "rows", 32), frozen)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
+def save_corpus(path: Path, documents: int, tokens: int, vocabulary: int) -> None:
+    """In a child, so that making the texts does not count."""
+    pid = os.fork()
+    if pid == 0:
+        corpus_of(documents, tokens, vocabulary).source.save_to_disk(str(path))
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    Harness.add_options(parser)
+    parser = arguments(__doc__)
+    parser.add_argument("--size", choices=SIZES, default="gpt2")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--documents", type=int, default=192)
-    parser.add_argument("--tokens", type=int, default=128, help="Length of most documents.")
+    parser.add_argument("--tokens", type=int, default=128, help="length of most documents")
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory_documents", type=int, default=2000, help="0 leaves the memory part out.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory_documents", type=int, default=2000, help="0 leaves the memory part out")
     parser.add_argument("--peak_of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     if options.peak_of:
         peak_of(options.peak_of, options.tokens)
         return
-    harness = Harness(options)
-    compare(harness, options)
+    results = compare(options)
     if options.memory_documents and options.device == "cpu":
-        memory(harness, options)
-    harness.finish()
+        results += memory(options)
+    report(options.json, options.device, {k: v for k, v in vars(options).items() if k != "json"}, results)
 
 
 if __name__ == "__main__":

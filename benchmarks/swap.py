@@ -54,8 +54,8 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=45, help="seconds per context after which no round is begun")
     parser.add_argument("--architectures", action="store_true", help="the swap's error for each tiny architecture")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if options.threads or options.architectures:  # tiny models only wait for a second thread
+        torch.set_num_threads(options.threads or 1)
     results = errors_by_architecture() if options.architectures else swap_by_context(options)
     settings = {name: value for name, value in vars(options).items() if name != "json"}
     report(options.json, options.device, settings, results)
@@ -153,8 +153,9 @@ def swap_by_context(options: argparse.Namespace) -> list[dict[str, Any]]:
         for r in results
     ]
     note = (
-        "edited x: one edited forward and backward, naive / cheap. swap x: naive clean + fwd + bwd / (prefix + clean + "
-        "edited fwd + bwd).\nMedians of interleaved rounds. grads Δ is relative to the largest gradient. "
+        "edited x: one edited forward and backward, naive / cheap.\n"
+        "swap x: (naive clean + naive fwd + naive bwd) / (prefix + clean + edited fwd + edited bwd).\n"
+        "Medians of interleaved rounds; grads Δ is relative to the largest gradient. "
         f"A batch holds at most {options.max_tokens} tokens (--max_tokens)."
     )
     show(f"swap, {options.size}, {options.dtype}", columns, table, note)

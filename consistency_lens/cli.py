@@ -105,13 +105,13 @@ def parse(argv: Sequence[str]) -> tuple[str, SubjectArguments, CorpusArguments, 
         )
     recipe = known.config or (DEMO if not words else None)
     if recipe:
-        parser.set_defaults(**load_recipe(recipe))
+        words = [*as_options(load_recipe(recipe)), *words]  # what comes later wins
     subject, corpus, extraction, run, *_ = parser.parse_args_into_dataclasses(words)
     return command, subject, corpus, extraction, run
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
-    """The fields a recipe sets; unknown ones raise."""
+    """The fields a recipe sets, as it says them; unknown ones raise."""
     path = Path(name_or_path)
     own = files("consistency_lens").joinpath("recipes", f"{name_or_path}.yaml")
     if not path.is_file() and not own.is_file():
@@ -133,6 +133,20 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
                 "config", key, f"{_meant(str(key), _names())}--help lists all fields.", why="an unknown field"
             )
     return record
+
+
+def as_options(record: dict[str, Any]) -> list[str]:
+    """A recipe as command line options, so that types and choices are checked there; null and [] set nothing."""
+    lists = {f.name for arguments in ARGUMENTS for f in fields(arguments) if "list" in str(f.type)}
+    words = []
+    for name, value in record.items():
+        if isinstance(value, dict) or (isinstance(value, list) and name not in lists):
+            raise BadInput("config", name, "Give a single value.", why=f"the recipe gives it {value!r}")
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)] if value else []
+        elif value is not None:
+            words.append(f"--{name}={value}")
+    return words
 
 
 def recipe_names() -> list[str]:
@@ -157,7 +171,8 @@ def extract(subject: SubjectArguments, corpus: CorpusArguments, arguments: Extra
     )
     bill = extraction.bill(frozen)
     if state.is_main_process:
-        logger.info("reading %s at %s", frozen.model_id, ", ".join(extraction.sites))
+        by = f"{state.num_processes} processes" if state.num_processes > 1 else "one process"
+        logger.info("reading %s at %s, in %s", frozen.model_id, ", ".join(extraction.sites), by)
         console.print(bill)
     bill.require_room(extraction.folder)
     folder = extraction.run(frozen)
@@ -237,7 +252,8 @@ def _meant(given: str, known: Any) -> str:
 
 def _without_folder(word: str) -> str:
     """Absolute paths of this machine do not belong on a card."""
-    return Path(word).name if Path(word).is_absolute() else word
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}"
 
 
 def _escaped(text: str) -> str:

@@ -15,7 +15,7 @@ from .rows import Prepared
 
 @dataclass(frozen=True)
 class Bill:
-    """What an extraction will cost; `documents` is None for a stream of unknown length, and the rest is per 1000 then."""
+    """What an extraction will cost; where a stream's length is unknown, `documents` is None and the rest per 1000."""
 
     documents: int | None
     rows: int

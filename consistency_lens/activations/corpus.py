@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
 
 from ..errors import BadInput
-from ..frozen.provenance import hash_files
+from ..frozen.provenance import hash_files, public_name
 
 FILE_FORMATS = {
     ".txt": "text",
@@ -64,6 +64,7 @@ class Corpus:
         source: rows with at least the text column.
         name: how cards call it.
         identity: what tells two corpora apart when a run is resumed.
+        hub_id: where it comes from, if that is a dataset on the Hub.
     """
 
     def __init__(
@@ -72,8 +73,11 @@ class Corpus:
         arguments: CorpusArguments,
         name: str,
         identity: dict[str, Any] | None = None,
+        hub_id: str | None = None,
     ) -> None:
-        self.source, self.arguments, self.name = source, arguments, name
+        if arguments.max_documents is not None and arguments.max_documents < 1:
+            raise BadInput("max_documents", arguments.max_documents, "Use 1 or more, or leave it out.")
+        self.source, self.arguments, self.name, self.hub_id = source, arguments, name, hub_id
         self.features = _require_columns(source, arguments)
         self.identity = {"corpus": name, "split": arguments.split, "text_column": arguments.text_column} | (
             identity or {}
@@ -93,7 +97,8 @@ class Corpus:
                 if arguments.split not in saved:
                     raise BadInput("split", arguments.split, f"The dataset has {', '.join(saved)}.")
                 saved = saved[arguments.split]
-            return cls(saved, arguments, folder.resolve().name, {"rows": len(saved)})
+            state = folder / (arguments.split if (folder / "dataset_dict.json").exists() else "") / "state.json"
+            return cls(saved, arguments, public_name(str(folder)), {"files": hash_files([state])})
         try:
             source = load_dataset(
                 arguments.dataset_name, arguments.dataset_config, split=arguments.split, streaming=arguments.streaming
@@ -106,7 +111,8 @@ class Corpus:
                 "Check the id, --dataset_config and --split on the Hub, and that this machine is online.",
                 why=str(error),
             ) from error
-        return cls(source, arguments, arguments.dataset_name, {"config": arguments.dataset_config})
+        name = public_name(arguments.dataset_name)
+        return cls(source, arguments, name, {"config": arguments.dataset_config}, None if folder.exists() else name)
 
     @classmethod
     def _from_files(cls, arguments: CorpusArguments) -> Corpus:
@@ -152,10 +158,6 @@ class Corpus:
             elif rows is not None and sum(1 for _ in islice(rows, stop - start)) == 0:
                 return
             start = stop
-
-    def head(self, count: int) -> list[Document]:
-        """The first documents, for an estimate."""
-        return next(self.chunks(count), (0, []))[1]
 
     def _stop(self, start: int, size: int) -> int:
         known = self.num_documents

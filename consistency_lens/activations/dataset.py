@@ -49,9 +49,18 @@ class Activations:
         folder = Path(folder_or_repo)
         if not folder.is_dir():
             repo = str(folder_or_repo)
-            paths = [
-                hf_hub_download(repo, name, repo_type="dataset", revision=revision) for name in (METADATA, STATISTICS)
-            ]
+            try:
+                paths = [
+                    hf_hub_download(repo, name, repo_type="dataset", revision=revision)
+                    for name in (METADATA, STATISTICS)
+                ]
+            except (OSError, ValueError) as error:
+                raise BadInput(
+                    "activations",
+                    repo,
+                    "Give the folder of an extraction, or the id of one on the Hub.",
+                    why=f"there is no such folder, and the Hub says: {error}",
+                ) from error
             metadata = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
             return cls(load_dataset(repo, revision=revision), metadata, load_file(paths[1]))
         if not (folder / METADATA).exists():
@@ -77,6 +86,15 @@ class Activations:
     def sites(self) -> tuple[str, ...]:
         return self.provenance.sites
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored vectors."""
+        return {"float16": torch.float16, "float32": torch.float32}[self.metadata["dtype"]]
+
+    def collator(self, pad_token_id: int = 0, pair: bool = True) -> ActivationCollator:
+        """Makes batches of these rows, all their sites, in the stored dtype."""
+        return ActivationCollator(self.sites, pad_token_id, pair, self.dtype)
+
     def mean(self, site: str) -> torch.Tensor:
         """Mean training activation of a site, `[d]` float32."""
         self.provenance.at(site)
@@ -93,8 +111,8 @@ class ActivationCollator:
 
     The batch: `input_ids`, `attention_mask` `[B, S]` padded on the left, so that P is the last column of every row;
     `continuation_ids`, `continuation_mask` `[B, k]` padded on the right; `position`, `doc_id` `[B]`; `activations`,
-    site -> `[B, d]` in the stored dtype; `pair` `[B]`: for row i, the row whose
-    activation, ids and position are its A'. Other columns come as lists.
+    site -> `[B, d]`; `pair` `[B]`: for row i, the row whose activation, ids and position are its A'. Other columns
+    come as lists.
 
     Pairing uses no random numbers, so a resumed run pairs as the uninterrupted one.
 
@@ -102,10 +120,14 @@ class ActivationCollator:
         sites: the columns that hold activations.
         pad_token_id: fills the padding; it is masked.
         pair: give every row a partner. Without it a batch may hold a single document.
+        dtype: of the activations. The formats of `datasets` hand out float16 as float32; the stored dtype, which
+            `Activations.collator` puts here, takes it back without loss. Default: as the rows have it.
     """
 
-    def __init__(self, sites: Sequence[str], pad_token_id: int = 0, pair: bool = True) -> None:
-        self.sites, self.pad_token_id, self.pair = list(sites), pad_token_id, pair
+    def __init__(
+        self, sites: Sequence[str], pad_token_id: int = 0, pair: bool = True, dtype: torch.dtype | None = None
+    ) -> None:
+        self.sites, self.pad_token_id, self.pair, self.dtype = list(sites), pad_token_id, pair, dtype
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if not rows:
@@ -123,12 +145,17 @@ class ActivationCollator:
             "continuation_mask": continuation_mask,
             "position": torch.tensor([int(row["position"]) for row in rows]),
             "doc_id": doc_id,
-            "activations": {site: torch.stack([_vector(row[site]) for row in rows]) for site in self.sites},
+            "activations": {site: self._stacked([row[site] for row in rows]) for site in self.sites},
         }
         if self.pair:
             batch["pair"] = pair_by_document(doc_id)
         known = {*batch, *self.sites, "input_ids"}
         return batch | {name: [row[name] for row in rows] for name in rows[0] if name not in known}
+
+    def _stacked(self, vectors: Sequence[Any]) -> torch.Tensor:
+        # A list of plain numbers becomes float32, which holds whatever Arrow held.
+        stacked = torch.stack([torch.as_tensor(vector) for vector in vectors])
+        return stacked if self.dtype is None else stacked.to(self.dtype)
 
     def _padded(self, lists: Sequence[Any], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(ids) for ids in lists)
@@ -139,10 +166,6 @@ class ActivationCollator:
             padded[i, where] = torch.as_tensor(ids)
             mask[i, where] = 1
         return padded, mask
-
-
-def _vector(values: Any) -> torch.Tensor:
-    return values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
 
 
 def pair_by_document(doc_id: torch.Tensor) -> torch.Tensor:

@@ -29,8 +29,18 @@ from .corpus import Corpus
 from .finish import finish
 from .reader import ChunkReader
 from .rows import SPLITS, Prepared, RowRules, prepare
-from .storage import METADATA, PROGRESS, ChunkNote, CorruptShard, features_of, open_folder, write_json
-from .table import ChunkWriter, table_of
+from .storage import (
+    METADATA,
+    PROGRESS,
+    ChunkNote,
+    CorruptShard,
+    features_of,
+    open_folder,
+    start_progress,
+    write_json,
+)
+from .stream import RowStream
+from .table import ChunkWriter
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +117,21 @@ class Extraction:
                 raise BadInput(name, value, "Use 1 or more.")
         self.rules = self._rules(text_config.max_position_embeddings)
         features_of(self.sites, self.hidden_size, "float32", corpus.features)
-        head = corpus.head(SAMPLE_SIZE)
-        self.sample = [p for prepared in prepare(head, tokenizer, self.rules).values() for p in prepared]
-        self.sample_share = len(self.sample) / max(len(head), 1)
-        if not self.sample and len(head) < SAMPLE_SIZE:
-            raise self.nothing_long_enough()
+        self.sample, seen = self._first_rows()
+        self.sample_share = len(self.sample) / seen
+
+    def _first_rows(self) -> tuple[list[Prepared], int]:
+        """The first documents with one that is long enough, and how many documents it took to find it."""
+        for index, documents in self.corpus.chunks(SAMPLE_SIZE):
+            found = prepare(documents, self.tokenizer, self.rules)
+            if sample := [p for prepared in found.values() for p in prepared]:
+                return sample, index * SAMPLE_SIZE + len(documents)
+        raise BadInput(
+            "min_position",
+            self.rules.min_position,
+            "Use a smaller --min_position, longer texts, or --sample_by paragraph for a text file.",
+            why=f"no document has the {self.rules.min_position + 2} tokens that it takes",
+        )
 
     def _rules(self, model_length: int) -> RowRules:
         given = self.arguments
@@ -125,14 +145,6 @@ class Extraction:
             validation_fraction=given.validation_fraction,
             test_fraction=given.test_fraction,
             seed=given.seed,
-        )
-
-    def nothing_long_enough(self) -> BadInput:
-        return BadInput(
-            "min_position",
-            self.rules.min_position,
-            "Use a smaller --min_position, longer texts, or --sample_by paragraph for a text file.",
-            why=f"no document has the {self.rules.min_position + 2} tokens that it takes",
         )
 
     def open(self) -> None:
@@ -196,10 +208,7 @@ class Extraction:
             state.wait_for_everyone()
             self._store_missing(frozen, "float32")
         if state.is_main_process:
-            notes = ChunkNote.all_in(self.folder)
-            if not any(note.shards for note in notes):
-                raise self.nothing_long_enough()
-            finish(self, notes, provenance, frozen.vocab_size)
+            finish(self, ChunkNote.all_in(self.folder), provenance, frozen.vocab_size)
         state.wait_for_everyone()
         return self.folder
 
@@ -211,15 +220,7 @@ class Extraction:
         if split not in SPLITS:
             raise BadInput("split", split, f"Use one of {', '.join(SPLITS)}.")
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
-        reader = ChunkReader(frozen, self.sites, self.arguments.batch_size)
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for _, documents in self.corpus.chunks(self.arguments.documents_per_shard):
-                if prepared := prepare(documents, self.tokenizer, self.rules)[split]:
-                    vectors = reader.read(prepared)
-                    yield from table_of(prepared, vectors, features, self.rules.continuation_length).to_pylist()
-
-        return IterableDataset.from_generator(rows, features=features)
+        return IterableDataset.from_generator(RowStream(self, frozen, split, features), features=features)
 
     def _first_dtype(self, frozen: FrozenLM) -> str:
         if self.arguments.storage_dtype != "auto":
@@ -230,10 +231,7 @@ class Extraction:
         """Write the plan, or compare it with the one that is there; drop finished chunks that are damaged."""
         path = self.folder / PROGRESS / PLAN
         if not path.exists():
-            if self.arguments.resume and any(self.folder.iterdir()):
-                raise BadInput(
-                    "resume", str(self.folder), "Use --overwrite or another folder.", why="nothing here to resume"
-                )
+            start_progress(self.folder)  # a note without a plan could be of anything
             write_json(path, plan)
             return
         table = compare_fields(plan, json.loads(path.read_text()), ("now", "before"), plan)

@@ -14,12 +14,21 @@ from ..errors import BadInput
 from ..frozen import Provenance
 from .rows import SPLITS
 from .statistics import SiteStatistics, count_near_duplicates, merge_all
-from .storage import METADATA, STATISTICS, ChunkNote, features_of, write_arrays, write_json, write_layout
+from .storage import (
+    METADATA,
+    STATISTICS,
+    ChunkNote,
+    features_of,
+    naming_a_full_disk,
+    write_arrays,
+    write_json,
+    write_layout,
+)
 
 if TYPE_CHECKING:
     from .extract import Extraction
 
-FORMAT = 1
+FORMAT, CARD = 1, "README.md"
 MEANINGS = {
     "doc_id": "number of the document in the corpus",
     "input_ids": "the context: all tokens up to and with the position that was read",
@@ -78,7 +87,8 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
         "norms": {site: s.norm_quantiles() for site, s in statistics.items()},
         "shards": [asdict(shard) for shard in shards],
     }
-    write_card(folder, _card(extraction, metadata))
+    with naming_a_full_disk(folder / CARD):
+        write_card(folder, _card(extraction, metadata), CARD)
     write_json(folder / METADATA, metadata)
 
 
@@ -104,7 +114,6 @@ def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
         {"name": name, "type": str(kind), "meaning": "carried along from the corpus"}
         for name, kind in extraction.corpus.features.items()
     ]
-    source = extraction.corpus.arguments
     template = files("consistency_lens.activations").joinpath("dataset_card_template.md").read_text("utf-8")
     return render_card(
         template,
@@ -112,7 +121,7 @@ def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
             "pretty_name": f"Activations of {provenance['model_id']} on {extraction.corpus.name}",
             "license": None,
             "corpus": ", ".join(f"{key} {value}" for key, value in metadata["corpus"].items() if value is not None),
-            "corpus_id": None if source.train_file else source.dataset_name,
+            "corpus_id": extraction.corpus.hub_id,
             "model": provenance["model_id"],
             "revision": provenance["weights"],
             "tokenizer_hash": provenance["tokenizer"],

@@ -41,8 +41,9 @@ class RowRules:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.min_position < 0:
-            raise BadInput("min_position", self.min_position, "Use 0 or more.")
+        for name, value in [("min_position", self.min_position), ("seed", self.seed)]:
+            if value < 0:
+                raise BadInput(name, value, "Use 0 or more.")
         if self.max_length < self.min_position + 2:
             raise BadInput(
                 "max_length",

@@ -5,7 +5,7 @@
     dataset_dict.json, */state.json, */dataset_info.json what load_from_disk reads
     README.md                                            the card; its header is what load_dataset reads
     extraction.json, statistics.safetensors              where the rows come from, and what they look like
-    .progress/                                           notes of finished chunks, until all are done
+    .progress/                                           the plan, and a note for each finished chunk
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +30,8 @@ from .rows import SPLITS
 
 METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
 TEXT_COLUMNS = ("doc_id", "input_ids", "continuation_ids", "position")
+# What a collated batch holds besides columns: a kept column of that name would vanish there.
+BATCH_KEYS = ("attention_mask", "continuation_mask", "activations", "pair")
 _ROWS_PER_RECORD = 512
 
 
@@ -40,10 +41,10 @@ class CorruptShard(ValueError):
 
 def features_of(sites: Sequence[str], hidden_size: int, dtype: str, kept: Features) -> Features:
     """The columns of every row."""
-    clash = [name for name in kept if name in (*TEXT_COLUMNS, *sites)]
+    clash = [name for name in kept if name in (*TEXT_COLUMNS, *BATCH_KEYS, *sites)]
     if clash:
         raise BadInput(
-            "keep_columns", clash[0], "Rename the column in the source.", why="rows have a column of that name"
+            "keep_columns", clash[0], "Rename the column in the source.", why="rows or batches use this name"
         )
     return Features(
         {
@@ -66,15 +67,10 @@ def checksum_of(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it takes the real one when the body ends well, and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+def naming_a_full_disk(path: Path) -> Iterator[None]:
+    """Say which folder ran out of room while this file was written, and how to go on."""
     try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise BadInput(
@@ -84,8 +80,21 @@ def replacing(path: Path) -> Iterator[Path]:
                 why=f"no room left to write {path.name}",
             ) from error
         raise
-    finally:
-        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it takes the real one when the body ends well, and is removed when it does not."""
+    part = path.with_name(path.name + ".part")
+    with naming_a_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
@@ -143,8 +152,10 @@ class ChunkNote:
 
     @staticmethod
     def all_in(folder: Path) -> list[ChunkNote]:
-        records = [json.loads(path.read_text()) for path in sorted((folder / PROGRESS).glob("[0-9]*.json"))]
-        return [ChunkNote(**record | {"shards": [Shard(**shard) for shard in record["shards"]]}) for record in records]
+        """In the order of the chunks."""
+        records = [json.loads(path.read_text()) for path in (folder / PROGRESS).glob("[0-9]*.json")]
+        notes = [ChunkNote(**record | {"shards": [Shard(**s) for s in record["shards"]]}) for record in records]
+        return sorted(notes, key=lambda note: note.index)
 
     def arrays(self, folder: Path) -> dict[str, np.ndarray]:
         return load_file(folder / PROGRESS / f"{self.index:05d}.safetensors")
@@ -198,7 +209,16 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise BadInput("output_dir", str(folder), "Choose a folder that you may write to.", why=str(error)) from error
     if resume and overwrite:
         raise BadInput("resume", True, "Use either --resume or --overwrite.", why="overwrite is set too")
-    if not any(folder.iterdir()) or resume:
+    if not any(folder.iterdir()):
+        return
+    if resume:
+        if not (folder / PROGRESS).exists():
+            raise BadInput(
+                "resume",
+                str(folder),
+                "Use an empty folder, or that of an extraction.",
+                why="what lies there is no extraction that could go on",
+            )
         return
     if not overwrite:
         raise BadInput(
@@ -211,7 +231,18 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise BadInput(
             "overwrite", str(folder), "Empty it yourself if you are sure.", why="what lies there is no extraction"
         )
-    for name in (*SPLITS, PROGRESS):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (METADATA, STATISTICS, "dataset_dict.json"):
+    start_progress(folder)
+    for name in (STATISTICS, "dataset_dict.json"):
         (folder / name).unlink(missing_ok=True)
+    for split in SPLITS:
+        for pattern in ("data-*.arrow", "data-*.arrow.part", "state.json", "dataset_info.json"):
+            for path in (folder / split).glob(pattern):
+                path.unlink()
+
+
+def start_progress(folder: Path) -> None:
+    """Forget what is finished; the folder stays marked as an extraction, which --overwrite may empty again."""
+    (folder / PROGRESS).mkdir(exist_ok=True)
+    (folder / METADATA).unlink(missing_ok=True)
+    for path in (folder / PROGRESS).iterdir():
+        path.unlink()

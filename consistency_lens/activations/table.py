@@ -116,8 +116,8 @@ class ChunkWriter:
                 raise BadInput(
                     "dtype",
                     str(self.model_dtype).removeprefix("torch."),
-                    "Load the model with --dtype bfloat16 or float32; finished shards are kept.",
-                    why=f"the activation at {site} in document {owner} is not a number",
+                    "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
+                    why=f"the activation at {site} in document {owner} is infinite or not a number",
                 )
             if self.dtype == "float16" and not fits_float16(numbers):
                 kept = Features({name: kind for name, kind in self.features.items() if name not in self._own})

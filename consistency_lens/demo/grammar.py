@@ -126,7 +126,7 @@ SUMMARY: dict[str, tuple[str, ...]] = {
     "hero": ("the child is called {hero}",),
     "place": ("the place is the {place}", "{~hero} is at the {place}"),
     "friend": ("the friend is a {friend}",),
-    "thing": ("the {~object} is {colour}", "the child has a {colour} {object}", "{~hero} has a {colour} {object}"),
+    "thing": ("the {~object} is {colour}", "the child has the {object}", "{~hero} has the {object}"),
     "animal": ("the pet is a {animal}",),
     "food": ("the food is {food}",),
     "feeling": ("the child feels {feeling}", "{~hero} feels {feeling}"),

@@ -38,7 +38,7 @@ def describe(story: Story) -> Panel:
 
 def accuracy_table(report: SubjectReport) -> Table:
     """How often the subject says the fact that comes next, by kind of fact."""
-    table = Table(title="The subject on stories it never saw: does it say the needed fact?", title_justify="left")
+    table = Table(title="Needed facts said, new stories", title_justify="left")
     for column, side in (("fact", "left"), ("n", "right"), ("subject", "right"), ("possible", "right")):
         table.add_column(column, justify=side)
     for kind, accuracy in report.by_kind.items():
@@ -50,12 +50,12 @@ def accuracy_table(report: SubjectReport) -> Table:
 
 def site_table(sites: list[SiteProbe], demo_site: str) -> Table:
     """Layer by layer: can a linear map read the fact that the next token needs, and what do the controls read?"""
-    table = Table(title="Where the needed fact can be read by a linear probe", title_justify="left")
+    table = Table(title="Where a linear probe reads the needed fact (* the demo's site)", title_justify="left")
     for column in ("site", "accuracy", "95 % interval", "labels shuffled", "before it is stated", "chance"):
         table.add_column(column, justify="left" if column == "site" else "right")
     for row in sites:
         table.add_row(
-            f"{row.site}  <- the demo's site" if row.site == demo_site else row.site,
+            f"{row.site} *" if row.site == demo_site else row.site,
             f"{row.accuracy:.1%}",
             f"{row.low:.1%} .. {row.high:.1%}",
             f"{row.shuffled:.1%}",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from by_hand import llama_rows, own_rows
-from tiny import VOCABULARY, padded_batch, shared_lm, tiny_lm, tiny_model, tiny_tokenizer
+from tiny import TINY_CONFIGS, VOCABULARY, padded_batch, shared_lm, tiny_lm, tiny_model, tiny_tokenizer
 from torch import nn
 from twins import SITES
 
@@ -115,11 +115,15 @@ def test_reading_the_embedding_runs_no_block(any_lm: FrozenLM) -> None:
     assert not any(name.startswith(anatomy_of(any_lm.model.config).layers) for name in ran)
 
 
-def test_residual_sites_are_the_hidden_states(any_lm: FrozenLM) -> None:
-    """The last hidden state is left out: the library gives it after the final norm."""
-    batch = padded_batch()
-    states = any_lm.model(**any_lm._inputs(batch), output_hidden_states=True).hidden_states
-    found = any_lm.read(batch, [f"{stage}.{i}" for stage in ("resid_pre", "resid_post") for i in range(4)])
+@pytest.mark.parametrize("case", TINY_CONFIGS)
+def test_residual_sites_are_the_hidden_states(case: str) -> None:
+    """The last hidden state is left out: the library gives it after the final norm.
+
+    On a model of its own: the library leaves hooks behind on a model that was asked for its hidden states.
+    """
+    batch, own = padded_batch(), tiny_lm(case)
+    states = own.model(**own._inputs(batch), output_hidden_states=True).hidden_states
+    found = own.read(batch, [f"{stage}.{i}" for stage in ("resid_pre", "resid_post") for i in range(4)])
     for i in range(4):
         assert torch.equal(found[f"resid_pre.{i}"], states[i])
         if i < 3:

@@ -1,0 +1,45 @@
+"""Models of known sizes with random weights, built in code: nothing is downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from consistency_lens.frozen import FrozenLM
+
+DTYPES = ("float32", "bfloat16", "float16")
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "pilot": (
+        "llama",
+        {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
+        | {"num_attention_heads": 4, "num_key_value_heads": 4},
+    ),
+    "gpt2": ("gpt2", {}),
+    "qwen3-0.6b": (
+        "qwen3",
+        {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
+        | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True},
+    ),
+    "llama-3.1-8b": (
+        "llama",
+        {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+        | {"num_attention_heads": 32, "num_key_value_heads": 8},
+    ),
+}
+
+
+def random_lm(size: str, positions: int, dtype: str = "float32", device: str = "cpu") -> FrozenLM:
+    """A model of one of `SIZES` for contexts of up to `positions` tokens, whose tokens are the words w0, w1, ..."""
+    model_type, settings = SIZES[size]
+    longest = {"n_positions" if model_type == "gpt2" else "max_position_embeddings": positions}
+    config = AutoConfig.for_model(model_type, **(settings | longest))
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(config.vocab_size)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w0")
+    return FrozenLM(model, tokenizer, f"random {size}", "random")
