@@ -17,36 +17,18 @@ from typing import Any
 
 import torch
 from harness import Timing, arguments, interleaved, report, show
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from sizes import DTYPES, SIZES, random_lm
 
 from consistency_lens.frozen import Edit, FrozenLM
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-SIZES: dict[str, tuple[str, dict[str, Any]]] = {
-    "pilot": (
-        "llama",
-        {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
-        | {"num_attention_heads": 4, "num_key_value_heads": 4},
-    ),
-    "gpt2": ("gpt2", {}),
-    "qwen3-0.6b": (
-        "qwen3",
-        {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
-        | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True},
-    ),
-    "llama-3.1-8b": (
-        "llama",
-        {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
-        | {"num_attention_heads": 32, "num_key_value_heads": 8},
-    ),
-}
 PARTS = ("prefix", "clean", "edited fwd", "edited bwd", "naive clean", "naive fwd", "naive bwd")
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--size", choices=SIZES, default="pilot")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--batch", type=int, default=64, help="rows (default: 64)")
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--max_tokens", type=int, default=16384, help="rows are left out where a batch holds more")
@@ -59,23 +41,6 @@ def main() -> None:
     results = errors_by_architecture() if options.architectures else swap_by_context(options)
     settings = {name: value for name, value in vars(options).items() if name != "json"}
     report(options.json, options.device, settings, results)
-
-
-def random_lm(size: str, positions: int, dtype: torch.dtype, device: str) -> FrozenLM:
-    model_type, settings = SIZES[size]
-    longest = {"n_positions" if model_type == "gpt2" else "max_position_embeddings": positions}
-    config = AutoConfig.for_model(model_type, **(settings | longest))
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    # No text is read here.
-    return FrozenLM(model, PreTrainedTokenizerFast(tokenizer_object=_no_tokenizer()), size, "random")
-
-
-def _no_tokenizer() -> Any:
-    from tokenizers import Tokenizer, models
-
-    return Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
 
 
 class Swap:
@@ -137,8 +102,7 @@ class Swap:
 
 
 def swap_by_context(options: argparse.Namespace) -> list[dict[str, Any]]:
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[options.dtype]
-    lm = random_lm(options.size, max(options.contexts), dtype, options.device)
+    lm = random_lm(options.size, max(options.contexts), options.dtype, options.device)
     results = []
     for context in options.contexts:
         rows = max(1, min(options.batch, options.max_tokens // context))

@@ -73,7 +73,8 @@ class SiteStatistics:
         for quantile in quantiles:
             index = int(np.searchsorted(reached, max(1, int(np.ceil(quantile * self.count)))))
             middle = _LOWEST * _WIDTH ** (index + 0.5)
-            found[str(quantile)] = float(np.clip(middle, *self.extremes))
+            exact = {0.0: self.extremes[0], 1.0: self.extremes[1]}
+            found[str(quantile)] = float(exact.get(quantile, np.clip(middle, *self.extremes)))
         return found
 
 

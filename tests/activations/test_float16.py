@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from extracting import RARE, extract_to, extraction_of, random_texts, rows_of, shards, vectors_of, written
+from extracting import RARE, corpus_of, extract_to, extraction_of, random_texts, rows_of, shards, vectors_of, written
 from tiny import tiny_lm
 
 from consistency_lens.activations.storage import PROGRESS, ChunkNote
@@ -74,8 +74,6 @@ def test_without_the_planted_document_the_same_model_stays_float16(tmp_path: Pat
 
 
 def test_the_kept_columns_survive_the_change_to_float32(tmp_path: Path) -> None:
-    from extracting import corpus_of
-
     corpus = corpus_of(PLANTED, number=list(range(len(PLANTED))))
     rows = rows_of(extract_to(tmp_path / "rows", corpus, half_lm(torch.bfloat16, rare=1e6)))
     assert all(row["number"] == doc_id and row["resid_post.1"].dtype == np.float32 for (doc_id, _), row in rows.items())
@@ -94,7 +92,7 @@ def test_what_is_not_a_number_raises_and_names_document_and_site(tmp_path: Path)
 
 
 def test_a_float16_model_that_overflows_raises(tmp_path: Path) -> None:
-    lm = half_lm(torch.float16, rare=1e5)
+    lm = half_lm(torch.float16, rare=1e6)
     assert not lm.model.get_input_embeddings().weight.isfinite().all()
     extraction = extraction_of(PLANTED, tmp_path / "rows", lm)
     extraction.open()
