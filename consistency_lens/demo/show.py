@@ -42,9 +42,9 @@ def accuracy_table(report: SubjectReport) -> Table:
     for column, side in (("fact", "left"), ("n", "right"), ("subject", "right"), ("possible", "right")):
         table.add_column(column, justify=side)
     for kind, accuracy in report.by_kind.items():
-        table.add_row(kind, str(report.count_by_kind[kind]), f"{accuracy:.1%}", f"{report.world_accuracy:.0%}")
+        table.add_row(kind, str(report.count_by_kind[kind]), f"{accuracy:.2%}", f"{report.world_accuracy:.0%}")
     table.add_section()
-    table.add_row("all", str(report.num_positions), f"[bold]{report.accuracy:.1%}[/]", f"{report.world_accuracy:.0%}")
+    table.add_row("all", str(report.num_positions), f"[bold]{report.accuracy:.2%}[/]", f"{report.world_accuracy:.0%}")
     return table
 
 

@@ -80,7 +80,7 @@ def test_the_card_describes_the_columns_and_names_no_folder_of_this_machine(fold
     header = yaml.safe_load(card.split("---\n")[1])
     assert [entry["split"] for entry in header["configs"][0]["data_files"]] == ["train", "validation", "test"]
     assert "source_datasets" not in header
-    assert "| title |" in card and "32 x float32" in card and f"{len(TEXTS):,}" not in str(folder.parent)
+    assert "| title |" in card and "32 x float32" in card
     assert str(folder.parent) not in card and "/tmp" not in card
 
 

@@ -1,0 +1,1 @@
+"""The Consistency Lens: activation -> words -> activation."""
