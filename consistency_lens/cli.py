@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
 
@@ -75,12 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             extract(subject, corpus, extraction, shlex.join(["run_lens.py", *map(_without_folder, argv)]))
         return 0
     except (BadInput, ProvenanceMismatch, CorruptShard) as error:
-        Console(stderr=True).print(f"[bold red]error[/]: {_escaped(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
         return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: what is finished is kept, --resume goes on from there")
+        return 130
 
 
 def parse(argv: Sequence[str]) -> tuple[str, SubjectArguments, CorpusArguments, ExtractArguments, RunArguments]:
-    """Command and arguments. Recipe first, then options; without any option the recipe is the offline demo."""
+    """Command and arguments: recipe first, then options. Where no model and no text is named, the offline demo."""
     words = list(argv)
     command = "extract"
     if words and not words[0].startswith("-"):
@@ -92,7 +96,7 @@ def parse(argv: Sequence[str]) -> tuple[str, SubjectArguments, CorpusArguments, 
         prog="run_lens.py",
         allow_abbrev=False,
         usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe.yaml] [--any_field value]",
-        epilog="Recipes: " + ", ".join(recipe_names()) + ". Without options the recipe is demo.",
+        epilog="Recipes: " + ", ".join(recipe_names()) + ". demo is the default where no model and no text is named.",
     )
     parser.add_argument(
         "--config", default=None, help="Recipe: a YAML file of these fields, or the name of one of ours."
@@ -103,7 +107,8 @@ def parse(argv: Sequence[str]) -> tuple[str, SubjectArguments, CorpusArguments, 
         raise BadInput(
             "option", given, f"{_meant(given, ['--' + name for name in _names()])}--help lists all options."
         )
-    recipe = known.config or (DEMO if not words else None)
+    named = known.model_name_or_path or known.dataset_name or known.train_file
+    recipe = known.config or (None if named else DEMO)
     if recipe:
         words = [*as_options(load_recipe(recipe)), *words]  # what comes later wins
     subject, corpus, extraction, run, *_ = parser.parse_args_into_dataclasses(words)
@@ -161,14 +166,7 @@ def extract(subject: SubjectArguments, corpus: CorpusArguments, arguments: Extra
     config, tokenizer = _open_model(model_path, subject.revision)
     extraction = Extraction(_open_corpus(corpus), tokenizer, config, arguments, command)
     extraction.open()
-    frozen = FrozenLM.from_pretrained(
-        model_path,
-        revision=subject.revision,
-        dtype=subject.dtype,
-        quantization=subject.quantization,
-        attn_implementation=subject.attn_implementation,
-        device_map=subject.device_map or (None if state.device.type == "cpu" else {"": state.device}),
-    )
+    frozen = _load_model(model_path, subject, state)
     bill = extraction.bill(frozen)
     if state.is_main_process:
         by = f"{state.num_processes} processes" if state.num_processes > 1 else "one process"
@@ -186,11 +184,14 @@ def _model_path(subject: SubjectArguments) -> str:
         raise BadInput("model_name_or_path", None, f"Name a Hub model, a folder, or {DEMO!r} for the offline subject.")
     if subject.model_name_or_path != DEMO:
         return subject.model_name_or_path
-    from .demo.subject import subject_path
+    from .demo.probe import DEMO_SITE
+    from .demo.show import accuracy_table, site_table
+    from .demo.subject import load_card, subject_path
 
     state = PartialState()
     if state.is_main_process:  # the others find it in the cache
-        subject_path()
+        card = load_card(subject_path())
+        console.print(accuracy_table(card.report), site_table(card.sites, DEMO_SITE))
     state.wait_for_everyone()
     return str(subject_path(progress=False))
 
@@ -201,9 +202,26 @@ def _open_model(path: str, revision: str | None) -> tuple[Any, Any]:
             path, revision=revision
         )
     except (OSError, ValueError) as error:
-        raise BadInput(
-            "model_name_or_path", path, "Check the id or the folder, and that this machine is online.", why=str(error)
-        ) from error
+        raise _no_model(path, error) from error
+
+
+def _load_model(path: str, subject: SubjectArguments, state: PartialState) -> FrozenLM:
+    try:
+        return FrozenLM.from_pretrained(
+            path,
+            revision=subject.revision,
+            dtype=subject.dtype,
+            quantization=subject.quantization,
+            attn_implementation=subject.attn_implementation,
+            device_map=subject.device_map or (None if state.device.type == "cpu" else {"": state.device}),
+        )
+    except OSError as error:
+        raise _no_model(path, error) from error
+
+
+def _no_model(path: str, error: Exception) -> BadInput:
+    fix = "Check the id or the folder, and that this machine is online."
+    return BadInput("model_name_or_path", path, fix, why=str(error))
 
 
 def _open_corpus(arguments: CorpusArguments) -> Corpus:
@@ -225,7 +243,7 @@ def _show(activations: Activations, folder: Path, tokenizer: Any) -> None:
     row = activations.splits["train"][0]
     context, following = tokenizer.decode(row["input_ids"]), tokenizer.decode(row["continuation_ids"])
     console.print(f"\n[dim]first row: document {row['doc_id']}, position {row['position']}[/]")
-    console.print(f"{_escaped(context)} [bold]|[/] [dim]{_escaped(following)}[/]", highlight=False)
+    console.print(f"{escape(context)} [bold]|[/] [dim]{escape(following)}[/]", highlight=False)
     for site in activations.sites:
         vector = activations.splits["train"].with_format("numpy")[0][site]
         shown = " ".join(f"{x:+.2f}" for x in vector[:6])
@@ -254,7 +272,3 @@ def _without_folder(word: str) -> str:
     """Absolute paths of this machine do not belong on a card."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     return f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -98,7 +98,7 @@ def build(frozen: FrozenLM, site: str, example: tuple[str, str]) -> gr.Blocks:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="Hub id, local folder, or 'demo' for the offline subject.")
-    parser.add_argument("--site", default="resid_post.2")
+    parser.add_argument("--site", default="resid_post.1")
     parser.add_argument("--port", type=int, default=7860)
     options = parser.parse_args()
     path: str | Path = options.model

@@ -1,6 +1,7 @@
 """Schedules: what they are worth at each step, and that they are written as they are read."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_from_start_to_end(kind: str) -> None:
     values = [schedule(step) for step in range(130)]
     assert values[0] == pytest.approx(2.0)
     assert values[100:] == pytest.approx([0.5] * 30)
-    assert all(later < earlier for earlier, later in zip(values[:100], values[1:101], strict=True))
+    assert all(later < earlier for earlier, later in pairwise(values[:101]))
 
 
 def test_shapes_between_the_ends() -> None:

@@ -23,6 +23,7 @@ class Bill:
     tokens: int
     tokens_per_second: float
     free_bytes: int
+    stored_bytes: int = 0  # of a run that is resumed
 
     @classmethod
     def estimate(
@@ -34,6 +35,7 @@ class Bill:
         continuation_length: int,
         tokens_per_second: float,
         folder: Path,
+        stored_bytes: int = 0,
     ) -> Bill:
         """Scale a sample up; `share` is how many of the documents are long enough."""
         scale = (documents if documents is not None else 1000) * share / max(len(sample), 1)
@@ -46,6 +48,7 @@ class Bill:
             tokens=round(scale * sum(p.length for p in sample)),
             tokens_per_second=tokens_per_second,
             free_bytes=shutil.disk_usage(folder).free,
+            stored_bytes=stored_bytes,
         )
 
     @property
@@ -53,12 +56,13 @@ class Bill:
         return self.tokens / self.tokens_per_second
 
     def require_room(self, folder: Path) -> None:
-        if self.documents is not None and self.bytes > self.free_bytes:
+        needed = self.bytes - self.stored_bytes
+        if self.documents is not None and needed > self.free_bytes:
             raise BadInput(
                 "output_dir",
                 str(folder),
                 "Use another disk, fewer documents (--max_documents), positions or sites.",
-                why=f"about {human_bytes(self.bytes)} are needed and {human_bytes(self.free_bytes)} are free",
+                why=f"about {human_bytes(needed)} are needed and {human_bytes(self.free_bytes)} are free",
             )
 
     def __rich__(self) -> Table:
@@ -69,6 +73,8 @@ class Bill:
         table.add_row("rows", f"about {self.rows:,}")
         table.add_row("tokens", f"about {self.tokens:,}")
         table.add_row("on disk", f"about {human_bytes(self.bytes)} of {human_bytes(self.free_bytes)} free")
+        if self.stored_bytes:
+            table.add_row("stored already", human_bytes(self.stored_bytes))
         table.add_row("speed", f"{self.tokens_per_second:,.0f} tokens/s")
         table.add_row("time", f"about {human_time(self.seconds)}")
         return table

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 
 from ..errors import BadInput
 from ..frozen.provenance import hash_files, public_name
@@ -121,16 +122,22 @@ class Corpus:
             if not path.is_file():
                 raise BadInput("train_file", str(path), "Give the path of a file that exists.")
         suffixes = {path.suffix for path in paths}
+        kinds = ", ".join(FILE_FORMATS)
         if len(suffixes) > 1 or not suffixes <= set(FILE_FORMATS):
-            raise BadInput(
-                "train_file", [str(path) for path in paths], f"Give files of one kind: {', '.join(FILE_FORMATS)}."
-            )
+            raise BadInput("train_file", [str(path) for path in paths], f"Give files of one kind: {kinds}.")
         builder = FILE_FORMATS[suffixes.pop()]
         options = {"sample_by": arguments.sample_by} if builder == "text" else {}
         files = [str(path) for path in paths]
         if all(path.stat().st_size == 0 for path in paths):
             raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty")
-        source = load_dataset(builder, data_files=files, split="train", streaming=arguments.streaming, **options)
+        try:
+            source = load_dataset(builder, data_files=files, split="train", streaming=arguments.streaming, **options)
+        except (DatasetGenerationError, ValueError) as error:
+            if "corresponds to no data" in str(error):
+                raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty") from error
+            why = f"it cannot be read as {builder}: {error.__cause__ or error}"
+            fix = f"Mend the file, or give it the ending of its kind: {kinds}."
+            raise BadInput("train_file", files, fix, why) from error
         name = ", ".join(path.name for path in paths)
         return cls(source, arguments, name, {"files": hash_files(paths), "sample_by": arguments.sample_by})
 
@@ -185,7 +192,7 @@ def _require_columns(source: Dataset | IterableDataset, arguments: CorpusArgumen
             why="it is empty",
         )
     features = source.features
-    if features is None:
+    if not features:
         first = next(iter(source), None)
         if first is None:
             raise BadInput(

@@ -31,12 +31,13 @@ from .reader import ChunkReader
 from .rows import SPLITS, Prepared, RowRules, prepare
 from .storage import (
     METADATA,
+    PLAN,
     PROGRESS,
     ChunkNote,
     CorruptShard,
+    clear,
     features_of,
     open_folder,
-    start_progress,
     write_json,
 )
 from .stream import RowStream
@@ -45,7 +46,6 @@ from .table import ChunkWriter
 logger = logging.getLogger(__name__)
 
 SAMPLE_SIZE = 256
-PLAN = "plan.json"
 
 
 @dataclass
@@ -182,6 +182,7 @@ class Extraction:
             continuation_length=self.rules.continuation_length,
             tokens_per_second=sum(p.length for p in few) / seconds * PartialState().num_processes,
             folder=self.folder,
+            stored_bytes=sum(shard.bytes for note in ChunkNote.all_in(self.folder) for shard in note.shards),
         )
 
     def run(self, frozen: FrozenLM) -> Path:
@@ -231,7 +232,7 @@ class Extraction:
         """Write the plan, or compare it with the one that is there; drop finished chunks that are damaged."""
         path = self.folder / PROGRESS / PLAN
         if not path.exists():
-            start_progress(self.folder)  # a note without a plan could be of anything
+            clear(self.folder)  # what lies there without a plan could be of anything
             write_json(path, plan)
             return
         table = compare_fields(plan, json.loads(path.read_text()), ("now", "before"), plan)

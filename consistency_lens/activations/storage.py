@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save
 from ..errors import BadInput
 from .rows import SPLITS
 
-METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
+METADATA, STATISTICS, PROGRESS, PLAN = "extraction.json", "statistics.safetensors", ".progress", "plan.json"
 TEXT_COLUMNS = ("doc_id", "input_ids", "continuation_ids", "position")
 # What a collated batch holds besides columns: a kept column of that name would vanish there.
 BATCH_KEYS = ("attention_mask", "continuation_mask", "activations", "pair")
@@ -231,18 +231,19 @@ def open_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise BadInput(
             "overwrite", str(folder), "Empty it yourself if you are sure.", why="what lies there is no extraction"
         )
-    start_progress(folder)
-    for name in (STATISTICS, "dataset_dict.json"):
-        (folder / name).unlink(missing_ok=True)
-    for split in SPLITS:
-        for pattern in ("data-*.arrow", "data-*.arrow.part", "state.json", "dataset_info.json"):
-            for path in (folder / split).glob(pattern):
-                path.unlink()
+    clear(folder)
 
 
-def start_progress(folder: Path) -> None:
-    """Forget what is finished; the folder stays marked as an extraction, which --overwrite may empty again."""
+def clear(folder: Path) -> None:
+    """Remove an extraction and no other file.
+
+    The plan goes last: as long as it is there, a run with other settings is refused, and finds no shard of this one.
+    The folder for notes stays, and with it the right to overwrite.
+    """
     (folder / PROGRESS).mkdir(exist_ok=True)
-    (folder / METADATA).unlink(missing_ok=True)
-    for path in (folder / PROGRESS).iterdir():
-        path.unlink()
+    patterns = [METADATA, STATISTICS, "dataset_dict.json"]
+    patterns += [f"{split}/{name}" for split in SPLITS for name in ("data-*", "state.json", "dataset_info.json")]
+    patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()

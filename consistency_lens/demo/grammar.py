@@ -38,10 +38,10 @@ STATED: dict[str, tuple[str, ...]] = {
         "the child had a friend who worked as a {friend} .",
     ),
     "thing": (
-        "the child had found a {colour} {object} .",
-        "on the table lay a {colour} {object} .",
-        "in the corner there was a {colour} {object} .",
-        "there was a {object} that was {colour} .",
+        "the child had found a {colour} {object} and liked its colour .",
+        "on the table lay a {object} , and its colour was {colour} .",
+        "in the corner there was a {object} whose colour was {colour} .",
+        "the colour of the {object} of the child was {colour} .",
     ),
     "animal": (
         "the pet of the child was a {animal} .",
@@ -78,12 +78,12 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "the friend told them about the life of a {friend} .",
     ),
     "thing": (
-        "they took out the {object} , which was {colour} .",
-        "the child held up the {object} and it was {colour} .",
-        "then they looked for the {object} , and it was {colour} .",
+        "they took out the {object} , and its colour was {colour} .",
+        "the child held up the {object} , whose colour was {colour} .",
+        "then they looked for the {object} of the colour {colour} .",
         "in the [time] they cleaned the {object} until it looked {colour} again .",
         "somebody put the {object} near the [like] [thing] .",
-        "they painted a [thing] in the colour of the {object} , which is {colour} .",
+        "they painted a [thing] like the {object} , in the colour {colour} .",
     ),
     "animal": (
         "the pet , a {animal} , wanted to play .",

@@ -39,8 +39,8 @@ def describe(story: Story) -> Panel:
 def accuracy_table(report: SubjectReport) -> Table:
     """How often the subject says the fact that comes next, by kind of fact."""
     table = Table(title="Needed facts said, new stories", title_justify="left")
-    for column, side in (("fact", "left"), ("n", "right"), ("subject", "right"), ("possible", "right")):
-        table.add_column(column, justify=side)
+    for column in ("fact", "n", "subject", "possible"):
+        table.add_column(column, justify="left" if column == "fact" else "right")
     for kind, accuracy in report.by_kind.items():
         table.add_row(kind, str(report.count_by_kind[kind]), f"{accuracy:.2%}", f"{report.world_accuracy:.0%}")
     table.add_section()

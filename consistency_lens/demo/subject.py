@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -21,6 +22,10 @@ from consistency_lens.frozen import FrozenLM
 
 WORLD_FILES = ("words.py", "grammar.py", "stories.py", "tokenizer.py", "training.py")
 REPORT_FILE = "subject.json"
+# Whether a small model finds the facts in time hangs a little on its first weights.
+ATTEMPTS = 3
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,21 +81,25 @@ def train_subject(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, SubjectCard]:
     """Train, measure and probe; raise where the subject fails to know what its stories say."""
     tokenizer = build_tokenizer()
-    wall, cpu = time.perf_counter(), time.process_time()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = new_model(config, tokenizer)
-        train(model, tokenizer, config, progress)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     held_out = stories(config.held_out_stories, config.seed, HELD_OUT_START)
-    report = measure(model, tokenizer, held_out)
-    report.train_seconds, report.cpu_seconds = round(wall, 1), round(cpu, 1)
-    if report.accuracy < config.min_accuracy:
+    wall, cpu = time.perf_counter(), time.process_time()
+    for attempt in range(ATTEMPTS):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + attempt * 1_000_003)
+            model = new_model(config, tokenizer)
+            train(model, tokenizer, config, progress)
+        report = measure(model, tokenizer, held_out)
+        if report.accuracy >= config.min_accuracy:
+            break
+        logger.warning("The subject says %.1f %% of the facts it needs: too few.", 100 * report.accuracy)
+    else:
         raise RuntimeError(
-            f"The offline subject says {report.accuracy:.1%} of {report.num_positions} needed facts, below the "
-            f"{config.min_accuracy:.0%} it must reach; nothing was cached. Train longer (steps={config.steps}) or "
-            f"with another seed (seed={config.seed})."
+            f"The offline subject says {report.accuracy:.1%} of {report.num_positions} needed facts after {ATTEMPTS} "
+            f"attempts, below the {config.min_accuracy:.0%} it must reach; nothing was cached. Train longer "
+            f"(steps={config.steps}) or with another seed (seed={config.seed})."
         )
+    report.train_seconds = round(time.perf_counter() - wall, 1)
+    report.cpu_seconds = round(time.process_time() - cpu, 1)
     frozen = FrozenLM(model, tokenizer, f"subject-{subject_hash(config)}")
     return model, tokenizer, SubjectCard(config, report, probe_sites(frozen, held_out, seed=config.seed))
 

@@ -93,7 +93,7 @@ def training_batches(config: SubjectConfig, tokenizer: PreTrainedTokenizerFast) 
         rows.sort(key=lambda row: len(row.words))
         for batch in torch.randperm(batches, generator=generator).tolist():
             part = rows[batch * config.batch_size : (batch + 1) * config.batch_size]
-            ids = [row + [tokenizer.eos_token_id] for row in tokenizer([row.text for row in part])["input_ids"]]
+            ids = [[*row, tokenizer.eos_token_id] for row in tokenizer([row.text for row in part])["input_ids"]]
             padded = pad_batch(ids, tokenizer.pad_token_id)
             weight = padded["attention_mask"].float()
             for i, row in enumerate(part):

@@ -72,7 +72,9 @@ def test_metadata_say_where_the_rows_come_from(folder: Path) -> None:
         assert counts == {"documents": len(documents), "rows": len(found.splits[split])}
     highest = max(max(row["input_ids"] + row["continuation_ids"]) for row in rows.values())
     assert found.metadata["highest_token_id"] >= highest > VOCABULARY - 10
-    assert set(load_file(folder / "statistics.safetensors")) == {f"{s}.{n}" for s in SITES for n in ("mean", "variance")}
+    assert set(load_file(folder / "statistics.safetensors")) == {
+        f"{s}.{n}" for s in SITES for n in ("mean", "variance")
+    }
 
 
 def test_the_card_describes_the_columns_and_names_no_folder_of_this_machine(folder: Path) -> None:
@@ -164,7 +166,9 @@ def test_a_smaller_vocabulary_is_refused(folder: Path) -> None:
     found = Activations.load(folder)
     highest = found.metadata["highest_token_id"]
     with pytest.raises(BadInput, match=rf"input_ids={highest}: a token id beyond.* has {highest} tokens"):
-        found.require_model(tiny_lm("llama", vocab_size=highest), ignore=FrozenLM.provenance(tiny_lm(), *SITES).BINDING)
+        found.require_model(
+            tiny_lm("llama", vocab_size=highest), ignore=FrozenLM.provenance(tiny_lm(), *SITES).BINDING
+        )
     found.require_model(tiny_lm("llama", vocab_size=highest + 1), ignore=["weights"])
 
 
