@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
+import time
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -30,6 +33,12 @@ console = Console()
 
 DEMO = "demo"
 DEMO_DOCUMENTS = 6000
+# What a recipe says of its texts: of no use where the command line names a file instead of a dataset, or one instead
+# of a file.
+SOURCE = (
+    *["dataset_name", "dataset_config", "dataset_revision", "split", "train_file", "sample_by"],
+    *["text_column", "keep_columns"],
+)
 COMMANDS = {"extract": "read a corpus at some sites of a model, and store the rows as Arrow"}
 
 
@@ -65,6 +74,18 @@ class RunArguments:
 ARGUMENTS = (SubjectArguments, CorpusArguments, ExtractArguments, RunArguments)
 
 
+class Parser(HfArgumentParser):
+    """One among several processes says what is wrong with the options that all were given."""
+
+    def error(self, message: str) -> Any:
+        _let_the_main_process_speak()
+        super().error(message)
+
+    def print_help(self, file: Any = None) -> None:
+        if _rank() == 0:
+            super().print_help(file)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. What a user can mend is said in one line, without a trace."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -76,10 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             extract(subject, corpus, extraction, shlex.join(["run_lens.py", *map(_without_folder, argv)]))
         return 0
     except (BadInput, ProvenanceMismatch, CorruptShard) as error:
+        _let_the_main_process_speak()
         Console(stderr=True).print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: what is finished is kept, --resume goes on from there")
+        if _rank() == 0:
+            Console(stderr=True).print("interrupted: what is finished is kept, --resume goes on from there")
         return 130
 
 
@@ -91,7 +114,7 @@ def parse(argv: Sequence[str]) -> tuple[str, SubjectArguments, CorpusArguments, 
         command = words.pop(0)
         if command not in COMMANDS:
             raise BadInput("command", command, f"{_meant(command, COMMANDS)}Use one of {', '.join(COMMANDS)}.")
-    parser = HfArgumentParser(
+    parser = Parser(
         ARGUMENTS,
         prog="run_lens.py",
         allow_abbrev=False,
@@ -101,18 +124,36 @@ def parse(argv: Sequence[str]) -> tuple[str, SubjectArguments, CorpusArguments, 
     parser.add_argument(
         "--config", default=None, help="Recipe: a YAML file of these fields, or the name of one of ours."
     )
-    known, unknown = parser.parse_known_args(words)
+    absent = object()
+    known, unknown = parser.parse_known_args(words, Namespace(**dict.fromkeys([*_names(), "config"], absent)))
     if unknown:
         given = unknown[0].split("=")[0]
+        if given in COMMANDS:
+            raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
         raise BadInput(
             "option", given, f"{_meant(given, ['--' + name for name in _names()])}--help lists all options."
         )
-    named = known.model_name_or_path or known.dataset_name or known.train_file
-    recipe = known.config or (None if named else DEMO)
+    explicit = {name: value for name, value in vars(known).items() if value is not absent}
+    named = explicit.keys() & {"model_name_or_path", "dataset_name", "train_file"}
+    recipe = explicit.get("config") or (None if named else DEMO)
     if recipe:
-        words = [*as_options(load_recipe(recipe)), *words]  # what comes later wins
+        words = [*as_options(less(load_recipe(recipe), explicit)), *words]  # what comes later wins
     subject, corpus, extraction, run, *_ = parser.parse_args_into_dataclasses(words)
     return command, subject, corpus, extraction, run
+
+
+def less(record: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what the opposite of an explicit option would say beside it."""
+    beaten: set[str] = set()
+    for this, other in [("resume", "overwrite"), ("overwrite", "resume")]:
+        if explicit.get(this) and other not in explicit:
+            beaten.add(other)
+    for this, other in [("dataset_name", "train_file"), ("train_file", "dataset_name")]:
+        if this in explicit and other not in explicit and record.get(other):
+            beaten.update(SOURCE)
+    if record.get("dataset_name") not in (None, explicit.get("dataset_name", record.get("dataset_name"))):
+        beaten |= {"dataset_config", "dataset_revision"}  # of the one that the recipe names
+    return {name: value for name, value in record.items() if name not in beaten}
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
@@ -142,13 +183,20 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
 
 def as_options(record: dict[str, Any]) -> list[str]:
     """A recipe as command line options, so that types and choices are checked there; null and [] set nothing."""
-    lists = {f.name for arguments in ARGUMENTS for f in fields(arguments) if "list" in str(f.type)}
+    kinds = {name: kind for arguments in ARGUMENTS for name, kind in get_type_hints(arguments).items()}
     words = []
     for name, value in record.items():
-        if isinstance(value, dict) or (isinstance(value, list) and name not in lists):
+        parts = get_args(kinds[name])
+        kind = parts[0] if type(None) in parts else kinds[name]  # of `X | None`, X
+        if isinstance(value, dict) or (isinstance(value, list) and get_origin(kind) is not list):
             raise BadInput("config", name, "Give a single value.", why=f"the recipe gives it {value!r}")
+        if kind in (str, list[str]) and value is not None:
+            for item in value if isinstance(value, list) else [value]:
+                if not isinstance(item, str):
+                    why = f"YAML reads {item!r} there, which is no text"
+                    raise BadInput("config", name, f"Put the text in quotes, as in {name}: 'no'.", why)
         if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)] if value else []
+            words += [f"--{name}", *value] if value else []
         elif value is not None:
             words.append(f"--{name}={value}")
     return words
@@ -172,7 +220,7 @@ def extract(subject: SubjectArguments, corpus: CorpusArguments, arguments: Extra
         by = f"{state.num_processes} processes" if state.num_processes > 1 else "one process"
         logger.info("reading %s at %s, in %s", frozen.model_id, ", ".join(extraction.sites), by)
         console.print(bill)
-    bill.require_room(extraction.folder)
+    bill.require_room()
     folder = extraction.run(frozen)
     if state.is_main_process:
         _show(Activations.load(folder, verify=False), folder, tokenizer)
@@ -230,7 +278,7 @@ def _open_corpus(arguments: CorpusArguments) -> Corpus:
     from .demo.stories import story_dataset
 
     number = arguments.max_documents or DEMO_DOCUMENTS
-    return Corpus(story_dataset(number), arguments, "the demo world", {"stories": number})
+    return Corpus(story_dataset(number), arguments, "the demo world")
 
 
 def _show(activations: Activations, folder: Path, tokenizer: Any) -> None:
@@ -269,6 +317,21 @@ def _meant(given: str, known: Any) -> str:
 
 
 def _without_folder(word: str) -> str:
-    """Absolute paths of this machine do not belong on a card."""
+    """Of a path outside the current folder only the last part: where things lie on this machine is on no card."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    return f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}"
+    path = os.path.normpath(value)
+    if os.path.isabs(path) or path.split(os.sep)[0] == ".." or path.startswith("~"):
+        value = os.path.basename(path) or os.sep
+        value = "~" if value.startswith("~") else value  # ~alice
+    return f"{option}{equals}{value}"
+
+
+def _rank() -> int:
+    """Of this process; also before there is a `PartialState` to ask."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _let_the_main_process_speak() -> None:
+    """Wait before an error is shown: where the main process fails alike, the launcher ends this one meanwhile."""
+    if _rank() > 0:
+        time.sleep(5)

@@ -20,6 +20,8 @@ from datasets import Dataset
 from tiny import VOCABULARY, shared_lm, tiny_model, tiny_tokenizer
 
 from consistency_lens.activations import Activations, Corpus, CorpusArguments, ExtractArguments, Extraction
+from consistency_lens.activations.folder import ExtractionFolder
+from consistency_lens.activations.storage import ChunkNote
 from consistency_lens.frozen import FrozenLM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +86,10 @@ def written(folder: Path) -> dict[str, bytes]:
     """Name -> content of all that rows depend on: shards, layout, metadata and statistics; not the card."""
     wanted = [p for p in folder.rglob("*") if p.is_file() and p.suffix in (".arrow", ".json", ".safetensors")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in wanted if p.name != "plan.json"}
+
+
+def notes_in(folder: Path) -> list[ChunkNote]:
+    return ExtractionFolder(folder, resume=True, overwrite=False).notes()
 
 
 def shards(folder: Path) -> list[Path]:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from extracting import ROOT, model_without_weights, options, random_texts, run, saved_model, write_jsonl
+from datasets import load_from_disk
+from extracting import (
+    ROOT,
+    model_without_weights,
+    options,
+    random_texts,
+    run,
+    saved_model,
+    shards,
+    start,
+    write_jsonl,
+    written,
+)
 
 from consistency_lens import cli
 from consistency_lens.activations import Activations, CorpusArguments, ExtractArguments
@@ -94,6 +109,55 @@ def test_a_single_site_needs_no_list(tmp_path: Path) -> None:
     assert (extraction.sites, corpus.keep_columns, corpus.train_file) == (["resid_post.2"], ["facts"], ["a.jsonl"])
 
 
+@pytest.mark.parametrize(
+    ("words", "source"),
+    [
+        (["--train_file", "x.jsonl"], {"train_file": ["x.jsonl"]}),
+        (["--train_file", "x.jsonl", "--text_column", "story"], {"train_file": ["x.jsonl"], "text_column": "story"}),
+        (["--dataset_name", "mine"], {"dataset_name": "mine", "keep_columns": ["facts", "fact_positions"]}),
+    ],
+)
+def test_texts_named_by_an_option_replace_those_of_a_recipe(words: list[str], source: dict[str, Any]) -> None:
+    _, subject, corpus, extraction, _ = cli.parse(["--config", "demo", *words])
+    assert corpus == CorpusArguments(max_documents=6000, **source)
+    assert subject.model_name_or_path == "demo" and extraction.sites == ["resid_post.1"], "the rest stays"
+
+
+def test_a_dataset_named_by_an_option_replaces_the_file_of_a_recipe(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, train_file="a.txt", sample_by="paragraph", max_documents=7)
+    _, _, corpus, _, _ = cli.parse(["--config", recipe, "--dataset_name", "mine"])
+    assert corpus == CorpusArguments(dataset_name="mine", max_documents=7)
+    _, _, corpus, _, _ = cli.parse(["--config", recipe, "--train_file", "b.txt"])
+    assert corpus == CorpusArguments(train_file=["b.txt"], sample_by="paragraph", max_documents=7)
+
+
+def test_another_dataset_has_no_configuration_of_the_one_in_the_recipe(tmp_path: Path) -> None:
+    config = cli.load_recipe("gpt2")["dataset_config"]
+    for name, expected in [("mine", None), ("Salesforce/wikitext", config)]:
+        _, _, corpus, _, _ = cli.parse(["--config", "gpt2", "--dataset_name", name])
+        assert (corpus.dataset_name, corpus.dataset_config) == (name, expected)
+    part = write_recipe(tmp_path, dataset_config="en", dataset_revision="v1")
+    _, _, corpus, _, _ = cli.parse(["--config", part, "--dataset_name", "mine"])
+    assert (corpus.dataset_config, corpus.dataset_revision) == ("en", "v1"), "a recipe without a name meant this one"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "resume", "overwrite"),
+    [
+        ({"resume": True}, ["--overwrite"], False, True),
+        ({"overwrite": True}, ["--resume"], True, False),
+        ({"resume": True}, ["--overwrite", "--resume"], True, True),
+        ({"resume": True}, ["--overwrite", "False"], True, False),
+        ({"resume": True}, [], True, False),
+    ],
+)
+def test_an_option_beats_its_opposite_in_a_recipe(
+    tmp_path: Path, recipe: dict[str, Any], words: list[str], resume: bool, overwrite: bool
+) -> None:
+    _, _, _, extraction, _ = cli.parse(["--config", write_recipe(tmp_path, **recipe), *words])
+    assert (extraction.resume, extraction.overwrite) == (resume, overwrite)
+
+
 def test_null_and_an_empty_list_set_nothing(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, sites=[], keep_columns=[], max_documents=None)
     _, _, corpus, extraction, _ = cli.parse(["--config", recipe])
@@ -114,6 +178,14 @@ def test_null_and_an_empty_list_set_nothing(tmp_path: Path) -> None:
         ("a: [b", "Mend the YAML."),
         ("batch_size: [1, 2]", "config='batch_size': the recipe gives it [1, 2]. Give a single value."),
         ("sites: {a: b}", "config='sites': the recipe gives it {'a': 'b'}. Give a single value."),
+        (
+            "dataset_config: no",
+            "config='dataset_config': YAML reads False there, which is no text. Put the text in quo",
+        ),
+        ("revision: 0123456", "config='revision': YAML reads 42798 there, which is no text."),
+        ("sites: [null]", "config='sites': YAML reads None there, which is no text."),
+        ("train_file: [a.txt, 2024-01-01]", "config='train_file': YAML reads datetime.date(2024, 1, 1) there"),
+        ("keep_columns: 7", "config='keep_columns': YAML reads 7 there"),
     ],
 )
 def test_a_recipe_that_cannot_work(tmp_path: Path, content: str, said: str) -> None:
@@ -195,3 +267,112 @@ def test_the_card_says_the_command_without_a_folder_of_this_machine(tmp_path: Pa
     assert "run_lens.py extract --use_cpu --min_position 4" in card
     assert form.format("--model_name_or_path", "tiny-llama") in card and "source_datasets" not in card
     assert form.format("--output_dir", "rows") in card
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("../private/alice/x.jsonl", "x.jsonl"),
+        ("--train_file=../private/alice/x.jsonl", "--train_file=x.jsonl"),
+        ("data/../../private/x.jsonl", "x.jsonl"),
+        ("~/private/x.jsonl", "x.jsonl"),
+        ("~alice/x.jsonl", "x.jsonl"),
+        ("~alice", "~"),
+        ("--output_dir=/data/alice/rows/", "--output_dir=rows"),
+        ("/", "/"),
+        ("..", ".."),
+        ("data/x.jsonl", "data/x.jsonl"),
+        ("./data/../x.jsonl", "./data/../x.jsonl"),
+        ("resid_post.2/3", "resid_post.2/3"),
+        ("me/model..x", "me/model..x"),
+        ("--resume", "--resume"),
+        ("-1", "-1"),
+    ],
+)
+def test_of_a_path_outside_the_folder_only_the_last_part_is_shown(word: str, shown: str) -> None:
+    assert cli._without_folder(word) == shown
+
+
+def test_an_interrupted_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "texts.jsonl", random_texts(3000, shortest=20))
+    given = {"model_name_or_path": saved_model(), "train_file": corpus, "documents_per_shard": 20}
+
+    def words(name: str, **more: Any) -> list[str]:
+        return ["extract", "--use_cpu", *options(**given, output_dir=tmp_path / name, **more)]
+
+    running = start(words("rows"), tmp_path / "log")
+    deadline = time.monotonic() + 120
+    while len(shards(tmp_path / "rows")) < 10:
+        assert running.process.is_alive() and time.monotonic() < deadline, running.log.read_text()
+        time.sleep(0.001)
+    os.kill(running.process.pid, signal.SIGINT)
+    code, said = running.end()
+    assert code == 130 and "Traceback" not in said, said
+    assert "interrupted: what is finished is kept, --resume goes on from there" in said
+    assert not (tmp_path / "rows/extraction.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in shards(tmp_path / "rows")}
+    code, said = run(words("rows", resume=True), tmp_path / "log")
+    assert code == 0, said
+    code, said = run(words("whole"), tmp_path / "log")
+    assert code == 0, said
+    assert written(tmp_path / "rows") == written(tmp_path / "whole")
+    same = [path for path, at in kept.items() if path.stat().st_mtime_ns == at]
+    assert len(kept) - len(same) <= 3, "at most the chunk at work is made again"
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--text_column", "txt"], "error: text_column='txt'"),
+        (["--batch_sise", "3"], "error: option='--batch_sise'"),
+        (["--batch_size", "many"], "invalid int value"),
+    ],
+)
+def test_of_two_processes_one_says_what_is_wrong(tmp_path: Path, more: list[str], said: str) -> None:
+    corpus = write_jsonl(tmp_path / "texts.jsonl", random_texts(30))
+    words = ["extract", "--use_cpu", *options(model_name_or_path=model_without_weights(), train_file=corpus), *more]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "run_lens.py")]
+    done = subprocess.run(
+        [sys.executable, *launcher, *words], capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False
+    )
+    assert done.returncode != 0
+    assert done.stderr.count(said) == 1, done.stderr
+
+
+def test_what_only_another_process_finds_is_said_all_the_same() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "run_lens.py", "--batch_sise", "3"],
+        env=os.environ | {"RANK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2 and "option='--batch_sise'" in done.stderr
+
+
+@pytest.mark.slow
+def test_with_no_argument_it_is_the_whole_demo(tmp_path: Path) -> None:
+    """Trains the subject, which takes minutes, unless this machine has it."""
+    home, known = tmp_path / "home", Path.home() / ".cache/huggingface/consistency_lens"
+    if known.is_dir():
+        shutil.copytree(known, home / "consistency_lens")
+    done = subprocess.run(
+        [sys.executable, ROOT / "run_lens.py"],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(home), "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for title in (
+        "Needed facts said, new stories",
+        "Where a linear probe reads the needed fact",
+        "first row: document",
+    ):
+        assert title in done.stdout
+    rows = load_from_disk(str(tmp_path / "outputs/demo-activations"))
+    assert {"facts", "fact_positions"} <= set(rows["train"].column_names) and len(rows["train"]) > 10_000

@@ -104,6 +104,8 @@ def test_a_request_that_cannot_work(
         (["--batchsize", "3"], "option='--batchsize'. Did you mean '--batch_size'? --help lists all options."),
         (["--batchsize=3"], "option='--batchsize'. Did you mean '--batch_size'?"),
         (["more"], "option='more'."),
+        (["--dataset_name", "x"], "Use either --train_file or --dataset_name."),
+        (["--dataset_revision", "main"], "dataset_revision='main'. Leave it out: local files have none."),
     ],
 )
 def test_an_option_that_cannot_work(
@@ -118,6 +120,7 @@ def test_an_option_that_cannot_work(
         (["extrct"], "command='extrct'. Did you mean 'extract'? Use one of extract."),
         (["extract", "--dataset_name", "x"], "model_name_or_path=None. Name a Hub model, a folder, or 'demo'"),
         (["extract", "--model_name_or_path", "."], "model_name_or_path='.': "),
+        (["--batch_size", "3", "extract"], "command='extract'. Write it before all options: run_lens.py extract --"),
         (["--config", "demmo"], "config='demmo'. Give the path of a YAML file, or one of our recipes: demo, gpt2."),
     ],
 )

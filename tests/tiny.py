@@ -23,6 +23,17 @@ _LLAMA: dict[str, Any] = _TOKENS | {
     "head_dim": 8,
 }
 _WINDOW = {"sliding_window": 5}
+_VISION: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+}
 
 # name of the case -> (model_type, configuration)
 TINY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,6 +51,8 @@ TINY_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2-window": ("gemma2", _LLAMA | _WINDOW | {"query_pre_attn_scalar": 8}),
     "gemma3": ("gemma3_text", _LLAMA | {"query_pre_attn_scalar": 8, "sliding_window": 4096}),
     "gemma3-window": ("gemma3_text", _LLAMA | _WINDOW | {"query_pre_attn_scalar": 8}),
+    "gemma3-vision": ("gemma3", _LLAMA | {"query_pre_attn_scalar": 8, "sliding_window": 4096}),
+    "gemma3-vision-window": ("gemma3", _LLAMA | _WINDOW | {"query_pre_attn_scalar": 8}),
     "olmo2": ("olmo2", _LLAMA),
     "phi3": ("phi3", _LLAMA | {"sliding_window": None}),
     "phi3-window": ("phi3", _LLAMA | _WINDOW),
@@ -50,7 +63,10 @@ def tiny_model(case: str, **overrides: Any) -> PreTrainedModel:
     """A random model in float32; weights are larger than at ordinary initialisation so that logits differ."""
     model_type, settings = TINY_CONFIGS[case]
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **(settings | {"initializer_range": 0.2} | overrides))
+    settings = settings | {"initializer_range": 0.2} | overrides
+    if model_type == "gemma3":  # the settings are those of the text part
+        settings = {"text_config": settings} | _VISION
+    config = AutoConfig.for_model(model_type, **settings)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 

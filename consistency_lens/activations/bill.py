@@ -23,7 +23,8 @@ class Bill:
     tokens: int
     tokens_per_second: float
     free_bytes: int
-    stored_bytes: int = 0  # of a run that is resumed
+    folder: str
+    stored_bytes: int = 0  # of rows that are there already, kept or to be replaced
 
     @classmethod
     def estimate(
@@ -48,6 +49,7 @@ class Bill:
             tokens=round(scale * sum(p.length for p in sample)),
             tokens_per_second=tokens_per_second,
             free_bytes=shutil.disk_usage(folder).free,
+            folder=str(folder),
             stored_bytes=stored_bytes,
         )
 
@@ -55,12 +57,12 @@ class Bill:
     def seconds(self) -> float:
         return self.tokens / self.tokens_per_second
 
-    def require_room(self, folder: Path) -> None:
+    def require_room(self) -> None:
         needed = self.bytes - self.stored_bytes
         if self.documents is not None and needed > self.free_bytes:
             raise BadInput(
                 "output_dir",
-                str(folder),
+                self.folder,
                 "Use another disk, fewer documents (--max_documents), positions or sites.",
                 why=f"about {human_bytes(needed)} are needed and {human_bytes(self.free_bytes)} are free",
             )
@@ -82,7 +84,7 @@ class Bill:
 
 def human_bytes(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets.features.features import require_decoding
+from pyarrow import ArrowException
 
 from ..errors import BadInput
 from ..frozen.provenance import hash_files, public_name
@@ -23,6 +38,8 @@ FILE_FORMATS = {
     ".arrow": "arrow",
     ".csv": "csv",
 }
+HASHED_OF_A_STREAM = 256  # a stream in memory has no end that one could wait for
+UNREADABLE = (ArrowException, DatasetsError, ValueError, TypeError, KeyError, OSError)  # what a broken stream raises
 
 
 @dataclass
@@ -34,6 +51,9 @@ class CorpusArguments:
         metadata={"help": "Hub dataset id, local dataset folder, or 'demo' for the offline world of stories."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
+    )
     split: str = field(default="train", metadata={"help": "Which split of the source to read."})
     train_file: list[str] | None = field(
         default=None, metadata={"help": "Local files instead: .txt .json .jsonl .csv .parquet .arrow."}
@@ -64,7 +84,7 @@ class Corpus:
     Args:
         source: rows with at least the text column.
         name: how cards call it.
-        identity: what tells two corpora apart when a run is resumed.
+        settled: what settles the texts: hashes of files, the commit of a repository. Left out, the texts are hashed.
         hub_id: where it comes from, if that is a dataset on the Hub.
     """
 
@@ -73,47 +93,42 @@ class Corpus:
         source: Dataset | IterableDataset,
         arguments: CorpusArguments,
         name: str,
-        identity: dict[str, Any] | None = None,
+        settled: dict[str, Any] | None = None,
         hub_id: str | None = None,
     ) -> None:
         if arguments.max_documents is not None and arguments.max_documents < 1:
             raise BadInput("max_documents", arguments.max_documents, "Use 1 or more, or leave it out.")
-        self.source, self.arguments, self.name, self.hub_id = source, arguments, name, hub_id
+        self.arguments, self.name, self.settled, self.hub_id = arguments, name, settled, hub_id
         self.features = _require_columns(source, arguments)
-        self.identity = {"corpus": name, "split": arguments.split, "text_column": arguments.text_column} | (
-            identity or {}
-        )
+        source = source.with_format(None)
+        if source.features:  # what is not selected is never decoded
+            source = source.select_columns(list(dict.fromkeys([arguments.text_column, *self.features])))
+        self.source = source
 
     @classmethod
     def load(cls, arguments: CorpusArguments) -> Corpus:
         """Open what the arguments name; nothing is tokenised yet."""
+        if arguments.train_file and arguments.dataset_name:
+            raise BadInput("train_file", arguments.train_file, "Use either --train_file or --dataset_name.")
+        folder = Path(arguments.dataset_name or "")
+        if arguments.dataset_revision and (arguments.train_file or folder.exists()):
+            raise BadInput("dataset_revision", arguments.dataset_revision, "Leave it out: local files have none.")
         if arguments.train_file:
             return cls._from_files(arguments)
         if not arguments.dataset_name:
             raise BadInput("dataset_name", None, "Name a Hub dataset (--dataset_name) or local files (--train_file).")
-        folder = Path(arguments.dataset_name)
         if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
-            saved = load_from_disk(str(folder))
-            if isinstance(saved, DatasetDict):
-                if arguments.split not in saved:
-                    raise BadInput("split", arguments.split, f"The dataset has {', '.join(saved)}.")
-                saved = saved[arguments.split]
-            state = folder / (arguments.split if (folder / "dataset_dict.json").exists() else "") / "state.json"
-            return cls(saved, arguments, public_name(str(folder)), {"files": hash_files([state])})
-        try:
-            source = load_dataset(
-                arguments.dataset_name, arguments.dataset_config, split=arguments.split, streaming=arguments.streaming
-            )
-        except (ValueError, FileNotFoundError, ConnectionError) as error:
-            field_name = "split" if "split" in str(error).lower() else "dataset_name"
-            raise BadInput(
-                field_name,
-                arguments.split if field_name == "split" else arguments.dataset_name,
-                "Check the id, --dataset_config and --split on the Hub, and that this machine is online.",
-                why=str(error),
-            ) from error
-        name = public_name(arguments.dataset_name)
-        return cls(source, arguments, name, {"config": arguments.dataset_config}, None if folder.exists() else name)
+            return cls(_saved(folder, arguments), arguments, public_name(str(folder)))
+        builder = _builder(arguments)
+        name, settled = public_name(arguments.dataset_name), {"config": arguments.dataset_config}
+        if folder.exists():
+            return cls(_split(builder, arguments), arguments, name, settled | {"files": _hash_data_files(builder)})
+        # `datasets` settles on a commit before it reads anything; the hash of a builder from the Hub is that commit.
+        asked = arguments.dataset_revision
+        if asked and re.fullmatch("[0-9a-f]{40}", asked) and asked != builder.hash:  # offline it takes what it has
+            why = f"this machine has only {builder.hash}, and the Hub cannot be asked"
+            raise BadInput("dataset_revision", asked, "Go online, or name that commit.", why=why)
+        return cls(_split(builder, arguments), arguments, name, settled | {"commit": builder.hash}, name)
 
     @classmethod
     def _from_files(cls, arguments: CorpusArguments) -> Corpus:
@@ -139,7 +154,28 @@ class Corpus:
             fix = f"Mend the file, or give it the ending of its kind: {kinds}."
             raise BadInput("train_file", files, fix, why) from error
         name = ", ".join(path.name for path in paths)
-        return cls(source, arguments, name, {"files": hash_files(paths), "sample_by": arguments.sample_by})
+        return cls(source, arguments, name, {"files": _hash_in_order(paths), "sample_by": arguments.sample_by})
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells two corpora apart when a run is resumed."""
+        known = {"corpus": self.name, "split": self.arguments.split, "text_column": self.arguments.text_column}
+        return known | (self.settled or {"texts": self._hash_rows()})
+
+    def _hash_rows(self) -> str:
+        """Over all texts and kept values that will be read; of a stream, over the first ones.
+
+        Not `Dataset._fingerprint`: it is private, it is drawn anew in each process after a `map` by a function that
+        cannot be pickled, and it changes with the modification time of a file.
+        """
+        digest, length = hashlib.sha256(), self.num_documents
+        if isinstance(self.source, IterableDataset):
+            length = min(length or HASHED_OF_A_STREAM, HASHED_OF_A_STREAM)
+        for index, documents in self.chunks(HASHED_OF_A_STREAM):
+            digest.update(repr([(text, kept) for _, text, kept in documents]).encode(errors="surrogatepass"))
+            if (index + 1) * HASHED_OF_A_STREAM >= (length or 0):
+                break
+        return f"sha256:{digest.hexdigest()}"
 
     @property
     def num_documents(self) -> int | None:
@@ -151,26 +187,41 @@ class Corpus:
     def chunks(
         self, size: int, wanted: Callable[[int], bool] = lambda index: True
     ) -> Iterator[tuple[int, list[Document]]]:
-        """Consecutive documents, `size` at a time, numbered from 0; those not wanted are passed over unread."""
+        """Consecutive documents, `size` at a time, numbered from 0; those not wanted are passed over."""
         start = 0
         rows = None if isinstance(self.source, Dataset) else iter(self.source)
         while (stop := self._stop(start, size)) > start:
-            if wanted(start // size):
-                batch = (
-                    [self.source[i] for i in range(start, stop)] if rows is None else list(islice(rows, stop - start))
-                )
+            read = wanted(start // size)
+            if rows is not None:
+                batch = self._next(rows, start, stop - start)
                 if not batch:
                     return
+            elif read:
+                columns = self.source[start:stop]
+                batch = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            if read:
                 yield start // size, [self._document(start + i, row) for i, row in enumerate(batch)]
-            elif rows is not None and sum(1 for _ in islice(rows, stop - start)) == 0:
-                return
             start = stop
+
+    def _next(self, rows: Iterator[dict[str, Any]], start: int, count: int) -> list[dict[str, Any]]:
+        """The next rows of a stream, fewer at its end."""
+        taken: list[dict[str, Any]] = []
+        try:
+            taken.extend(islice(rows, count))  # keeps what came before an error
+        except UNREADABLE as error:
+            raise _broken(self.arguments, start + len(taken), error) from error
+        return taken
 
     def _stop(self, start: int, size: int) -> int:
         known = self.num_documents
         return start + size if known is None else min(start + size, known)
 
     def _document(self, doc_id: int, row: dict[str, Any]) -> Document:
+        wanted = [self.arguments.text_column, *self.arguments.keep_columns]
+        for name in wanted:
+            if name not in row:
+                fix = "Mend the source: every document needs the column."
+                raise BadInput("column", name, fix, why=f"document {doc_id} has only {', '.join(row)}")
         text = row[self.arguments.text_column]
         if text is not None and not isinstance(text, str):
             raise BadInput(
@@ -184,23 +235,18 @@ class Corpus:
 
 def _require_columns(source: Dataset | IterableDataset, arguments: CorpusArguments) -> Features:
     """Check text and kept columns; return the features of the kept ones."""
-    if isinstance(source, Dataset) and len(source) == 0:
-        raise BadInput(
-            "dataset",
-            arguments.dataset_name or arguments.train_file,
-            "Give a source with rows in it.",
-            why="it is empty",
-        )
     features = source.features
+    first: dict[str, Any] | None = {}
+    if isinstance(source, Dataset):
+        first = {} if len(source) else None
+    elif not features:
+        try:
+            first = next(iter(source), None)
+        except UNREADABLE as error:
+            raise _broken(arguments, 0, error) from error
+    if first is None:
+        raise BadInput("dataset", _source_of(arguments), "Give a source with rows in it.", why="it is empty")
     if not features:
-        first = next(iter(source), None)
-        if first is None:
-            raise BadInput(
-                "dataset",
-                arguments.dataset_name or arguments.train_file,
-                "Give a source with rows in it.",
-                why="it is empty",
-            )
         features = Features({name: Value("string") for name in first})
         if arguments.keep_columns:
             raise BadInput(
@@ -212,4 +258,75 @@ def _require_columns(source: Dataset | IterableDataset, arguments: CorpusArgumen
                 near = get_close_matches(column, features, 1)
                 hint = f"Did you mean {near[0]!r}? " if near else ""
                 raise BadInput(field_name, column, f"{hint}The source has {', '.join(features)}.")
+            if require_decoding(features[column], ignore_decode_attribute=True):
+                fix = "Name columns of plain values; doc_id leads from a row back to its document, and so to the rest."
+                raise BadInput(field_name, column, fix, why=f"it holds {type(features[column]).__name__}")
     return Features({name: features[name] for name in arguments.keep_columns})
+
+
+def _source_of(arguments: CorpusArguments) -> str | list[str] | None:
+    return arguments.dataset_name or arguments.train_file
+
+
+def _broken(arguments: CorpusArguments, doc_id: int, error: Exception) -> BadInput:
+    fix = "Mend the source, or stop before with --max_documents."
+    why = f"the stream breaks at document {doc_id}: {type(error).__name__}: {error}"
+    return BadInput("dataset", _source_of(arguments), fix, why)
+
+
+def _saved(folder: Path, arguments: CorpusArguments) -> Dataset:
+    """What `save_to_disk` wrote."""
+    try:
+        saved = load_from_disk(str(folder))
+    except (ArrowException, OSError, ValueError) as error:
+        fix = "Save it again with save_to_disk."
+        raise BadInput("dataset_name", str(folder), fix, why=f"it cannot be read: {error}") from error
+    if not isinstance(saved, DatasetDict):
+        return saved
+    if arguments.split not in saved:
+        raise BadInput("split", arguments.split, f"The dataset has {', '.join(saved)}.")
+    return saved[arguments.split]
+
+
+def _builder(arguments: CorpusArguments) -> DatasetBuilder:
+    try:
+        return load_dataset_builder(
+            arguments.dataset_name, arguments.dataset_config, revision=arguments.dataset_revision
+        )
+    except RuntimeError as error:  # which `datasets` raises for a loading script
+        fix = "Use a copy of it as data files: try --dataset_revision refs/convert/parquet."
+        raise BadInput("dataset_name", arguments.dataset_name, fix, why=str(error)) from error
+    except (ValueError, OSError, DatasetsError) as error:
+        fix = "Check the id, --dataset_config and --dataset_revision on the Hub, and that this machine is online."
+        raise BadInput("dataset_name", arguments.dataset_name, fix, why=str(error)) from error
+
+
+def _split(builder: DatasetBuilder, arguments: CorpusArguments) -> Dataset | IterableDataset:
+    """`load_dataset` in two steps: what goes wrong in the second is the split."""
+    if not arguments.streaming:
+        try:
+            builder.download_and_prepare()
+        except (ValueError, OSError, DatasetsError) as error:
+            fix = "Check its files, and that this machine is online and has room for them."
+            raise BadInput("dataset_name", arguments.dataset_name, fix, why=str(error.__cause__ or error)) from error
+    try:
+        if arguments.streaming:
+            return builder.as_streaming_dataset(split=arguments.split)
+        return builder.as_dataset(split=arguments.split)
+    except ValueError as error:
+        raise BadInput("split", arguments.split, "Use a split of the dataset.", why=str(error)) from error
+
+
+def _hash_data_files(builder: DatasetBuilder) -> str:
+    """Over the files of all splits of a local folder: names, order and contents; of files elsewhere, the address."""
+    splits = builder.config.data_files or {}
+    names = [(str(split), str(file)) for split, found in splits.items() for file in found]
+    parts = [(split, _hash_in_order([Path(f)]) if Path(f).is_file() else f) for split, f in names]
+    return f"sha256:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
+
+
+def _hash_in_order(paths: list[Path]) -> str:
+    """Over names and contents; other files, or the same in another order, are other documents."""
+    if len(paths) == 1:
+        return hash_files(paths)
+    return f"sha256:{hashlib.sha256(repr([hash_files([path]) for path in paths]).encode()).hexdigest()}"

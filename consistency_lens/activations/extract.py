@@ -6,7 +6,6 @@ processes share chunks out, and a resumed run does those that are missing.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -22,24 +21,15 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
-from ..frozen.provenance import compare_fields
-from ..frozen.sites import resolve_sites
+from ..frozen.provenance import hash_tokenizer
+from ..frozen.sites import anatomy_of, resolve_sites
 from .bill import Bill
 from .corpus import Corpus
 from .finish import finish
+from .folder import ExtractionFolder
 from .reader import ChunkReader
 from .rows import SPLITS, Prepared, RowRules, prepare
-from .storage import (
-    METADATA,
-    PLAN,
-    PROGRESS,
-    ChunkNote,
-    CorruptShard,
-    clear,
-    features_of,
-    open_folder,
-    write_json,
-)
+from .storage import ChunkNote, CorruptShard, features_of
 from .stream import RowStream
 from .table import ChunkWriter
 
@@ -104,9 +94,10 @@ class Extraction:
         arguments: ExtractArguments,
         command: str = "",
     ) -> None:
+        anatomy_of(config)
         text_config = config.get_text_config()
         self.corpus, self.tokenizer, self.arguments, self.command = corpus, tokenizer, arguments, command
-        self.folder = Path(arguments.output_dir)
+        self.folder = ExtractionFolder(Path(arguments.output_dir), arguments.resume, arguments.overwrite)
         self.sites = [str(site) for site in resolve_sites(arguments.sites, text_config.num_hidden_layers)]
         self.hidden_size: int = text_config.hidden_size
         for name, value in [
@@ -119,10 +110,19 @@ class Extraction:
         features_of(self.sites, self.hidden_size, "float32", corpus.features)
         self.sample, seen = self._first_rows()
         self.sample_share = len(self.sample) / seen
+        highest = max(int(p.ids.max()) for p in self.sample)
+        if highest >= text_config.vocab_size:
+            raise BadInput(
+                "tokenizer",
+                type(tokenizer).__name__,
+                f"Use the tokenizer of the model, which has {text_config.vocab_size} tokens.",
+                why=f"it gives token {highest}",
+            )
 
     def _first_rows(self) -> tuple[list[Prepared], int]:
         """The first documents with one that is long enough, and how many documents it took to find it."""
-        for index, documents in self.corpus.chunks(SAMPLE_SIZE):
+        chunks = tqdm(self.corpus.chunks(SAMPLE_SIZE), "looking for long enough texts", delay=3, leave=False)
+        for index, documents in chunks:
             found = prepare(documents, self.tokenizer, self.rules)
             if sample := [p for prepared in found.values() for p in prepared]:
                 return sample, index * SAMPLE_SIZE + len(documents)
@@ -139,7 +139,7 @@ class Extraction:
             raise BadInput("max_length", given.max_length, f"The model takes at most {model_length} tokens.")
         return RowRules(
             min_position=given.min_position,
-            max_length=given.max_length or min(512, model_length),
+            max_length=min(512, model_length) if given.max_length is None else given.max_length,
             positions_per_document=given.positions_per_document,
             continuation_length=given.continuation_length,
             validation_fraction=given.validation_fraction,
@@ -148,9 +148,9 @@ class Extraction:
         )
 
     def open(self) -> None:
-        """Claim the output folder; call it before the weights are loaded, on every process."""
+        """Claim the output folder, on every process, before the weights are loaded; nothing in it is changed yet."""
         if PartialState().is_main_process:
-            open_folder(self.folder, self.arguments.resume, self.arguments.overwrite)
+            self.folder.claim()
         PartialState().wait_for_everyone()
 
     def plan(self, provenance: Provenance) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Extraction:
         start = time.perf_counter()
         reader.read(few)
         seconds = time.perf_counter() - start
-        width = 2 if self._first_dtype(frozen) == "float16" else 4
+        width = 2 if self._wanted_dtype(frozen) == "float16" else 4
         return Bill.estimate(
             self.sample,
             self.sample_share,
@@ -181,37 +181,58 @@ class Extraction:
             bytes_per_row=width * self.hidden_size * len(self.sites),
             continuation_length=self.rules.continuation_length,
             tokens_per_second=sum(p.length for p in few) / seconds * PartialState().num_processes,
-            folder=self.folder,
-            stored_bytes=sum(shard.bytes for note in ChunkNote.all_in(self.folder) for shard in note.shards),
+            folder=self.folder.path,
+            stored_bytes=self.folder.stored_bytes,
         )
 
     def run(self, frozen: FrozenLM) -> Path:
         """Compute what is missing and store it; returns the folder."""
-        state = PartialState()
-        provenance = frozen.provenance(*self.sites)
-        if state.is_main_process:
-            self._settle_plan(self.plan(provenance))
-        state.wait_for_everyone()
-        if (self.folder / METADATA).exists():
-            logger.info("%s is complete: every shard is there and as written.", self.folder)
-            return self.folder
-        dtype = self._first_dtype(frozen)
-        self._store_missing(frozen, dtype)
-        if dtype == "float16" and any(note.dtype == "float32" for note in ChunkNote.all_in(self.folder)):
-            # Some value did not fit. All rows have one dtype, so the shards that would have fitted are made again.
+        self._require_same_model(frozen)
+        self.open()
+        state, provenance = PartialState(), frozen.provenance(*self.sites)
+        try:
             if state.is_main_process:
-                logger.warning("Some activations do not fit into float16: all are stored as float32.")
+                self.folder.begin(self.plan(provenance))
             state.wait_for_everyone()
+            if self.folder.complete:
+                logger.info("%s is complete: every shard is there and as written.", self.folder.path)
+                return self.folder.path
+            dtype = self._wanted_dtype(frozen)
+            self._store_missing(frozen, dtype)
+            if dtype == "float16" and any(note.dtype == "float32" for note in self.folder.notes()):
+                # Some value did not fit. All rows have one dtype: the shards that would have fitted are made again.
+                state.wait_for_everyone()
+                if state.is_main_process:
+                    logger.warning("Some activations do not fit into float16: all are stored as float32.")
+                    self.folder.forget([note for note in self.folder.notes() if note.dtype == "float16"])
+                state.wait_for_everyone()
+                self._store_missing(frozen, "float32")
             if state.is_main_process:
-                for note in ChunkNote.all_in(self.folder):
-                    if note.dtype == "float16":
-                        note.forget(self.folder)
+                finish(self, self._all_notes(), provenance)
             state.wait_for_everyone()
-            self._store_missing(frozen, "float32")
-        if state.is_main_process:
-            finish(self, ChunkNote.all_in(self.folder), provenance, frozen.vocab_size)
-        state.wait_for_everyone()
-        return self.folder
+            return self.folder.path
+        finally:
+            self.folder.release()
+
+    def _require_same_model(self, frozen: FrozenLM) -> None:
+        """The rows were prepared with a tokenizer and for a size: the model has to be theirs."""
+        if hash_tokenizer(frozen.tokenizer) != hash_tokenizer(self.tokenizer):
+            raise BadInput("tokenizer", type(self.tokenizer).__name__, f"Use the one of {frozen.model_id}.")
+        if frozen.hidden_size != self.hidden_size:
+            raise BadInput("config", f"hidden size {self.hidden_size}", f"Use the one of {frozen.model_id}.")
+
+    def _all_notes(self) -> list[ChunkNote]:
+        """The notes of all chunks; a gap among them would be rows that are lost without a word."""
+        notes = self.folder.notes()
+        documents = self.corpus.num_documents
+        known = -(-documents // self.arguments.documents_per_shard) if documents else notes[-1].index
+        missing = sorted(set(range(known)) - {note.index for note in notes})
+        if missing:
+            raise CorruptShard(
+                f"The notes of chunks {missing[:5]} in {self.folder.path} vanished during the run. "
+                "Start again with --resume."
+            )
+        return notes
 
     def stream(self, frozen: FrozenLM, split: str = "train", dtype: str = "float32") -> IterableDataset:
         """The same rows in the same order, computed while they are consumed and never stored.
@@ -220,40 +241,23 @@ class Extraction:
         """
         if split not in SPLITS:
             raise BadInput("split", split, f"Use one of {', '.join(SPLITS)}.")
+        if dtype not in ("float16", "float32"):
+            raise BadInput("dtype", dtype, "Use float16 or float32: Arrow has no other.")
+        self._require_same_model(frozen)
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
         return IterableDataset.from_generator(RowStream(self, frozen, split, features), features=features)
 
-    def _first_dtype(self, frozen: FrozenLM) -> str:
+    def _wanted_dtype(self, frozen: FrozenLM) -> str:
         if self.arguments.storage_dtype != "auto":
             return self.arguments.storage_dtype
         return "float16" if frozen.dtype.itemsize == 2 else "float32"
 
-    def _settle_plan(self, plan: dict[str, Any]) -> None:
-        """Write the plan, or compare it with the one that is there; drop finished chunks that are damaged."""
-        path = self.folder / PROGRESS / PLAN
-        if not path.exists():
-            clear(self.folder)  # what lies there without a plan could be of anything
-            write_json(path, plan)
-            return
-        table = compare_fields(plan, json.loads(path.read_text()), ("now", "before"), plan)
-        if table:
-            raise BadInput("resume", f"\n{table}\n", "Start with the same settings as before, or use --overwrite.")
-        for note in ChunkNote.all_in(self.folder):
-            for shard in note.shards:
-                try:
-                    shard.verify(self.folder)
-                except CorruptShard as damage:
-                    logger.warning("%s It is made again now.", damage)
-                    (self.folder / METADATA).unlink(missing_ok=True)
-                    note.forget(self.folder)
-                    break
-
     def _store_missing(self, frozen: FrozenLM, dtype: str) -> None:
         """Compute this process's share of the chunks that have no note yet, while the disk is written beside it."""
         state, size = PartialState(), self.arguments.documents_per_shard
-        done = {note.index for note in ChunkNote.all_in(self.folder)}
+        done = {note.index for note in self.folder.notes()}
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
-        writer = ChunkWriter(self.folder, features, self.rules.continuation_length, self.sites, frozen.dtype)
+        writer = ChunkWriter(self.folder.path, features, self.rules.continuation_length, self.sites, frozen.dtype)
         reader = ChunkReader(frozen, self.sites, self.arguments.batch_size)
 
         def mine(index: int) -> bool:

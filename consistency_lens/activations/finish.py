@@ -13,7 +13,7 @@ from ..card import render_card, write_card
 from ..errors import BadInput
 from ..frozen import Provenance
 from .rows import SPLITS
-from .statistics import SiteStatistics, count_near_duplicates, merge_all
+from .statistics import SiteStatistics, count_near_duplicates
 from .storage import (
     METADATA,
     STATISTICS,
@@ -37,12 +37,17 @@ MEANINGS = {
 }
 
 
-def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Provenance, vocab_size: int) -> None:
+def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Provenance) -> None:
     """Write everything but the shards; `extraction.json` comes last and says that the folder is complete."""
-    folder, sites = extraction.folder, extraction.sites
-    arrays = [note.arrays(folder) for note in notes]
-    shards = [shard for note in notes for shard in note.shards]
-    statistics = {site: _site_statistics(arrays, site, extraction.hidden_size) for site in sites}
+    folder, sites = extraction.folder.path, extraction.sites
+    statistics = {site: SiteStatistics.empty(extraction.hidden_size) for site in sites}
+    sketches, splits_of = [], []
+    for note in notes:  # one at a time: what is kept of each is a few bytes per document
+        arrays = note.arrays(folder)
+        for site in sites:
+            statistics[site] = statistics[site].merge(SiteStatistics.from_arrays(arrays, site))
+        sketches.append(arrays["sketches"])
+        splits_of.append(arrays["splits"])
     if not statistics[sites[0]].count:
         raise BadInput(
             "validation_fraction",
@@ -50,11 +55,8 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
             "Use more documents or smaller fractions.",
             why="no document was left for training",
         )
-    duplicates = count_near_duplicates(
-        np.concatenate([part["sketches"] for part in arrays]),
-        np.concatenate([part["splits"] for part in arrays]),
-        SPLITS,
-    )
+    shards = [shard for note in notes for shard in note.shards]
+    duplicates = count_near_duplicates(np.concatenate(sketches), np.concatenate(splits_of), SPLITS)
     dtype = notes[0].dtype
     features = features_of(sites, extraction.hidden_size, dtype, extraction.corpus.features)
     splits = write_layout(folder, features, shards)
@@ -92,12 +94,6 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
     write_json(folder / METADATA, metadata)
 
 
-def _site_statistics(arrays: Sequence[dict[str, np.ndarray]], site: str, size: int) -> SiteStatistics:
-    names = ("count", "mean", "squares", "norms", "extremes")
-    parts = ({name: part[f"{site}/{name}"] for name in names} for part in arrays)
-    return merge_all((SiteStatistics(**part | {"count": part["count"].item()}) for part in parts), size)
-
-
 def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
     provenance, width = metadata["provenance"], extraction.hidden_size
     kinds = {"doc_id": "int64", "input_ids": "list of int32", "continuation_ids": "list of int32", "position": "int32"}
@@ -133,7 +129,7 @@ def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
             "columns": columns,
             "norms": metadata["norms"],
             "near_duplicates": metadata["near_duplicates"],
-            "location": extraction.folder.name,
+            "location": extraction.folder.path.name,
             "command": extraction.command,
         },
     )

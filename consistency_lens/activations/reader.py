@@ -36,27 +36,30 @@ class ChunkReader:
 
     def read(self, prepared: Sequence[Prepared], advance: Callable[[list[Prepared]], None] | None = None) -> Vectors:
         """Activations of all rows of these documents; `advance` is called after each batch."""
-        on_gpu = self.frozen.device.type == "cuda"
+        pinned = torch.cuda.is_available()
         rows_of = [len(p.positions) for p in prepared]
         held = {
-            site: torch.empty(sum(rows_of), self.frozen.hidden_size, dtype=self.frozen.dtype, pin_memory=on_gpu)
+            site: torch.empty(sum(rows_of), self.frozen.hidden_size, dtype=self.frozen.dtype, pin_memory=pinned)
             for site in self.sites
         }
         filled, order = 0, []
+        copying: set[torch.device] = set()
         for indices in self.batches(prepared):
             batch = [prepared[i] for i in indices]
             ids, columns, chosen = right_padded(batch)
             found = self.frozen.read({"input_ids": ids}, self.sites, columns)
             for site, vectors in found.items():
-                # The copy runs beside the next pass: nothing waits for it until the chunk is done.
                 picked = vectors.flatten(0, 1).index_select(0, chosen.to(vectors.device, non_blocking=True))
-                held[site][filled : filled + len(chosen)].copy_(picked, non_blocking=True)
+                # On a GPU the copy runs beside the next pass: nothing waits for it until the chunk is done.
+                held[site][filled : filled + len(chosen)].copy_(picked, non_blocking=picked.is_cuda)
+                if picked.is_cuda:
+                    copying.add(picked.device)
             filled += len(chosen)
             order.extend(indices)
             if advance:
                 advance(batch)
-        if on_gpu:
-            torch.cuda.synchronize(self.frozen.device)
+        for device in copying:
+            torch.cuda.synchronize(device)
         back = _document_order(order, rows_of)
         return {site: vectors[back] for site, vectors in held.items()}
 

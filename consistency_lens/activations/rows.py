@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -72,10 +73,10 @@ class RowRules:
 class Prepared:
     """A document as tokens with its chosen positions."""
 
-    document: Document
+    doc_id: int
     ids: np.ndarray  # int32, whole document up to max_length
     positions: np.ndarray  # int64, increasing
-    split: str
+    kept: dict[str, Any]
 
     @property
     def length(self) -> int:
@@ -111,6 +112,7 @@ def prepare(
     prepared: dict[str, list[Prepared]] = {split: [] for split in SPLITS}
     for document, ids in zip(documents, encoded, strict=True):
         if len(ids) >= rules.min_position + 2:
-            split, positions = split_of(document.text, rules), positions_of(document.doc_id, len(ids), rules)
-            prepared[split].append(Prepared(document, np.asarray(ids, np.int32), positions, split))
+            positions = positions_of(document.doc_id, len(ids), rules)
+            own = Prepared(document.doc_id, np.asarray(ids, np.int32), positions, document.kept)
+            prepared[split_of(document.text, rules)].append(own)
     return prepared

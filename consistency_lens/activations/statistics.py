@@ -5,14 +5,14 @@ Shapes: N rows of one part, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 # Norms fall into logarithmic bins, each 0.5 % wide: a quantile is off by no more than that.
-_LOWEST, _WIDTH, _BINS = 1e-12, 1.005, 16384
+_LOWEST, _WIDTH = 1e-12, 1.005
 SKETCH_SIZE, _ROWS_PER_BAND, _SHINGLE = 4, 4, 5
 _MULTIPLIERS = np.random.default_rng(0).integers(1, 2**63, SKETCH_SIZE * _ROWS_PER_BAND, dtype=np.uint64) | np.uint64(
     1
@@ -26,7 +26,8 @@ class SiteStatistics:
     count: int
     mean: np.ndarray  # [d] float64
     squares: np.ndarray  # [d] float64: summed squared distance from the mean
-    norms: np.ndarray  # [_BINS] int64
+    norm_bins: np.ndarray  # [k] int64, increasing: the bins that hold a norm
+    norm_counts: np.ndarray  # [k] int64: how many
     extremes: np.ndarray  # [2] float64: smallest and largest norm, exactly
 
     @classmethod
@@ -37,14 +38,16 @@ class SiteStatistics:
             return cls.empty(vectors.shape[1])
         mean = vectors.mean(0)
         norms = np.linalg.norm(vectors, axis=1)
-        bins = np.clip(np.log(np.maximum(norms, _LOWEST) / _LOWEST) / np.log(_WIDTH), 0, _BINS - 1).astype(np.int64)
-        histogram = np.bincount(bins, minlength=_BINS)
+        bins, counts = np.unique(
+            (np.log(np.maximum(norms, _LOWEST) / _LOWEST) / np.log(_WIDTH)).astype(np.int64), return_counts=True
+        )
         squares = np.square(vectors - mean).sum(0)
-        return cls(len(vectors), mean, squares, histogram, np.array([norms.min(), norms.max()]))
+        return cls(len(vectors), mean, squares, bins, counts, np.array([norms.min(), norms.max()]))
 
     @classmethod
     def empty(cls, size: int) -> SiteStatistics:
-        return cls(0, np.zeros(size), np.zeros(size), np.zeros(_BINS, np.int64), np.array([np.inf, -np.inf]))
+        nothing = np.zeros(0, np.int64)
+        return cls(0, np.zeros(size), np.zeros(size), nothing, nothing, np.array([np.inf, -np.inf]))
 
     def merge(self, other: SiteStatistics) -> SiteStatistics:
         """Both parts together (Chan's update, stable for large means)."""
@@ -52,11 +55,14 @@ class SiteStatistics:
             return self
         count = self.count + other.count
         shift = other.mean - self.mean
+        bins, where = np.unique(np.concatenate([self.norm_bins, other.norm_bins]), return_inverse=True)
+        counts = np.bincount(where, np.concatenate([self.norm_counts, other.norm_counts])).astype(np.int64)
         return SiteStatistics(
             count,
             self.mean + shift * (other.count / count),
             self.squares + other.squares + shift**2 * (self.count * other.count / count),
-            self.norms + other.norms,
+            bins,
+            counts,
             np.array([min(self.extremes[0], other.extremes[0]), max(self.extremes[1], other.extremes[1])]),
         )
 
@@ -64,15 +70,24 @@ class SiteStatistics:
     def variance(self) -> np.ndarray:
         return self.squares / max(self.count, 1)
 
+    def to_arrays(self, site: str) -> dict[str, np.ndarray]:
+        """All fields, named `<site>/<field>`."""
+        return {f"{site}/{name}": np.asarray(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], site: str) -> SiteStatistics:
+        own = {field.name: arrays[f"{site}/{field.name}"] for field in fields(cls)}
+        return cls(**own | {"count": own["count"].item()})
+
     def norm_quantiles(self, quantiles: Sequence[float] = QUANTILES) -> dict[str, float]:
         """Quantile -> norm, exact at both ends."""
         if not self.count:
             return {}
-        reached = np.cumsum(self.norms)
+        reached = np.cumsum(self.norm_counts)
         found = {}
         for quantile in quantiles:
             index = int(np.searchsorted(reached, max(1, int(np.ceil(quantile * self.count)))))
-            middle = _LOWEST * _WIDTH ** (index + 0.5)
+            middle = _LOWEST * _WIDTH ** (int(self.norm_bins[index]) + 0.5)
             exact = {0.0: self.extremes[0], 1.0: self.extremes[1]}
             found[str(quantile)] = float(exact.get(quantile, np.clip(middle, *self.extremes)))
         return found
@@ -114,11 +129,3 @@ def count_near_duplicates(sketches: np.ndarray, splits: np.ndarray, names: Seque
         np.maximum.at(highest, inverse, splits)
         leaks |= (lowest != highest)[inverse]
     return {"all": int(repeats.sum())} | {name: int(leaks[splits == i].sum()) for i, name in enumerate(names)}
-
-
-def merge_all(parts: Iterable[SiteStatistics], size: int) -> SiteStatistics:
-    """All parts, in the order given."""
-    total = SiteStatistics.empty(size)
-    for part in parts:
-        total = total.merge(part)
-    return total

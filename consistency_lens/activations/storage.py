@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save
 from ..errors import BadInput
 from .rows import SPLITS
 
-METADATA, STATISTICS, PROGRESS, PLAN = "extraction.json", "statistics.safetensors", ".progress", "plan.json"
+METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
 TEXT_COLUMNS = ("doc_id", "input_ids", "continuation_ids", "position")
 # What a collated batch holds besides columns: a kept column of that name would vanish there.
 BATCH_KEYS = ("attention_mask", "continuation_mask", "activations", "pair")
@@ -55,6 +55,13 @@ def features_of(sites: Sequence[str], hidden_size: int, dtype: str, kept: Featur
             **{site: List(Value(dtype), length=hidden_size) for site in sites},
             **kept,
         }
+    )
+
+
+def with_dtype(features: Features, sites: Sequence[str], dtype: str) -> Features:
+    """The same columns with the vectors stored in another dtype."""
+    return Features(
+        {name: List(Value(dtype), kind.length) if name in sites else kind for name, kind in features.items()}
     )
 
 
@@ -144,24 +151,42 @@ class ChunkNote:
     tokens: int
     too_short: int
     highest_id: int
+    arrays_checksum: str = ""
+
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        return sorted((folder / PROGRESS).glob("[0-9]*.json"))
+
+    @staticmethod
+    def read(file: Path) -> ChunkNote:
+        try:
+            record = json.loads(file.read_text())
+            return ChunkNote(**record | {"shards": [Shard(**shard) for shard in record["shards"]]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptShard(f"{file} is damaged ({error}).") from error
+
+    def file(self, folder: Path) -> Path:
+        return folder / PROGRESS / f"{self.index:05d}.json"
+
+    def _arrays_file(self, folder: Path) -> Path:
+        return self.file(folder).with_suffix(".safetensors")
 
     def write(self, folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Arrays first: a chunk is finished when its JSON is there."""
-        write_arrays(folder / PROGRESS / f"{self.index:05d}.safetensors", arrays)
-        write_json(folder / PROGRESS / f"{self.index:05d}.json", asdict(self))
-
-    @staticmethod
-    def all_in(folder: Path) -> list[ChunkNote]:
-        """In the order of the chunks."""
-        records = [json.loads(path.read_text()) for path in (folder / PROGRESS).glob("[0-9]*.json")]
-        notes = [ChunkNote(**record | {"shards": [Shard(**s) for s in record["shards"]]}) for record in records]
-        return sorted(notes, key=lambda note: note.index)
+        write_arrays(self._arrays_file(folder), arrays)
+        finished = replace(self, arrays_checksum=checksum_of(self._arrays_file(folder)))
+        write_json(self.file(folder), asdict(finished))
 
     def arrays(self, folder: Path) -> dict[str, np.ndarray]:
-        return load_file(folder / PROGRESS / f"{self.index:05d}.safetensors")
+        return load_file(self._arrays_file(folder))
 
-    def forget(self, folder: Path) -> None:
-        (folder / PROGRESS / f"{self.index:05d}.json").unlink()
+    def verify(self, folder: Path) -> None:
+        """Raise unless the shards and the arrays of this chunk are as written."""
+        for shard in self.shards:
+            shard.verify(folder)
+        arrays = self._arrays_file(folder)
+        if not arrays.exists() or checksum_of(arrays) != self.arrays_checksum:
+            raise CorruptShard(f"{arrays} is missing or changed.")
 
 
 def write_shard(folder: Path, split: str, index: int, table: pa.Table) -> Shard:
@@ -196,54 +221,3 @@ def write_layout(folder: Path, features: Features, shards: Sequence[Shard]) -> l
         write_json(folder / split / "state.json", state)
     write_json(folder / "dataset_dict.json", {"splits": splits})
     return splits
-
-
-def open_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Make the output folder ready: empty, or resumed, or overwritten; anything else is refused."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable.part"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInput("output_dir", str(folder), "Choose a folder that you may write to.", why=str(error)) from error
-    if resume and overwrite:
-        raise BadInput("resume", True, "Use either --resume or --overwrite.", why="overwrite is set too")
-    if not any(folder.iterdir()):
-        return
-    if resume:
-        if not (folder / PROGRESS).exists():
-            raise BadInput(
-                "resume",
-                str(folder),
-                "Use an empty folder, or that of an extraction.",
-                why="what lies there is no extraction that could go on",
-            )
-        return
-    if not overwrite:
-        raise BadInput(
-            "output_dir",
-            str(folder),
-            "Use --resume to go on, --overwrite to start afresh, or another folder.",
-            why="it is not empty",
-        )
-    if not any((folder / name).exists() for name in (METADATA, PROGRESS)):
-        raise BadInput(
-            "overwrite", str(folder), "Empty it yourself if you are sure.", why="what lies there is no extraction"
-        )
-    clear(folder)
-
-
-def clear(folder: Path) -> None:
-    """Remove an extraction and no other file.
-
-    The plan goes last: as long as it is there, a run with other settings is refused, and finds no shard of this one.
-    The folder for notes stays, and with it the right to overwrite.
-    """
-    (folder / PROGRESS).mkdir(exist_ok=True)
-    patterns = [METADATA, STATISTICS, "dataset_dict.json"]
-    patterns += [f"{split}/{name}" for split in SPLITS for name in ("data-*", "state.json", "dataset_info.json")]
-    patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            path.unlink()

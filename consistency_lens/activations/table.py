@@ -10,24 +10,11 @@ import pyarrow as pa
 import torch
 from datasets import Features
 
-from ..errors import BadInput
+from .precision import fits_float16, require_finite
 from .reader import Vectors
-from .rows import SPLITS, Prepared
+from .rows import Prepared
 from .statistics import SKETCH_SIZE, SiteStatistics, sketch
-from .storage import ChunkNote, Shard, features_of, write_shard
-
-_LARGEST_FLOAT16 = 65504.0
-_ROUNDING = 2.0**-10  # of a whole vector; float16 rounds each normal number to within 2^-11
-
-
-def fits_float16(vectors: np.ndarray) -> bool:
-    """Whether `[R, d]` float32 vectors survive float16: none overflows, none loses more than rounding does."""
-    if not len(vectors):
-        return True
-    if np.abs(vectors).max() > _LARGEST_FLOAT16:
-        return False
-    lost = np.linalg.norm(vectors - vectors.astype(np.float16).astype(np.float32), axis=1)
-    return bool((lost <= _ROUNDING * np.linalg.norm(vectors, axis=1)).all())
+from .storage import ChunkNote, Shard, with_dtype, write_shard
 
 
 def table_of(prepared: Sequence[Prepared], vectors: Vectors, features: Features, continuation_length: int) -> pa.Table:
@@ -35,7 +22,7 @@ def table_of(prepared: Sequence[Prepared], vectors: Vectors, features: Features,
     schema = features.arrow_schema
     pairs = [(p, int(position)) for p in prepared for position in p.positions]
     columns = {
-        "doc_id": pa.array([p.document.doc_id for p, _ in pairs], pa.int64()),
+        "doc_id": pa.array([p.doc_id for p, _ in pairs], pa.int64()),
         "input_ids": _token_lists([p.ids[: position + 1] for p, position in pairs]),
         "continuation_ids": _token_lists(
             [p.ids[position + 1 : position + 1 + continuation_length] for p, position in pairs]
@@ -48,7 +35,7 @@ def table_of(prepared: Sequence[Prepared], vectors: Vectors, features: Features,
         columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), type=kind)
     for name in features:
         if name not in columns:
-            columns[name] = pa.array([p.document.kept[name] for p, _ in pairs], schema.field(name).type)
+            columns[name] = pa.array([p.kept[name] for p, _ in pairs], schema.field(name).type)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
@@ -82,20 +69,21 @@ class ChunkWriter:
     def store(self, index: int, num_documents: int, parts: Mapping[str, tuple[list[Prepared], Vectors]]) -> None:
         """Store one chunk: of each split its documents and their activations."""
         for prepared, vectors in parts.values():
-            self._check(vectors, prepared)
+            require_finite(prepared, vectors, self.model_dtype)
+            if self.dtype == "float16" and not all(fits_float16(values) for values in vectors.values()):
+                self.features = with_dtype(self.features, self.sites, "float32")
         shards: list[Shard] = []
         arrays: dict[str, np.ndarray] = {}
         for split, (prepared, vectors) in parts.items():
             if split == "train":
                 for site, values in vectors.items():
-                    statistics = SiteStatistics.of(values.float().numpy())
-                    arrays |= {f"{site}/{name}": np.asarray(value) for name, value in statistics.__dict__.items()}
+                    arrays |= SiteStatistics.of(values.float().numpy()).to_arrays(site)
             if prepared:
                 table = table_of(prepared, vectors, self.features, self.continuation_length)
                 shards.append(write_shard(self.folder, split, index, table))
         documents = [p for prepared, _ in parts.values() for p in prepared]
         arrays["sketches"] = np.array([sketch(p.ids) for p in documents], np.uint64).reshape(-1, SKETCH_SIZE)
-        arrays["splits"] = np.array([SPLITS.index(p.split) for p in documents], np.int8)
+        arrays["splits"] = np.repeat(np.arange(len(parts), dtype=np.int8), [len(own) for own, _ in parts.values()])
         note = ChunkNote(
             index=index,
             dtype=self.dtype,
@@ -106,23 +94,3 @@ class ChunkWriter:
             highest_id=max((int(p.ids.max()) for p in documents), default=0),
         )
         note.write(self.folder, arrays)
-
-    def _check(self, vectors: Vectors, prepared: Sequence[Prepared]) -> None:
-        for site, values in vectors.items():
-            numbers = values.float().numpy()
-            if not np.isfinite(numbers).all():
-                row = int(np.flatnonzero(~np.isfinite(numbers).all(1))[0])
-                owner = np.repeat([p.document.doc_id for p in prepared], [len(p.positions) for p in prepared])[row]
-                raise BadInput(
-                    "dtype",
-                    str(self.model_dtype).removeprefix("torch."),
-                    "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
-                    why=f"the activation at {site} in document {owner} is infinite or not a number",
-                )
-            if self.dtype == "float16" and not fits_float16(numbers):
-                kept = Features({name: kind for name, kind in self.features.items() if name not in self._own})
-                self.features = features_of(self.sites, numbers.shape[1], "float32", kept)
-
-    @property
-    def _own(self) -> set[str]:
-        return set(features_of(self.sites, 1, "float32", Features()))

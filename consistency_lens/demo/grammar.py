@@ -7,12 +7,13 @@ allow nothing but that slot.
 
 from __future__ import annotations
 
-# A group is stated in one sentence; `thing` states an object and its colour.
+# A group is stated in one sentence; the colour is that of the wagon.
 GROUPS: dict[str, tuple[str, ...]] = {
     "hero": ("hero",),
     "place": ("place",),
     "friend": ("friend",),
-    "thing": ("object", "colour"),
+    "thing": ("object",),
+    "wagon": ("colour",),
     "animal": ("animal",),
     "food": ("food",),
     "feeling": ("feeling",),
@@ -38,10 +39,15 @@ STATED: dict[str, tuple[str, ...]] = {
         "the child had a friend who worked as a {friend} .",
     ),
     "thing": (
-        "the child had found a {colour} {object} and liked its colour .",
-        "on the table lay a {object} , and its colour was {colour} .",
-        "in the corner there was a {object} whose colour was {colour} .",
-        "the colour of the {object} of the child was {colour} .",
+        "the child had found a {object} .",
+        "on the table lay a {object} .",
+        "in the corner there was a {object} .",
+        "the child owned a {object} .",
+    ),
+    "wagon": (
+        "the wagon of the child was {colour} .",
+        "a {colour} wagon belonged to the child .",
+        "the child had a wagon , and its colour was {colour} .",
     ),
     "animal": (
         "the pet of the child was a {animal} .",
@@ -78,12 +84,15 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "the friend told them about the life of a {friend} .",
     ),
     "thing": (
-        "they took out the {object} , and its colour was {colour} .",
-        "the child held up the {object} , whose colour was {colour} .",
-        "then they looked for the {object} of the colour {colour} .",
-        "in the [time] they cleaned the {object} until it looked {colour} again .",
+        "then they took out the {object} .",
+        "the child held up the {object} .",
         "somebody put the {object} near the [like] [thing] .",
-        "they painted a [thing] like the {object} , in the colour {colour} .",
+        "in the [time] they cleaned the {object} again .",
+    ),
+    "wagon": (
+        "somebody pushed the wagon , which was {colour} .",
+        "they painted a [thing] like the wagon , in the colour {colour} .",
+        "behind the [thing] stood the wagon , as [like] and {colour} as before .",
     ),
     "animal": (
         "the pet , a {animal} , wanted to play .",
@@ -126,7 +135,8 @@ SUMMARY: dict[str, tuple[str, ...]] = {
     "hero": ("the child is called {hero}",),
     "place": ("the place is the {place}", "{~hero} is at the {place}"),
     "friend": ("the friend is a {friend}",),
-    "thing": ("the {~object} is {colour}", "the child has the {object}", "{~hero} has the {object}"),
+    "thing": ("the child has the {object}", "{~hero} has the {object}"),
+    "wagon": ("the wagon is {colour}",),
     "animal": ("the pet is a {animal}",),
     "food": ("the food is {food}",),
     "feeling": ("the child feels {feeling}", "{~hero} feels {feeling}"),

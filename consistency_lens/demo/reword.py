@@ -37,8 +37,9 @@ def _words_of(kind: str) -> str:
     return "(?:" + "|".join(word for value in KINDS[kind] for word in wordings(kind, value)) + ")"
 
 
-_COLOUR, _OBJECT, _HERO, _FEELING = (_words_of(kind) for kind in ("colour", "object", "hero", "feeling"))
-_NOUN = "(?:" + "|".join(map(_words_of, ("friend", "place", "object", "animal", "food"))) + ")"
+_COLOUR, _HERO, _FEELING = (_words_of(kind) for kind in ("colour", "hero", "feeling"))
+_OBJECT = f"(?:{_words_of('object')}|wagon)"
+_NOUN = "(?:" + "|".join([*map(_words_of, ("friend", "place", "animal", "food")), _OBJECT]) + ")"
 _PHRASE = rf"(?:(?:a|the|some) )?(?:{_COLOUR} )?(?:{_NOUN}|{_HERO})(?: that (?:is|was) {_COLOUR})?"
 _BE = "(?:is|was)"
 _OWNER = "(?:the (?:child|kid|friend|companion))"

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._dynamo import config as dynamo_config
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,20 +20,26 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from ..errors import BadInput
 from .hooks import Write, editing, reading
+from .loading import (
+    ATTENTION,
+    DTYPES,
+    QUANTIZATION,
+    choose_attention,
+    quantization_options,
+    settle_quantized,
+    torch_dtype,
+)
 from .prefix import Prefix
 from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
-from .sites import Edit, Site, anatomy_of, blocks_of, resolve_sites
+from .sites import Edit, Site, anatomy_of, blocks_of, require_whole, resolve_sites
 from .soft_tokens import SoftTokens, positions_from
 
 logger = logging.getLogger(__name__)
 
-ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
-QUANTIZATION = ("none", "8bit", "4bit")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+__all__ = ["ATTENTION", "DTYPES", "QUANTIZATION", "FrozenLM"]
 
 
 class FrozenLM:
@@ -47,7 +51,9 @@ class FrozenLM:
         tokenizer: its tokenizer.
         model_id: the name it goes by; default `model.config.name_or_path`.
         weights: what identifies the weights (see `Provenance`); default a hash over the tensors.
-        quantization: what `model` was loaded with.
+        name: what an `Edit` calls it (`Edit.lm`), where a lens conditions several frozen LMs.
+
+    How the model is quantised is read off its configuration.
     """
 
     def __init__(
@@ -56,18 +62,17 @@ class FrozenLM:
         tokenizer: PreTrainedTokenizerBase,
         model_id: str | None = None,
         weights: str | None = None,
-        quantization: str = "none",
+        name: str = "base",
     ) -> None:
         if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
             fix = "Pass the plain causal LM of transformers, with its head; to compile it, call FrozenLM.compile()."
             raise BadInput("model", type(model).__name__, fix)
         anatomy_of(model.config)
-        if quantization == "4bit":
-            _keep_differentiable(model)
+        self.quantization = settle_quantized(model)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.model_id = public_name(model_id or model.config.name_or_path or type(model).__name__)
-        self.quantization = quantization
+        self.name = name
         self._weights = weights
         self._compiled = False
 
@@ -80,6 +85,7 @@ class FrozenLM:
         quantization: str = "none",
         attn_implementation: str = "auto",
         device_map: str | dict[str, Any] | None = None,
+        name: str = "base",
     ) -> FrozenLM:
         """Load from the Hub or from a folder.
 
@@ -87,14 +93,17 @@ class FrozenLM:
             model_id_or_path: Hub id or local folder.
             revision: branch, tag or commit on the Hub; what it resolved to is written into the provenance.
             dtype: `auto` takes the checkpoint's own, or a name like `bfloat16`.
-            quantization: `8bit` or `4bit` through bitsandbytes.
+            quantization: `8bit` or `4bit` through bitsandbytes; `none` takes the checkpoint as it was saved, which may
+                already be quantised.
             attn_implementation: `auto` takes the fastest that is installed and that the architecture supports.
             device_map: as in transformers; None loads onto the CPU.
+            name: what an `Edit` calls it.
         """
         config = AutoConfig.from_pretrained(model_id_or_path, revision=revision)
         anatomy_of(config)
-        wanted_dtype = _dtype(dtype)
+        wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
+        quantize = quantization_options(config, quantization, wanted_dtype)
         tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
             model_id_or_path,
@@ -102,15 +111,15 @@ class FrozenLM:
             dtype=wanted_dtype,
             attn_implementation=attention,
             device_map=device_map,
-            quantization_config=_quantization_config(quantization, wanted_dtype),
+            **quantize,
         )
         folder = Path(model_id_or_path)
         if folder.is_dir():
             weights = hash_files([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
         else:
             weights = f"commit:{model.config._commit_hash}"
-        lm = cls(model, tokenizer, str(model_id_or_path), weights, quantization)
-        logger.info("%s: attention %s, dtype %s, quantization %s", lm.model_id, attention, lm.dtype, quantization)
+        lm = cls(model, tokenizer, str(model_id_or_path), weights, name)
+        logger.info("%s: attention %s, dtype %s, quantization %s", lm.model_id, attention, lm.dtype, lm.quantization)
         return lm
 
     @property
@@ -181,11 +190,14 @@ class FrozenLM:
         return self
 
     @contextmanager
-    def _hooks_count(self) -> Iterator[None]:
+    def _noticing_hooks(self) -> Iterator[None]:
         """Let compiled code look at hooks before it runs, and make another version of itself where they differ."""
         if not self._compiled:
             yield
             return
+        # Slow to import, and of no use to who does not compile.
+        from torch._dynamo import config as dynamo_config
+
         # Blocks share their code, and each (block, hooked or not, cached or not) is one version of it.
         versions = 8 * self.num_layers
         with dynamo_config.patch(
@@ -214,7 +226,7 @@ class FrozenLM:
         inputs = self._inputs(batch)
         wanted = resolve_sites(sites, self.num_layers)
         columns = None if positions is None else _columns(positions, inputs["input_ids"])
-        with self._hooks_count(), reading(self.model, wanted, columns, cut=True) as found:
+        with self._noticing_hooks(), reading(self.model, wanted, columns, cut=True) as found:
             self.model(**inputs, use_cache=False)
         return found
 
@@ -226,22 +238,24 @@ class FrozenLM:
         Args:
             batch: as for `read`.
             edits: what to write; gradients flow to their values.
-            keep: give only the last so many columns, so that the rest never meet the vocabulary.
+            keep: give only the last so many columns (at least 1), so that the rest never meet the vocabulary.
 
         Returns:
             `[B, S, V]`, or `[B, keep, V]`: one column for each of `input_ids`. Soft tokens have none of their own.
         """
+        if keep is not None and keep < 1:
+            raise BadInput("keep", keep, "Keep at least 1 column, or give None for all of them.")
         inputs = self._inputs(batch)
-        edits = [edits] if isinstance(edits, Edit) else list(edits)
+        edits = self.own_edits(edits)
         soft = SoftTokens.gather([edit for edit in edits if edit.mode == "prepend"], inputs, self.hidden_size)
         writes = []
         for edit in edits:
             if edit.mode != "prepend":
-                write = self.place(edit, inputs["input_ids"])
+                write = self.place(edit, inputs["input_ids"], inputs.get("attention_mask"))
                 if soft and write.site.stage != "embed":
                     write = write._replace(columns=soft.moved(write.columns))
                 writes.append(write)
-        with self._hooks_count(), editing(self.model, writes):
+        with self._noticing_hooks(), editing(self.model, writes):
             if soft is None:
                 return self.model(**inputs, use_cache=False, logits_to_keep=keep or 0).logits
             embedded = soft.splice(self.model.get_input_embeddings()(inputs["input_ids"]))
@@ -260,8 +274,17 @@ class FrozenLM:
         """
         return Prefix(self, batch)
 
-    def place(self, edit: Edit, input_ids: torch.Tensor) -> Write:
-        """Settle an edit's site and columns for rows of these `input_ids`."""
+    def own_edits(self, edits: Edit | Sequence[Edit]) -> list[Edit]:
+        """The edits as a list; raise where one is meant for another frozen LM."""
+        edits = [edits] if isinstance(edits, Edit) else list(edits)
+        for edit in edits:
+            if edit.lm != self.name:
+                fix = f"Give each frozen LM its own edits; this one is named {self.name!r}."
+                raise BadInput("lm", edit.lm, fix, why=f"an edit at {edit.site} is meant for another frozen LM")
+        return edits
+
+    def place(self, edit: Edit, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> Write:
+        """Settle an edit's site and columns for rows of these `input_ids`, padded where `mask` is 0."""
         rows, width = input_ids.shape
         columns = None if edit.positions is None else _columns(edit.positions, input_ids)
         count = width if columns is None else columns.shape[1]
@@ -269,6 +292,11 @@ class FrozenLM:
         if value.shape[0] not in (1, rows) or value.shape[1] not in (1, count) or value.shape[2] != self.hidden_size:
             shape = f"[{rows}, {count}, {self.hidden_size}] for {rows} rows and {count} columns"
             raise BadInput("value", list(edit.value.shape), f"Give {shape}; rows and columns may be 1.")
+        # Only where looking costs no wait for the device.
+        visible = mask if mask is not None and mask.device.type == "cpu" else None
+        if visible is not None and columns is not None and not visible.gather(1, columns).all():
+            fix = "Give each row columns of its own tokens, counted with its padding."
+            raise BadInput("positions", edit.positions, fix, why="a column of padding")
         return Write(self.site(edit.site), value.expand(rows, count, -1), columns, edit.mode == "add")
 
     def require_vocabulary(self, highest_id: int, field: str = "input_ids") -> None:
@@ -287,10 +315,17 @@ class FrozenLM:
             fix = f"{self.model_id} takes at most {self.max_length}: cut the rows."
             raise BadInput(field, f"{columns} columns", fix)
 
+    def input_ids(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """`[B, S]` on the model's device; raise where they have another shape or are too long."""
+        input_ids = batch["input_ids"].to(self.device)
+        if input_ids.dim() != 2:
+            raise BadInput("input_ids", list(input_ids.shape), "Give [rows, columns]; one row is input_ids[None].")
+        self.require_length(input_ids.shape[1])
+        return input_ids
+
     def _inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What the model's forward needs; positions are counted from each row's first own token."""
-        input_ids = batch["input_ids"].to(self.device)
-        self.require_length(input_ids.shape[1])
+        input_ids = self.input_ids(batch)
         if batch.get("attention_mask") is None:
             return {"input_ids": input_ids}
         mask = batch["attention_mask"].to(self.device)
@@ -300,93 +335,20 @@ class FrozenLM:
 def _columns(positions: int | torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
     """`positions` as a `[B, K]` tensor of columns counted from the left."""
     rows, width = input_ids.shape
-    columns = torch.as_tensor(positions, device=input_ids.device)
+    require_whole(positions)
+    columns = torch.as_tensor(positions, device=input_ids.device).long()
     columns = columns if columns.dim() == 2 else columns.reshape(-1, 1)
     columns = torch.where(columns < 0, columns + width, columns)
     if len(columns) not in (1, rows):
         raise BadInput(
             "positions", list(columns.shape), f"Give one int, or as many rows of them as the batch: {rows}."
         )
-    # Only where looking costs no wait for the device.
-    if columns.device.type == "cpu" and not ((columns >= 0) & (columns < width)).all():
+    if isinstance(positions, int):
+        inside = -width <= positions < width
+    else:  # Only where looking costs no wait for the device.
+        inside = columns.device.type != "cpu" or bool(((columns >= 0) & (columns < width)).all())
+    if not inside:
         raise BadInput(
             "positions", positions, f"The rows have {width} columns: use 0 to {width - 1}, or negative ones."
         )
     return columns.expand(rows, -1)
-
-
-def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
-        return dtype
-    if dtype not in DTYPES:
-        raise BadInput("dtype", dtype, f"Use one of {', '.join(DTYPES)}.")
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-
-
-def _quantization_config(quantization: str, dtype: str | torch.dtype) -> Any:
-    if quantization not in QUANTIZATION:
-        raise BadInput("quantization", quantization, f"Use one of {', '.join(QUANTIZATION)}.")
-    if quantization == "none":
-        return None
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise BadInput(
-            "quantization",
-            quantization,
-            "Install it: pip install 'consistency-lens[quant]'.",
-            why="bitsandbytes is missing",
-        ) from None
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "8bit":
-        # A warning for each layer of each pass otherwise: activations are cast to float16 for the product.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
-
-
-def _keep_differentiable(model: PreTrainedModel) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
-
-    The first pass without gradient would turn them into a format whose product has no backward, and every gradient
-    after it would be silently wrong.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
-def choose_attention(
-    config: PreTrainedConfig,
-    wanted: str,
-    dtype: str | torch.dtype,
-    device_map: str | dict[str, Any] | None,
-) -> str:
-    """Settle `auto`: FlashAttention 3, then 2, then sdpa, then eager, by what is installed and supported."""
-    if wanted not in ATTENTION:
-        raise BadInput("attn_implementation", wanted, f"Use one of {', '.join(ATTENTION)}.")
-    installed = {"flash_attention_3": is_flash_attn_3_available(), "flash_attention_2": is_flash_attn_2_available()}
-    if wanted in installed and not installed[wanted]:
-        raise BadInput(
-            "attn_implementation",
-            wanted,
-            "Install it (pip install 'consistency-lens[flash]', needs CUDA), or use 'auto'.",
-            why="this kernel is not installed",
-        )
-    if wanted != "auto":
-        return wanted
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    half = (config.dtype if dtype == "auto" else dtype) in (torch.float16, torch.bfloat16)
-    if half and device_map is not None and torch.cuda.is_available() and architecture._supports_flash_attn:
-        hopper = torch.cuda.get_device_capability()[0] >= 9
-        if installed["flash_attention_3"] and hopper:
-            return "flash_attention_3"
-        if installed["flash_attention_2"]:
-            return "flash_attention_2"
-    return "sdpa" if architecture._supports_sdpa else "eager"

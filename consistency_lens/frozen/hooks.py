@@ -1,7 +1,8 @@
 """Read and write activations of a frozen LLM from inside its forward pass; the only file that registers hooks.
 
 Both doors are context managers: hooks exist only inside the `with`, and go away on any exception. They nest, and an
-inner one sees what an outer one wrote.
+inner one sees what an outer one wrote. Threads take turns: while one is inside, the others wait, since its hooks would
+meet their passes too.
 
 Shapes: B rows, S columns of this pass, K chosen columns, d hidden size.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import RLock
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -29,6 +32,16 @@ class Write(NamedTuple):
     value: torch.Tensor  # [B, K, d], or [B, S, d] with columns None
     columns: torch.Tensor | None  # [B, K], not negative
     add: bool
+
+
+_TURNS: WeakKeyDictionary[PreTrainedModel, Any] = WeakKeyDictionary()
+
+
+@contextmanager
+def taking_turns(model: PreTrainedModel) -> Iterator[None]:
+    """Keep other threads out of the model's forward pass."""
+    with _TURNS.setdefault(model, RLock()):
+        yield
 
 
 class _Reached(Exception):
@@ -80,7 +93,7 @@ def _reader(key: str, found: dict[str, torch.Tensor], columns: torch.Tensor | No
 @contextmanager
 def editing(model: PreTrainedModel, writes: Sequence[Write]) -> Iterator[None]:
     """Inside, every forward pass of the model carries the writes, in their order."""
-    with ExitStack() as hooks:
+    with taking_turns(model), ExitStack() as hooks:
         for write in writes:
             hooks.callback(_attach(locate(model, write.site), _writer(write)).remove)
         yield
@@ -96,7 +109,7 @@ def reading(
     body runs. Gradients are kept as they come.
     """
     found: dict[str, torch.Tensor] = {}
-    with ExitStack() as hooks:
+    with taking_turns(model), ExitStack() as hooks:
         for site in sites:
             reader = _reader(str(site), found, columns, last=cut and site == max(sites))
             hooks.callback(_attach(locate(model, site), reader).remove)

@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache
 
 from ..errors import BadInput
-from .hooks import editing, reading
+from .hooks import editing, reading, taking_turns
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
 
@@ -30,8 +30,7 @@ class Prefix:
 
     def __init__(self, lm: FrozenLM, batch: Mapping[str, torch.Tensor]) -> None:
         self.lm = lm
-        self.input_ids = batch["input_ids"].to(lm.device)
-        lm.require_length(self.input_ids.shape[1])
+        self.input_ids = lm.input_ids(batch)
         mask = batch.get("attention_mask")
         self.mask = torch.ones_like(self.input_ids) if mask is None else mask.to(lm.device)
         if not bool(self.mask[:, -1].all()):
@@ -41,7 +40,7 @@ class Prefix:
         self._cache = DynamicCache(config=lm.config)
         if self.input_ids.shape[1] > 1:
             context = lm._inputs({"input_ids": self.input_ids[:, :-1], "attention_mask": self.mask[:, :-1]})
-            with torch.no_grad(), lm._hooks_count():
+            with torch.no_grad(), taking_turns(lm.model), lm._noticing_hooks():
                 # The base model: no logits are wanted here.
                 lm.model.base_model(**context, past_key_values=self._cache, use_cache=True)
 
@@ -53,17 +52,18 @@ class Prefix:
             horizon: how many true next tokens to go on with. Where a row's continuation is shorter
                 (`continuation_mask`), its last columns mean nothing.
         """
-        edits = [edits] if isinstance(edits, Edit) else list(edits)
+        if horizon < 0:
+            raise BadInput("horizon", horizon, "Give 0 for P alone, or how many true next tokens to go on with.")
         inputs = self._inputs(horizon)
-        writes = [self.lm.place(self._at_last(edit), inputs["input_ids"]) for edit in edits]
-        with self.lm._hooks_count(), editing(self.lm.model, writes):
+        writes = [self.lm.place(self._at_last(edit), inputs["input_ids"]) for edit in self.lm.own_edits(edits)]
+        with self.lm._noticing_hooks(), editing(self.lm.model, writes):
             return self.lm.model(**inputs, past_key_values=self._fresh_cache(), use_cache=True).logits
 
     @torch.no_grad()
     def read(self, sites: str | Site | Sequence[str | Site]) -> dict[str, torch.Tensor]:
         """Activations at P, `[B, d]` each, exactly as the clean pass of this prefix computes them."""
         wanted = resolve_sites(sites, self.lm.num_layers)
-        with self.lm._hooks_count(), reading(self.lm.model, wanted, cut=True) as found:
+        with self.lm._noticing_hooks(), reading(self.lm.model, wanted, cut=True) as found:
             self.lm.model(**self._inputs(0), past_key_values=self._fresh_cache(), use_cache=True)
         return {name: hidden[:, 0] for name, hidden in found.items()}
 

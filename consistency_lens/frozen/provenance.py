@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -16,6 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import BadInput
 
 _READ_SIZE = 1 << 24
+_LARGE = 10**9  # bytes; hashing more takes a while, and says so
+
+logger = logging.getLogger(__name__)
 
 
 class ProvenanceMismatch(ValueError):
@@ -52,7 +56,7 @@ class Provenance:
         tokenizer: hash of the vocabulary and of the rules that split text.
         sites: names of the resolved sites.
         dtype: dtype of the model that computed the activations.
-        quantization: `none`, `8bit` or `4bit`.
+        quantization: `none`, `8bit` or `4bit`, or the name of another method (`gptq`, `awq`, ...).
         versions: library versions; informative, never compared.
     """
 
@@ -111,8 +115,13 @@ def library_versions() -> dict[str, str]:
 
 def hash_files(paths: Iterable[Path]) -> str:
     """sha256 over names and contents."""
+    paths = sorted(paths)
+    size = sum(path.stat().st_size for path in paths)
+    if size > _LARGE:
+        names = ", ".join(path.name for path in paths[:2]) + (", ..." if len(paths) > 2 else "")
+        logger.info("hashing %d files (%s), %.1f GB, to identify the weights", len(paths), names, size / 1e9)
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in paths:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(_READ_SIZE):

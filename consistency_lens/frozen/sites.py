@@ -52,6 +52,13 @@ ANATOMY: dict[str, Anatomy] = {
     "qwen3": _LLAMA_LIKE,
     "phi3": _LLAMA_LIKE,
     "gemma2": _NORM_AFTER,
+    # With a vision tower, which text alone never enters.
+    "gemma3": Anatomy(
+        "model.language_model.layers",
+        "model.language_model.embed_tokens",
+        "post_attention_layernorm",
+        mlp_out="post_feedforward_layernorm",
+    ),
     "gemma3_text": _NORM_AFTER,
     "olmo2": _NORM_AFTER,
 }
@@ -87,6 +94,13 @@ class Site:
 
     stage: str
     layer: int | Fraction | None = None
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.layer, (int, Fraction)) and not isinstance(self.layer, bool)
+        if self.stage not in STAGES or (self.layer is not None if self.stage == "embed" else not whole):
+            raise BadInput("site", str(self), f"{_GRAMMAR}, with L a layer number or a fraction of the depth.")
+        if isinstance(self.layer, Fraction) and not 0 <= self.layer <= 1:
+            raise BadInput("site", str(self), "Give a fraction of the depth between 0 and 1.")
 
     @classmethod
     def parse(cls, text: str | Site) -> Site:
@@ -163,8 +177,10 @@ def locate(model: PreTrainedModel, site: Site) -> Port:
             return Port(block.get_submodule(anatomy.attn_out), "output")
         case "mlp_in":
             return Port(block.get_submodule(anatomy.mlp_in), "input")
-        case _:
+        case "mlp_out":
             return Port(block.get_submodule(anatomy.mlp_out), "output")
+        case _:
+            raise BadInput("site", str(site), f"{_GRAMMAR}.", why="no one has said where this stage lives")
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
@@ -172,6 +188,20 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     blocks = model.get_submodule(anatomy_of(model.config).layers)
     assert isinstance(blocks, nn.ModuleList)
     return blocks
+
+
+def require_whole(positions: int | torch.Tensor) -> None:
+    """Raise unless it is an int, or a tensor of ints with one or two dimensions."""
+    if isinstance(positions, torch.Tensor):
+        whole = positions.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+        if whole and positions.dim() <= 2:
+            return
+        shown: object = f"{positions.dtype} {list(positions.shape)}"
+    elif isinstance(positions, int) and not isinstance(positions, bool):
+        return
+    else:
+        shown = positions
+    raise BadInput("positions", shown, "Give an int, or a tensor of ints [rows] or [rows, columns].")
 
 
 @dataclass(frozen=True)
@@ -199,10 +229,15 @@ class Edit:
         object.__setattr__(self, "site", Site.parse(self.site))
         if self.mode not in ("replace", "add", "prepend"):
             raise BadInput("mode", self.mode, "Use 'replace', 'add' or 'prepend'.")
+        if not isinstance(self.value, torch.Tensor) or not 1 <= self.value.dim() <= 3:
+            given = list(self.value.shape) if isinstance(self.value, torch.Tensor) else type(self.value).__name__
+            raise BadInput("value", given, "Give a tensor with one to three dimensions, the last the hidden size.")
         if self.mode == "prepend":
             if str(self.site) != "embed":
                 raise BadInput("site", str(self.site), "Soft tokens enter at 'embed'.", why="mode is 'prepend'")
+            if not isinstance(self.positions, int) or isinstance(self.positions, bool) or self.positions < -1:
+                raise BadInput("positions", self.positions, "Give one non-negative int.", why="mode is 'prepend'")
             if self.positions == -1:
                 object.__setattr__(self, "positions", 0)
-            if not isinstance(self.positions, int) or self.positions < 0:
-                raise BadInput("positions", self.positions, "Give one non-negative int.", why="mode is 'prepend'")
+        elif self.positions is not None:
+            require_whole(self.positions)

@@ -42,6 +42,11 @@ class SoftTokens:
                 raise BadInput("value", list(edit.value.shape), f"Give {shape}.", why="mode is 'prepend'")
             values.append(value.expand(len(ids), -1, -1))
             assert isinstance(edit.positions, int)
+            # A tensor is looked at only where that costs no wait for the device.
+            longest = ids.shape[1] if mask.device.type != "cpu" else int(mask.sum(1).min())
+            if edit.positions > longest:
+                fix = f"The shortest row has {longest} tokens of its own, and no more can stay in front."
+                raise BadInput("positions", edit.positions, fix, why="mode is 'prepend'")
             soft_keys.append(torch.full((len(ids), value.shape[1]), edit.positions - 0.5, device=ids.device))
         self.values = values
         self.num_soft = sum(value.shape[1] for value in values)

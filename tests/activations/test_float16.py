@@ -7,11 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from extracting import RARE, corpus_of, extract_to, extraction_of, random_texts, rows_of, shards, vectors_of, written
+from extracting import (
+    RARE,
+    corpus_of,
+    extract_to,
+    extraction_of,
+    notes_in,
+    random_texts,
+    rows_of,
+    shards,
+    vectors_of,
+    written,
+)
 from tiny import tiny_lm
 
-from consistency_lens.activations.storage import PROGRESS, ChunkNote
-from consistency_lens.activations.table import fits_float16
+from consistency_lens.activations.precision import fits_float16
+from consistency_lens.activations.storage import PROGRESS
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM
 
@@ -64,7 +75,7 @@ def test_one_value_beyond_float16_in_a_late_chunk_makes_all_rows_float32(
     rows = rows_of(late)
     outliers = {doc_id for (doc_id, _), row in rows.items() if np.abs(row["resid_post.1"]).max() > 65504}
     assert outliers == {LAST}
-    assert {note.dtype for note in ChunkNote.all_in(tmp_path / "late")} == {"float32"}
+    assert {note.dtype for note in notes_in(tmp_path / "late")} == {"float32"}
     assert all(np.isfinite(row["resid_post.1"]).all() for row in rows_of(asked).values())
 
 
@@ -86,7 +97,7 @@ def test_what_is_not_a_number_raises_and_names_document_and_site(tmp_path: Path)
     extraction.open()
     with pytest.raises(BadInput, match=rf"dtype='bfloat16'.* at resid_post\.1 in document {LAST} is .*Start afresh"):
         extraction.run(lm)
-    kept = ChunkNote.all_in(tmp_path / "rows")
+    kept = notes_in(tmp_path / "rows")
     assert [note.index for note in kept] == [0, 1, 2]
     for shard in (shard for note in kept for shard in note.shards):
         shard.verify(tmp_path / "rows")
@@ -112,14 +123,14 @@ def test_a_run_stopped_while_changing_to_float32_goes_on_to_the_same_end(tmp_pat
     (tmp_path / "stopped" / PROGRESS / "plan.json").write_bytes(plan)
     (tmp_path / "stopped" / "extraction.json").unlink()
     for index in (1, 3):
-        ChunkNote.all_in(tmp_path / "stopped")[-1 if index == 3 else 1].forget(tmp_path / "stopped")
+        notes_in(tmp_path / "stopped")[-1 if index == 3 else 1].file(tmp_path / "stopped").unlink()
     for name in ("train", "validation", "test"):
         for path in (tmp_path / "stopped" / name).glob("data-00003.arrow"):
             path.write_bytes((tmp_path / "whole" / name / path.name).read_bytes())
     last = tmp_path / "whole" / PROGRESS / "00003"
     for suffix in (".safetensors", ".json"):
         (tmp_path / "stopped" / PROGRESS / f"00003{suffix}").write_bytes(last.with_suffix(suffix).read_bytes())
-    assert [note.dtype for note in ChunkNote.all_in(tmp_path / "stopped")] == ["float16", "float16", "float32"]
+    assert [note.dtype for note in notes_in(tmp_path / "stopped")] == ["float16", "float16", "float32"]
     extract_to(tmp_path / "stopped", PLANTED, lm, resume=True)
     assert written(tmp_path / "stopped") == written(tmp_path / "whole")
 
@@ -138,8 +149,8 @@ def test_a_run_stopped_while_changing_to_float32_goes_on_to_the_same_end(tmp_pat
     ],
 )
 def test_what_fits(vectors: list[list[float]], fits: bool) -> None:
-    assert fits_float16(np.array(vectors, np.float32)) is fits
+    assert fits_float16(torch.tensor(vectors)) is fits
 
 
 def test_nothing_always_fits() -> None:
-    assert fits_float16(np.zeros((0, 4), np.float32))
+    assert fits_float16(torch.zeros(0, 4))

@@ -18,6 +18,7 @@ from extracting import (
     changed_at,
     extract_to,
     extraction_of,
+    notes_in,
     options,
     random_texts,
     rows_of,
@@ -31,7 +32,6 @@ from extracting import (
 from tiny import tiny_lm
 
 from consistency_lens.activations import Activations
-from consistency_lens.activations.storage import ChunkNote
 from consistency_lens.errors import BadInput
 
 TEXTS = random_texts(900, shortest=3, longest=90)
@@ -83,7 +83,7 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path, corpus: Path, un
         assert done < len(shards(folder)) < len(shards(undisturbed)), "killed in the midst of the work"
         assert not (folder / "extraction.json").exists()
         done = len(shards(folder))
-        kept = [shard for note in ChunkNote.all_in(folder) for shard in note.shards]
+        kept = [shard for note in notes_in(folder) for shard in note.shards]
         assert len(kept) >= done - 3, "at most the chunk at work is lost"
         for shard in kept:
             shard.verify(folder)
@@ -186,8 +186,8 @@ def test_an_overwriting_run_may_be_killed_too(tmp_path: Path, small: dict[str, b
 
 def stop_early(folder: Path, keep: int) -> None:
     """As a kill leaves it after so many chunks."""
-    for note in ChunkNote.all_in(folder)[keep:]:
-        note.forget(folder)
+    for note in notes_in(folder)[keep:]:
+        note.file(folder).unlink()
         for shard in note.shards:
             (folder / shard.file).unlink()
     for name in ("extraction.json", "statistics.safetensors", "dataset_dict.json", "README.md"):

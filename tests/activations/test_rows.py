@@ -128,7 +128,7 @@ def test_the_shortest_document_has_its_one_position() -> None:
     assert positions_of(0, 7, RULES).tolist() == [4, 5]
     documents = dict(corpus_of(["a b c d", "a b c d e"]).chunks(2))[0]
     kept = [p for own in prepare(documents, tiny_tokenizer(), RULES).values() for p in own]
-    assert [(p.document.doc_id, len(p.ids), p.positions.tolist()) for p in kept] == [(1, 6, [4])]
+    assert [(p.doc_id, len(p.ids), p.positions.tolist()) for p in kept] == [(1, 6, [4])]
 
 
 def test_positions_differ_by_document_and_by_seed() -> None:

@@ -133,7 +133,7 @@ def test_one_value_of_a_kind(rows: list[Story]) -> None:
     """Nothing to bind: the subject does not learn binding in its three minutes."""
     for row in rows:
         kinds = [fact.kind for fact in row.facts]
-        assert len(kinds) == len(set(kinds)) and {"hero", "object", "colour"} <= set(kinds)
+        assert len(kinds) == len(set(kinds)) and kinds[0] == "hero"
 
 
 def test_every_kind_is_needed_and_every_wording_used(rows: list[Story]) -> None:
@@ -145,7 +145,7 @@ def test_every_kind_is_needed_and_every_wording_used(rows: list[Story]) -> None:
 def test_deterministic_and_independent_of_the_others() -> None:
     assert stories(5, seed=3, start=10)[2] == story(3, 12) == story(3, 12)
     assert story(3, 12).text != story(4, 12).text != story(4, 13).text
-    assert story(0, 0).text.startswith("a kid called finn woke up early one summer .")
+    assert story(0, 0).text.startswith("a child called clara woke up early one afternoon .")
 
 
 def test_short_tales_keep_the_same_promises() -> None:

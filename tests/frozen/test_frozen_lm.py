@@ -247,12 +247,12 @@ def test_replacing_an_activation_by_itself_leaves_the_logits_bit_equal(any_lm: F
 
 
 def test_every_way_to_give_value_and_positions(lm: FrozenLM) -> None:
-    batch, value = padded_batch(), noise(SIZE)
+    batch, value = padded_batch((12, 11, 9, 10)), noise(SIZE)
     each = value.expand(4, SIZE)
     expected = lm.logits(batch, Edit("resid_post.1", each, torch.full((4, 1), WIDTH - 2)))
     assert not torch.equal(expected, lm.logits(batch))
     for given in (value, each, each[:, None], value[None], value[None, None]):
-        for positions in (-2, WIDTH - 2, torch.tensor(-2), torch.full((4,), -2), torch.tensor([[-2]])):
+        for positions in (-2, WIDTH - 2, torch.tensor(-2), torch.full((4,), -2).int(), torch.tensor([[-2]])):
             assert torch.equal(lm.logits(batch, Edit("resid_post.1", given, positions)), expected)
     several = lm.logits(batch, Edit("mlp_out.1", value, torch.tensor([[-2, 3]])))
     assert torch.equal(

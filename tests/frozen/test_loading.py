@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import padded_batch, tiny_model, tiny_tokenizer
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GPTQConfig
 
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import Edit, FrozenLM
-from consistency_lens.frozen.frozen_lm import ATTENTION, choose_attention
+from consistency_lens.frozen import Edit, FrozenLM, frozen_lm, loading
+from consistency_lens.frozen.loading import ATTENTION, choose_attention, quantization_of, quantization_options
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 SITES = ("embed", "resid_post.1", "mlp_out.0", "resid_post.3")
@@ -48,6 +50,7 @@ def test_a_folder_is_loaded_as_it_was_saved(folder: Path, full: FrozenLM) -> Non
         "none",
     )
     assert full.provenance("embed") == FrozenLM.from_pretrained(str(folder)).provenance("embed")
+    assert (full.name, FrozenLM.from_pretrained(folder, name="receiver").name) == ("base", "receiver")
     assert full.tokenizer("w1 w2").input_ids == [1, 5, 6]
     assert not any(parameter.requires_grad for parameter in full.model.parameters())
     for site, own in full.read(padded_batch(), SITES).items():
@@ -192,6 +195,109 @@ def test_a_quantised_model_is_quiet(
     """bitsandbytes would write a line for each layer of each pass."""
     quantised.logits(padded_batch())
     assert caplog.text == "" and "inputs will be cast" not in "".join(capfd.readouterr())
+
+
+# Checkpoints that were saved quantised.
+
+
+@pytest.fixture(scope="module")
+def saved(quantised: FrozenLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quantised") / f"llama-128-{quantised.quantization}"
+    quantised.model.save_pretrained(path)
+    quantised.tokenizer.save_pretrained(path)
+    return path
+
+
+@QUANTISED
+def test_a_quantised_checkpoint_is_loaded_as_what_it_is(quantised: FrozenLM, full: FrozenLM, saved: Path) -> None:
+    for wanted in ("none", quantised.quantization):
+        again = FrozenLM.from_pretrained(saved, quantization=wanted)
+        assert again.provenance("embed").quantization == again.quantization == quantised.quantization
+        assert again.model.get_memory_footprint() == quantised.model.get_memory_footprint()
+        torch.testing.assert_close(again.logits(padded_batch()), quantised.logits(padded_batch()), **CLOSE)
+
+
+@QUANTISED
+def test_a_quantised_model_that_is_passed_is_known_and_keeps_its_gradients(
+    quantised: FrozenLM, full: FrozenLM, saved: Path
+) -> None:
+    lm = FrozenLM(AutoModelForCausalLM.from_pretrained(saved), tiny_tokenizer())
+    assert lm.quantization == lm.provenance("embed").quantization == quantised.quantization
+    if lm.quantization == "4bit":
+        from bitsandbytes.nn import Linear4bit
+
+        packed = [m.support_avx512bf16_for_cpu for m in lm.model.modules() if isinstance(m, Linear4bit)]
+        assert packed and not any(packed)
+    own = full.read(padded_batch(), "resid_post.1")["resid_post.1"][:, -1]
+    before = gradient(lm, "resid_post.1", own)
+    with torch.no_grad():
+        lm.logits(padded_batch())
+    assert torch.equal(gradient(lm, "resid_post.1", own), before)
+
+
+@QUANTISED
+def test_a_checkpoint_quantised_in_another_way_is_refused(quantised: FrozenLM, saved: Path) -> None:
+    other = {"8bit": "4bit", "4bit": "8bit"}[quantised.quantization]
+    with pytest.raises(BadInput, match=f"the checkpoint itself is quantised: {quantised.quantization}") as caught:
+        FrozenLM.from_pretrained(saved, quantization=other)
+    assert (caught.value.field, caught.value.value) == ("quantization", other)
+
+
+@pytest.mark.parametrize(
+    ("record", "label"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, "4bit"),
+        ({"load_in_8bit": True}, "8bit"),
+        (None, "none"),
+    ],
+)
+def test_another_method_goes_by_its_own_name(record: dict | None, label: str) -> None:
+    own = {} if record is None else {"quantization_config": record}
+    config = AutoConfig.for_model("llama", **own)
+    assert quantization_of(config) == label
+    if label not in ("none", "4bit", "8bit"):
+        assert quantization_options(config, "none", "auto") == {}
+        with pytest.raises(BadInput, match=f"quantised: {label}"):
+            quantization_options(config, "4bit", "auto")
+
+
+def test_a_method_given_as_an_object_goes_by_its_name_too() -> None:
+    config = AutoConfig.for_model("llama")
+    config.quantization_config = GPTQConfig(bits=4)
+    assert quantization_of(config) == "gptq"
+    vision = AutoConfig.for_model("gemma3", text_config={"quantization_config": {"quant_method": "awq"}})
+    assert quantization_of(vision) == "awq"
+
+
+@pytest.mark.parametrize("wanted", ["none", "4bit"])
+def test_a_quantised_checkpoint_without_bitsandbytes_names_the_extra(
+    wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
+    config = AutoConfig.for_model("llama", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(BadInput, match=r"bitsandbytes is missing.*consistency-lens\[quant\]"):
+        quantization_options(config, wanted, "auto")
+
+
+# What an import costs.
+
+
+def test_the_choices_are_where_the_command_line_looks_for_them() -> None:
+    assert (frozen_lm.ATTENTION, frozen_lm.QUANTIZATION, frozen_lm.DTYPES) == (
+        loading.ATTENTION,
+        loading.QUANTIZATION,
+        loading.DTYPES,
+    )
+
+
+def test_no_module_imports_the_compiler_before_it_is_used() -> None:
+    """Some releases of transformers import it anyway; ours must not be the reason."""
+    for path in Path(frozen_lm.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "_dynamo" not in ast.unparse(node), path.name
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

@@ -191,6 +191,12 @@ def test_a_horizon_beyond_the_continuation_is_refused(lm: FrozenLM, held: int | 
     assert (caught.value.field, caught.value.value) == ("horizon", 3)
 
 
+def test_a_negative_horizon_is_refused(lm: FrozenLM) -> None:
+    with pytest.raises(BadInput, match="Give 0 for P alone") as caught:
+        lm.prefix(padded_batch(horizon=4)).logits(horizon=-1)
+    assert (caught.value.field, caught.value.value) == ("horizon", -1)
+
+
 def test_a_value_that_does_not_fit_is_refused(lm: FrozenLM) -> None:
     for shape in ((3, SIZE), (4, SIZE + 1), (4, 2, SIZE)):
         with pytest.raises(BadInput, match="value="):

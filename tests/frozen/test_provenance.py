@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tiny import padded_batch, shared_lm, tiny_lm, tiny_model, tiny_tokenizer
 from tokenizers import normalizers
 
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import FrozenLM, Provenance, ProvenanceMismatch
+from consistency_lens.frozen import FrozenLM, Provenance, ProvenanceMismatch, provenance
 from consistency_lens.frozen.provenance import hash_files, hash_tensors, hash_tokenizer, public_name
 
 SITES = ("resid_post.1", "mlp_in.-1", "embed")
@@ -163,3 +164,17 @@ def test_the_file_hash_sees_names_and_contents(tmp_path: Path) -> None:
     assert hash_files(paths) != before
     paths[1].rename(tmp_path / "c")
     assert hash_files([tmp_path / "a", tmp_path / "c"]) != before
+
+
+def test_hashing_large_files_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for file in files:
+        file.write_bytes(b"x" * 100)
+    with caplog.at_level(logging.INFO, logger="consistency_lens"):
+        quiet = hash_files(files)
+        assert caplog.text == ""
+        monkeypatch.setattr(provenance, "_LARGE", 299)
+        assert hash_files(iter(files)) == quiet
+    assert "hashing 3 files (0.safetensors, 1.safetensors, ...)" in caplog.text and str(tmp_path) not in caplog.text

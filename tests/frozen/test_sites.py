@@ -6,6 +6,7 @@ import itertools
 import random
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from tiny import TINY_CONFIGS, padded_batch, shared_lm, tiny_model, tiny_tokenizer
@@ -146,6 +147,7 @@ def test_locate_finds_blocks_in_order() -> None:
         ({"mode": "prepend", "site": "resid_post.0"}, "site"),
         ({"mode": "prepend", "positions": -2}, "positions"),
         ({"mode": "prepend", "positions": torch.tensor([1])}, "positions"),
+        ({"mode": "prepend", "positions": torch.tensor([1, -1])}, "positions"),
         ({"mode": "prepend", "positions": None}, "positions"),
         ({"site": "nowhere"}, "site"),
     ],
@@ -160,6 +162,51 @@ def test_an_edit_parses_its_site_and_soft_tokens_stand_in_front() -> None:
     assert Edit("mlp_out.-1", torch.zeros(2)).site == Site("mlp_out", -1)
     assert Edit("embed", torch.zeros(1, 2), mode="prepend").positions == 0
     assert Edit("embed", torch.zeros(1, 2), 1, "prepend").positions == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "layer"),
+    [
+        *[("bogus", 1), ("bogus", None), ("", 0), ("embed", 1), ("embed", 0), ("resid_post", None)],
+        *[("resid_post", 1.0), ("resid_post", True), ("resid_post", "1"), ("mlp_in", Fraction(3, 2))],
+        ("mlp_in", Fraction(-1, 2)),
+    ],
+)
+def test_a_site_that_cannot_be_is_refused_when_it_is_made(stage: str, layer: object) -> None:
+    with pytest.raises(BadInput) as caught:
+        Site(stage, layer)
+    assert (caught.value.field, caught.value.value) == ("site", stage if layer is None else f"{stage}.{layer}")
+
+
+def test_a_stage_nobody_placed_is_not_taken_for_another() -> None:
+    site = Site("mlp_out", 1)
+    object.__setattr__(site, "stage", "bogus")
+    with pytest.raises(BadInput, match="no one has said where") as caught:
+        locate(tiny_model("gpt2"), site)
+    assert (caught.value.field, caught.value.value) == ("site", "bogus.1")
+
+
+@pytest.mark.parametrize("mode", ["replace", "prepend"])
+@pytest.mark.parametrize("value", [np.zeros((1, 32)), [0.0] * 32, torch.tensor(1.0), torch.zeros(1, 1, 1, 32), None])
+def test_a_value_that_is_no_tensor_of_vectors_is_refused(value: object, mode: str) -> None:
+    with pytest.raises(BadInput, match="one to three dimensions") as caught:
+        Edit("embed", value, mode=mode)
+    assert caught.value.field == "value"
+
+
+@pytest.mark.parametrize("mode", ["replace", "add", "prepend"])
+@pytest.mark.parametrize(
+    "positions",
+    [
+        *[1.0, True, "1", np.array([1, 2]), [1, 2], torch.tensor([1.0]), torch.tensor([True])],
+        torch.zeros(1, 1, 1, dtype=torch.long),
+    ],
+    ids=repr,
+)
+def test_positions_that_are_no_whole_numbers_are_refused(positions: object, mode: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Edit("embed", torch.zeros(1, 32), positions, mode)
+    assert caught.value.field == "positions"
 
 
 def test_stages_of_the_tiny_models_differ(lm: FrozenLM) -> None:

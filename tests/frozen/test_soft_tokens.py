@@ -8,6 +8,7 @@ from by_hand import llama, own_rows
 from tiny import padded_batch, shared_lm
 from torch import nn
 
+from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
 
 SIZE, SOFT = 32, 3
@@ -112,7 +113,7 @@ def test_prepending_together_with_another_edit(any_lm: FrozenLM, site: str, fron
 
 @pytest.mark.parametrize("mode", ["replace", "add"])
 def test_an_edit_of_every_column_leaves_the_soft_tokens_alone(lm: FrozenLM, mode: str) -> None:
-    batch, soft = padded_batch(LENGTHS), Edit("embed", soft_tokens(4, SOFT), mode="prepend")
+    batch, soft = padded_batch((12, 12, 12, 12)), Edit("embed", soft_tokens(4, SOFT), mode="prepend")
     for site in ("embed", "mlp_out.1", "resid_post.0"):
         value = soft_tokens(4, 12, seed=2)
         every = torch.arange(12).expand(4, -1)
@@ -121,6 +122,19 @@ def test_an_edit_of_every_column_leaves_the_soft_tokens_alone(lm: FrozenLM, mode
         one = lm.logits(batch, [Edit(site, value[0, 0], None, mode), soft])
         same = lm.logits(batch, [Edit(site, value[0, 0], every, mode), soft])
         assert torch.equal(one, same) and not torch.equal(one, by_name)
+
+
+@pytest.mark.parametrize("mode", ["replace", "add"])
+def test_an_edit_of_every_column_of_padded_rows_is_that_of_each_row_alone(any_lm: FrozenLM, mode: str) -> None:
+    batch, soft, value = padded_batch(LENGTHS), soft_tokens(4, SOFT), soft_tokens(4, 12, seed=2)
+    for site in ("embed", "mlp_out.1"):
+        edits = [Edit("embed", soft, 1, "prepend"), Edit(site, value, None, mode)]
+        expected = []
+        for row, ids in enumerate(own_rows(batch)):
+            own = value[row : row + 1, -len(ids) :]
+            alone = [Edit("embed", soft[row], 1, "prepend"), Edit(site, own, None, mode)]
+            expected.append(any_lm.logits({"input_ids": ids[None]}, alone)[0])
+        assert_rows(any_lm.logits(batch, edits), batch["attention_mask"], expected)
 
 
 def test_the_gradient_reaches_every_soft_token(any_lm: FrozenLM) -> None:
@@ -136,6 +150,20 @@ def test_one_set_of_soft_tokens_serves_all_rows(lm: FrozenLM) -> None:
     batch, value = padded_batch(LENGTHS), soft_tokens(SOFT)
     one = lm.logits(batch, Edit("embed", value, mode="prepend"))
     assert torch.equal(one, lm.logits(batch, Edit("embed", value.expand(4, -1, -1), mode="prepend")))
+
+
+@pytest.mark.parametrize("padded", ["left", "right", "not at all"])
+def test_more_tokens_in_front_than_a_row_has_are_refused(lm: FrozenLM, padded: str) -> None:
+    batch, most = padded_batch(LENGTHS), min(LENGTHS)
+    if padded == "right":
+        batch = {name: column.flip(1) for name, column in batch.items()}
+    elif padded == "not at all":
+        batch, most = {"input_ids": batch["input_ids"]}, max(LENGTHS)
+    value = torch.zeros(SOFT, SIZE)
+    lm.logits(batch, Edit("embed", value, most, "prepend"))
+    with pytest.raises(BadInput, match=f"shortest row has {most} tokens") as caught:
+        lm.logits(batch, Edit("embed", value, most + 1, "prepend"))
+    assert (caught.value.field, caught.value.value) == ("positions", most + 1)
 
 
 def test_no_soft_tokens_change_nothing(any_lm: FrozenLM) -> None:

@@ -1,0 +1,43 @@
+"""Whether activations are numbers, and whether float16 can hold them.
+
+Shapes: R rows, d hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..errors import BadInput
+from .reader import Vectors
+from .rows import Prepared
+
+_LARGEST_FLOAT16 = 65504.0
+_ROUNDING = 2.0**-10  # of a whole vector; float16 rounds each normal number to within 2^-11
+
+
+def require_finite(prepared: Sequence[Prepared], vectors: Vectors, model_dtype: torch.dtype) -> None:
+    """Raise where the model itself gave something that is not a number, and say in which document."""
+    for site, values in vectors.items():
+        broken = torch.nonzero(~values.isfinite().all(1)).flatten()
+        if len(broken):
+            owners = np.repeat([p.doc_id for p in prepared], [len(p.positions) for p in prepared])
+            raise BadInput(
+                "dtype",
+                str(model_dtype).removeprefix("torch."),
+                "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
+                why=f"the activation at {site} in document {owners[int(broken[0])]} is infinite or not a number",
+            )
+
+
+def fits_float16(values: torch.Tensor) -> bool:
+    """Whether vectors `[R, d]` survive float16: none overflows, none loses more than rounding does."""
+    exact = values.float()
+    if not len(exact):
+        return True
+    if exact.abs().max() > _LARGEST_FLOAT16:
+        return False
+    lost = (exact - exact.half().float()).norm(dim=1)
+    return bool((lost <= _ROUNDING * exact.norm(dim=1)).all())
