@@ -73,12 +73,12 @@ def bare(extraction: Extraction, frozen: FrozenLM, batches: list[torch.Tensor]) 
 def tutorial(extraction: Extraction, frozen: FrozenLM, folder: Path, batch_size: int) -> None:
     layer, rules = frozen.site(SITE).layer + 1, extraction.rules
     documents = [p for prepared in prepared_chunks(extraction) for own in prepared.values() for p in own]
-    texts = {p.document.doc_id: p.document.text for p in documents}
+    texts = {d.doc_id: d.text for _, chunk in extraction.corpus.chunks(1000) for d in chunk}
     rows = []
     for start in range(0, len(documents), batch_size):
         batch = documents[start : start + batch_size]
         encoded = frozen.tokenizer(
-            [texts[p.document.doc_id] for p in batch],
+            [texts[p.doc_id] for p in batch],
             padding=True,
             truncation=True,
             max_length=rules.max_length,
@@ -124,7 +124,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             device=options.device,
         )
     rows = [
-        {"way": name, "tokens/s": tokens / timing.median, "of the limit": 1 / ratio, "spread": timing.spread}
+        {"way": name, "tokens/s": round(tokens / timing.median), "of the limit": 1 / ratio, "spread": timing.spread}
         for (name, timing), ratio in zip(timings.items(), ratios(timings).values(), strict=True)
     ]
     title = f"Extraction at {extraction.sites[0]} of {options.size}, {options.documents} documents, {tokens:,} tokens"
