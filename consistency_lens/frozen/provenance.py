@@ -119,7 +119,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     size = sum(path.stat().st_size for path in paths)
     if size > _LARGE:
         names = ", ".join(path.name for path in paths[:2]) + (", ..." if len(paths) > 2 else "")
-        logger.info("hashing %d files (%s), %.1f GB, to identify the weights", len(paths), names, size / 1e9)
+        logger.info("hashing %d files (%s), %.1f GB, to have a name for them", len(paths), names, size / 1e9)
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.name.encode())
