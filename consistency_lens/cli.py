@@ -282,7 +282,8 @@ def _open_corpus(arguments: CorpusArguments) -> Corpus:
 
 
 def _show(activations: Activations, folder: Path, tokenizer: Any) -> None:
-    table = Table(title=f"Rows in {folder}", box=None, header_style="dim")
+    console.print(f"\nrows in [bold]{escape(str(folder))}[/]", highlight=False, soft_wrap=True)
+    table = Table(box=None, header_style="dim")
     for name in ("split", "documents", "rows"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for split, counts in activations.metadata["splits"].items():

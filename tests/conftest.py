@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 # Before anything imports huggingface_hub, which reads these once.
 _HOME = tempfile.TemporaryDirectory(prefix="consistency-lens-tests-", ignore_cleanup_errors=True)
@@ -22,6 +23,14 @@ from consistency_lens.frozen import FrozenLM  # noqa: E402
 
 torch.set_num_threads(1)
 transformers_logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def subject_folder() -> Path:
+    """The offline subject as users have it, trained once for all slow tests (minutes) in the tests' own cache."""
+    from consistency_lens.demo.subject import subject_path
+
+    return subject_path(progress=False)
 
 
 @pytest.fixture(params=TINY_CONFIGS)

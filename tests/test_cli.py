@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -353,15 +352,11 @@ def test_what_only_another_process_finds_is_said_all_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_with_no_argument_it_is_the_whole_demo(tmp_path: Path) -> None:
-    """Trains the subject, which takes minutes, unless this machine has it."""
-    home, known = tmp_path / "home", Path.home() / ".cache/huggingface/consistency_lens"
-    if known.is_dir():
-        shutil.copytree(known, home / "consistency_lens")
+def test_with_no_argument_it_is_the_whole_demo(tmp_path: Path, subject_folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "run_lens.py"],
         cwd=tmp_path,
-        env=os.environ | {"HF_HOME": str(home), "COLUMNS": "160"},
+        env=os.environ | {"COLUMNS": "80"},
         capture_output=True,
         text=True,
         timeout=900,

@@ -51,8 +51,8 @@ def accuracy_table(report: SubjectReport) -> Table:
 def site_table(sites: list[SiteProbe], demo_site: str) -> Table:
     """Layer by layer: can a linear map read the fact that the next token needs, and what do the controls read?"""
     table = Table(title="Where a linear probe reads the needed fact (* the demo's site)", title_justify="left")
-    for column in ("site", "accuracy", "95 % interval", "labels shuffled", "before it is stated", "chance"):
-        table.add_column(column, justify="left" if column == "site" else "right")
+    for column in ("site", "accuracy", "95 % interval", "shuffled", "too early", "chance"):
+        table.add_column(column, justify="left" if column == "site" else "right", no_wrap=True)
     for row in sites:
         table.add_row(
             f"{row.site} *" if row.site == demo_site else row.site,

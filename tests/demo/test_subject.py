@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,13 +167,11 @@ def test_learning_rate_warms_up_and_comes_down() -> None:
 
 
 @pytest.mark.slow
-def test_the_real_subject_knows_its_stories(cache: Path) -> None:
+def test_the_real_subject_knows_its_stories(subject_folder: Path) -> None:
     from consistency_lens.demo.probe import DEMO_SITE
 
-    started = time.process_time()
-    card = load_card(subject_path(progress=False))
+    card = load_card(subject_folder)
     assert card.report.accuracy >= 0.95
-    assert time.process_time() - started < 400
     sites = {row.site: row for row in card.sites}
     assert sites[DEMO_SITE].accuracy >= 0.9
     assert int(DEMO_SITE.split(".")[1]) < card.config.num_layers - 1
