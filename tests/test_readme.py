@@ -14,9 +14,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 @pytest.mark.slow
 def test_the_snippet_prints_what_stands_below_it(subject_folder: Path) -> None:
-    found = re.search(
-        r"<!-- snippet: frozen -->\n```python\n(.*?)```\n<!-- /snippet -->\n```\n(.*?)```", README, re.DOTALL
-    )
+    block = r"<!-- snippet: frozen -->\n```python\n(.*?)```\n<!-- /snippet -->\n```\n(.*?)```"
+    found = re.search(block, README, re.DOTALL)
     assert found
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -63,7 +63,7 @@ def test_a_copy_without_notes_is_never_touched(tmp_path: Path, resume: bool) -> 
     extract_to(tmp_path / "rows", TEXTS)
     shutil.rmtree(tmp_path / "rows" / ".progress")
     before = written(tmp_path / "rows")
-    with pytest.raises(BadInput, match="resume=|output_dir="):
+    with pytest.raises(BadInput, match=r"resume=|output_dir="):
         extraction_of(OTHERS, tmp_path / "rows", resume=resume).run(shared_lm("llama"))
     assert written(tmp_path / "rows") == before
 
