@@ -16,13 +16,12 @@ from consistency_lens import BadInput, Edit, FrozenLM
 
 LONGEST_TEXT = 4000  # characters
 TOP = 8
+STORY = (
+    "a child called finn woke up early one morning . the wagon of the child was {} . the clock struck three and the "
+    "afternoon grew warm . nobody knew why the dark wall was so tall . somebody pushed the wagon , which was"
+)
 EXAMPLES = {
-    "demo": (
-        "a child called finn woke up early . on the table lay a red kite . the clock struck three and the morning "
-        "grew warm . nobody said a word for six minutes . then they looked for the kite , and it was",
-        "a child called clara woke up early . on the table lay a blue kite . the clock struck three and the morning "
-        "grew warm . nobody said a word for six minutes . then they looked for the kite , and it was",
-    ),
+    "demo": (STORY.format("red"), STORY.format("blue")),
     "other": ("The capital of France is", "The capital of Italy is"),
 }
 

@@ -43,7 +43,8 @@ class Activations:
 
         Args:
             folder_or_repo: local folder, memory-mapped where it lies, or the id of a dataset on the Hub.
-            verify: compare every shard with its checksum first; a damaged one is named.
+            verify: compare every shard of a folder with its checksum first; a damaged one is named. What comes from
+                the Hub is checked by its client.
             revision: branch, tag or commit on the Hub.
         """
         folder = Path(folder_or_repo)
