@@ -15,7 +15,7 @@ import torch
 from consistency_lens import BadInput, Edit, FrozenLM
 
 LONGEST_TEXT = 4000  # characters
-TOP = 8
+TOP = 5
 STORY = (
     "a child called finn woke up early one morning . the wagon of the child was {} . the clock struck three and the "
     "afternoon grew warm . nobody knew why the dark wall was so tall . somebody pushed the wagon , which was"
