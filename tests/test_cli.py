@@ -299,7 +299,8 @@ def test_an_interrupted_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
     def words(name: str, **more: Any) -> list[str]:
         return ["extract", "--use_cpu", *options(**given, output_dir=tmp_path / name, **more)]
 
-    running = start(words("rows"), tmp_path / "log")
+    # Started in the background, a test run ignores SIGINT, and so would its children.
+    running = start(words("rows"), tmp_path / "log", signal.signal, signal.SIGINT, signal.default_int_handler)
     deadline = time.monotonic() + 120
     while len(shards(tmp_path / "rows")) < 10:
         assert running.process.is_alive() and time.monotonic() < deadline, running.log.read_text()

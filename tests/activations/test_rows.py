@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from extracting import corpus_of, extract_to, random_texts, rows_of
-from tiny import shared_lm, tiny_tokenizer
+from tiny import shared_lm, tiny_lm, tiny_tokenizer
 
 from consistency_lens.activations import Activations, Corpus, CorpusArguments
 from consistency_lens.activations.reader import ChunkReader
@@ -57,7 +57,7 @@ def test_a_row_holds_what_a_pass_over_its_own_context_computes(stored: Activatio
 
 
 def test_a_row_holds_what_transformers_itself_hands_out(stored: Activations) -> None:
-    model = shared_lm("llama").model
+    model = tiny_lm("llama").model  # not the shared one: this leaves hooks of transformers on it
     for row in list(rows_of(stored).values())[::7]:
         with torch.no_grad():
             states = model(torch.tensor([row["input_ids"]]), output_hidden_states=True).hidden_states
