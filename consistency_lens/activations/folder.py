@@ -83,7 +83,7 @@ class ExtractionFolder:
         elif not self.resume:
             fix = "Use --resume to go on, --overwrite to start afresh, or another folder."
             raise BadInput("output_dir", str(self.path), fix, why="it is not empty")
-        elif not (self.path / PROGRESS / PLAN).exists() and (not ours or self._our_files()):
+        elif not (self.path / PROGRESS / PLAN).exists() and (not ours or self._finished_files()):
             raise BadInput(
                 "resume",
                 str(self.path),
@@ -104,6 +104,9 @@ class ExtractionFolder:
         patterns += [f"{split}/{name}" for split in SPLITS for name in ("data-*", "state.json", "dataset_info.json")]
         patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
         return [file for pattern in patterns for file in sorted(self.path.glob(pattern))]
+
+    def _finished_files(self) -> list[Path]:
+        return [file for file in self._our_files() if file.suffix != ".part"]
 
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Make room for this plan, or check that what is there follows it; forget chunks that are damaged."""
