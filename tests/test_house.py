@@ -324,7 +324,7 @@ CASES: list[tuple[Rule, str, str, str]] = [
     (nothing_is_postponed, "a.py", "x = 1  # FIX" + "ME", "x = 1"),
     (nothing_names_a_machine, "a.toml", "url = 'https:" + "//pypi.corp.internal/simple'", "https://arxiv.org/abs/1"),
     (nothing_names_a_machine, "a.md", "cd /ho" + "me/me/x", "cd ~/x; ls ./home/x"),
-    (nothing_names_a_machine, "a.md", "see (/ro" + "ot/x)", "https://github.com/root/x"),
+    (nothing_names_a_machine, "a.md", "see (/ro" + "ot/x)", "https://github.com/home/x"),
     (nothing_names_a_machine, "a.sh", "pip install --find" + "-links /wheels x", "pip install -c constraints.txt x"),
 ]
 
