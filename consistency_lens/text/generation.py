@@ -108,12 +108,9 @@ class _LookUp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         logits, ids, table = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        if grad_logits is not None:
-            for t in range(logits.shape[1]):
-                wanted = grad[:, t].float() @ table.float().T
-                grad_logits[:, t] = _through_softmax(ctx.noise, t, logits[:, t], wanted)
-        grad_table = None
+        grad_logits = grad_table = None
+        if ctx.needs_input_grad[0]:
+            grad_logits = _through_softmax(ctx.noise, logits, lambda t: grad[:, t].float() @ table.float().T)
         if ctx.needs_input_grad[2]:
             grad_table = torch.zeros_like(table).index_add_(0, ids.flatten(), grad.flatten(0, 1).to(table.dtype))
         return grad_logits, None, grad_table, None
@@ -132,21 +129,26 @@ class _Pick(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         logits, ids, values = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        if grad_logits is not None:
-            for t in range(logits.shape[1]):
-                wanted = grad[:, t, None].float() * values[:, t].float()
-                grad_logits[:, t] = _through_softmax(ctx.noise, t, logits[:, t], wanted)
-        grad_values = None
+        grad_logits = grad_values = None
+        if ctx.needs_input_grad[0]:
+            grad_logits = _through_softmax(
+                ctx.noise, logits, lambda t: grad[:, t, None].float() * values[:, t].float()
+            )
         if ctx.needs_input_grad[2]:
             grad_values = torch.zeros_like(values).scatter_(-1, ids.unsqueeze(-1), grad.unsqueeze(-1).to(values.dtype))
         return grad_logits, None, grad_values, None
 
 
-def _through_softmax(noise: Noise, step: int, logits: Tensor, wanted: Tensor) -> Tensor:
-    """The gradient `[B, V]` to the logits, of one to `softmax((l + g) / tau)`."""
-    soft = noise.soften(step, logits)
-    return (soft * (wanted - (soft * wanted).sum(-1, keepdim=True)) / noise.temperature).to(logits.dtype)
+def _through_softmax(noise: Noise, logits: Tensor, wanted_at: Callable[[int], Tensor]) -> Tensor:
+    """The gradient `[B, T, V]` to the logits, where `wanted_at(t)` is the one `[B, V]` to `softmax((l + g) / tau)`.
+
+    One step of the text at a time: nothing but the result is of size T times V.
+    """
+    grad = torch.empty_like(logits)
+    for t in range(logits.shape[1]):
+        soft, wanted = noise.soften(t, logits[:, t]), wanted_at(t)
+        grad[:, t] = soft * (wanted - (soft * wanted).sum(-1, keepdim=True)) / noise.temperature
+    return grad
 
 
 def straight_through_embed(logits: Tensor, ids: Tensor, table: Tensor, noise: Noise) -> Tensor:
