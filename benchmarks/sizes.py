@@ -17,6 +17,11 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
         | {"num_attention_heads": 4, "num_key_value_heads": 4},
     ),
+    "mid": (
+        "llama",
+        {"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+        | {"num_attention_heads": 12, "num_key_value_heads": 12},
+    ),
     "gpt2": ("gpt2", {}),
     "qwen3-0.6b": (
         "qwen3",

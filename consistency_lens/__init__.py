@@ -16,13 +16,29 @@ if TYPE_CHECKING:
         ExtractArguments,
         Extraction,
     )
+    from .auto import AutoLens
+    from .base.arguments import LensTrainingArguments
+    from .base.configuration import LensConfig
+    from .base.modeling import LensModel
+    from .base.trainer import LensTrainer
     from .errors import BadInput
+    from .evaluation import Report, evaluate_lens
     from .frozen import Edit, FrozenLM, Prefix, Provenance, ProvenanceMismatch, Site
+    from .text.arguments import ConsistencyLensArguments
+    from .text.configuration import ConsistencyLensConfig
+    from .text.modeling import ConsistencyLens
+    from .text.parts import LensDecoder, LensEncoder
+    from .text.trainer import ConsistencyLensTrainer
 
 _HOMES = {
     "ActivationCollator": ".activations",
     "Activations": ".activations",
+    "AutoLens": ".auto",
     "BadInput": ".errors",
+    "ConsistencyLens": ".text.modeling",
+    "ConsistencyLensArguments": ".text.arguments",
+    "ConsistencyLensConfig": ".text.configuration",
+    "ConsistencyLensTrainer": ".text.trainer",
     "Corpus": ".activations",
     "CorpusArguments": ".activations",
     "CorruptShard": ".activations",
@@ -30,16 +46,29 @@ _HOMES = {
     "ExtractArguments": ".activations",
     "Extraction": ".activations",
     "FrozenLM": ".frozen",
+    "LensConfig": ".base.configuration",
+    "LensDecoder": ".text.parts",
+    "LensEncoder": ".text.parts",
+    "LensModel": ".base.modeling",
+    "LensTrainer": ".base.trainer",
+    "LensTrainingArguments": ".base.arguments",
     "Prefix": ".frozen",
     "Provenance": ".frozen",
     "ProvenanceMismatch": ".frozen",
+    "Report": ".evaluation",
     "Site": ".frozen",
+    "evaluate_lens": ".evaluation",
 }
 
 __all__ = [
     "ActivationCollator",
     "Activations",
+    "AutoLens",
     "BadInput",
+    "ConsistencyLens",
+    "ConsistencyLensArguments",
+    "ConsistencyLensConfig",
+    "ConsistencyLensTrainer",
     "Corpus",
     "CorpusArguments",
     "CorruptShard",
@@ -47,10 +76,18 @@ __all__ = [
     "ExtractArguments",
     "Extraction",
     "FrozenLM",
+    "LensConfig",
+    "LensDecoder",
+    "LensEncoder",
+    "LensModel",
+    "LensTrainer",
+    "LensTrainingArguments",
     "Prefix",
     "Provenance",
     "ProvenanceMismatch",
+    "Report",
     "Site",
+    "evaluate_lens",
 ]
 
 

@@ -27,19 +27,19 @@ def kl_of(original: Tensor, edited: Tensor, mask: Tensor | None = None) -> Tenso
         `[B]`, exactly 0 where the logits are equal.
     """
     log_p, log_q = original.float().log_softmax(-1), edited.float().log_softmax(-1)
-    return _mean((log_p.exp() * (log_p - log_q)).sum(-1), mask)
+    return masked_mean((log_p.exp() * (log_p - log_q)).sum(-1), mask)
 
 
 def nll_of(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """- mean_t log M(t_t | t_<t): `logits [B, T, V]` that predict `ids [B, T]`, in nats per token, `[B]`."""
     nll = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
-    return _mean(nll, mask)
+    return masked_mean(nll, mask)
 
 
 def entropy_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """- sum_v p(v) log p(v) of `[B, T, V]`, mean over the tokens, `[B]`."""
     log_p = logits.float().log_softmax(-1)
-    return _mean(-(log_p.exp() * log_p).sum(-1), mask)
+    return masked_mean(-(log_p.exp() * log_p).sum(-1), mask)
 
 
 def direction_error_of(restored: Tensor, original: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def _log_norm(vectors: Tensor) -> Tensor:
     return vectors.float().square().sum(-1).clamp_min(_SMALLEST).log() / 2
 
 
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the second dimension, if there is one, of what the mask keeps."""
     if values.dim() == 1:
         return values

@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from datasets import load_from_disk
 from extracting import (
     ROOT,
     model_without_weights,
@@ -29,9 +27,10 @@ from extracting import (
 
 from consistency_lens import cli
 from consistency_lens.activations import Activations, CorpusArguments, ExtractArguments
+from consistency_lens.cli.arguments import GROUPS, INHERITED, USUAL, fields_of, help_of, names
+from consistency_lens.cli.explain import parse_positions
+from consistency_lens.cli.run_folder import without_folder
 from consistency_lens.errors import BadInput
-
-NAMES = {f.name for arguments in cli.ARGUMENTS for f in fields(arguments)}
 
 
 def write_recipe(folder: Path, **values: Any) -> str:
@@ -40,41 +39,68 @@ def write_recipe(folder: Path, **values: Any) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", cli.recipe_names())
-def test_every_recipe_parses_and_names_known_fields(name: str) -> None:
-    record = yaml.safe_load((ROOT / f"consistency_lens/recipes/{name}.yaml").read_text())
-    assert record and set(record) <= NAMES
-    assert cli.load_recipe(name) == record
-    parsed = cli.parse(["extract", "--config", name])
-    found = {f.name: part.__dict__[f.name] for part in parsed[1:] for f in fields(part)}
-    assert {key: found[key] for key in record} == record
-    assert not set(fields_changed(parsed)) - set(record), "what a recipe does not say stays as it is"
-
-
-def fields_changed(parsed: tuple[Any, ...]) -> list[str]:
-    return [
-        f.name for part in parsed[1:] for f in fields(part) if part.__dict__[f.name] != type(part)().__dict__[f.name]
-    ]
-
-
-def test_there_are_recipes() -> None:
-    assert {"demo", "gpt2"} <= set(cli.recipe_names())
+def parts(words: list[str]) -> tuple[CorpusArguments, ExtractArguments]:
+    request = cli.parse(words)
+    return request.corpus, request.extraction
 
 
 @pytest.mark.parametrize("words", [[], ["extract"], ["extract", "--use_cpu"], ["--output_dir", "elsewhere"]])
 def test_where_no_model_and_no_text_is_named_it_is_the_demo(words: list[str]) -> None:
-    command, subject, corpus, extraction, run_arguments = cli.parse(words)
-    recipe = cli.load_recipe("demo")
-    assert command == "extract"
-    assert (subject.model_name_or_path, corpus.dataset_name) == ("demo", "demo")
-    assert extraction.sites == recipe["sites"]
-    assert extraction.output_dir == ("elsewhere" if "elsewhere" in words else recipe["output_dir"])
-    assert run_arguments.use_cpu is ("--use_cpu" in words)
+    request, recipe = cli.parse(words), cli.load_recipe("demo")
+    assert request.command == ("extract" if "extract" in words else "run")
+    assert (request.subject.model_name_or_path, request.corpus.dataset_name) == ("demo", "demo")
+    assert request.extraction.sites == recipe["sites"]
+    assert request.extraction.output_dir == recipe["activations_dir"]
+    assert request.values["output_dir"] == ("elsewhere" if "elsewhere" in words else None)
+    assert request.use_cpu is ("--use_cpu" in words)
+
+
+def test_of_extract_folder_and_seed_are_those_of_the_rows(tmp_path: Path) -> None:
+    words = ["--config", "demo", "--output_dir", "here", "--seed", "5"]
+    rows = cli.parse(["extract", *words]).extraction
+    assert (rows.output_dir, rows.seed) == ("here", 5)
+    whole = cli.parse(words)
+    assert (whole.extraction.output_dir, whole.extraction.seed) == ("outputs/demo-activations", 0)
+    assert (whole.values["output_dir"], whole.training(use_cpu=True).seed) == ("here", 5)
+    assert cli.parse(["extract", *words, "--activations_dir", "there"]).extraction.output_dir == "there"
+    old = write_recipe(tmp_path, output_dir="rows", seed=3)
+    rows = cli.parse(["extract", "--config", old]).extraction
+    assert (rows.output_dir, rows.seed) == ("rows", 3)
+    both = write_recipe(tmp_path, output_dir="run", activations_dir="rows", seed=3, activations_seed=4)
+    rows = cli.parse(["extract", "--config", both]).extraction
+    assert (rows.output_dir, rows.seed) == ("rows", 4)
+
+
+@pytest.mark.parametrize("text", ["a text", "true story", "it's 1"])
+def test_a_text_behind_a_flag_is_a_text(text: str) -> None:
+    request = cli.parse(["explain", "--lens", "x", "--json", text, "--positions=-1,3"])
+    assert (request.text, request.explanation.json, request.explanation.positions) == (text, True, "-1,3")
+    assert cli.parse(["explain", text, "--json", "false", "--lens", "x"]).explanation.json is False
+
+
+@pytest.mark.parametrize(("given", "found"), [("3,5,-1", [3, 5, -1]), ("-2", [-2]), (" 1, 2", [1, 2])])
+def test_positions(given: str, found: list[int]) -> None:
+    assert parse_positions(given) == found and parse_positions(None) is None
+    with pytest.raises(BadInput, match="positions='1,x'"):
+        parse_positions("1,x")
+
+
+def test_every_field_of_training_is_taken_and_checked(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, kl_weight=0.5, mse_weight="linear(1, 0.1, 100)", lr_scheduler_kwargs={"a": 1})
+    training = cli.parse(["train", "--config", recipe, "--adam_beta2", "0.95", "--activation_checkpointing"])
+    assert training.values["activation_checkpointing"] is True
+    training = training.training(use_cpu=True)
+    assert (training.kl_weight, training.mse_weight, training.adam_beta2) == ("0.5", "linear(1, 0.1, 100)", 0.95)
+    assert training.lr_scheduler_kwargs == {"a": 1}
+    request = cli.parse(["train", "--load_best_model_at_end", "--eval_strategy", "steps", "--save_strategy", "epoch"])
+    with pytest.raises(BadInput, match="requires the save and eval strategy to match"):
+        request.training(use_cpu=True)
 
 
 @pytest.mark.parametrize("name", ["model_name_or_path", "dataset_name", "train_file"])
 def test_where_one_is_named_it_is_not(name: str) -> None:
-    _, subject, corpus, extraction, _ = cli.parse(["extract", f"--{name}", "mine"])
+    request = cli.parse(["extract", f"--{name}", "mine"])
+    subject, corpus, extraction = request.subject, request.corpus, request.extraction
     found = (subject.model_name_or_path, corpus.dataset_name, (corpus.train_file or [None])[0])
     assert sorted(filter(None, found)) == ["mine"]
     assert extraction == ExtractArguments()
@@ -91,20 +117,20 @@ def test_a_recipe_sets_defaults_and_options_override_them(tmp_path: Path) -> Non
         max_documents=7,
         streaming=False,
     )
-    _, _, corpus, extraction, _ = cli.parse(["--config", recipe])
+    corpus, extraction = parts(["--config", recipe])
     assert corpus == CorpusArguments(keep_columns=["a", "b"], max_documents=7)
     wanted = {"batch_size": 3, "sites": ["embed", "resid_post.-1"], "test_fraction": 0.25, "resume": True}
     assert extraction == ExtractArguments(**wanted)
     more = ["--batch_size", "5", "--sites", "mlp_in.0", "--resume", "False", "--keep_columns=c"]
     for words in (["--config", recipe, *more], [*more, "--config", recipe]):
-        _, _, corpus, extraction, _ = cli.parse(words)
+        corpus, extraction = parts(words)
         assert corpus.keep_columns == ["c"] and corpus.max_documents == 7
         assert extraction == ExtractArguments(batch_size=5, sites=["mlp_in.0"], test_fraction=0.25, resume=False)
 
 
 def test_a_single_site_needs_no_list(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, sites="resid_post.2", keep_columns="facts", train_file="a.jsonl")
-    _, _, corpus, extraction, _ = cli.parse(["--config", recipe])
+    corpus, extraction = parts(["--config", recipe])
     assert (extraction.sites, corpus.keep_columns, corpus.train_file) == (["resid_post.2"], ["facts"], ["a.jsonl"])
 
 
@@ -117,26 +143,27 @@ def test_a_single_site_needs_no_list(tmp_path: Path) -> None:
     ],
 )
 def test_texts_named_by_an_option_replace_those_of_a_recipe(words: list[str], source: dict[str, Any]) -> None:
-    _, subject, corpus, extraction, _ = cli.parse(["--config", "demo", *words])
+    request = cli.parse(["--config", "demo", *words])
+    subject, corpus, extraction = request.subject, request.corpus, request.extraction
     assert corpus == CorpusArguments(max_documents=6000, **source)
     assert subject.model_name_or_path == "demo" and extraction.sites == ["resid_post.1"], "the rest stays"
 
 
 def test_a_dataset_named_by_an_option_replaces_the_file_of_a_recipe(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, train_file="a.txt", sample_by="paragraph", max_documents=7)
-    _, _, corpus, _, _ = cli.parse(["--config", recipe, "--dataset_name", "mine"])
+    corpus, _ = parts(["--config", recipe, "--dataset_name", "mine"])
     assert corpus == CorpusArguments(dataset_name="mine", max_documents=7)
-    _, _, corpus, _, _ = cli.parse(["--config", recipe, "--train_file", "b.txt"])
+    corpus, _ = parts(["--config", recipe, "--train_file", "b.txt"])
     assert corpus == CorpusArguments(train_file=["b.txt"], sample_by="paragraph", max_documents=7)
 
 
 def test_another_dataset_has_no_configuration_of_the_one_in_the_recipe(tmp_path: Path) -> None:
-    config = cli.load_recipe("gpt2")["dataset_config"]
-    for name, expected in [("mine", None), ("Salesforce/wikitext", config)]:
-        _, _, corpus, _, _ = cli.parse(["--config", "gpt2", "--dataset_name", name])
+    config = cli.load_recipe("qwen3_0.6b")["dataset_config"]
+    for name, expected in [("mine", None), ("HuggingFaceFW/fineweb-edu", config)]:
+        corpus, _ = parts(["--config", "qwen3_0.6b", "--dataset_name", name])
         assert (corpus.dataset_name, corpus.dataset_config) == (name, expected)
     part = write_recipe(tmp_path, dataset_config="en", dataset_revision="v1")
-    _, _, corpus, _, _ = cli.parse(["--config", part, "--dataset_name", "mine"])
+    corpus, _ = parts(["--config", part, "--dataset_name", "mine"])
     assert (corpus.dataset_config, corpus.dataset_revision) == ("en", "v1"), "a recipe without a name meant this one"
 
 
@@ -153,13 +180,13 @@ def test_another_dataset_has_no_configuration_of_the_one_in_the_recipe(tmp_path:
 def test_an_option_beats_its_opposite_in_a_recipe(
     tmp_path: Path, recipe: dict[str, Any], words: list[str], resume: bool, overwrite: bool
 ) -> None:
-    _, _, _, extraction, _ = cli.parse(["--config", write_recipe(tmp_path, **recipe), *words])
+    _, extraction = parts(["--config", write_recipe(tmp_path, **recipe), *words])
     assert (extraction.resume, extraction.overwrite) == (resume, overwrite)
 
 
 def test_null_and_an_empty_list_set_nothing(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, sites=[], keep_columns=[], max_documents=None)
-    _, _, corpus, extraction, _ = cli.parse(["--config", recipe])
+    corpus, extraction = parts(["--config", recipe])
     assert extraction == ExtractArguments() and corpus == CorpusArguments()
 
 
@@ -226,9 +253,12 @@ def test_help() -> None:
         check=False,
     )
     assert done.returncode == 0 and done.stderr == ""
-    assert all(f"--{name}" in done.stdout for name in NAMES | {"config"})
-    assert all(f.metadata["help"] for arguments in cli.ARGUMENTS for f in fields(arguments))
+    shown = {name for name in names() if name not in INHERITED or name in USUAL} | {"config"}
+    assert all(f"--{name}" in done.stdout for name in shown)
+    assert not [name for name in INHERITED - set(USUAL) if f"--{name} " in done.stdout]
+    assert all(help_of(name, field) for group in GROUPS for name, field in fields_of(group).items())
     assert "accelerate launch run_lens.py" in done.stdout and "demo, gpt2" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
 
 
 def test_the_launched_file_does_what_the_function_does(tmp_path: Path) -> None:
@@ -289,7 +319,7 @@ def test_the_card_says_the_command_without_a_folder_of_this_machine(tmp_path: Pa
     ],
 )
 def test_of_a_path_outside_the_folder_only_the_last_part_is_shown(word: str, shown: str) -> None:
-    assert cli._without_folder(word) == shown
+    assert without_folder(word) == shown
 
 
 def test_an_interrupted_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
@@ -350,25 +380,3 @@ def test_what_only_another_process_finds_is_said_all_the_same() -> None:
         check=False,
     )
     assert done.returncode == 2 and "option='--batch_sise'" in done.stderr
-
-
-@pytest.mark.slow
-def test_with_no_argument_it_is_the_whole_demo(tmp_path: Path, subject_folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "run_lens.py"],
-        cwd=tmp_path,
-        env=os.environ | {"COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for title in (
-        "Needed facts said, new stories",
-        "Where a linear probe reads the needed fact",
-        "first row: document",
-    ):
-        assert title in done.stdout
-    rows = load_from_disk(str(tmp_path / "outputs/demo-activations"))
-    assert {"facts", "fact_positions"} <= set(rows["train"].column_names) and len(rows["train"]) > 10_000

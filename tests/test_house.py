@@ -135,7 +135,7 @@ def only_frozen_loads(path: str, source: str) -> list[str]:
     if path in (f"{PACKAGE}/frozen/loading.py", f"{PACKAGE}/frozen/frozen_lm.py"):
         return []
     words = docstrings(source)
-    names = {"BitsAndBytesConfig"} | (set() if path == f"{PACKAGE}/cli.py" else {"attn_implementation"})
+    names = {"BitsAndBytesConfig"} | (set() if path == f"{PACKAGE}/cli/arguments.py" else {"attn_implementation"})
     found = [(line, name.rpartition(".")[2]) for line, name in imports(path, source)]
     for node in nodes(source):
         match node:
@@ -300,7 +300,7 @@ CASES: list[tuple[Rule, str, str, str]] = [
     (only_sites_knows_blocks, IN + "a.py", "lm.transformer.h", "'''Reads transformer.h.'''"),
     (only_sites_knows_blocks, IN + "a.py", "get('model.layers.3')", "f('resid_post.3')"),
     (only_adapters_imports_peft, IN + "base/modeling.py", "from peft import LoraConfig", "import torch"),
-    (nothing_imports_gradio, IN + "cli.py", "import gradio as gr", "import rich"),
+    (nothing_imports_gradio, IN + "cli/commands.py", "import gradio as gr", "import rich"),
     (
         only_frozen_loads,
         IN + "a.py",
@@ -309,7 +309,7 @@ CASES: list[tuple[Rule, str, str, str]] = [
     ),
     (
         only_frozen_loads,
-        IN + "cli.py",
+        IN + "cli/arguments.py",
         "import transformers as t\nt.BitsAndBytesConfig()",
         "attn_implementation: str = 'auto'",
     ),
@@ -345,3 +345,9 @@ def test_every_rule_is_shown_able_to_fail() -> None:
 def test_mirror_rule_can_fail() -> None:
     assert folders_mirror(["attic"], {f"{PACKAGE}/frozen"})
     assert folders_mirror(["frozen", "benchmarks"], {f"{PACKAGE}/frozen", "benchmarks"}) == []
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by their base name: of two, one is not run."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -32,6 +32,7 @@ class Write(NamedTuple):
     value: torch.Tensor  # [B, K, d], or [B, S, d] with columns None
     columns: torch.Tensor | None  # [B, K], not negative
     add: bool
+    match: bool = False  # scale each value to the norm of what is there first
 
 
 _TURNS: WeakKeyDictionary[PreTrainedModel, Any] = WeakKeyDictionary()
@@ -70,11 +71,19 @@ def _writer(write: Write) -> Touch:
     def touch(hidden: torch.Tensor) -> torch.Tensor:
         value = write.value.to(hidden)
         if write.columns is None:
+            if write.match:
+                value = _at_norm(value, hidden)
             return hidden + value if write.add else value.expand_as(hidden)
-        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
-        return hidden.index_put((rows, write.columns.to(hidden.device)), value, accumulate=write.add)
+        where = (torch.arange(len(hidden), device=hidden.device).unsqueeze(1), write.columns.to(hidden.device))
+        if write.match:
+            value = _at_norm(value, hidden[where])
+        return hidden.index_put(where, value, accumulate=write.add)
 
     return touch
+
+
+def _at_norm(value: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(value, dim=-1) * hidden.norm(dim=-1, keepdim=True)
 
 
 def _reader(key: str, found: dict[str, torch.Tensor], columns: torch.Tensor | None, last: bool) -> Touch:

@@ -1,12 +1,12 @@
 """The cheap swap: the context runs once into a KV cache, every distribution after it is a single-token pass.
 
-Shapes: B rows, S columns of `input_ids`, k horizon, V vocabulary.
+Shapes: B rows, S columns of `input_ids`, k horizon, T tokens said after P, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,11 +38,7 @@ class Prefix:
         self.continuation_ids = batch.get("continuation_ids")
         self.continuation_mask = batch.get("continuation_mask")
         self._cache = DynamicCache(config=lm.config)
-        if self.input_ids.shape[1] > 1:
-            context = lm._inputs({"input_ids": self.input_ids[:, :-1], "attention_mask": self.mask[:, :-1]})
-            with torch.no_grad(), taking_turns(lm.model), lm._noticing_hooks():
-                # The base model: no logits are wanted here.
-                lm.model.base_model(**context, past_key_values=self._cache, use_cache=True)
+        self._run(self.input_ids.shape[1] - 1)
 
     def logits(self, edits: Edit | Sequence[Edit] = (), horizon: int = 0) -> torch.Tensor:
         """Logits at P and at the next `horizon` positions of the true continuation: `[B, 1 + horizon, V]`.
@@ -60,24 +56,115 @@ class Prefix:
             return self.lm.model(**inputs, past_key_values=self._fresh_cache(), use_cache=True).logits
 
     @torch.no_grad()
-    def read(self, sites: str | Site | Sequence[str | Site]) -> dict[str, torch.Tensor]:
-        """Activations at P, `[B, d]` each, exactly as the clean pass of this prefix computes them."""
+    def read(self, sites: str | Site | Sequence[str | Site], horizon: int = 0) -> dict[str, torch.Tensor]:
+        """Activations at P, `[B, d]` each, exactly as the clean pass of this prefix computes them.
+
+        A pass over more columns may differ in the last bit: `horizon` is that of the pass they are compared with.
+        """
         wanted = resolve_sites(sites, self.lm.num_layers)
         with self.lm._noticing_hooks(), reading(self.lm.model, wanted, cut=True) as found:
-            self.lm.model(**self._inputs(0), past_key_values=self._fresh_cache(), use_cache=True)
+            self.lm.model(**self._inputs(horizon), past_key_values=self._fresh_cache(), use_cache=True)
         return {name: hidden[:, 0] for name, hidden in found.items()}
 
     def repeat(self, times: int) -> Prefix:
         """The same contexts with each row `times` in a row: several codes per activation, one prefix."""
+        return self.take(torch.arange(len(self.input_ids)).repeat_interleave(times))
+
+    def take(self, rows: torch.Tensor) -> Prefix:
+        """The contexts of these rows, in this order; a row may come several times or not at all."""
+        rows = rows.to(self.input_ids.device)
         more = copy.copy(self)
         more._cache = self._fresh_cache()
-        more._cache.batch_repeat_interleave(times)
-        more.input_ids, more.mask = (x.repeat_interleave(times, 0) for x in (self.input_ids, self.mask))
+        more._cache.batch_select_indices(rows)
+        more.input_ids, more.mask = self.input_ids[rows], self.mask[rows]
         if self.continuation_ids is not None:
-            more.continuation_ids = self.continuation_ids.repeat_interleave(times, 0)
+            more.continuation_ids = self.continuation_ids[rows.to(self.continuation_ids.device)]
         if self.continuation_mask is not None:
-            more.continuation_mask = self.continuation_mask.repeat_interleave(times, 0)
+            more.continuation_mask = self.continuation_mask[rows.to(self.continuation_mask.device)]
         return more
+
+    def extended(self, ids: torch.Tensor) -> Prefix:
+        """The contexts with more tokens `[B, K]` behind them, of which the last is the new P; only they are run."""
+        more = copy.copy(self)
+        more._cache = self._fresh_cache()
+        more.input_ids = torch.cat([self.input_ids, ids.to(self.input_ids)], dim=1)
+        more.mask = torch.nn.functional.pad(self.mask, (0, ids.shape[1]), value=1)
+        more.continuation_ids = more.continuation_mask = None
+        self.lm.require_length(more.mask.shape[1])
+        more._run(ids.shape[1])
+        return more
+
+    def followed_by(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> Prefix:
+        """The same contexts with other tokens `[B, k]` after P in place of the true continuation."""
+        other = copy.copy(self)
+        other.continuation_ids, other.continuation_mask = ids, mask
+        return other
+
+    def steps(self, edits: Edit | Sequence[Edit] = ()) -> Callable[[torch.Tensor | None], torch.Tensor]:
+        """A function from the last choice (ids `[B]`; None at first) to the logits `[B, V]` of the next token.
+
+        Each call is one single-token pass, without gradient, on a cache of its own: this prefix stays as it is.
+
+        Args:
+            edits: as for `logits`. They are made at P, in the first pass; the later ones find P as it was then.
+        """
+        cache, mask = self._fresh_cache(), self.mask
+        at_p = [self.lm.place(self._at_last(edit), self.input_ids[:, -1:]) for edit in self.lm.own_edits(edits)]
+
+        @torch.no_grad()
+        def step(last: torch.Tensor | None) -> torch.Tensor:
+            nonlocal mask
+            if last is not None:
+                mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+                self.lm.require_length(mask.shape[1], "input_ids and what is said after them")
+            inputs = {
+                "input_ids": self.input_ids[:, -1:] if last is None else last.unsqueeze(1),
+                "attention_mask": mask,
+                "position_ids": positions_from(mask)[:, -1:],
+            }
+            with self.lm._noticing_hooks(), editing(self.lm.model, at_p if last is None else []):
+                return self.lm.model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+
+        return step
+
+    def continue_greedily(self, length: int, edits: Edit | Sequence[Edit] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model itself says after P, and how sure it was.
+
+        Args:
+            length: how many tokens; nothing ends it early, special tokens included.
+            edits: made at P before it speaks, as for `logits`.
+
+        Returns:
+            The likeliest next token of each step, `[B, T]`, and its probability, `[B, T]` in float32.
+        """
+        if length < 1:
+            raise BadInput("length", length, "Let the model say at least one token.")
+        # Before the first pass, not in the middle: the last token is only chosen, never read.
+        self.lm.require_length(self.mask.shape[1] + length - 1, "input_ids and length")
+        step = self.steps(edits)
+        ids: list[torch.Tensor] = []
+        sure: list[torch.Tensor] = []
+        for _ in range(length):
+            logits = step(ids[-1] if ids else None).float()
+            best, choice = logits.max(-1)
+            ids.append(choice)
+            sure.append((best - logits.logsumexp(-1)).exp())
+        return torch.stack(ids, dim=1), torch.stack(sure, dim=1)
+
+    @torch.no_grad()
+    def _run(self, columns: int) -> None:
+        """Let the last so many columns before P grow the cache."""
+        if not columns:
+            return
+        mask = self.mask[:, :-1]
+        inputs = {
+            "input_ids": self.input_ids[:, -1 - columns : -1],
+            "attention_mask": mask,
+            "position_ids": positions_from(mask)[:, -columns:],
+        }
+        with taking_turns(self.lm.model), self.lm._noticing_hooks():
+            # The base model: no logits are wanted here.
+            self.lm.model.base_model(**inputs, past_key_values=self._cache, use_cache=True)
 
     def _inputs(self, horizon: int) -> dict[str, torch.Tensor]:
         ids, mask = self.input_ids[:, -1:], self.mask

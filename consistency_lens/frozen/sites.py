@@ -241,3 +241,19 @@ class Edit:
                 object.__setattr__(self, "positions", 0)
         elif self.positions is not None:
             require_whole(self.positions)
+
+    def at(self, value: torch.Tensor) -> Edit:
+        """The same edit with something else to write."""
+        return replace(self, value=value)
+
+
+def truncate(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Cut off all blocks above the first `layers`, in place: for who reads below and never needs the logits."""
+    blocks = blocks_of(model)
+    del blocks[layers:]
+    config = model.config.get_text_config()
+    config.num_hidden_layers = layers
+    kinds = config.to_dict().get("layer_types")  # which blocks see a window, where the architecture has any
+    if kinds is not None:
+        config.layer_types = kinds[:layers]
+    return model

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..base.modeling import Code
+
 # Seeds of different steps of one rollout lie this far apart, so that neighbouring rollouts share none.
 _STRIDE = 0x9E3779B97F4A7C15
 
@@ -33,6 +35,10 @@ class Noise:
     seed: int | None
     temperature: float = 1.0
 
+    def ahead(self, steps: int) -> Noise:
+        """The same noise as seen from `steps` later: its step 0 is our step `steps`."""
+        return self if self.seed is None else Noise(self.seed + steps * _STRIDE, self.temperature)
+
     def at(self, step: int, like: Tensor) -> Tensor | float:
         """Noise for logits `[B, V]` of one step, in float32."""
         if self.seed is None:
@@ -40,7 +46,7 @@ class Noise:
         generator = torch.Generator(like.device).manual_seed((self.seed + (step + 1) * _STRIDE) % 2**63)
         uniform = torch.rand(like.shape, generator=generator, device=like.device)
         smallest = torch.finfo(uniform.dtype).tiny
-        return -(-uniform.clamp_min(smallest).log()).clamp_min(smallest).log()
+        return uniform.clamp_min_(smallest).log_().neg_().clamp_min_(smallest).log_().neg_()
 
     def choose(self, step: int, logits: Tensor) -> Tensor:
         """Token ids `[B]` for logits `[B, V]`: exact samples of their softmax, by the Gumbel-max trick."""
@@ -52,37 +58,43 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Words(Code):
     """Texts, each up to its own end.
 
     Args:
         ids: `[B, T]`; what follows a text's end is padding.
         mask: `[B, T]`, 1 for the tokens of the text: what people and the encoder see.
-        chosen: `[B, T]`, 1 also for the choice to stop: what the decoder is responsible for.
     """
 
     ids: Tensor
     mask: Tensor
-    chosen: Tensor
 
     @classmethod
-    def ended_by(cls, ids: Tensor, stop_id: int | None, pad_id: int) -> Rollout:
-        """Cut sampled ids at the first `stop_id` of each row; a text is never empty."""
-        if stop_id is None:
-            everything = torch.ones_like(ids)
-            return cls(ids, everything, everything)
-        stops = ids == stop_id
-        stops[:, 0] = False
-        after = stops.long().cumsum(1)
-        mask, chosen = (after == 0).long(), ((after - stops.long()) == 0).long()
-        return cls(torch.where(mask.bool(), ids, pad_id), mask, chosen)
+    def ended_by(cls, ids: Tensor, stop_id: int, pad_id: int) -> Words:
+        """Cut sampled ids at the first `stop_id` of each row."""
+        mask = ((ids == stop_id).long().cumsum(1) == 0).long()
+        return cls(torch.where(mask.bool(), ids, pad_id), mask)
+
+    def written(self, stop_id: int) -> tuple[Tensor, Tensor]:
+        """Ids and mask `[B, T]` with the choice to stop behind each text that is shorter than T: what the decoder
+        is responsible for."""
+        ends = torch.nn.functional.pad(self.mask[:, :-1], (1, 0), value=1) - self.mask
+        return torch.where(ends.bool(), stop_id, self.ids), self.mask + ends
+
+    def take(self, rows: Tensor) -> Words:
+        return Words(self.ids[rows], self.mask[rows])
+
+    def to(self, device: torch.device) -> Words:
+        return Words(self.ids.to(device), self.mask.to(device))
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @property
     def lengths(self) -> Tensor:
         return self.mask.sum(1)
 
 
-@torch.no_grad()
 def roll_out(step: Callable[[Tensor | None], Tensor], length: int, noise: Noise) -> Tensor:
     """Sample `length` tokens; `step(ids [B] or None)` takes the last choice and gives the next logits `[B, V]`."""
     ids: list[Tensor] = []
@@ -95,7 +107,7 @@ class _LookUp(torch.autograd.Function):
     """`y @ table` with `y = onehot(ids) + softmax(z) - stopgrad(softmax(z))` and `z = (logits + g) / tau`.
 
     Forward is a look-up that allocates nothing of size V. Backward applies the Jacobian of the softmax to
-    `grad @ table^T`, one step of the text at a time.
+    `grad @ table^T`, in place.
     """
 
     @staticmethod
@@ -110,7 +122,9 @@ class _LookUp(torch.autograd.Function):
         logits, ids, table = ctx.saved_tensors
         grad_logits = grad_table = None
         if ctx.needs_input_grad[0]:
-            grad_logits = _through_softmax(ctx.noise, logits, lambda t: grad[:, t].float() @ table.float().T)
+            # One product for all steps: the table is read once.
+            wanted = (grad.to(table.dtype) @ table.T).to(logits.dtype)
+            grad_logits = _through_softmax(ctx.noise, logits, wanted)
         if ctx.needs_input_grad[2]:
             grad_table = torch.zeros_like(table).index_add_(0, ids.flatten(), grad.flatten(0, 1).to(table.dtype))
         return grad_logits, None, grad_table, None
@@ -131,24 +145,21 @@ class _Pick(torch.autograd.Function):
         logits, ids, values = ctx.saved_tensors
         grad_logits = grad_values = None
         if ctx.needs_input_grad[0]:
-            grad_logits = _through_softmax(
-                ctx.noise, logits, lambda t: grad[:, t, None].float() * values[:, t].float()
-            )
+            grad_logits = _through_softmax(ctx.noise, logits, (grad.unsqueeze(-1) * values).to(logits.dtype))
         if ctx.needs_input_grad[2]:
             grad_values = torch.zeros_like(values).scatter_(-1, ids.unsqueeze(-1), grad.unsqueeze(-1).to(values.dtype))
         return grad_logits, None, grad_values, None
 
 
-def _through_softmax(noise: Noise, logits: Tensor, wanted_at: Callable[[int], Tensor]) -> Tensor:
-    """The gradient `[B, T, V]` to the logits, where `wanted_at(t)` is the one `[B, V]` to `softmax((l + g) / tau)`.
+def _through_softmax(noise: Noise, logits: Tensor, wanted: Tensor) -> Tensor:
+    """The gradient `[B, T, V]` to the logits, where `wanted` is the one to `softmax((l + g) / tau)`: in its place.
 
     One step of the text at a time: nothing but the result is of size T times V.
     """
-    grad = torch.empty_like(logits)
     for t in range(logits.shape[1]):
-        soft, wanted = noise.soften(t, logits[:, t]), wanted_at(t)
-        grad[:, t] = soft * (wanted - (soft * wanted).sum(-1, keepdim=True)) / noise.temperature
-    return grad
+        soft, here = noise.soften(t, logits[:, t]), wanted[:, t]
+        here.sub_((soft * here).sum(-1, keepdim=True)).mul_(soft).div_(noise.temperature)
+    return wanted
 
 
 def straight_through_embed(logits: Tensor, ids: Tensor, table: Tensor, noise: Noise) -> Tensor:

@@ -94,6 +94,10 @@ def test_a_prefix_is_not_changed_by_its_use(any_lm: FrozenLM) -> None:
         "edited far": lambda: prefix.logits([edit], horizon=3),
         "read": lambda: prefix.read("resid_post.2")["resid_post.2"],
         "repeated": lambda: prefix.repeat(2).logits(horizon=1),
+        "taken": lambda: prefix.take(torch.tensor([3, 0])).logits(horizon=2),
+        "followed": lambda: prefix.followed_by(batch["continuation_ids"].flip(1)).logits(horizon=4),
+        "continued": lambda: prefix.continue_greedily(6)[1],
+        "extended": lambda: prefix.extended(batch["continuation_ids"]).logits(),
     }
     first = {name: use() for name, use in uses.items()}
     kept = [(layer.keys.clone(), layer.values.clone()) for layer in prefix._cache.layers]
@@ -140,6 +144,74 @@ def test_repeat_is_the_prefix_of_repeated_rows(any_lm: FrozenLM, lengths: tuple[
     for edits in ([], [edit]):
         torch.testing.assert_close(more.logits(edits, 2), repeated.logits(edits, 2), rtol=1e-4, atol=TOLERANCE)
     assert more.logits([edit]).shape[0] == rows
+
+
+@pytest.mark.parametrize("lengths", [(12, 7, 1, 9), (1, 1, 1, 1)])
+def test_take_is_the_prefix_of_those_rows(any_lm: FrozenLM, lengths: tuple[int, ...]) -> None:
+    batch, rows = padded_batch(lengths, horizon=2), torch.tensor([2, 0, 0, 3, 1])
+    taken = any_lm.prefix(batch).take(rows)
+    alone = any_lm.prefix({name: column[rows] for name, column in batch.items()})
+    for edits in ([], [Edit("resid_post.1", value(len(rows)).detach())]):
+        torch.testing.assert_close(taken.logits(edits, 2), alone.logits(edits, 2), rtol=1e-4, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("more", [1, 3, 8])
+@pytest.mark.parametrize("lengths", [(12, 7, 1, 9), (1, 1), (4, 6, 5)], ids=str)
+def test_an_extended_prefix_is_that_of_the_longer_rows(any_lm: FrozenLM, lengths: tuple[int, ...], more: int) -> None:
+    batch = padded_batch(lengths, horizon=more)
+    longer = {
+        "input_ids": torch.cat([batch["input_ids"], batch["continuation_ids"]], 1),
+        "attention_mask": torch.cat([batch["attention_mask"], batch["continuation_mask"]], 1),
+    }
+    extended, edit = (
+        any_lm.prefix(batch).extended(batch["continuation_ids"]),
+        Edit("resid_post.1", value(len(lengths))),
+    )
+    for edits in ([], [edit]):
+        slow = any_lm.logits(longer, edits, keep=1)
+        torch.testing.assert_close(extended.logits(edits), slow, rtol=1e-4, atol=TOLERANCE)
+    assert torch.equal(extended.continue_greedily(3)[0], any_lm.prefix(longer).continue_greedily(3)[0])
+    with pytest.raises(BadInput, match="rows hold 0 tokens"):  # the old continuation is not the new one
+        extended.logits(horizon=1)
+
+
+def test_another_continuation_takes_the_place_of_the_true_one(any_lm: FrozenLM) -> None:
+    batch, other = padded_batch(horizon=3), padded_batch(horizon=3, seed=1)
+    swapped = batch | {name: other[name] for name in ("continuation_ids", "continuation_mask")}
+    prefix = any_lm.prefix(batch)
+    slow = slow_twin(any_lm, swapped, [], 3)
+    torch.testing.assert_close(
+        prefix.followed_by(other["continuation_ids"]).logits(horizon=3), slow, rtol=1e-4, atol=TOLERANCE
+    )
+    assert (prefix.logits(horizon=3) - slow)[:, 1:].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("lengths", [(12, 7, 1, 9), (1, 1), (4, 6, 5)], ids=str)
+def test_what_the_model_says_equals_repeated_whole_passes(any_lm: FrozenLM, lengths: tuple[int, ...]) -> None:
+    batch = padded_batch(lengths)
+    ids, sure = any_lm.prefix(batch).continue_greedily(7)
+    longer = dict(batch)
+    for t in range(7):
+        best, choice = any_lm.logits(longer, keep=1)[:, 0].softmax(-1).max(-1)
+        assert torch.equal(ids[:, t], choice)
+        torch.testing.assert_close(sure[:, t], best, rtol=1e-4, atol=TOLERANCE)
+        longer = {
+            "input_ids": torch.cat([longer["input_ids"], choice.unsqueeze(1)], 1),
+            "attention_mask": torch.nn.functional.pad(longer["attention_mask"], (0, 1), value=1),
+        }
+    assert sure.dtype == torch.float32 and not sure.requires_grad
+
+
+def test_the_model_goes_on_up_to_its_longest_context(lm: FrozenLM) -> None:
+    prefix = lm.prefix(padded_batch((lm.max_length - 3, 5)))
+    assert prefix.continue_greedily(4)[0].shape == (2, 4)
+    with pytest.raises(BadInput, match="takes at most 128"):
+        prefix.continue_greedily(5)
+    step, last = prefix.steps(), None
+    for _ in range(4):
+        last = step(last).argmax(-1)
+    with pytest.raises(BadInput, match="takes at most 128"):
+        step(last)
 
 
 def test_a_batch_without_a_mask_has_no_padding(lm: FrozenLM) -> None:
@@ -195,6 +267,12 @@ def test_a_negative_horizon_is_refused(lm: FrozenLM) -> None:
     with pytest.raises(BadInput, match="Give 0 for P alone") as caught:
         lm.prefix(padded_batch(horizon=4)).logits(horizon=-1)
     assert (caught.value.field, caught.value.value) == ("horizon", -1)
+
+
+def test_saying_nothing_is_refused(lm: FrozenLM) -> None:
+    with pytest.raises(BadInput, match="at least one token") as caught:
+        lm.prefix(padded_batch()).continue_greedily(0)
+    assert (caught.value.field, caught.value.value) == ("length", 0)
 
 
 def test_a_value_that_does_not_fit_is_refused(lm: FrozenLM) -> None:

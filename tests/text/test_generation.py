@@ -8,7 +8,7 @@ from torch import Tensor
 
 from consistency_lens.text.generation import (
     Noise,
-    Rollout,
+    Words,
     leave_one_out,
     log_probability_of,
     roll_out,
@@ -117,15 +117,22 @@ def test_roll_out_feeds_each_choice_to_the_next_step() -> None:
     assert seen[0] is None and all(torch.equal(fed, ids[:, t]) for t, fed in enumerate(seen[1:]))
 
 
-def test_a_text_ends_at_its_first_stop_and_is_never_empty() -> None:
+def test_a_text_ends_before_its_first_stop() -> None:
     stop, pad = 9, 0
     ids = torch.tensor([[4, 5, 9, 7], [9, 5, 6, 7], [4, 9, 9, 7], [4, 5, 6, 9]])
-    rollout = Rollout.ended_by(ids, stop, pad)
-    assert rollout.ids.tolist() == [[4, 5, 0, 0], [9, 5, 6, 7], [4, 0, 0, 0], [4, 5, 6, 0]]
-    assert rollout.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]]
-    assert rollout.chosen.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]
-    assert rollout.lengths.tolist() == [2, 4, 1, 3]
-    assert torch.equal(Rollout.ended_by(ids, None, pad).ids, ids)
+    words = Words.ended_by(ids, stop, pad)
+    assert words.ids.tolist() == [[4, 5, 0, 0], [0, 0, 0, 0], [4, 0, 0, 0], [4, 5, 6, 0]]
+    assert words.mask.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]]
+    assert words.lengths.tolist() == [2, 0, 1, 3]
+    chosen, mask = words.written(stop)
+    assert chosen.tolist() == [[4, 5, 9, 0], [9, 0, 0, 0], [4, 9, 0, 0], [4, 5, 6, 9]]
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+
+
+def test_a_text_of_full_length_has_no_end_to_choose() -> None:
+    words = Words(torch.tensor([[4, 5, 6]]), torch.ones(1, 3, dtype=torch.long))
+    ids, mask = words.written(9)
+    assert torch.equal(ids, words.ids) and torch.equal(mask, words.mask)
 
 
 def test_log_probability() -> None:

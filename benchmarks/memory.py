@@ -1,0 +1,101 @@
+"""Peak memory of training: adapters on one backbone against separate copies of the model.
+
+    python benchmarks/memory.py                                   # a model of 134 million weights, three minutes
+    python benchmarks/memory.py --size qwen3-0.6b --rows 32 --device cuda --dtype bfloat16
+    python benchmarks/memory.py --size llama-3.1-8b --rows 32 --device cuda --dtype bfloat16
+
+Each way runs whole steps, optimizer included, in a process of its own; counted is everything: weights, gradients,
+Adam's moments, activations. The ways:
+- `lora`: subject, decoder and encoder are one set of weights with two adapters;
+- `three copies`: the subject, and two clones of it that are trained;
+- `three copies, cut`: the same with the encoder cut above the site, which is our `trainable=full`;
+- `three LoRA copies`: the subject, and two clones of it with an adapter each: what sharing alone saves.
+Clones that are trained are float32, whatever the subject is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from typing import Any
+
+import torch
+from harness import arguments, report, show
+from peak import alone, peak_of
+from random_runs import SITE, batch_of, random_rows, trainer_of
+from sizes import DTYPES, SIZES, random_lm
+
+from consistency_lens.base.adapters import add_adapter
+from consistency_lens.frozen import FrozenLM
+from consistency_lens.text.configuration import ConsistencyLensConfig
+from consistency_lens.text.modeling import ConsistencyLens
+
+WAYS = ("lora", "three copies", "three copies, cut", "three LoRA copies")
+
+
+def lens_of(way: str, frozen: FrozenLM, length: int) -> ConsistencyLens:
+    site = str(frozen.site(SITE))
+    if way in ("lora", "three copies, cut"):
+        trainable = "lora" if way == "lora" else "full"
+        return ConsistencyLens.from_subject(frozen, site, code_length=length, trainable=trainable)
+    kind = "full" if way == "three copies" else "lora"
+    config = ConsistencyLensConfig.for_subject(frozen, site, code_length=length, trainable=kind)
+    clones = []
+    for part in ("decoder", "encoder"):
+        clone = copy.deepcopy(frozen.model)
+        if kind == "full":
+            clone = clone.float()
+        else:
+            add_adapter(clone, part, config.lora_rank, config.lora_alpha)
+        clones.append(clone)
+    return ConsistencyLens(config, clones[0], clones[1], frozen.tokenizer).to(frozen.device)
+
+
+def peak(options: argparse.Namespace, way: str) -> dict[str, Any]:
+    """In a process of its own."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with peak_of(options.device) as found:
+        frozen = random_lm(options.size, 2 * options.context, options.dtype, options.device)
+        lens = lens_of(way, frozen, options.length)
+        rows = random_rows(frozen, options.rows, options.context, options.horizon)
+        trainer = trainer_of(
+            lens, frozen, rows, estimator=options.estimator, rollouts=options.rollouts, kl_horizon=options.horizon
+        )
+        batch, optimizer = batch_of(trainer), trainer.create_optimizer()
+        for _ in range(2):  # in the second one Adam's moments are there while activations are
+            trainer.training_step(lens, batch)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    weights = {id(p): p for p in (*frozen.model.parameters(), *lens.parameters())}.values()
+    trained = [p for part in lens.parts().values() for p in part.values() if p.requires_grad]
+    return {
+        "way": way,
+        "weights, millions": round(sum(p.numel() for p in weights) / 1e6, 1),
+        "trained, millions": round(sum(p.numel() for p in trained) / 1e6, 1),
+        "peak MB": round(found.mb),
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--size", choices=SIZES, default="mid")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the subject")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--estimator", choices=["policy", "parallel"], default="policy")
+    parser.add_argument("--rows", type=int, default=8, help="B, activations per step")
+    parser.add_argument("--rollouts", type=int, default=4, help="texts per activation, for policy")
+    parser.add_argument("--length", type=int, default=8, help="T, tokens of a text")
+    parser.add_argument("--context", type=int, default=64)
+    parser.add_argument("--horizon", type=int, default=0)
+    options = parser.parse_args()
+    results = [alone(peak, options, way) for way in options.ways]
+    for row in results:
+        row["lora / this"] = results[0]["peak MB"] / row["peak MB"] if options.ways[0] == "lora" else None
+    title = f"peak memory of a step, {options.size}, {options.estimator}, B {options.rows}, T {options.length}"
+    show(title, list(results[0]), [list(row.values()) for row in results])
+    report(options.json, options.device, {k: v for k, v in vars(options).items() if k != "json"}, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`AutoLens`: a lens by its name alone. The one table of families, and the search for a lens's subject."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from transformers.utils import CONFIG_NAME
+
+from .base.modeling import LensModel
+from .errors import BadInput
+from .frozen import FrozenLM, Provenance
+
+RUN_LENS = "lens"  # where a run keeps the lens it made
+_DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the classes of one family live; a class is imported when it is asked for."""
+
+    config: str
+    model: str
+    trainer: str
+    arguments: str
+
+    @staticmethod
+    def load(where: str) -> Any:
+        module, _, name = where.partition(":")
+        return vars(import_module(module, __package__))[name]
+
+
+FAMILIES = {
+    "consistency_lens": Family(
+        config=".text.configuration:ConsistencyLensConfig",
+        model=".text.modeling:ConsistencyLens",
+        trainer=".text.trainer:ConsistencyLensTrainer",
+        arguments=".text.arguments:ConsistencyLensArguments",
+    ),
+}
+
+
+class AutoLens:
+    """Loads any lens, and the frozen LLM it was made for."""
+
+    @staticmethod
+    def from_pretrained(
+        lens_id_or_path: str | os.PathLike[str],
+        subject: FrozenLM | str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+    ) -> LensModel:
+        """A lens of whatever family, with its subject.
+
+        Args:
+            lens_id_or_path: Hub id, folder of a lens, or folder of a run, whose lens is taken.
+            subject: the frozen LLM the lens was made for, or where to load it from. Default: what the lens says of it.
+                Another one is refused.
+            revision: branch, tag or commit of the lens on the Hub.
+            device_map: where a subject that is loaded here goes; as in transformers.
+        """
+        place = lens_folder(lens_id_or_path)
+        config = _read_config(place, revision)
+        family = FAMILIES.get(str(config.get("model_type")))
+        if family is None:
+            why = f"its config.json says model_type={config.get('model_type')!r}"
+            raise BadInput("lens", str(lens_id_or_path), f"Families we know: {', '.join(FAMILIES)}.", why)
+        if not config.get("provenance"):
+            raise BadInput("lens", str(lens_id_or_path), "Save it again.", "its config.json names no subject")
+        if not isinstance(subject, FrozenLM):
+            origin = Provenance.from_dict(config["provenance"])
+            subject = find_subject(origin, subject, device_map)
+        return Family.load(family.model).from_pretrained(place, subject=subject, revision=revision)
+
+
+def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
+    """Of a run its lens, of anything else itself."""
+    inside = Path(lens_id_or_path) / RUN_LENS
+    return str(inside if (inside / CONFIG_NAME).is_file() else lens_id_or_path)
+
+
+def _read_config(place: str, revision: str | None) -> dict[str, Any]:
+    path = Path(place) / CONFIG_NAME
+    if Path(place).is_dir() and not path.is_file():
+        raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")
+    try:
+        path = path if path.is_file() else Path(hf_hub_download(place, CONFIG_NAME, revision=revision))
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInput("lens", place, "Save it again: its config.json is damaged.", str(error)) from error
+    except (OSError, ValueError) as error:
+        fix = "Give the folder of a lens, or the id of one on the Hub."
+        raise BadInput("lens", place, fix, f"there is no such folder, and the Hub says: {error}") from error
+
+
+def is_demo(model_id: str) -> bool:
+    """Whether this is a name that only an offline subject has."""
+    return bool(_DEMO_ID.fullmatch(model_id))
+
+
+def find_subject(
+    origin: Provenance,
+    place: str | os.PathLike[str] | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> FrozenLM:
+    """The model that a lens, or rows, were made with: from `place`, or from where its name leads.
+
+    The caller compares the provenance; here it only settles where to look and how to load.
+    """
+    if place is None and is_demo(origin.model_id):
+        return _load_demo(origin.model_id, device_map)
+    where = str(place or origin.model_id)
+    commit = origin.weights.partition("commit:")[2]
+    if place is None and not commit and not Path(where).is_dir():
+        raise BadInput(
+            "subject",
+            origin.model_id,
+            "Name its folder: --model_name_or_path FOLDER, or subject=FrozenLM.from_pretrained(FOLDER).",
+            why="the model came from a local folder, and none of this name lies here",
+        )
+    try:
+        return FrozenLM.from_pretrained(
+            where,
+            revision=commit if commit not in ("", "None") and not Path(where).is_dir() else None,
+            dtype=origin.dtype,
+            quantization=origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
+            device_map=device_map,
+        )
+    except OSError as error:
+        fix = "Check that this machine is online, or name a folder that holds the model."
+        raise BadInput("subject", where, fix, why=str(error)) from error
+
+
+def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    from .demo.subject import subject_hash, subject_path
+    from .demo.training import SubjectConfig
+
+    mine = f"subject-{subject_hash(SubjectConfig())}"
+    if model_id != mine:
+        fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
+        raise BadInput("subject", model_id, fix, why="the offline subject of another version of the demo world")
+    return FrozenLM.from_pretrained(subject_path(), device_map=device_map)

@@ -1,0 +1,64 @@
+"""`LensTrainingArguments`: what every lens adds to transformers' `TrainingArguments`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..errors import BadInput
+
+
+@dataclass
+class LensTrainingArguments(TrainingArguments):
+    """Changed defaults, against transformers': `remove_unused_columns=False` (the frozen LM reads all of them),
+    `per_device_train_batch_size=32`, `logging_steps=10`, `logging_first_step=True`, `metric_for_best_model=
+    "eval_kl_recovered"` (higher is better), `dataloader_drop_last=True` (what is left of an epoch may be a single row,
+    which has no partner), `ddp_find_unused_parameters=True` (a stage may train one part alone).
+    """
+
+    kl_horizon: int = field(
+        default=0, metadata={"help": "KL is the mean over P and so many true next positions; 0 is P alone."}
+    )
+    ema_decay: float = field(default=0.0, metadata={"help": "Of the moving average of what is trained; 0 keeps none."})
+    max_skipped_steps: int = field(
+        default=10, metadata={"help": "Stop after so many steps with gradients that are not finite."}
+    )
+    eval_rows: int = field(default=512, metadata={"help": "Rows of the validation split that an evaluation looks at."})
+    sample_steps: int = field(
+        default=0, metadata={"help": "Write a table of explanations every so many steps; 0: with each evaluation."}
+    )
+    sample_rows: int = field(default=128, metadata={"help": "Held-out rows in that table."})
+
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The frozen LM reads all columns."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Activations per device and step."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    metric_for_best_model: str | None = field(
+        default="eval_kl_recovered", metadata={"help": "What the best checkpoint is best at."}
+    )
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Leave out what remains of an epoch: a single row would have no partner."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "Let a stage train one part of the lens alone."}
+    )
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of it is better."})
+
+    def __post_init__(self) -> None:
+        if self.kl_horizon < 0:
+            raise BadInput("kl_horizon", self.kl_horizon, "Give 0 for P alone, or a number of further positions.")
+        if not 0 <= self.ema_decay < 1:
+            raise BadInput("ema_decay", self.ema_decay, "Give a number from 0 (no average) to below 1, such as 0.99.")
+        least = {"eval_rows": 2, "sample_rows": 1, "sample_steps": 0, "max_skipped_steps": 0}
+        least |= {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "gradient_accumulation_steps": 1}
+        for name, lowest in least.items():
+            if vars(self)[name] < lowest:
+                raise BadInput(name, vars(self)[name], f"Use {lowest} or more.")
+        if self.learning_rate < 0:
+            raise BadInput("learning_rate", self.learning_rate, "Use a rate above 0.")
+        super().__post_init__()
+
+    def learning_rate_of(self, part: str) -> float:
+        """Of one part of the lens; families that offer several override it."""
+        return self.learning_rate

@@ -1,0 +1,38 @@
+"""`LensConfig`: what a lens is. It goes to the Hub, and nothing in it depends on the step it was saved at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from ..frozen import FrozenLM, Provenance
+
+
+@strict
+class LensConfig(PreTrainedConfig):
+    r"""
+    Args:
+        sites (`list[str]`): where the lens reads and writes, in numbers (`resid_post.20`).
+        hidden_size (`int`): of the subject; also what DeepSpeed sizes its buckets by.
+        provenance (`dict`): of the subject: id, weights, tokenizer, dtype. A lens used with another one is refused.
+        activation_norm (`float`): mean norm of the training activations: rows are stored raw, scale lives here.
+    """
+
+    model_type = "lens"
+
+    sites: list[str] | None = None
+    hidden_size: int = 0
+    provenance: dict[str, Any] | None = None
+    activation_norm: float = 1.0
+
+    @property
+    def origin(self) -> Provenance:
+        """What the lens was made for."""
+        assert self.provenance is not None, "a lens is made by its family's `from_subject`"
+        return Provenance.from_dict(self.provenance)
+
+    def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
+        """Raise unless this is the model, tokenizer and site that the lens was made for; both sides are shown."""
+        frozen.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)

@@ -1,0 +1,205 @@
+"""`SampleTable`: what the lens says about the same held-out activations, again and again while it learns.
+
+One parquet file for all steps of a run. The same rows are shown on the console, in the card and in the explorer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..frozen import FrozenLM
+from .explaining import likeliest
+from .fidelity import Bench, compare
+from .modeling import LensModel
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .arguments import LensTrainingArguments
+
+FILE = "samples.parquet"
+TOP = 5  # likeliest next tokens
+SAID = 8  # tokens of a continuation
+SHOWN = 4  # rows on the console
+OPEN, CLOSE = "⟦", "⟧"  # round the analysed token
+
+
+@torch.no_grad()
+def sample_rows(
+    lens: LensModel, frozen: FrozenLM, batches: Iterable[Mapping[str, Any]], step: int
+) -> list[dict[str, Any]]:
+    """One row per activation: where it is from, what the lens says, and what the subject says with and without it.
+
+    Each holds `step`, `row`, `doc_id`, `position`, `context` (the analysed token marked), what the lens says
+    (`explanation`), `before` and `after` (the likeliest next tokens with their probabilities), `kl`, `cosine`, and
+    `continuation_before` and `continuation_after`, which the subject says greedily.
+    """
+    rows: list[dict[str, Any]] = []
+    length = SAID
+    for batch in batches:
+        bench = Bench.of(frozen, batch)
+        site = next(iter(lens.config.sites or []))
+        code = lens.compress(batch)
+        edits = lens.restore(code, batch)
+        edited = bench.edited(edits)
+        kl = bench.kl(edited)
+        cosine = compare(edits[0].value, batch["activations"][site])["cosine"]
+        room = frozen.max_length - bench.prefix.input_ids.shape[1] + 1
+        length = max(1, min(length, room))
+        said, said_edited = (bench.prefix.continue_greedily(length, these)[0] for these in ((), edits))
+        for i, spelled in enumerate(lens.spell(code)):
+            own = bench.prefix.input_ids[i][bench.prefix.mask[i].bool()]
+            rows.append(
+                {
+                    "step": step,
+                    "row": len(rows),
+                    "doc_id": int(batch["doc_id"][i]),
+                    "position": int(batch["position"][i]),
+                    "context": marked(frozen.tokenizer, own.tolist()),
+                    **spelled,
+                    "before": _pairs(likeliest(frozen.tokenizer, bench.clean[i, 0], TOP)),
+                    "after": _pairs(likeliest(frozen.tokenizer, edited[i, 0], TOP)),
+                    "kl": float(kl[i]),
+                    "cosine": float(cosine[i]),
+                    "continuation_before": frozen.tokenizer.decode(said[i]),
+                    "continuation_after": frozen.tokenizer.decode(said_edited[i]),
+                }
+            )
+    return rows
+
+
+def marked(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of a context with its last token, the one that is analysed, between brackets."""
+    head = tokenizer.decode(ids[:-1], skip_special_tokens=True)
+    whole = tokenizer.decode(ids, skip_special_tokens=True)
+    last = whole[len(head) :] if whole.startswith(head) else ""
+    token = last.strip() or tokenizer.decode(ids[-1:]).strip()  # special, or half of a character
+    space = " " if last != last.lstrip() else ""
+    return f"{head}{space}{OPEN}{token}{CLOSE}"
+
+
+def _pairs(tokens: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"token": token, "probability": chance} for token, chance in tokens]
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+    """Put the rows of one step behind those of the steps before it. The file is swapped in whole.
+
+    Rows of this step or a later one are of an attempt that was cut off, and go.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([dict(row) for row in rows])
+    if path.exists():
+        earlier = pq.read_table(path)
+        table = pa.concat_tables([earlier.filter(pc.less(earlier["step"], step)), table], promote_options="default")
+    part = path.with_suffix(".parquet.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, part)
+    part.replace(path)
+
+
+def spread(rows: Sequence[Mapping[str, Any]], count: int = SHOWN) -> list[Mapping[str, Any]]:
+    """Rows from the lowest to the highest KL in even steps: the best, the worst, and what lies between."""
+    ordered = sorted(rows, key=lambda row: row["kl"])
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
+
+
+def drawn(rows: Sequence[Mapping[str, Any]], step: int) -> RenderableType:
+    """Four of the rows for the console."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    picked = spread(rows)
+    title = f"step {step}: {len(picked)} of {len(rows)} held-out activations, from the lowest KL to the highest"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True)
+    table.add_column("KL", justify="right", style="bold")
+    table.add_column("the subject has read", ratio=4)
+    table.add_column("the lens says", ratio=3, style="cyan")
+    table.add_column("the subject goes on", ratio=3)
+    table.add_column("with what was restored", ratio=3)
+    for row in picked:
+        end = row["context"][-90:]
+        text = Text(row["context"] if end == row["context"] else f"… {end.partition(' ')[2]}")
+        text.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold yellow")
+        sides = [
+            Text.assemble((_chances(row[side]), "dim"), "\n", row[f"continuation_{side}"])
+            for side in ("before", "after")
+        ]
+        table.add_row(f"{row['kl']:.3f}", text, Text(row["explanation"]), *sides)
+    return table
+
+
+def _chances(tokens: Sequence[Mapping[str, Any]], count: int = 3, least: float = 0.01) -> str:
+    kept = [t for i, t in enumerate(tokens[:count]) if i == 0 or t["probability"] >= least]
+    return "  ".join(f"{token['token'].strip()} {token['probability']:.2f}" for token in kept)
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with nothing but text and numbers in it, for tables that hold no more."""
+    return {name: _chances(cell, TOP, 0.0) if isinstance(cell, list) else cell for name, cell in row.items()}
+
+
+class SampleTable(TrainerCallback):
+    """Writes the table every `sample_steps` (0: with each evaluation), and shows four rows.
+
+    Args:
+        lens: what is trained.
+        frozen: the subject.
+        batches: gives the first rows of the validation split, the same ones at each call.
+    """
+
+    def __init__(
+        self, lens: LensModel, frozen: FrozenLM, batches: Callable[[int], Iterable[Mapping[str, Any]]]
+    ) -> None:
+        self.lens, self.frozen, self.batches = lens, frozen, batches
+
+    def on_step_end(
+        self, args: LensTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.sample_steps and state.global_step % args.sample_steps == 0:
+            self.take(args, state)
+
+    def on_evaluate(
+        self, args: LensTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not args.sample_steps:
+            self.take(args, state)
+
+    def take(self, args: LensTrainingArguments, state: TrainerState) -> None:
+        """Sample now. All processes ask the lens, since its weights may be spread over them; one writes."""
+        from rich.console import Console
+
+        self.lens.eval()
+        rows = sample_rows(self.lens, self.frozen, self.batches(args.sample_rows), state.global_step)
+        self.lens.train()
+        if not state.is_world_process_zero:
+            return
+        append_rows(Path(args.output_dir) / FILE, rows, state.global_step)
+        report(rows, state.global_step, args)
+        Console().print(drawn(rows, state.global_step))
+
+
+def report(rows: Sequence[Mapping[str, Any]], step: int, args: TrainingArguments) -> None:
+    """The same table for the trackers that hold tables."""
+    shown = [plain(row) for row in rows]
+    if "wandb" in args.report_to:
+        import wandb
+
+        table = wandb.Table(columns=list(shown[0]), data=[list(row.values()) for row in shown])
+        wandb.log({"samples": table, "train/global_step": step})
+    if "trackio" in args.report_to:
+        import pandas
+        import trackio
+
+        trackio.log({"samples": trackio.Table(dataframe=pandas.DataFrame(shown)), "train/global_step": step})

@@ -1,0 +1,294 @@
+"""`LensTrainer`: what training any lens needs beyond transformers' `Trainer`.
+
+It places the frozen LM, weighs and logs terms, keeps bad gradients out, evaluates, and saves and restores all parts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from ..activations import Activations
+from ..errors import BadInput
+from ..frozen import FrozenLM
+from ..objectives import fve, recovered
+from ..schedules import Schedule
+from .arguments import LensTrainingArguments
+from .callbacks import MovingAverage, accelerator_load
+from .checkpoint import STATE, checkpoints, require_complete
+from .fidelity import Bench, compare, only_site
+from .modeling import LensModel, load_weights
+from .samples import SampleTable
+
+
+class LensTrainer(Trainer):
+    """A subclass gives `compute_loss`, and `schedules`: the weight of each of its terms.
+
+    Args:
+        lens: what is trained.
+        frozen: the subject, which judges; it stays out of everything that is saved.
+        args: the arguments of the run.
+        activations: rows with their splits. Checked against the subject, and the subject against the lens, first.
+        callbacks: as for `Trainer`.
+    """
+
+    loss_is_scaled_for_ga = False  # compute_loss returns a mean over the rows
+    args: LensTrainingArguments
+    optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
+
+    def __init__(
+        self,
+        lens: LensModel,
+        frozen: FrozenLM,
+        args: LensTrainingArguments,
+        activations: Activations,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        lens.config.require_subject(frozen)
+        activations.require_model(frozen)
+        self.site = only_site(lens.config.sites)
+        activations.provenance.at(self.site)
+        _require_rows(activations, args)
+        self.lens, self.frozen, self.activations = lens, frozen, activations
+        self.schedules = self.weigh(args)
+        self.mean = activations.mean(self.site).to(frozen.device)
+        self.variance = float(activations.statistics[f"{self.site}.variance"].sum())
+        self._notes: dict[str, tuple[Tensor | float, int]] = {}
+        self._seen: list[Tensor | int] = [0, 0]  # rows and tokens since the last log
+        self._since = time.monotonic()
+        self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
+        self.skipped_steps = 0
+        columns = ["input_ids", "continuation_ids", "position", "doc_id", self.site]
+        splits = {name: split.with_format("torch", columns=columns) for name, split in activations.splits.items()}
+        pad_id = frozen.tokenizer.pad_token_id
+        super().__init__(
+            model=lens,
+            args=args,
+            data_collator=activations.collator(pad_token_id=pad_id if pad_id is not None else 0),
+            train_dataset=splits["train"],
+            eval_dataset=splits.get("validation"),
+            callbacks=callbacks,
+        )
+        self.can_return_loss = True
+        self.label_names: list[str] = []
+        self.average = MovingAverage(self.trainable, args.ema_decay) if args.ema_decay else None
+        if self.average:
+            self.add_callback(self.average)
+        if self.eval_dataset is not None:
+            self.add_callback(SampleTable(lens, frozen, self.batches))
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """All that the lens may train, by name, whatever stage froze it for now."""
+        return {name: p for part in self.lens.parts().values() for name, p in part.items()}
+
+    def weigh(self, args: Any) -> Mapping[str, Schedule]:
+        """Term -> schedule of its weight."""
+        raise NotImplementedError
+
+    # ---- the loss
+
+    def settle(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """sum of weight(step) * mean(term); every term, unweighted, and its weight are logged under their names."""
+        step, total = self.state.global_step, torch.zeros((), device=self.args.device)
+        for name, term in terms.items():
+            weight = self.schedules[name](step)
+            total = total + weight * term.mean()
+            self.note(f"loss/{name}", term.detach().mean())
+            self.note(f"weight/{name}", weight)
+        return total
+
+    def note(self, name: str, value: Tensor | float) -> None:
+        """Something to log: its mean over the times it was noted since the last log."""
+        total, count = self._notes.get(name, (0.0, 0))
+        self._notes[name] = (total + value, count + 1)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._notes:
+            logs |= {name: float(total) / count for name, (total, count) in self._notes.items()}
+            elapsed = max(time.monotonic() - self._since, 1e-9)
+            rows, tokens = (float(seen) * self.args.world_size / elapsed for seen in self._seen)
+            logs |= {"samples_per_second": rows, "tokens_per_second": tokens}
+            logs |= {"skipped_steps": float(self.skipped_steps), **accelerator_load()}
+            self._notes, self._seen, self._since = {}, [0, 0], time.monotonic()
+        super().log(logs, start_time)
+
+    # ---- gradients
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        rows, tokens = self._seen
+        self._seen = [rows + len(inputs["input_ids"]), tokens + inputs["attention_mask"].sum()]
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.micro_step += 1
+        if self.accelerator.sync_gradients:
+            self.micro_step = 0
+            self._look_at_gradients(inputs)
+        return loss
+
+    def _look_at_gradients(self, inputs: Mapping[str, Any]) -> None:
+        """Log a norm per part; take back a step whose gradients are not finite."""
+        norms = {}
+        for part, parameters in self.lens.parts().items():
+            gradients = [p.grad for p in parameters.values() if p.grad is not None]
+            if gradients:
+                norms[part] = torch.nn.utils.get_total_norm(gradients)
+        for part, norm in norms.items():
+            self.note(f"grad_norm/{part}", norm.nan_to_num(posinf=0.0))
+        if self.accelerator.scaler is not None or all(bool(norm.isfinite()) for norm in norms.values()):
+            return  # with fp16 the scaler does the skipping
+        self.model.zero_grad(set_to_none=True)
+        self.skipped_steps += 1
+        if self.skipped_steps > self.args.max_skipped_steps:
+            path = Path(self.args.output_dir) / f"bad_batch-{self.state.global_step}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(inputs), path)
+            raise BadInput(
+                "max_skipped_steps",
+                self.args.max_skipped_steps,
+                f"Lower the learning rates or max_grad_norm; the last batch is in {path.name} of the run folder.",
+                why=f"the gradients of {self.skipped_steps} steps were not finite, in the parts {sorted(norms)}",
+            )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As transformers', with the learning rate of each part."""
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            groups = []
+            for part, parameters in self.lens.parts().items():
+                for decays in (True, False):
+                    mine = [p for name, p in parameters.items() if (name in decayed) is decays]
+                    decay = self.args.weight_decay if decays else 0.0
+                    if mine:
+                        rate = self.args.learning_rate_of(part)
+                        groups.append({"params": mine, "weight_decay": decay, "lr": rate, "part": part})
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(groups, **options)
+        return self.optimizer
+
+    # ---- evaluation
+
+    def batches(self, rows: int, dataset: Any = None) -> Iterator[dict[str, Any]]:
+        """Validation rows, or those of another split, in a fixed order that mixes documents: the same ones at each
+        call, in batches of nearly equal size, so that none is left with a single row."""
+        dataset = self.eval_dataset if dataset is None else dataset
+        if not isinstance(dataset, Dataset):
+            raise BadInput("validation_fraction", 0, "Extract with one above 0: training evaluates on that split.")
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:rows].tolist()
+        parts = np.array_split(np.array(order), -(-len(order) // self.args.per_device_eval_batch_size))
+        for batch in DataLoader(dataset, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):
+            yield self._prepare_inputs(batch)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The numbers to watch, on `eval_rows` rows of the validation split, or of `eval_dataset`."""
+        began, prefix = time.monotonic(), metric_key_prefix
+        metrics = {f"{prefix}_{name}": value for name, value in self.measure(eval_dataset).items()}
+        if self.average:
+            with self.average.in_place():
+                metrics |= {f"{prefix}_ema_{name}": value for name, value in self.measure(eval_dataset).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._since += time.monotonic() - began  # the speed that is logged is that of training
+        return metrics
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """A lens predicts no labels."""
+        fix = "Use evaluate_lens for a report, lens.compress and lens.explain for codes."
+        raise BadInput("predict", type(self.lens).__name__, fix, why="a lens predicts no labels")
+
+    @torch.no_grad()
+    def measure(self, dataset: Any = None) -> dict[str, float]:
+        """kl_recovered, the same over the horizon, top1, fve, cosine; and what the family says of its codes."""
+        was_training = self.lens.training
+        self.lens.eval()
+        found: dict[str, list[Tensor]] = {}
+        vectors: list[tuple[Tensor, Tensor]] = []
+        codes = []
+        for batch in self.batches(self.args.eval_rows, dataset):
+            bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
+            original = batch["activations"][self.site].float()
+            code = self.lens.compress(batch)
+            (edit,) = self.lens.restore(code, batch)
+            at_mean = bench.judge(edit.at(self.mean))
+            rows = bench.judge(edit) | compare(edit.value, original)
+            rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
+            rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
+            for name, value in rows.items():
+                found.setdefault(name, []).append(value.float().cpu())
+            vectors.append((edit.value, original))
+            codes += [row["explanation"] for row in self.lens.spell(code)]
+        every = {name: torch.cat(values) for name, values in found.items()}
+        restored, original = (torch.cat(side) for side in zip(*vectors, strict=True))
+        means = {name: float(value.nanmean()) for name, value in every.items() if not name.endswith("_of_mean")}
+        means["kl_recovered"] = float(recovered(every["kl"], every["kl_of_mean"]))
+        if self.args.kl_horizon:
+            horizon = recovered(every["kl_horizon"], every["kl_horizon_of_mean"])
+            means["kl_horizon_recovered"] = float(horizon)
+        means["fve"] = float(fve(restored, original, self.mean))
+        means["distinct"] = len(set(codes)) / len(codes)
+        means.pop("squared_error"), means.pop("ce", None)
+        self.lens.train(was_training)
+        return means
+
+    # ---- save and resume
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """All parts of the lens, and the averages beside them. The arguments as JSON: nothing here is a pickle."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lens.save_pretrained(folder)
+        (folder / "training_args.json").write_text(json.dumps(self.args.to_sanitized_dict(), indent=2, default=str))
+        if self.average:
+            self.average.save(folder)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As transformers'; with True, from the newest checkpoint that is whole."""
+        if resume_from_checkpoint is True:
+            whole = checkpoints(Path(self.args.output_dir))
+            if not whole:
+                fix = "Start again without resume_from_checkpoint."
+                raise BadInput("resume_from_checkpoint", True, fix, why="there is no whole checkpoint in output_dir")
+            resume_from_checkpoint = str(whole[-1])
+        if isinstance(resume_from_checkpoint, str):
+            require_complete(Path(resume_from_checkpoint))
+            logged = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE)).log_history
+            self.skipped_steps = int(max((entry.get("skipped_steps", 0) for entry in logged), default=0))
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        load_weights(self.lens, folder)
+        if self.average:
+            self.average.load(folder)
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Two for each weight and token, forward; a backward pass costs twice that. The subject's are not counted."""
+        return 6 * sum(p.numel() for p in self.trainable.values()) * len(inputs["input_ids"])
+
+
+def _require_rows(activations: Activations, args: LensTrainingArguments) -> None:
+    """Raise where the rows lack what the training will ask of them."""
+    rows, batch = len(activations.splits["train"]), args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and rows < batch:
+        fix = f"Use at most {rows // args.world_size}, or extract more rows."
+        raise BadInput("per_device_train_batch_size", args.per_device_train_batch_size, fix, f"there are {rows} rows")
+    held = activations.metadata.get("rules", {}).get("continuation_length", args.kl_horizon)
+    if args.kl_horizon > held:
+        fix = f"Use at most {held}, or extract with a larger continuation_length."
+        raise BadInput("kl_horizon", args.kl_horizon, fix)

@@ -1,0 +1,79 @@
+"""One command from start to end, and what is said when it does not get there."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from rich.markup import escape
+
+from ..activations import CorruptShard
+from ..errors import BadInput
+from ..frozen import ProvenanceMismatch
+from .explain import explain
+from .extract import extract
+from .memory import advice
+from .parsing import Request, let_the_main_process_speak, parse, rank
+from .report import evaluate
+from .run_folder import command_of, how_to_go_on
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. What a user can mend is said in one line, without a trace."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    request = None
+    try:
+        request = parse(argv)
+        PartialState(cpu=request.use_cpu or not torch.accelerator.is_available())
+        _set_up_logging()
+        with ExitStack() as exits:
+            _run(request, argv, exits)
+        return 0
+    except (BadInput, ProvenanceMismatch, CorruptShard) as error:
+        let_the_main_process_speak()
+        _say(f"[bold red]error[/]: {escape(str(error))}")
+        return 2
+    except torch.OutOfMemoryError as error:
+        assert request is not None
+        let_the_main_process_speak()
+        _say(f"[bold red]error[/]: {escape(advice(request, error))}")
+        return 2
+    except KeyboardInterrupt:
+        if rank() == 0:
+            folder = request.folder if request else None
+            kept = "what is finished is kept, --resume goes on from there"
+            _say(f"interrupted: {escape(how_to_go_on(folder)) if folder else kept}")
+        return 130
+
+
+def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
+    match request.command:
+        case "extract":
+            extract(request, command_of(argv))
+        case "train":
+            from .runs import train_on_rows  # what trains is slow to import, and of no use to the other commands
+
+            train_on_rows(request, argv, exits)
+        case "evaluate":
+            evaluate(request, exits)
+        case "explain":
+            explain(request)
+        case _:
+            from .runs import run_all
+
+            run_all(request, argv, exits)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+
+
+def _set_up_logging() -> None:
+    level = logging.INFO if PartialState().is_main_process else logging.ERROR
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("consistency_lens").setLevel(level)

@@ -1,0 +1,250 @@
+"""From words to a `Request`: recipe first, then options."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from ..activations import CorpusArguments, ExtractArguments
+from ..errors import BadInput
+from ..text.arguments import ConsistencyLensArguments
+from .arguments import (
+    GROUPS,
+    INHERITED,
+    OWN_NAMES,
+    USUAL,
+    ExplainArguments,
+    LensArguments,
+    ReportArguments,
+    RunArguments,
+    SubjectArguments,
+    fields_of,
+    help_of,
+    kinds,
+    names,
+    options_class,
+)
+from .recipes import as_options, less, load_recipe, meant, recipe_names
+
+DEMO = "demo"
+RUN_ALL = "run"
+COMMANDS = {
+    "extract": "read a corpus at some sites of a model, and store the rows as Arrow",
+    "train": "train a lens on rows that are there",
+    "evaluate": "judge a lens on held-out documents, beside every control",
+    "explain": "say in words what each token of a text makes the model think",
+}
+_ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
+
+
+@dataclass
+class Request:
+    """What was asked for.
+
+    Args:
+        command: one of `COMMANDS`, or `run` for all of them in turn.
+        values: every field by its name on the command line, settled.
+        text: what `explain` is to read.
+        folder: of the run, once it has one.
+    """
+
+    command: str
+    values: dict[str, Any]
+    text: str | None = None
+    folder: Path | None = field(default=None, compare=False)
+
+    def part(self, arguments: Any) -> Any:
+        """One of the dataclasses, filled in."""
+        own = OWN_NAMES if arguments is ExtractArguments else {}
+        given = {f.name: self.values[own.get(f.name, f.name)] for f in fields(arguments) if f.init}
+        if arguments is ExtractArguments and given["output_dir"] is None:
+            given["output_dir"] = ExtractArguments().output_dir
+        return arguments(**given)
+
+    @property
+    def subject(self) -> SubjectArguments:
+        return self.part(SubjectArguments)
+
+    @property
+    def corpus(self) -> CorpusArguments:
+        return self.part(CorpusArguments)
+
+    @property
+    def extraction(self) -> ExtractArguments:
+        return self.part(ExtractArguments)
+
+    @property
+    def lens(self) -> LensArguments:
+        return self.part(LensArguments)
+
+    @property
+    def run(self) -> RunArguments:
+        return self.part(RunArguments)
+
+    @property
+    def report(self) -> ReportArguments:
+        return self.part(ReportArguments)
+
+    @property
+    def explanation(self) -> ExplainArguments:
+        return self.part(ExplainArguments)
+
+    @property
+    def use_cpu(self) -> bool:
+        return self.values["use_cpu"]
+
+    def training(self, **changes: Any) -> ConsistencyLensArguments:
+        """For the trainer, with `changes`. transformers refuses some combinations without naming a field."""
+        given = {name: self.values[name] for name in fields_of("training")}
+        try:
+            return ConsistencyLensArguments(**given | changes)
+        except BadInput:
+            raise
+        except (ValueError, ImportError) as error:
+            raise BadInput("training", "these arguments", "Change what it names.", why=str(error)) from error
+
+
+class Parser(HfArgumentParser):
+    """One among several processes says what is wrong with the options that all were given."""
+
+    def error(self, message: str) -> Any:
+        let_the_main_process_speak()
+        super().error(message)
+
+    def print_help(self, file: Any = None) -> None:
+        if rank() == 0:
+            super().print_help(file)
+
+    def format_help(self) -> str:
+        """Fields in groups. Of transformers' own, the usual ones: a page that is read beats one that is whole."""
+        width = int(os.environ.get("COLUMNS", "100"))
+        parts = [self.format_usage(), "\n".join(f"  {name:<10}{said}" for name, said in COMMANDS.items())]
+        parts.append(f"  {'':<10}no command: extract, train and evaluate in turn")
+        lines = {"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}
+        parts += ["", *_paragraphs(lines, width)]
+        for group in GROUPS:
+            own = {
+                n: f for n, f in fields_of(group).items() if group != "training" or n not in INHERITED or n in USUAL
+            }
+            own = dict(sorted(own.items(), key=lambda item: item[0] in INHERITED))
+            parts += ["", f"{group}:", *_paragraphs({f"--{n}": _described(n, f) for n, f in own.items()}, width)]
+            if group == "training":
+                parts.append("  ... and every other field of transformers' TrainingArguments.")
+        return "\n".join([*parts, "", textwrap.fill(str(self.epilog), width), ""])
+
+
+def _described(name: str, given: Field[Any]) -> str:
+    choices = given.metadata.get("choices")
+    said = help_of(name, given) + (f" One of {', '.join(map(str, choices))}." if choices else "")
+    default = given.default_factory() if given.default_factory is not MISSING else given.default
+    if name in ("output_dir", "activations_dir") or default in (None, [], "", MISSING):
+        return said
+    return f"{said} (default: {' '.join(default) if isinstance(default, list) else default})"
+
+
+def _paragraphs(lines: dict[str, str], width: int) -> list[str]:
+    column = 30
+    found = []
+    for option, said in lines.items():
+        wrapped = textwrap.wrap(said, max(20, width - column)) or [""]
+        first = f"  {option:<{column - 2}}"
+        if len(option) > column - 4:
+            found.append(f"  {option}")
+            first = " " * column
+        found += [first + wrapped[0], *(" " * column + line for line in wrapped[1:])]
+    return found
+
+
+def new_parser() -> Parser:
+    parser = Parser(
+        [options_class()],
+        prog="run_lens.py",
+        allow_abbrev=False,
+        usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe.yaml] [--any_field value]",
+        epilog="Recipes: " + ", ".join(recipe_names()) + ". demo is the default where no model and no text is named.",
+    )
+    parser.add_argument("--config", default=None)
+    parser.add_argument("text", nargs="?", default=None)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Command and arguments: recipe first, then options. Where no model and no text is named, the offline demo."""
+    words = list(argv)
+    command = RUN_ALL
+    if words and not words[0].startswith("-"):
+        command = words.pop(0)
+        if command not in COMMANDS:
+            raise BadInput("command", command, f"{meant(command, COMMANDS)}Use one of {', '.join(COMMANDS)}.")
+    parser = new_parser()
+    words = _answered(words)
+    absent = object()
+    known, unknown = parser.parse_known_args(words, Namespace(**dict.fromkeys([*names(), "config", "text"], absent)))
+    explicit = {name: value for name, value in vars(known).items() if value is not absent}
+    text = explicit.pop("text", None)  # argparse puts its default there all the same
+    if text is not None and command != "explain":
+        unknown.append(text)
+    if unknown:
+        given = unknown[0].split("=")[0]
+        if given in COMMANDS:
+            raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
+        raise BadInput("option", given, f"{meant(given, ['--' + name for name in names()])}--help lists all options.")
+    recipe = less(_recipe(command, explicit), explicit)
+    settled = vars(parser.parse_args([*as_options(recipe), *words]))  # what comes later wins
+    values = {name: settled[name] for name in names()}
+    if command == "extract":
+        for shared, own in OWN_NAMES.items():
+            if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
+                values[own] = values[shared]
+    return Request(command, values, text)
+
+
+def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
+    """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
+    if explicit.get("config"):
+        return load_recipe(explicit["config"])
+    if command in ("evaluate", "explain"):
+        home = run_of(explicit["lens"]) if explicit.get("lens") else None
+        return load_recipe(str(home / RECIPE)) if home else {}
+    if explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}:
+        return {}
+    return load_recipe(DEMO)
+
+
+RECIPE, RECORD = "recipe.yaml", "run.json"
+
+
+def run_of(lens: str) -> Path | None:
+    """The run folder that a lens lies in, if it lies in one."""
+    return next(
+        (f for f in (Path(lens), Path(lens).parent) if (f / RECORD).is_file() and (f / RECIPE).is_file()), None
+    )
+
+
+def _answered(words: Sequence[str]) -> list[str]:
+    """`--flag` as `--flag=true`, unless an answer follows: what comes behind a flag may be a text."""
+    flags = {f"--{name}" for name, kind in kinds().items() if kind in (bool, bool | None)}
+    found = []
+    for word, after in zip(words, [*words, "-"][1:], strict=True):
+        alone = word in flags and after.lower() not in _ANSWERS
+        found.append(f"{word}=true" if alone else word)
+    return found
+
+
+def rank() -> int:
+    """Of this process; also before there is a `PartialState` to ask."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def let_the_main_process_speak() -> None:
+    """Wait before an error is shown: where the main process fails alike, the launcher ends this one meanwhile."""
+    if rank() > 0:
+        time.sleep(5)

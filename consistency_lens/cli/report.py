@@ -1,0 +1,165 @@
+"""`run_lens.py evaluate`: the report of a lens, and a few of its explanations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from rich.markup import escape
+from rich.table import Table
+
+from ..activations import Activations
+from ..auto import AutoLens, find_subject, is_demo
+from ..base.explaining import likeliest
+from ..base.fidelity import Bench
+from ..base.modeling import LensModel
+from ..errors import BadInput
+from ..evaluation import Judge, Report, evaluate_lens
+from ..frozen import FrozenLM
+from .opening import console, load_model, model_path, open_rows, own_device
+from .parsing import Request, run_of
+from .run_folder import HISTORY, REPORT, TAIL, Log
+
+SHOWN, WORDS, HORIZON = 4, 14, 8
+
+
+def evaluate(request: Request, exits: ExitStack) -> Report:
+    """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
+    home = run_of(named_lens(request))
+    activations = open_rows(request)
+    require_split(activations, request.report.report_split)
+    lens = load_lens(request)
+    assert lens.subject is not None
+    tail, history = None, None
+    if home is not None and (home / TAIL / "config.json").is_file():
+        tail = AutoLens.from_pretrained(home / TAIL, subject=subject_for_another(lens, request))
+    if home is not None and (home / HISTORY).is_file():
+        history = json.loads((home / HISTORY).read_text(encoding="utf-8"))
+    folder = report_folder(request, home)
+    if PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        exits.enter_context(Log(folder))
+    return judge(request, lens, activations, folder, tail, history)
+
+
+def named_lens(request: Request) -> str:
+    if request.run.lens is None:
+        raise BadInput("lens", None, "Name a run folder, a lens folder, or a lens on the Hub: --lens outputs/...")
+    return request.run.lens
+
+
+def report_folder(request: Request, home: Path | None) -> Path:
+    """Where a report goes: what is named, else the run, else the lens's folder; for a lens from the Hub, its name."""
+    where = named_lens(request)
+    if request.values["output_dir"] is not None:
+        return Path(request.values["output_dir"])
+    return home or (Path(where) if Path(where).is_dir() else Path("outputs") / where.replace("/", "-"))
+
+
+def load_lens(request: Request) -> LensModel:
+    """The lens that is named, with the subject that is named or that it was made for."""
+    where, subject = named_lens(request), request.subject
+    if subject.model_name_or_path is None:
+        return AutoLens.from_pretrained(where, device_map=subject.device_map or own_device())
+    return AutoLens.from_pretrained(where, subject=load_model(model_path(subject), subject))
+
+
+def subject_for_another(lens: LensModel, request: Request) -> FrozenLM:
+    """For a second lens beside this one: the same subject, or, since adapters of two lenses do not go onto one set of
+    weights, a second copy."""
+    assert lens.subject is not None
+    if "lora" not in (lens.config.trainable, lens.config.encoder_trainable):
+        return lens.subject
+    if request.subject.model_name_or_path is None:
+        return find_subject(lens.config.origin, device_map=request.subject.device_map or own_device())
+    return load_model(model_path(request.subject), request.subject)
+
+
+def require_split(activations: Activations, split: str) -> None:
+    if not len(activations.splits.get(split, [])):
+        full = [name for name, rows in activations.splits.items() if len(rows)]
+        fix = f"Use --report_split {' or '.join(full)}, or extract with a larger {split}_fraction."
+        raise BadInput("report_split", split, fix, why="it has no rows")
+
+
+def judge(
+    request: Request,
+    lens: LensModel,
+    activations: Activations,
+    folder: Path,
+    tail: LensModel | None,
+    history: Sequence[Mapping[str, Any]] | None,
+) -> Report:
+    """Evaluate, save and show; every process does the same, the main one writes."""
+    frozen, given = lens.subject, request.report
+    assert frozen is not None
+    judges: list[Judge] = []
+    reword = None
+    if is_demo(frozen.model_id):
+        from ..demo.judge import FactJudge, reword_all
+
+        reword = reword_all
+        if set(FactJudge.columns) <= set(activations.splits[given.report_split].column_names):
+            judges = [FactJudge()]
+    main = PartialState().is_main_process
+    held = int(activations.metadata["rules"]["continuation_length"])
+    report = evaluate_lens(
+        lens,
+        frozen,
+        activations,
+        split=given.report_split,
+        max_rows=given.report_rows,
+        batch_size=given.report_batch_size,
+        horizon=min(HORIZON, held) if given.report_horizon is None else given.report_horizon,
+        rivals={"context_tail_trained": tail} if tail is not None else None,
+        judges=judges,
+        reword=reword,
+        training_history=history,
+        progress=main,
+    )
+    if main:
+        report.save(folder / REPORT)
+        report.show(console)
+        console.print()
+        console.print(examples(lens, activations, given.report_split))
+        console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)
+    return report
+
+
+@torch.no_grad()
+def examples(lens: LensModel, activations: Activations, split: str, count: int = SHOWN) -> Table:
+    """A few held-out rows: what the subject had read, what the lens says, what the subject says next without and with
+    the restored activation. The same rows for every lens."""
+    frozen = lens.subject
+    assert frozen is not None
+    rows = activations.splits[split]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    batch = activations.collator(pair=False)([rows[i] for i in order[:count]])
+    bench = Bench.of(frozen, batch)
+    code = lens.compress(batch)
+    edits = lens.restore(code, batch)
+    kl, edited = bench.judge(edits)["kl"], bench.edited(edits)
+    table = Table(
+        title=f"{count} explanations", title_justify="left", title_style="bold", header_style="dim", box=None
+    )
+    for name in ("context, up to the token that is read", "explanation", "KL", "says next", "with the swap"):
+        table.add_column(name, justify="right" if name == "KL" else "left", overflow="fold")
+    for i, said in enumerate(lens.explain(code)):
+        ids = batch["input_ids"][i][batch["attention_mask"][i].bool()]
+        before, token = frozen.tokenizer.decode(ids[-WORDS:-1]), frozen.tokenizer.decode(ids[-1])
+        table.add_row(
+            f"{escape(before)} [bold cyan]{escape(token)}[/]",
+            f"[bold]{escape(str(said['explanation']))}[/]",
+            f"{float(kl[i]):.3f}",
+            *(escape(shown(likeliest(frozen.tokenizer, logits[i, 0], 2))) for logits in (bench.clean, edited)),
+        )
+    return table
+
+
+def shown(predictions: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{token.strip() or repr(token)} {chance:.2f}" for token, chance in predictions)

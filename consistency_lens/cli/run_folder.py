@@ -1,0 +1,210 @@
+"""The folder of a run: its name, what it says about itself, and its log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import secrets
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers.utils import logging as transformers_logging
+
+from ..base.checkpoint import checkpoints, require_complete
+from ..errors import BadInput
+from .parsing import RECIPE, RECORD, Request
+from .recipes import SECRETS, as_recipe
+
+LOG, HISTORY, LENS, EMA, TAIL, REPORT = "log.txt", "history.json", "lens", "lens-ema", "tail_lens", "report"
+WANDB_ID = "wandb_id.txt"
+LIBRARIES = ("consistency-lens", "torch", "transformers", "accelerate", "datasets", "peft", "huggingface_hub")
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def settle_folder(request: Request, model: str, site: str, dataset: str) -> Path:
+    """The folder that was named, that of the checkpoint to go on from, or one with a name of its own; the same on
+    every process. A run that is finished, or has checkpoints, is not overwritten."""
+    values = request.values
+    resume = values["resume_from_checkpoint"] if checkpoint_of(request) else None
+    named = values["output_dir"]
+    if named is None and resume and not _is_answer(resume):
+        named = str(Path(resume).parent)
+    if named is None:
+        rate = f"{values['learning_rate']:g}"
+        name = f"{model}_{site}_{dataset}_lr{rate}_t{values['code_length']}_{time.strftime('%Y%m%d-%H%M%S')}"
+        named = broadcast_object_list([str(Path("outputs") / name.replace("/", "-"))])[0]
+    folder = Path(named).expanduser()
+    if not resume and ((folder / LENS).exists() or checkpoints(folder)):
+        fix = "Use --resume_from_checkpoint true to go on with it, or another folder."
+        raise BadInput("output_dir", str(folder), fix, why="a run lies there already")
+    request.folder = folder
+    return folder
+
+
+def checkpoint_of(request: Request) -> Path | None:
+    """The checkpoint to go on from; raise where there is none, or it was cut off."""
+    resume = request.values["resume_from_checkpoint"]
+    if not resume or resume.lower() == "false":
+        return None
+    if not _is_answer(resume):
+        require_complete(Path(resume))
+        return Path(resume)
+    if request.values["output_dir"] is None:
+        fix = "Say which run with --output_dir, or give the path of a checkpoint."
+        raise BadInput("resume_from_checkpoint", resume, fix)
+    found = checkpoints(Path(request.values["output_dir"]))
+    if not found:
+        fix = "Start the run again without it."
+        why = f"there is no whole checkpoint in {request.values['output_dir']}"
+        raise BadInput("resume_from_checkpoint", resume, fix, why)
+    return found[-1]
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What of an interrupted run is kept."""
+    found = checkpoints(folder)
+    if not found:
+        return "There is no checkpoint yet: start again."
+    return f"Nothing is lost up to {found[-1].name}: --resume_from_checkpoint {found[-1]} goes on from there."
+
+
+def _is_answer(resume: str) -> bool:
+    return resume.lower() in ("true", "false")
+
+
+def begin(folder: Path, request: Request, argv: Sequence[str], resumed: Path | None) -> None:
+    """Write down what was settled, how it was started, and with what; every start is kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("output_dir", str(folder), "Choose a folder that you may write to.", str(error)) from error
+    values = request.values | {"output_dir": str(folder), "resume_from_checkpoint": None}
+    (folder / RECIPE).write_text(as_recipe(values), encoding="utf-8")
+    path = folder / RECORD
+    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    start = {
+        "command": command_of(argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "processes": PartialState().num_processes,
+        "device": str(PartialState().device),
+        "resumed_from": resumed.name if resumed else None,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+    }
+    path.write_text(json.dumps({"name": folder.name, "starts": [*starts, start]}, indent=2) + "\n", encoding="utf-8")
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """How the run was started, without what is nobody's business."""
+    words = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        option = word.partition("=")[0]
+        if before.removeprefix("--") in SECRETS:
+            word = "***"
+        elif option.removeprefix("--") in SECRETS and option != word:
+            word = f"{option}=***"
+        words.append(without_folder(word))
+    return shlex.join(["run_lens.py", *words])
+
+
+def without_folder(word: str) -> str:
+    """Of a path outside the current folder only the last part: where things lie on this machine is on no card."""
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    path = os.path.normpath(value)
+    if os.path.isabs(path) or path.split(os.sep)[0] == ".." or path.startswith("~"):
+        value = os.path.basename(path) or os.sep
+        value = "~" if value.startswith("~") else value  # ~alice
+    return f"{option}{equals}{value}"
+
+
+def keep_wandb_run(folder: Path, project: str) -> None:
+    """Let a resumed run go on under its id: wandb reads it from the environment."""
+    path = folder / WANDB_ID
+    if not path.is_file():
+        path.write_text(secrets.token_hex(4))
+    os.environ |= {"WANDB_RUN_ID": path.read_text(), "WANDB_RESUME": "allow"}
+    os.environ.setdefault("WANDB_PROJECT", project)
+
+
+class Log:
+    """Inside, what is printed also goes to `log.txt` of the run; an exception leaves its trace there.
+
+    A progress bar rewrites its line; of each line the log gets what stood there in the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOG
+
+    def __enter__(self) -> Log:
+        self.file = self.path.open("a", encoding="utf-8")
+        self.exits = ExitStack()
+        self.exits.enter_context(redirect_stdout(Tee(sys.stdout, self.file)))  # type: ignore[type-var]
+        self.exits.enter_context(redirect_stderr(Tee(sys.stderr, self.file)))  # type: ignore[type-var]
+        # Handlers hold the streams that were there when they were made.
+        handler = logging.StreamHandler(self.file)
+        logging.getLogger().addHandler(handler)
+        self.exits.callback(logging.getLogger().removeHandler, handler)
+        transformers_logging.add_handler(handler)
+        self.exits.callback(transformers_logging.remove_handler, handler)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.exits.close()
+        if isinstance(error, BadInput):
+            self.file.write(f"error: {error}\n")
+        elif error is not None:
+            self.file.write("".join(traceback.format_exception(kind, error, trace)))
+        self.file.close()
+
+
+class Tee:
+    """A stream that is also written to a log, line by line, as each line was in the end."""
+
+    def __init__(self, stream: TextIO, log: TextIO) -> None:
+        self.stream, self.log, self.line = stream, log, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            self.log.write(_as_seen(line) + "\n")
+        self.line = self.line[self.line.rfind("\r") :] if "\r" in self.line else self.line
+        if lines:
+            self.log.flush()
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self.stream.encoding
+
+    @property
+    def errors(self) -> Any:
+        return self.stream.errors
+
+
+def _as_seen(line: str) -> str:
+    """What a line shows after all carriage returns and without colours."""
+    parts = [part for part in _ESCAPES.sub("", line).split("\r") if part.strip()]
+    return parts[-1].rstrip() if parts else ""

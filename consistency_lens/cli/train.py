@@ -1,0 +1,153 @@
+"""`run_lens.py train`: rows to a lens, and to the baseline that a lens has to beat."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+
+from ..activations import Activations
+from ..errors import BadInput
+from ..frozen import FrozenLM
+from ..text.arguments import ConsistencyLensArguments
+from ..text.modeling import ConsistencyLens
+from ..text.trainer import ConsistencyLensTrainer
+from .opening import require_room
+from .parsing import Request
+from .progress import Progress
+from .run_folder import EMA, HISTORY, LENS, TAIL, keep_wandb_run
+
+logger = logging.getLogger(__name__)
+
+EXTRAS = {"trackio": "track", "wandb": "track", "tensorboard": "train"}
+
+
+def require_trainable(request: Request, folder: Path) -> None:
+    """What can be wrong with the arguments together, before anything slow."""
+    training, patience = _training(request, folder), request.run.early_stopping_patience
+    for tracker in training.report_to:
+        if tracker in EXTRAS and find_spec(tracker) is None:
+            raise BadInput(
+                "report_to", tracker, f"Install it with: pip install 'consistency-lens[{EXTRAS[tracker]}]'."
+            )
+    if patience is not None and patience < 1:
+        raise BadInput("early_stopping_patience", patience, "Wait for one evaluation or more, or leave it out.")
+    if patience is not None and (training.eval_strategy == "no" or not training.load_best_model_at_end):
+        fix = "Set --eval_strategy steps, --eval_steps N and --load_best_model_at_end too, or leave it out."
+        raise BadInput("early_stopping_patience", patience, fix, why="it waits for a better evaluation")
+
+
+def new_lens(request: Request, frozen: FrozenLM, activations: Activations, site: str) -> ConsistencyLens:
+    """An untrained lens; nothing is trained yet, and its first weights depend on the seed alone."""
+    require_room(frozen.model.config, frozen.tokenizer, request.lens)
+    set_seed(request.values["seed"])
+    name = activations.provenance.at(str(frozen.site(site))).sites[0]
+    mean, variance = (activations.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
+    settings = {key: value for key, value in asdict(request.lens).items() if key != "site"}
+    norm = float((mean**2 + variance).sum() ** 0.5)
+    lens = ConsistencyLens.from_subject(frozen, site, activation_norm=norm, **settings)
+    _require_length(lens, frozen, activations)
+    return lens
+
+
+def _require_length(lens: ConsistencyLens, frozen: FrozenLM, activations: Activations) -> None:
+    """Raise where the subject cannot read the longest context with a prompt and a text behind it, as judging asks."""
+    import pyarrow.compute as pc
+
+    positions = [rows.data.column("position") for rows in activations.splits.values() if len(rows)]
+    longest = 1 + max(pc.max(column).as_py() for column in positions)
+    asked = len(lens.config.prompt_ids or []) - 2 + lens.config.code_length
+    if longest + asked > frozen.max_length:
+        fix = f"Extract with --max_length {frozen.max_length - asked + 1} or less."
+        why = f"the model takes {frozen.max_length} tokens, a context has {longest}, prompt and text {asked}"
+        raise BadInput("max_length", activations.metadata["rules"]["max_length"], fix, why)
+
+
+def train(
+    request: Request,
+    lens: ConsistencyLens,
+    activations: Activations,
+    folder: Path,
+    resumed: Path | None,
+) -> tuple[list[dict[str, Any]], int]:
+    """Train to the end, and save: the lens, its moving average, the history. Returns the history, and how many steps
+    it took."""
+    training = _training(request, folder)
+    if "wandb" in training.report_to:
+        keep_wandb_run(folder, str(training.project))
+    callbacks: list[Any] = [Progress()]
+    if request.run.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(request.run.early_stopping_patience))
+    trainer = _trainer(lens, training, activations, callbacks)
+    trainer.train(str(resumed) if resumed else None)
+    if trainer.is_world_process_zero():
+        lens.save_pretrained(folder / LENS)
+        if trainer.average:
+            with trainer.average.in_place():
+                lens.save_pretrained(folder / EMA)
+        (folder / HISTORY).write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+    PartialState().wait_for_everyone()
+    return trainer.state.log_history, trainer.state.global_step
+
+
+def train_tail(
+    request: Request, lens: ConsistencyLens, activations: Activations, folder: Path, steps: int
+) -> ConsistencyLens:
+    """An encoder that learns, with the same objective and as many steps, to read the last T tokens of the context.
+
+    What it restores is what a lens is worth its distance from: the same number of tokens, read as well as can be, and
+    written by nobody. Its decoder has nothing to learn and stays as it is.
+    """
+    for parameter in (*lens.decoder.own_parameters().values(), *lens.decoder.map.parameters()):
+        parameter.requires_grad_(False)
+    no_warm_start = request.values["warm_start"] == "none"
+    training = _training(
+        request,
+        folder / TAIL,
+        max_steps=steps,
+        warm_start="context",
+        warm_steps=0 if no_warm_start else request.values["warm_steps"],
+        quote=True,
+        anchor="none",
+        ema_decay=0.0,
+        eval_strategy="no",
+        save_strategy="no",
+        sample_steps=0,
+        load_best_model_at_end=False,
+        report_to="none",
+        push_to_hub=False,
+    )
+    trainer = _trainer(lens, training, activations, [Progress("context tail")])
+    trainer.train()
+    if trainer.is_world_process_zero():
+        lens.save_pretrained(folder / TAIL)
+    PartialState().wait_for_everyone()
+    return lens
+
+
+def _training(request: Request, folder: Path, **changes: Any) -> ConsistencyLensArguments:
+    given = {"output_dir": str(folder), "resume_from_checkpoint": None}
+    if request.values["run_name"] is None:
+        given["run_name"] = folder.name
+    if request.values["project"] == "huggingface":  # transformers' own default
+        given["project"] = "consistency-lens"
+    return request.training(**given | changes)
+
+
+def _trainer(
+    lens: ConsistencyLens,
+    training: ConsistencyLensArguments,
+    activations: Activations,
+    callbacks: list[Any],
+) -> ConsistencyLensTrainer:
+    assert lens.subject is not None
+    trainer = ConsistencyLensTrainer(lens, lens.subject, training, activations, callbacks)
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,0 +1,136 @@
+"""`ConsistencyLensConfig`: which subject, how long the words are, what the decoder is asked, where A enters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+
+from ..base.configuration import LensConfig
+from ..errors import BadInput
+from ..frozen import FrozenLM
+
+PLACEHOLDER = "<A>"
+TRAINABLE = ("projections", "lora", "full")
+INJECTIONS = ("embedding", "residual")
+
+
+@strict
+class ConsistencyLensConfig(LensConfig):
+    r"""
+    Args:
+        subject (`dict`): configuration of the subject, from which both parts are built.
+        code_length (`int`): T, the most tokens that an explanation may have.
+        prompt (`str`): what the decoder is asked; `<A>` in it is where the activation enters.
+        prompt_ids (`list[int]`): the prompt as tokens, `placeholder_id` where the activation enters.
+        placeholder_id (`int`): a token that occurs once in `prompt_ids`.
+        start_id, stop_id, pad_id (`int`): what a text starts with for the encoder, ends with, is filled up with.
+        never_ids (`list[int]`): tokens that the decoder never writes: special ones, and ids beyond the tokenizer.
+        injection (`str`): `embedding` overwrites the placeholder's embedding with the mapped activation, at the norm
+            of the subject's embeddings; `residual` adds it to the placeholder after the first two layers, at the norm
+            that is there.
+        embedding_norm (`float`): mean norm of the subject's embeddings.
+        trainable (`str`): `full`: both parts are clones of the subject; `lora`: both are adapters on the subject's own
+            weights; `projections`: the subject's weights untouched, only the maps are trained.
+        encoder_trainable (`str`): the same for the encoder alone; default as the decoder.
+        lora_rank, lora_alpha (`int`): of the adapters, on all linear layers of the blocks.
+    """
+
+    model_type = "consistency_lens"
+
+    subject: dict[str, Any] | None = None
+    code_length: int = 8
+    prompt: str = f"short explanation of {PLACEHOLDER} :"
+    prompt_ids: list[int] | None = None
+    placeholder_id: int = 0
+    start_id: int = 0
+    stop_id: int = 0
+    pad_id: int = 0
+    never_ids: list[int] | None = None
+    injection: str = "embedding"
+    embedding_norm: float = 1.0
+    trainable: str = "full"
+    encoder_trainable: str | None = None
+    lora_rank: int = 16
+    lora_alpha: int = 32
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.code_length < 1:
+            raise BadInput("code_length", self.code_length, "Give the explanation at least one token.")
+        if self.trainable not in TRAINABLE:
+            raise BadInput("trainable", self.trainable, f"Use one of {', '.join(TRAINABLE)}.")
+        if self.encoder_trainable not in (None, *TRAINABLE):
+            raise BadInput("encoder_trainable", self.encoder_trainable, f"Use one of {', '.join(TRAINABLE)}.")
+        for name in ("lora_rank", "lora_alpha"):
+            if vars(self)[name] < 1:
+                raise BadInput(name, vars(self)[name], "Use 1 or more.")
+        if self.injection not in INJECTIONS:
+            raise BadInput("injection", self.injection, f"Use one of {', '.join(INJECTIONS)}.")
+        if self.prompt.count(PLACEHOLDER) != 1:
+            raise BadInput("prompt", self.prompt, f"Write {PLACEHOLDER} once, where the activation enters.")
+        if self.prompt_ids is not None and self.prompt_ids.count(self.placeholder_id) != 1:
+            raise BadInput("prompt_ids", self.prompt_ids, "The placeholder has to occur exactly once.")
+        if self.encoder_trainable is None:
+            self.encoder_trainable = self.trainable
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
+        """The configuration of a lens for one site of a subject; `settings` are the fields that are free."""
+        site = str(frozen.site(site))
+        if site == "embed":
+            fix = "Name a site of a layer, such as resid_post.1."
+            raise BadInput("site", site, fix, why="embeddings are single tokens")
+        if settings.get("injection") == "residual" and frozen.num_layers < 2:
+            why = "it adds the activation behind the second layer, and the model has one"
+            raise BadInput("injection", "residual", "Use embedding.", why)
+        tokens = frozen.tokenizer
+        start_id = _first(tokens.bos_token_id, tokens.eos_token_id, tokens.pad_token_id)
+        stop_id = _first(tokens.eos_token_id, tokens.pad_token_id)
+        if start_id is None or stop_id is None:
+            raise BadInput("tokenizer", frozen.model_id, "Give the tokenizer a token that ends a text (eos_token).")
+        special = {i for i in tokens.all_special_ids if i != stop_id} | set(range(len(tokens), frozen.vocab_size))
+        special |= {i for i, token in tokens.added_tokens_decoder.items() if token.special and i != stop_id}
+        prompt = str(settings.get("prompt", cls.prompt))
+        if prompt.count(PLACEHOLDER) != 1:
+            raise BadInput("prompt", prompt, f"Write {PLACEHOLDER} once, where the activation enters.")
+        # Tokenised apart: what stands beside the placeholder must not merge with it.
+        before, after = (tokens(part.strip(), add_special_tokens=False)["input_ids"] for part in _cut(prompt))
+        placeholder_id = next(i for i in range(frozen.vocab_size) if i not in {start_id, *before, *after})
+        return cls(
+            sites=[site],
+            hidden_size=frozen.hidden_size,
+            provenance=frozen.provenance(site).to_dict(),
+            subject=frozen.model.config.to_dict(),
+            prompt_ids=[start_id, *before, placeholder_id, *after],
+            placeholder_id=placeholder_id,
+            start_id=start_id,
+            stop_id=stop_id,
+            pad_id=_first(tokens.pad_token_id, stop_id),
+            never_ids=sorted(i for i in special if i < frozen.vocab_size),
+            embedding_norm=_embedding_norm(frozen),
+            **settings,
+        )
+
+    @property
+    def origin_site(self) -> str:
+        assert self.sites is not None
+        return self.sites[0]
+
+
+def _first(*ids: int | None) -> Any:
+    return next((i for i in ids if i is not None), None)
+
+
+def _cut(prompt: str) -> tuple[str, str]:
+    before, _, after = prompt.partition(PLACEHOLDER)
+    return before, after
+
+
+@torch.no_grad()
+def _embedding_norm(frozen: FrozenLM) -> float:
+    # As the embedding gives them out: some scale their table. A part at a time: tables may be large.
+    ids = torch.arange(min(len(frozen.tokenizer), frozen.vocab_size), device=frozen.device)
+    norms = [frozen.model.get_input_embeddings()(part).float().norm(dim=-1) for part in ids.split(8192)]
+    return float(torch.cat(norms).mean())

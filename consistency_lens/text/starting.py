@@ -1,0 +1,77 @@
+"""Starting texts of many rows: made once, kept, and cut down to what an activation supports.
+
+Shapes: B rows, T tokens of a text, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..frozen import FrozenLM
+from .configuration import ConsistencyLensConfig
+from .generation import Words
+from .warm_start import packed, starting_words, tail_of
+
+
+@dataclass(frozen=True)
+class StartingTexts:
+    """Texts for the decoder to begin with.
+
+    Args:
+        words: the texts.
+        tail: `[B]`, how many of a text's first tokens are quoted from the end of the context; the others are what the
+            subject goes on with.
+        pad_id: what `words` are padded with.
+    """
+
+    words: Words
+    tail: Tensor
+    pad_id: int
+
+    @classmethod
+    def of(cls, kind: str, contexts: Mapping[str, Tensor], config: ConsistencyLensConfig, frozen: FrozenLM) -> Self:
+        """Texts for the contexts of a batch, `input_ids` and `attention_mask`."""
+        ids, mask = (contexts[name].to(frozen.device) for name in ("input_ids", "attention_mask"))
+        words = tail_of(ids, mask, config, config.code_length)
+        if kind != "context" or not bool((words.lengths > 0).all()):  # quoting needs no pass of the subject
+            words = starting_words(kind, frozen.prefix({"input_ids": ids, "attention_mask": mask}), config, frozen)
+        quoted = {"context": config.code_length, "span": config.code_length // 2}.get(kind, 0)
+        tail = mask.sum(1).clamp_max(quoted)
+        return cls(words, torch.minimum(tail, words.lengths).cpu(), config.pad_id)
+
+    def rows(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return list(zip(self.words.ids.cpu(), self.words.mask.cpu(), self.tail, strict=True))
+
+    @classmethod
+    def gather(cls, rows: Sequence[tuple[Tensor, Tensor, Tensor]], pad_id: int, device: Any = "cpu") -> Self:
+        ids, mask, tail = (torch.stack(parts).to(device) for parts in zip(*rows, strict=True))
+        return cls(Words(ids, mask), tail, pad_id)
+
+    def supported(self, logits: Tensor, sure: float) -> Self:
+        """The same texts without what the decoder would have to guess.
+
+        The text is cut to the stretch around P in which every token has at least the probability `sure` under the
+        decoder that reads the activation: from behind the last doubtful token before P to the first doubtful one after
+        it. P's own token always stays, or the first one where nothing is quoted.
+
+        Args:
+            logits: `[B, T, V]` that the decoder gives to the whole texts.
+            sure: the least probability.
+        """
+        if sure <= 0:
+            return self
+        ids, mask = self.words.ids, self.words.mask.bool()
+        probability = logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1).exp()
+        columns, middle = torch.arange(ids.shape[1], device=ids.device), (self.tail - 1).clamp_min(0).unsqueeze(1)
+        doubtful = (probability < sure) & (columns != middle)
+        before = doubtful & (columns < middle)
+        behind_doubt = before.flip(1).cumsum(1).flip(1) == 0
+        ahead_of_doubt = (doubtful & (columns > middle)).cumsum(1) == 0
+        keep = mask & behind_doubt & ahead_of_doubt
+        kept_tail = (keep & (columns < self.tail.unsqueeze(1))).sum(1)
+        return type(self)(packed(ids, keep, self.pad_id), kept_tail, self.pad_id)

@@ -1,0 +1,259 @@
+"""`ConsistencyLensTrainer`: the dual-path objective, after a warm start from text that costs no other model.
+
+Shapes: B rows, G rollouts per row, N = B * G, H columns (P and the horizon), T tokens of a text, d hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..base.callbacks import swapped
+from ..base.fidelity import Bench
+from ..base.trainer import LensTrainer
+from ..objectives import direction_error_of, entropy_of, kl_of, nll_of, norm_error_of
+from ..schedules import Schedule
+from .arguments import ConsistencyLensArguments
+from .controls import after_prompt, nll_after, noised
+from .generation import Noise, Words, leave_one_out, log_probability_of
+from .modeling import ConsistencyLens, ConsistencyLensOutput
+from .readability import nll_with_gradient
+from .starting import StartingTexts
+
+REFERENCE = "reference.safetensors"
+MAX_TEXTS = 200_000  # starting texts that are kept
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one step is about: activations, where they are judged, and the texts they start from if any are needed."""
+
+    bench: Bench
+    original: Tensor  # [N, d]
+    pair: Tensor  # [N]
+    texts: Words | None  # [N, T]
+
+
+class ConsistencyLensTrainer(LensTrainer):
+    """Trains a `ConsistencyLens`: to write and read starting texts, then on what its own words do to the subject.
+
+    The stage is a function of the step, and so is all noise: a resumed run goes on as if it had never stopped.
+    """
+
+    args: ConsistencyLensArguments
+    lens: ConsistencyLens
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reference: dict[str, Tensor] = {}
+        self._texts: dict[tuple[int, int], Any] = {}
+        if self.args.anchor == "projections":
+            for parameter in self.lens.encoder.own_parameters().values():
+                parameter.requires_grad_(False)
+
+    def weigh(self, args: ConsistencyLensArguments) -> Mapping[str, Schedule]:
+        return args.schedules()
+
+    @property
+    def is_warming_up(self) -> bool:
+        return self.state.global_step < self.args.num_warm_steps
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """`Â = E(D(A))`, `A* = Â + (A' - Â')`, `L = kl KL(M(A) || M(A*)) + mse |A - Â|² + lm L_LM + ...`"""
+        if self.is_warming_up:
+            return self.compute_warm_loss(model, inputs)
+        self.leave_warm_start()
+        rows = self.rows(inputs)
+        out = model(rows.original, **self.manner(rows))
+        restored = out.restored + self.error_elsewhere(rows, out.restored)
+        edited = rows.bench.edited(out.edits[0].at(restored))
+        terms = {"kl": rows.bench.kl(edited), **self.terms_of_vectors(out.restored, rows.original)}
+        loss = self.settle({**terms, **self.terms_of_words(rows, out, terms)})
+        return (loss, out) if return_outputs else loss
+
+    def compute_warm_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """The decoder learns to write a starting text, the encoder to read it; the subject does not judge yet."""
+        original = inputs["activations"][self.site].float()
+        words = self.starting_texts(inputs)
+        if self.args.quote:
+            out = model(original, words=words.words, estimator="none")
+            return self.settle(self.terms_of_vectors(out.restored, original))
+        if self.args.warm_sure and self.state.global_step >= self.args.num_guessing_steps:
+            if self.state.global_step == self.args.num_guessing_steps or not self.reference:
+                self.remember_decoder()
+            words = words.supported(self.score_by_reference(original, words.words), self.args.warm_sure)
+        out = model(original, words=words.words)
+        ids, mask = words.words.written(self.lens.config.stop_id)
+        return self.settle({"start": nll_of(out.logits, ids, mask), **self.terms_of_vectors(out.restored, original)})
+
+    # ---- what the equation is made of
+
+    def manner(self, rows: Rows) -> dict[str, Any]:
+        """How the lens writes and listens in training."""
+        if self.args.quote:
+            return {"words": rows.texts, "estimator": "none"}
+        heard = self.misheard if self.args.anchor == "paraphrase" else None
+        return {"noise": self.noise, "estimator": self.args.estimator, "heard": heard, "beside": rows.texts}
+
+    def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
+        """`|A - Â|²` over the variance of the activations (1 - FVE), and its direction and norm by themselves."""
+        found = {"mse": (restored - original).square().sum(-1) / self.variance}
+        if not self.schedules["direction"].is_off:
+            found["direction"] = direction_error_of(restored, original)
+        if not self.schedules["norm"].is_off:
+            found["norm"] = norm_error_of(restored, original)
+        return found
+
+    def rows(self, inputs: Mapping[str, Any]) -> Rows:
+        """The batch with each row once per rollout; a rollout's A' is the same rollout of its partner."""
+        bench, times = Bench.of(self.frozen, inputs, self.args.kl_horizon), self.rollouts
+        original, pair = inputs["activations"][self.site].float(), inputs["pair"]
+        words = self.starting_texts(inputs).words if self.args.anchor == "replay" or self.args.quote else None
+        if times > 1:
+            bench, original = bench.repeat(times), original.repeat_interleave(times, 0)
+            pair = (pair.unsqueeze(1) * times + torch.arange(times, device=pair.device)).flatten()
+        return Rows(bench, original, pair, words)
+
+    def starting_texts(self, inputs: Mapping[str, Any]) -> StartingTexts:
+        """Those of these rows; what was made once is kept."""
+        keys = list(zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True))
+        new = [i for i, key in enumerate(keys) if key not in self._texts]
+        if len(self._texts) > MAX_TEXTS:
+            self._texts, new = {}, list(range(len(keys)))
+        if new:
+            contexts = {name: inputs[name][new] for name in ("input_ids", "attention_mask")}
+            made = StartingTexts.of(self.args.warm_start, contexts, self.lens.config, self.frozen)
+            self._texts |= {keys[i]: row for i, row in zip(new, made.rows(), strict=True)}
+        return StartingTexts.gather([self._texts[key] for key in keys], self.lens.config.pad_id, self.lens.device)
+
+    def error_elsewhere(self, rows: Rows, restored: Tensor) -> Tensor | float:
+        """`Δ = A' - Â'`: what the lens got wrong about another document's activation."""
+        if self.args.delta == "off":
+            return 0.0
+        error = (rows.original - restored)[rows.pair]
+        return error if self.args.delta == "grad" else error.detach()
+
+    def terms_of_words(self, rows: Rows, out: ConsistencyLensOutput, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the objective asks of the text, and how the decoder learns what its choice of words did."""
+        if self.args.quote:
+            return {}
+        words, found = out.code, {}
+        _, mask = words.written(self.lens.config.stop_id)
+        self.note("distinct", len(words.ids.unique(dim=0)) / len(words))  # falls where all inputs get one sentence
+        if not self.schedules["lm"].is_off:
+            if out.logits is None or self.args.estimator == "policy":
+                found["lm"] = nll_after(after_prompt(self.lens.config, self.frozen, len(words)), words)
+            else:
+                found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
+        if not self.schedules["ground"].is_off:
+            found["ground"] = nll_after(rows.bench.prefix, words)
+        if not self.schedules["entropy"].is_off and out.logits is not None:
+            found["entropy"] = -entropy_of(out.logits, mask)
+        if out.beside is not None:
+            original = rows.original[:: self.rollouts]
+            found["replay"] = (out.beside - original).square().sum(-1) / self.variance
+        if self.args.estimator == "policy":
+            found |= self.terms_of_policy(rows, out, {**terms, **found})
+        return found
+
+    def terms_of_policy(
+        self, rows: Rows, out: ConsistencyLensOutput, terms: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`- advantage * log D(t | A)`, and the distance to the decoder that the warm start left behind."""
+        assert out.logits is not None
+        step = self.state.global_step
+        ids, mask = out.code.written(self.lens.config.stop_id)
+        judged = [name for name in ("kl", "mse", "direction", "norm", "lm", "ground") if name in terms]
+        reward = -torch.stack([self.schedules[name](step) * terms[name].detach() for name in judged]).sum(0)
+        advantage = leave_one_out(reward.view(-1, self.args.rollouts)).flatten()
+        log_probability = (log_probability_of(out.logits, ids) * mask).sum(1)
+        found = {"policy": -advantage * log_probability}
+        if self.reference:
+            before = self.score_by_reference(rows.original, out.code)
+            found["reference"] = kl_of(out.logits, before, mask)
+        return found
+
+    @property
+    def rollouts(self) -> int:
+        return self.args.rollouts if self.args.estimator == "policy" and not self.args.quote else 1
+
+    @property
+    def noise(self) -> Noise:
+        """Of this step, batch and process alone."""
+        batch = self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
+        seed = (self.args.seed * 1_000_003 + batch) * 1_009 + self.args.process_index
+        return Noise(seed, self.args.temperature)
+
+    def misheard(self, words: Words) -> Words:
+        """Words dropped and replaced at random: a code that hangs on exact tokens does not pay."""
+        half = self.args.anchor_share / 2
+        return noised(words, drop=half, replace=half, seed=self.noise.seed or 0, pad_id=self.lens.config.pad_id)
+
+    # ---- the two stages
+
+    def leave_warm_start(self) -> None:
+        """At the first step behind the warm start: remember the decoder as it is, and freeze what is to stay."""
+        if self.args.anchor == "frozen":
+            for parameter in (*self.lens.encoder.own_parameters().values(), *self.lens.encoder.map.parameters()):
+                parameter.requires_grad_(False)
+        if self.args.estimator == "policy" and self.state.global_step == self.args.num_warm_steps:
+            self.remember_decoder()
+
+    def remember_decoder(self) -> None:
+        """Keep the decoder as it is at the end of a stage: the next one is measured against it."""
+        decoder = {id(p) for p in self.lens.decoder.own_parameters().values()}
+        decoder |= {id(p) for p in self.lens.decoder.map.parameters()}
+        self.reference = {n: p.detach().clone() for n, p in self.trainable.items() if id(p) in decoder}
+
+    @torch.no_grad()
+    def score_by_reference(self, activations: Tensor, words: Words) -> Tensor:
+        """What the decoder of the last stage's end thinks of a text."""
+        with swapped(self.trainable, self.reference):
+            return self.lens.decoder.score(activations, words)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it."""
+        warm = self.args.num_warm_steps
+        scheduler = super().create_scheduler(max(1, num_training_steps - warm), optimizer)
+        if not warm or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            return scheduler
+        stages = []
+        for group, after in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+            peak = self.args.warm_learning_rate / max(group["initial_lr"], 1e-12)
+            rise = Schedule("cosine", peak, 0.05 * peak, warm, warmup=min(20, warm // 10))
+            stages.append(in_turn(warm, rise, after))
+        scheduler.lr_lambdas = stages
+        for group, stage in zip(scheduler.optimizer.param_groups, stages, strict=True):
+            group["lr"] = group["initial_lr"] * stage(0)
+        return scheduler
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.reference:
+            save_file(self.reference, Path(output_dir or self.args.output_dir) / REFERENCE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / REFERENCE
+        if path.exists():
+            self.reference = {name: tensor.to(self.args.device) for name, tensor in load_file(path).items()}
+
+
+def in_turn(until: int, first: Callable[[int], float], then: Callable[[int], float]) -> Callable[[int], float]:
+    """One factor of the learning rate up to a step, another one, counted from there, behind it.
+
+    A function, so that no checkpoint keeps it: what depends on the step alone has no state.
+    """
+
+    def factor(step: int) -> float:
+        return first(step + 1) if step < until else then(step - until)
+
+    return factor

@@ -1,0 +1,78 @@
+"""Recipes: every one of ours parses, and what a run settled can be run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from extracting import ROOT
+
+from consistency_lens import cli
+from consistency_lens.cli.arguments import names
+from consistency_lens.cli.recipes import as_recipe
+
+RECIPES = cli.recipe_names()
+
+
+def test_there_are_recipes() -> None:
+    assert set(RECIPES) == {"demo", "gpt2", "llama3_8b_lora", "qwen3_0.6b"}
+
+
+@pytest.mark.parametrize("command", [[], ["extract"], ["train"]])
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_parses_and_says_nothing_but_what_it_says(name: str, command: list[str]) -> None:
+    record = yaml.safe_load((ROOT / f"consistency_lens/recipes/{name}.yaml").read_text())
+    assert record and set(record) <= set(names()) and cli.load_recipe(name) == record
+    values, untouched = (cli.parse([*command, *words]).values for words in (["--config", name], ["--revision", "x"]))
+    assert {key: values[key] for key in record} == record
+    untouched = cli.parse([*command, "--model_name_or_path", "x"]).values
+    assert {key for key in values if values[key] != untouched[key]} <= set(record)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_arguments_of_every_recipe_can_be_made(name: str) -> None:
+    request = cli.parse(["--config", name])
+    training = request.training(use_cpu=True, bf16=False)
+    assert training.num_warm_steps < training.max_steps
+    assert training.kl_horizon <= request.extraction.continuation_length
+    assert request.extraction.resume and request.extraction.validation_fraction > 0
+    assert request.lens.trainable == ("lora" if "lora" in cli.load_recipe(name).values() else "full")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_value_that_is_not_obvious_has_its_comment(name: str) -> None:
+    text = (ROOT / f"consistency_lens/recipes/{name}.yaml").read_text()
+    assert text.startswith("# ") and text.count("  # ") >= 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "demo"],
+        ["--config", "llama3_8b_lora", "--kl_weight", "linear(1, 0.1, 100)", "--adam_beta2", "0.95"],
+        [
+            "--model_name_or_path",
+            "a: b",
+            "--train_file",
+            "x.txt",
+            "y.txt",
+            "--prompt",
+            "say: <A> #1",
+            "--site",
+            "embed",
+        ],
+        ["--model_name_or_path", "x", "--lr_scheduler_kwargs", '{"min_lr": 0.1}', "--no_tail_baseline"],
+    ],
+    ids=" ".join,
+)
+def test_what_was_settled_settles_the_same_again(tmp_path: Path, words: list[str]) -> None:
+    values = cli.parse(words).values
+    (tmp_path / "recipe.yaml").write_text(as_recipe(values))
+    assert cli.parse(["--config", str(tmp_path / "recipe.yaml")]).values == values
+
+
+def test_no_secret_is_written_down() -> None:
+    values: dict[str, Any] = cli.parse(["--config", "demo", "--hub_token", "hf_secret"]).values
+    assert values["hub_token"] == "hf_secret" and "hf_secret" not in as_recipe(values)

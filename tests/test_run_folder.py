@@ -1,0 +1,45 @@
+"""What a run folder keeps: a log without rewritten lines, a command without secrets, the id of a tracker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from consistency_lens.cli.run_folder import Log, Tee, command_of, keep_wandb_run
+
+
+def test_of_a_line_that_was_written_over_the_log_keeps_the_end(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as out, (tmp_path / "log").open("w") as log:
+        tee = Tee(out, log)
+        for i in range(1000):
+            tee.write(f"\rbar {i}")
+        assert len(tee.line) < 20
+        tee.write("\n\x1b[1mbold\x1b[0m\ra\n\r   \rlast")
+        tee.write(" line\n")
+    assert (tmp_path / "log").read_text() == "bar 999\na\nlast line\n"
+    assert (tmp_path / "out").read_text().count("bar") == 1000
+
+
+def test_an_error_nobody_foresaw_leaves_its_trace_in_the_log(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Log(tmp_path):
+        print("before")
+        print(1 / 0)
+    said = (tmp_path / "log.txt").read_text()
+    assert said.startswith("before\n") and "Traceback" in said and "ZeroDivisionError" in said
+
+
+def test_the_command_without_secrets() -> None:
+    assert command_of(["--hub_token", "hf_x", "--seed", "1"]) == "run_lens.py --hub_token '***' --seed 1"
+    assert command_of(["train", "--hub_token=hf_x"]) == "run_lens.py train '--hub_token=***'"
+
+
+def test_wandb_goes_on_under_the_id_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WANDB_RUN_ID", "another"), ("WANDB_RESUME", "never"), ("WANDB_PROJECT", "mine")):
+        monkeypatch.setenv(name, value)  # and puts back what was there
+    keep_wandb_run(tmp_path, "consistency-lens")
+    first = os.environ["WANDB_RUN_ID"]
+    keep_wandb_run(tmp_path, "consistency-lens")
+    assert os.environ["WANDB_RUN_ID"] == first == (tmp_path / "wandb_id.txt").read_text() and len(first) == 8
+    assert (os.environ["WANDB_RESUME"], os.environ["WANDB_PROJECT"]) == ("allow", "mine")

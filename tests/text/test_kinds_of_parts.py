@@ -1,0 +1,48 @@
+"""Two parts of different kinds on one subject: neither takes from the other what it needs to learn."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from lens_runs import tiny_lens
+from tiny import tiny_lm
+
+from consistency_lens.errors import BadInput
+from consistency_lens.text.configuration import TRAINABLE
+from consistency_lens.text.modeling import ConsistencyLens
+
+
+@pytest.mark.parametrize("kinds", list(itertools.product(TRAINABLE, repeat=2)), ids="-".join)
+def test_each_part_can_learn_and_the_subject_cannot(kinds: tuple[str, str]) -> None:
+    frozen = tiny_lm()
+    lens = tiny_lens(frozen, trainable=kinds[0], encoder_trainable=kinds[1])
+    for kind, part in zip(kinds, ("decoder", "encoder"), strict=True):
+        own = lens.parts()[part]
+        assert bool(own) is (kind != "projections")
+        assert all(parameter.requires_grad for parameter in own.values())
+        assert kind == "lora" or not any("lora" in name for name in own)
+    of_lens = {id(p) for part in lens.parts().values() for p in part.values()}
+    assert not any(p.requires_grad for p in frozen.model.parameters() if id(p) not in of_lens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"encoder_trainable": "some"}, "encoder_trainable='some'. Use one of projections, lora, full"),
+        ({"trainable": "lora", "lora_rank": 0}, "lora_rank=0"),
+        ({"trainable": "lora", "lora_alpha": -1}, "lora_alpha=-1"),
+    ],
+)
+def test_a_kind_that_is_none_is_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        tiny_lens(tiny_lm(), **settings)
+    assert named in str(caught.value)
+
+
+def test_there_is_no_second_layer_to_inject_behind() -> None:
+    frozen = tiny_lm(num_hidden_layers=1)
+    with pytest.raises(BadInput, match="behind the second layer"):
+        ConsistencyLens.from_subject(frozen, "resid_post.0", injection="residual")
+    assert ConsistencyLens.from_subject(frozen, "resid_post.0").config.injection == "embedding"
