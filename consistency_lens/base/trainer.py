@@ -246,6 +246,8 @@ class LensTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """All parts of the lens, and the averages beside them. The arguments as JSON: nothing here is a pickle."""
+        if not self.args.should_save:  # transformers calls this in every process
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.lens.save_pretrained(folder)

@@ -237,7 +237,7 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.reference:
+        if self.reference and self.args.should_save:
             save_file(self.reference, Path(output_dir or self.args.output_dir) / REFERENCE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

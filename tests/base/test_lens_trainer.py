@@ -267,6 +267,20 @@ def test_a_checkpoint_is_a_lens_with_its_arguments_in_plain_text(tmp_path: Path)
     assert not (folder / "training_args.bin").exists()
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_writes_a_checkpoint(tmp_path: Path, rank: int) -> None:
+    """transformers calls `_save` in every process; two writers would rename each other's files away."""
+    trainer = trainer_of(tmp_path, max_steps=3, ema_decay=0.9)
+    trainer.train()
+    trainer.args.distributed_state.process_index = rank  # type: ignore[union-attr]
+    try:
+        trainer._save(str(tmp_path / "checkpoint"))
+    finally:
+        trainer.args.distributed_state.process_index = 0  # type: ignore[union-attr]
+    assert bool(list(tmp_path.glob("checkpoint/*.safetensors"))) == (rank == 0)
+    assert (tmp_path / "checkpoint").exists() == (rank == 0)
+
+
 def test_a_lens_of_another_subject_is_refused_before_anything_begins(tmp_path: Path) -> None:
     with pytest.raises(ProvenanceMismatch, match="the lens"):
         trainer_of(tmp_path, tiny_lm("qwen3"), tiny_lens(tiny_lm()))
