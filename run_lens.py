@@ -21,6 +21,10 @@ All of it in one go, on two GPUs; then again from the newest checkpoint, had it 
     accelerate launch --config_file ds_configs/ddp.yaml run_lens.py --config outputs/qwen/recipe.yaml \
         --resume_from_checkpoint true
 
+What a run has made, its card and report too, for everybody; with a page to look at it:
+
+    python run_lens.py publish --lens outputs/gpt2-lens --repo_id me/gpt2-lens --space
+
 `run_lens.py --help` lists the options; each may also stand in a YAML file given as --config.
 """
 

@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from consistency_lens.activations import Activations
-from consistency_lens.base.modeling import load_weights
+from consistency_lens.base.saving import load_files
 from consistency_lens.demo.judge import FactJudge, reword_all
 from consistency_lens.demo.subject import load_subject
 from consistency_lens.evaluation import Report, evaluate_lens
@@ -120,7 +120,7 @@ class Study:
         )  # fmt: skip
         trainer = ConsistencyLensTrainer(lens, self.frozen, training, self.activations)
         if start is not None:
-            load_weights(lens, start)
+            load_files(lens.files(), start)
             trainer.remember_decoder()
             trainer.add_callback(Deadline(self.options.seconds))
         begun = time.process_time()

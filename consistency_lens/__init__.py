@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
     from .text.parts import LensDecoder, LensEncoder
+    from .text.steering import Steered
     from .text.trainer import ConsistencyLensTrainer
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "ProvenanceMismatch": ".frozen",
     "Report": ".evaluation",
     "Site": ".frozen",
+    "Steered": ".text.steering",
     "evaluate_lens": ".evaluation",
 }
 
@@ -87,6 +89,7 @@ __all__ = [
     "ProvenanceMismatch",
     "Report",
     "Site",
+    "Steered",
     "evaluate_lens",
 ]
 

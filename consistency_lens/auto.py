@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
 from transformers.utils import CONFIG_NAME
 
 from .base.modeling import LensModel
+from .base.saving import fetch_config, require_lens
 from .errors import BadInput
 from .frozen import FrozenLM, Provenance
 
@@ -55,6 +54,7 @@ class AutoLens:
         subject: FrozenLM | str | os.PathLike[str] | None = None,
         revision: str | None = None,
         device_map: str | dict[str, Any] | None = None,
+        token: str | None = None,
     ) -> LensModel:
         """A lens of whatever family, with its subject.
 
@@ -64,19 +64,18 @@ class AutoLens:
                 Another one is refused.
             revision: branch, tag or commit of the lens on the Hub.
             device_map: where a subject that is loaded here goes; as in transformers.
+            token: for a private lens. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
-        config = _read_config(place, revision)
+        config, revision = read_config(place, revision, token)
         family = FAMILIES.get(str(config.get("model_type")))
         if family is None:
             why = f"its config.json says model_type={config.get('model_type')!r}"
             raise BadInput("lens", str(lens_id_or_path), f"Families we know: {', '.join(FAMILIES)}.", why)
-        if not config.get("provenance"):
-            raise BadInput("lens", str(lens_id_or_path), "Save it again.", "its config.json names no subject")
         if not isinstance(subject, FrozenLM):
             origin = Provenance.from_dict(config["provenance"])
             subject = find_subject(origin, subject, device_map)
-        return Family.load(family.model).from_pretrained(place, subject=subject, revision=revision)
+        return Family.load(family.model).from_pretrained(place, subject=subject, revision=revision, token=token)
 
 
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
@@ -85,18 +84,16 @@ def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
     return str(inside if (inside / CONFIG_NAME).is_file() else lens_id_or_path)
 
 
-def _read_config(place: str, revision: str | None) -> dict[str, Any]:
+def read_config(
+    place: str, revision: str | None = None, token: str | None = None
+) -> tuple[dict[str, Any], str | None]:
+    """What a lens says of itself, and the commit that it was said at, where it is on the Hub."""
     path = Path(place) / CONFIG_NAME
     if Path(place).is_dir() and not path.is_file():
         raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")
-    try:
-        path = path if path.is_file() else Path(hf_hub_download(place, CONFIG_NAME, revision=revision))
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BadInput("lens", place, "Save it again: its config.json is damaged.", str(error)) from error
-    except (OSError, ValueError) as error:
-        fix = "Give the folder of a lens, or the id of one on the Hub."
-        raise BadInput("lens", place, fix, f"there is no such folder, and the Hub says: {error}") from error
+    if not path.is_file():
+        path, revision = fetch_config(place, revision, token)
+    return require_lens(path, place), revision
 
 
 def is_demo(model_id: str) -> bool:

@@ -1,113 +1,108 @@
-"""Swap explorer: put what an LLM thought in one text in the place of what it thought in another, and see what it says.
+"""Explorer: what an LLM was thinking, token by token, in words that can be edited.
 
-python spaces_demo/app.py                          # the offline demo subject
-python spaces_demo/app.py --model gpt2 --site resid_post.2/3
+python spaces_demo/app.py                               # the newest demo run under outputs/
+python spaces_demo/app.py --lens outputs/my-run         # a run and its checkpoints, or the folder of a lens
+python spaces_demo/app.py --lens someone/a-lens another/one
+
+Without --lens, the environment variable LENS and then a file lens.txt beside this one say which.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
+from collections.abc import Sequence
+from typing import Any
 
+import arriving
 import gradio as gr
-import torch
+from desk import Desk, Scans
+from drawing import notice
+from lenses import HERE, Lenses, chosen_places, run_of
+from links import TABS, Choice
+from texts import examples
+from views import compare, edit, read, report, scan
 
-from consistency_lens import BadInput, Edit, FrozenLM
+from consistency_lens import BadInput
 
-LONGEST_TEXT = 4000  # characters
-TOP = 5
-STORY = (
-    "a child called finn woke up early one morning . the wagon of the child was {} . the clock struck three and the "
-    "afternoon grew warm . nobody knew why the dark wall was so tall . somebody pushed the wagon , which was"
-)
-EXAMPLES = {
-    "demo": (STORY.format("red"), STORY.format("blue")),
-    "other": ("The capital of France is", "The capital of Italy is"),
-}
-
-
-class Swapper:
-    """One model, one site, and the two distributions around a swap."""
-
-    def __init__(self, frozen: FrozenLM, site: str) -> None:
-        self.frozen, self.site = frozen, str(frozen.site(site))
-
-    def __call__(self, text: str, donor: str) -> tuple[dict[str, float], dict[str, float], dict[str, float], str]:
-        """Top next tokens of `text`, of `donor`, and of `text` with the donor's last activation; and a sentence."""
-        own, other = self._batch(text, "text"), self._batch(donor, "donor")
-        prefix = self.frozen.prefix(own)
-        given = self.frozen.prefix(other)
-        activation = given.read(self.site)[self.site]
-        with torch.no_grad():
-            before, donors = prefix.logits()[0, 0].float(), given.logits()[0, 0].float()
-            after = prefix.logits(Edit(self.site, activation))[0, 0].float()
-        log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
-        kl = float((log_p.exp() * (log_p - log_q)).sum())
-        moved = "now says what the donor says" if after.argmax() == donors.argmax() else "does not follow the donor"
-        if before.argmax() == after.argmax():
-            moved = "goes on saying the same"
-        return *(self._top(x) for x in (before, donors, after)), f"At {self.site} the model {moved}. KL {kl:.3f} nats."
-
-    def _batch(self, text: str, field: str) -> dict[str, torch.Tensor]:
-        if not text.strip():
-            raise BadInput(field, text, "Write a few words.")
-        if len(text) > LONGEST_TEXT:
-            raise BadInput(field, f"{len(text)} characters", f"Use at most {LONGEST_TEXT}.")
-        ids = self.frozen.tokenizer(text, return_tensors="pt")["input_ids"]
-        if ids.shape[1] > self.frozen.max_length:
-            raise BadInput(field, f"{ids.shape[1]} tokens", f"The model takes at most {self.frozen.max_length}.")
-        return {"input_ids": ids}
-
-    def _top(self, logits: torch.Tensor) -> dict[str, float]:
-        top = logits.softmax(-1).topk(TOP)
-        words = self.frozen.tokenizer.convert_ids_to_tokens(top.indices.tolist())
-        return dict(zip(words, top.values.tolist(), strict=True))
+TITLE = "Consistency Lens"
+STYLE = (HERE / "style.css").read_text(encoding="utf-8")
+PLAIN = ["system-ui", "sans-serif"]
+THEME = gr.themes.Default(primary_hue="blue", font=PLAIN, font_mono=["ui-monospace", "monospace"])
+MOST_WAITING = 500
+MOST_BYTES = "2mb"
 
 
-def build(frozen: FrozenLM, site: str, example: tuple[str, str]) -> gr.Blocks:
+def build(lenses: Lenses) -> gr.Blocks:
     """The page."""
-    swapper = Swapper(frozen, site)
-
-    def swap(text: str, donor: str) -> tuple[dict[str, float], dict[str, float], dict[str, float], str]:
-        try:
-            return swapper(text, donor)
-        except BadInput as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    with gr.Blocks(title="Swap explorer", analytics_enabled=False) as page:
+    name = lenses.default
+    lens, folder = lenses.get(name), lenses.folders[name]
+    assert lens.subject is not None
+    texts = examples(lens.subject, [folder, run_of(folder)])
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(
-            f"# Swap explorer\nWhat **{frozen.model_id}** thought at the last word of the donor, at `{swapper.site}`, "
-            "takes the place of what it thought at the last word of the text. Everything before stays as it was."
+            f"# {TITLE}\nWhat was **{lens.subject.model_id}** thinking at `{', '.join(lens.config.sites or [])}`? "
+            f"The lens says it in at most {lens.config.code_length} tokens of text. The judge is the model itself, "
+            "with what was rebuilt from these words in the thought's place."
         )
-        with gr.Row():
-            text = gr.Textbox(example[0], label="Text", lines=4, elem_id="text")
-            donor = gr.Textbox(example[1], label="Donor", lines=4, elem_id="donor")
-        button = gr.Button("Swap", variant="primary")
-        verdict = gr.Markdown(elem_id="verdict")
-        with gr.Row():
-            labels = [
-                gr.Label(label=name, num_top_classes=TOP, elem_id=name)
-                for name in ("text", "donor", "text after the swap")
-            ]
-        button.click(swap, [text, donor], [*labels, verdict], api_name="swap")
-        page.load(swap, [text, donor], [*labels, verdict], api_name=False)
+        desk, example, act, stop = top(lenses, texts)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            opened = {key: gr.Tab(key.capitalize(), id=key) for key in TABS}
+        with opened["scan"]:
+            scanned = scan.build(desk)
+        with opened["edit"]:
+            edited = edit.build(desk)
+        with opened["read"]:
+            shown = read.build(desk, [edited])
+        with opened["compare"]:
+            compare.build(desk)
+        with opened["report"]:
+            report.build(desk, opened["report"])
+        outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, edited]
+        work = [read.on_demand(desk, event, outputs, followers) for event in (act.click, desk.text.submit)]
+        example.input(str, example, desk.text, queue=False, api_visibility="private")
+        work.append(read.on_demand(desk, example.input, outputs, followers, example))
+        work.append(arriving.build(desk, page, tabs, texts[0], outputs, followers))
+        stop.click(lambda: notice("Stopped."), None, desk.notice, cancels=work, queue=False, api_visibility="private")
+        for key, tab in opened.items():
+            arriving.remember(desk, tab, key)
     return page
+
+
+def top(lenses: Lenses, texts: Sequence[str]) -> tuple[Desk, gr.Dropdown, gr.Button, gr.Button]:
+    """What stands above the tabs: the text, the lens, the buttons, and a place for messages."""
+    with gr.Row():
+        text = gr.Textbox(texts[0], label="Text", lines=4, max_lines=8, elem_id="text", scale=4, min_width=280)
+        with gr.Column(scale=2, min_width=240):
+            example = gr.Dropdown(list(texts), value=None, label="or one of these", elem_id="example")
+            name = gr.Dropdown(lenses.names, value=lenses.default, label="Lens", elem_id="lens")
+    with gr.Row():
+        act = gr.Button("Read", variant="primary", elem_id="act", min_width=160)
+        stop = gr.Button("Stop", elem_id="stop", scale=0, min_width=110)
+    message = gr.HTML(notice(), elem_id="notice")
+    query = gr.Textbox(visible="hidden", elem_id="query", label="link")
+    choice = gr.State(Choice(lenses.default))
+    return Desk(lenses, Scans(lenses), name, text, choice, gr.State([]), message, query), example, act, stop
+
+
+def serve(page: gr.Blocks, **options: Any) -> Any:
+    """Launch it as it is meant to look, with one line for all who wait."""
+    queued = page.queue(default_concurrency_limit=None, max_size=MOST_WAITING, api_open=True)
+    return queued.launch(theme=THEME, css=STYLE, max_file_size=MOST_BYTES, **options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo", help="Hub id, local folder, or 'demo' for the offline subject.")
-    parser.add_argument("--site", default="resid_post.1")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--lens", nargs="+", default=(), help="Folders or Hub ids; the first one is shown first.")
+    parser.add_argument("--subject", default=None, help="The model that they read, if it lies in a folder of yours.")
+    parser.add_argument("--host", default=None, help="Address to listen on; default this machine alone.")
+    parser.add_argument("--port", type=int, default=None, help="Default: the first free one from 7860 on.")
     options = parser.parse_args()
-    path: str | Path = options.model
-    if options.model == "demo":
-        from consistency_lens.demo.subject import subject_path
-
-        path = subject_path()
-    frozen = FrozenLM.from_pretrained(path)
-    page = build(frozen, options.site, EXAMPLES["demo" if options.model == "demo" else "other"])
-    page.queue(default_concurrency_limit=1).launch(server_port=options.port)
+    try:
+        page = build(Lenses(chosen_places(options.lens), options.subject))
+    except BadInput as error:
+        sys.exit(f"error: {error}")
+    serve(page, server_name=options.host, server_port=options.port)
 
 
 if __name__ == "__main__":

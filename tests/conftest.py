@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports huggingface_hub, which reads these once.
 _HOME = tempfile.TemporaryDirectory(prefix="consistency-lens-tests-", ignore_cleanup_errors=True)
@@ -43,3 +45,24 @@ def any_lm(request: pytest.FixtureRequest) -> FrozenLM:
 def lm() -> FrozenLM:
     """A llama; shared, so not to be changed."""
     return shared_lm("llama")
+
+
+@pytest.fixture(scope="session")
+def _online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    from hub_client import HubClient
+    from hub_server import TOKEN, HubServer
+
+    with HubServer() as server:
+        client = HubClient(server.url, tmp_path_factory.mktemp("client"), HF_TOKEN=TOKEN)
+        yield server.hub, client
+        client.close()
+
+
+@pytest.fixture
+def online(_online: Any) -> Iterator[Any]:
+    """A Hub on loopback, and a process whose client uses it; what troubles the Hub ends with the test."""
+    hub, client = _online
+    yield hub, client
+    hub.trouble.clear()

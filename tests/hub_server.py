@@ -1,5 +1,5 @@
 """A Hugging Face Hub of one user on loopback, in memory: what the real `huggingface_hub` client needs to create a
-repository, upload a folder in commits (also as large files), and read it back."""
+repository, upload a folder in commits (also as large files), and read it back; and the trouble it may have with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -17,10 +17,11 @@ from urllib.parse import unquote
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 USER, TOKEN = "me", "hf_test"
+READ_TOKEN = "hf_only_reads"  # of the same user, without write access
 LARGE = (".safetensors", ".bin", ".parquet", ".arrow")  # these go the way of large files, whatever their size
 Tree = dict[str, "Blob"]
 
@@ -80,26 +81,63 @@ class Refused(Exception):
         self.response = JSONResponse({"error": message}, status, headers)
 
 
+@dataclass
+class Trouble:
+    """What goes wrong the next `times` that something is asked.
+
+    Args:
+        what: pattern of method and path, as in `PUT /_large`.
+        status: of the answer; 0 drops the connection in the middle of it.
+        message: in the answer. `{token}` in it is the token that the client sent.
+        times: how often.
+    """
+
+    what: str
+    status: int
+    message: str = ""
+    times: int = 10**9
+
+    def answer(self, request: Request) -> Response | None:
+        if not self.times or not re.search(self.what, f"{request.method} {request.url.path}"):
+            return None
+        self.times -= 1
+        if not self.status:
+            return StreamingResponse(cut_off(), headers={"Content-Length": "100"})
+        said = self.message.format(token=request.headers.get("authorization", "").removeprefix("Bearer "))
+        return JSONResponse({"error": said}, self.status, {"X-Error-Message": said})
+
+
+async def cut_off() -> AsyncIterator[bytes]:
+    yield b"{"
+    raise ConnectionResetError("dropped on purpose")
+
+
 class Hub:
     """The state, and one method for each thing that can be asked."""
 
     def __init__(self) -> None:
+        self.trouble: list[Trouble] = []
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large: dict[str, Blob] = {}
         self.served: list[tuple[str, str, int]] = []
 
     # -- who, and which repository
-    def require_user(self, request: Request) -> None:
-        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+    def require_user(self, request: Request, write: bool = False) -> None:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token not in (TOKEN, READ_TOKEN):
             raise Refused(401, "Unauthorized", "Invalid credentials in Authorization header")
+        if write and token == READ_TOKEN:
+            raise Refused(403, "Forbidden", "You don't have the rights to write here")
 
     def repo(self, request: Request, write: bool = False) -> Repo:
         given = request.path_params
-        repo = self.repos.get((given["kind"].rstrip("s"), f"{given['owner']}/{given['name']}"))
+        repo = self.repos.get((given.get("kind", "models").rstrip("s"), f"{given['owner']}/{given['name']}"))
+        if repo is not None and repo.private and "authorization" not in request.headers:
+            raise Refused(401, "RepoNotFound", "Repository not found")
         if repo is None:
             raise Refused(404, "RepoNotFound", "Repository not found")
         if write or repo.private:
-            self.require_user(request)
+            self.require_user(request, write)
         return repo
 
     async def who(self, request: Request) -> Any:
@@ -107,13 +145,19 @@ class Hub:
         return {"type": "user", "name": USER, "orgs": [], "auth": {"accessToken": {"role": "write"}}}
 
     async def create(self, request: Request) -> Any:
-        self.require_user(request)
+        self.require_user(request, write=True)
         asked = await request.json()
+        if asked.get("organization") not in (None, USER):
+            raise Refused(
+                403, "Forbidden", f"You don't have the rights to create a repo under {asked['organization']}"
+            )
         kind, name = asked.get("type", "model"), f"{USER}/{asked['name']}"
         url = f"{request.base_url}{'' if kind == 'model' else kind + 's/'}{name}"
         if (kind, name) in self.repos:
             return JSONResponse({"error": "You already created this repo", "url": url}, 409)
-        repo = self.repos[kind, name] = Repo(kind, name, bool(asked.get("private")))
+        repo = self.repos[kind, name] = Repo(
+            kind, name, asked.get("visibility") == "private" or bool(asked.get("private"))
+        )
         repo.commit("main", {}, "initial commit")
         return {"url": url, "name": name, "id": name}
 
@@ -171,6 +215,13 @@ class Hub:
         return RedirectResponse(f"http://localhost:{request.url.port}/_large/{blob.oid}", 302, headers)
 
     # -- writing
+    async def branch(self, request: Request) -> Any:
+        repo, name = self.repo(request, write=True), unquote(request.path_params["branch"])
+        if name in repo.heads:
+            raise Refused(409, "Conflict", f"Reference already exists: refs/heads/{name}")
+        repo.heads[name] = repo.heads["main"]
+        return {}
+
     async def preupload(self, request: Request) -> Any:
         self.repo(request, write=True)
         files = (await request.json())["files"]
@@ -229,22 +280,26 @@ class Hub:
             (repo, self.info, ["GET"]),
             (f"{repo}/revision/{at}", self.info, ["GET"]),
             (f"{repo}/refs", self.refs, ["GET"]),
+            (f"{repo}/branch/{{branch}}", self.branch, ["POST"]),
             (f"{repo}/tree/{at}", self.tree, ["GET"]),
             (f"{repo}/tree/{at}/{{path:path}}", self.tree, ["GET"]),
             (f"{repo}/paths-info/{at}", self.paths_info, ["POST"]),
             (f"{repo}/preupload/{at}", self.preupload, ["POST"]),
             (f"{repo}/commit/{at}", self.commit, ["POST"]),
             ("/{kind}/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
+            ("/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
             ("/_large/{oid}", self.large_file, ["GET", "HEAD", "PUT"]),
             (f"/{{kind}}/{{owner}}/{{name}}/resolve/{at}/{{path:path}}", self.download, ["GET", "HEAD"]),
+            (f"/{{owner}}/{{name}}/resolve/{at}/{{path:path}}", self.download, ["GET", "HEAD"]),
             ("/{rest:path}", self.missing, ["GET", "HEAD", "POST", "PUT", "DELETE"]),
         ]
         return Starlette(routes=[Route(path, self.answer(ask), methods=methods) for path, ask, methods in routes])
 
     def answer(self, ask: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def run(request: Request) -> Response:
+            found: Any = next(filter(None, (each.answer(request) for each in self.trouble)), None)
             try:
-                found = await ask(request)
+                found = found or await ask(request)
             except Refused as refused:
                 found = refused.response
             response = found if isinstance(found, Response) else JSONResponse(found)

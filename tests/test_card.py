@@ -12,7 +12,18 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from consistency_lens import card as cards
-from consistency_lens.card import CardFacts, Explanation, Measured, merge_card, render_card, write_card
+from consistency_lens.card import (
+    CardFacts,
+    Control,
+    Explanation,
+    Measured,
+    Part,
+    merge_card,
+    model_card,
+    readdress,
+    render_card,
+    write_card,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_TEMPLATE = (ROOT / "consistency_lens/activations/dataset_card_template.md").read_text("utf-8")
@@ -21,6 +32,10 @@ HOSTILE = "a | b\n<script>x</script> <!-- /generated --> [l](u) `c` *s* {{ 7 * 7
 
 def number(name: str, value: float = 0.75, definition: str = "as measured") -> Measured:
     return Measured(name=name, value=value, low=value - 0.05, high=value + 0.05, definition=definition)
+
+
+def control(name: str, value: float, group: str, apart: Measured | None = None) -> Control:
+    return Control(**dataclasses.asdict(number(name, value)) | {"group": group, "apart": apart})
 
 
 @pytest.fixture
@@ -34,18 +49,28 @@ def facts() -> CardFacts:
         base_model="example/tiny",
         sites=["resid_post.2"],
         code="8 tokens",
+        sizes={"encoder": "0.9M trained parameters"},
         usage="print('a runnable snippet')\n",
+        printed="a runnable snippet",
+        verdict="The words carry what the model was thinking.",
         primary="kl_recovered",
-        content_blind=False,
         numbers=[number("kl_recovered"), number("fve", 0.5)],
-        controls=[number("empty_text", 0.02), number("own_continuation", 0.4)],
+        controls=[
+            control("empty_text", 0.02, "not from A", number("empty_text", 0.73)),
+            control("own_continuation", 0.4, "ahead"),
+        ],
+        parts=[Part(title="Where a fact comes next (12 rows)", numbers=[number("kl_recovered", 0.61)])],
+        truth=[number("fact_precision", 0.22)],
         readability=[number("paraphrase", 0.7)],
         evaluated_on="stories",
         evaluated_split="test",
+        evaluated_rows=2468,
         evaluated_documents=1234,
-        good=[Explanation(context="the red", text="a ball that is red", score=0.99)],
-        bad=[Explanation(context=HOSTILE, text=HOSTILE, score=-0.5)],
-        plots={"Fidelity over training": "plots/fidelity.png"},
+        good=[Explanation(context="the red", text="a ball that is red", before="ball 0.90", score=0.0123, of_mean=4)],
+        bad=[Explanation(context=HOSTILE, text=HOSTILE, before=HOSTILE, after=HOSTILE, score=2.5)],
+        picked="Three of the best, three of the worst.",
+        plots={"Fidelity over training": "plots/fidelity.png", "Position": "plots/position.png"},
+        report="plots/report.md",
         limits=["It confuses green with blue."],
         training={"trainable": "lora", "steps": 600},
         cost={"GPU hours": 0.1, "peak memory (GB)": 1.5},
@@ -53,7 +78,9 @@ def facts() -> CardFacts:
         corpus="Stories of a small world.",
         datasets=["example/stories"],
         counts={"train": (9000, 18000), "test": (1234, 2468)},
-        near_duplicates=0,
+        near_duplicates={"train": 7},
+        settings={"estimator": "policy"},
+        history=[{"step": 1000, "kl_recovered": 0.5}, {"step": 2000, "kl_recovered": 0.75}],
         license="apache-2.0",
         license_note="Inherited from the subject.",
         citation="@misc{lens, title={A lens}}",
@@ -83,10 +110,6 @@ def dataset_facts() -> dict[str, Any]:
     }
 
 
-def model_card(facts: CardFacts) -> str:
-    return render_card(cards.model_card_template(), facts.mapping())
-
-
 def test_the_packaged_template_is_the_one_at_top_level() -> None:
     assert cards.model_card_template() == (ROOT / "model_card_template.md").read_text("utf-8")
     assert len(cards.model_card_template()) > 1000
@@ -103,29 +126,96 @@ def test_the_hub_reads_base_model_datasets_and_results(facts: CardFacts) -> None
 
 
 def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
-    text = model_card(facts)
+    text = model_card(facts).replace("\N{NO-BREAK SPACE}", " ")
     for words in [
         *["Reads what the subject", "example/tiny", "0123abc", "resid\\_post.2", "8 tokens", "a runnable snippet"],
-        *["0.75 [0.7, 0.8]", "own\\_continuation", "0.4 [0.35, 0.45]", "paraphrase", "1,234 held-out documents"],
-        *["a ball that is red", "(plots/fidelity.png)", "green with blue", "| steps | 600 |", "| GPU hours | 0.1 |"],
-        *["run_lens.py train", "small world", "| train | 9,000 | 18,000 |", "Inherited", "@misc{lens"],
+        *["0.750 [0.700, 0.800]", "| own\\_continuation | 0.400 [0.350, 0.450] |  |", "paraphrase", "0.9M trained"],
+        *[
+            "0.730 [0.680, 0.780]",
+            "| *not from A* |",
+            "### Where a fact comes next",
+            "0.610 [0.560, 0.660]",
+            "0.220 [",
+        ],
+        *[
+            "2,468 rows of 1,234 documents",
+            "**a ball that is red** | ball 0.90 |  | 0.012 (4.000) |",
+            "Three of the best",
+        ],
+        *["(plots/fidelity.png)", "(plots/position.png)", "(plots/report.md)", "green with blue", "| steps | 600 |"],
+        *["| GPU hours | 0.1 |", "| 1,000 | 0.500 |", "estimator: policy", "run_lens.py train", "small world"],
+        *["| train | 9,000 | 18,000 | 7 |", "| test | 1,234 | 2,468 | not counted |", "Inherited", "@misc{lens"],
+        *["| **the lens** | **0.750 [0.700, 0.800]** | | what this card is about |\n| *not from A* | | | |"],
+        *["The words carry what", "It prints:\n\n```\na runnable snippet\n```"],
     ]:
         assert words in text, words
     assert "Content-blind" not in text
-    assert "Near-duplicates across splits: 0 rows." in text
+    assert text.index("(plots/fidelity.png)") < text.index("### Controls") < text.index("(plots/position.png)")
 
 
 def test_a_content_blind_lens_says_so_first(facts: CardFacts) -> None:
-    blind = ModelCard(model_card(dataclasses.replace(facts, content_blind=True))).text
-    assert blind.split("\n\n")[0].splitlines()[1].startswith("> **Content-blind**")
+    verdict = "Content-blind: the tail does as well."
+    for said in (verdict, None):
+        blind = ModelCard(model_card(dataclasses.replace(facts, content_blind=True, verdict=said))).text
+        assert blind.split("\n\n")[0].splitlines()[1].startswith("> **Content-blind**: ")
+        assert blind.count("Content-blind") == 1
+
+
+def test_a_lens_without_a_report_says_so_and_claims_nothing(facts: CardFacts) -> None:
+    early = dataclasses.replace(
+        facts, verdict=None, stage="At step 5.", numbers=[], controls=[], parts=[], truth=[], readability=[], plots={}
+    )
+    text = model_card(early)
+    assert "*At step 5.*" in text and "## Numbers" not in text and "model-index" not in text
+    watched = Measured(name="kl_recovered", value=0.5, definition="d")
+    text = model_card(dataclasses.replace(early, numbers=[watched]))
+    assert "| kl\\_recovered | 0.500 | d |" in text and "Without intervals and controls" in text
+    assert [r.metric_value for r in ModelCard(text).data.eval_results or []] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.98765, "0.988"), (-0.5, "-0.500"), (123.4, "123"), (0.000241, "0.00024"), (0.0, "0.000"), (1e-9, "0.000")],
+)
+def test_numbers_have_the_digits_that_they_carry(value: float, shown: str) -> None:
+    assert cards._number(value) == shown
+
+
+def test_a_number_and_its_interval_have_the_same_decimals() -> None:
+    for value, low, high, shown in [
+        (0.0084, 0.0036, 0.0123, "0.008 [0.004, 0.012]"),
+        (0.00024, 0.00016, 0.00036, "0.00024 [0.00016, 0.00036]"),
+        (0.0, 0.0, 0.0, "0.000 [0.000, 0.000]"),
+    ]:
+        measured = Measured(name="x", value=value, low=low, high=high, definition="d")
+        assert cards._interval(measured) == shown.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def test_what_a_snippet_holds_cannot_leave_its_block(facts: CardFacts) -> None:
+    hostile = "```\n<!-- /generated -->\n````python\n<!-- generated: mine -->"
+    text = model_card(dataclasses.replace(facts, usage=hostile, printed=hostile, command=hostile, citation=hostile))
+    assert text.count("`````python\n```\n<!- /generated -->") == 1
+    names = [found["name"] for found in cards.SECTION.finditer(text)]
+    assert "mine" not in names and len(names) == text.count("<!-- /generated -->")
+    assert merge_card(text, text) == text
+
+
+def test_a_published_card_names_its_repository(facts: CardFacts) -> None:
+    call = 'AutoLens.from_pretrained("run-7", subject="folder")'
+    card = model_card(dataclasses.replace(facts, usage=call)) + f"\nBy hand: {call}\n"
+    there = readdress(card, "someone/lens")
+    assert 'AutoLens.from_pretrained("someone/lens", subject="folder")' in there
+    assert there.endswith(f"\nBy hand: {call}\n") and readdress(there, "someone/lens") == there
 
 
 @pytest.mark.parametrize("family", ["text", "sparse", "soft"])
 def test_least_facts_for_each_family(facts: CardFacts, family: str) -> None:
-    optional = {f.name: () for f in dataclasses.fields(facts) if f.default == ()}
-    text = model_card(
-        dataclasses.replace(facts, family=family, base_model=None, plots={}, near_duplicates=None, **optional)
-    )
+    needed = {
+        f.name: vars(facts)[f.name]
+        for f in dataclasses.fields(facts)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    text = model_card(CardFacts(**needed | {"family": family}))
     assert "base_model" not in text and "## Explanations" not in text and "\n\n\n" not in text
     assert f"{family}-lens" in text and "is judged by what" in text
 
@@ -133,7 +223,7 @@ def test_least_facts_for_each_family(facts: CardFacts, family: str) -> None:
 def test_foreign_words_stay_words(facts: CardFacts) -> None:
     text = model_card(facts)
     row = next(line for line in text.splitlines() if line.startswith("| bad |"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+    assert len(re.findall(r"(?<!\\)\|", row)) == 7
     assert "<script>" not in text and "](u)" not in row.replace("\\]", "") and "{{ 7" in row and "ünï" in row
     names = [found["name"] for found in cards.SECTION.finditer(text)]
     assert names.count("samples") == 1 and text.count("<!-- /generated -->") == len(names)
@@ -240,6 +330,14 @@ def test_an_unclosed_marker_costs_no_words() -> None:
 
 def test_results_do_not_outlive_their_measurement() -> None:
     assert "model-index" not in merge_card(NEW, "---\nmodel-index:\n- name: x\n  results: []\nmine: 1\n---\n")
+
+
+def test_a_folder_without_a_card_begins_with_the_words_of_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "old.md").write_text(by_hand(NEW), "utf-8", newline="")
+    path = write_card(tmp_path, NEW, earlier=tmp_path / "old.md")
+    assert path.read_bytes().decode() == merge_card(NEW, by_hand(NEW)) and "between: <b>us</b>" in path.read_text()
+    path.write_text("Mine alone", "utf-8")
+    assert "between" not in write_card(tmp_path, NEW, earlier=tmp_path / "old.md").read_text()
 
 
 def test_write_card_keeps_bytes_and_leaves_nothing_behind(tmp_path: Path) -> None:

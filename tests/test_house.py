@@ -16,7 +16,7 @@ Rule = Callable[[str, str], list[str]]
 # A room may import rooms of a smaller floor, itself, and nothing else of ours: siblings never meet.
 FLOORS = {
     "errors": 0,
-    **dict.fromkeys(["objectives", "schedules", "card"], 1),
+    **dict.fromkeys(["objectives", "schedules", "card", "hub"], 1),
     "frozen": 2,
     "activations": 3,
     "base": 4,
@@ -171,6 +171,7 @@ def nothing_is_postponed(path: str, source: str) -> list[str]:
 PUBLIC_HOSTS = {
     *["github.com", "huggingface.co", "hf.co", "arxiv.org", "doi.org", "pytorch.org", "docs.pytorch.org"],
     *["www.apache.org", "localhost", "127.0.0.1", "transformer-circuits.pub", "developer.nvidia.com"],
+    "www.w3.org",  # the name of SVG
     *["www.deepspeed.ai", "json.schemastore.org", "raw.githubusercontent.com", "aclanthology.org", "openreview.net"],
 }
 MACHINE_PATH = re.compile(r"(?<![\w./~:}$*-])(?:/(?:home|root|Users|work|workspace|mnt|srv|scratch)/\w|[A-Z]:\\Users)")

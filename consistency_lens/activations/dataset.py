@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import DatasetDict, load_dataset, load_from_disk
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_token, hf_hub_download
 from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
+from ..hub import redacted
 from .storage import METADATA, PROGRESS, STATISTICS, Shard
 
 
@@ -60,8 +61,8 @@ class Activations:
                     "activations",
                     repo,
                     "Give the folder of an extraction, or the id of one on the Hub.",
-                    why=f"there is no such folder, and the Hub says: {error}",
-                ) from error
+                    why=redacted(f"there is no such folder, and the Hub says: {error}", get_token()),
+                ) from None
             metadata = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
             return cls(load_dataset(repo, revision=revision), metadata, load_file(paths[1]))
         if not (folder / METADATA).exists():

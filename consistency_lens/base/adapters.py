@@ -66,6 +66,21 @@ def adapter_file(model: PreTrainedModel, name: str) -> dict[str, nn.Parameter]:
     return {"base_model.model." + own.sub(r"\1.", key): p for key, p in parameters.items()}
 
 
+@torch.no_grad()
+def without_adapters(model: PreTrainedModel, merged: str | None = None) -> PreTrainedModel:
+    """Take all adapters off, after adding one of them, if named, to the weights it sits on. The model is changed."""
+    if not is_adapted(model):
+        return model
+    layers = set(_layers(model))
+    for name, layer in [(name, module) for name, module in model.named_modules() if module in layers]:
+        if merged in layer.lora_A:
+            layer.merge(adapter_names=[merged])
+        model.set_submodule(name, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
+    del model.peft_config
+    return model
+
+
 @contextmanager
 def speaking(model: PreTrainedModel, name: str | None, checkpointing: bool = False) -> Iterator[None]:
     """Inside, the backbone runs with this adapter alone (None: as it is), and recomputes its blocks in the backward

@@ -3,14 +3,55 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
 
+from .. import hub
 from ..errors import BadInput
 
-STATE = "trainer_state.json"
+STATE, ENGINE = "trainer_state.json", "engine.json"
+_ON_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<name>last-checkpoint|checkpoint-\d+))?")
+# torch reads these as numbers alone (`weights_only`). Whatever else of the kind lies there is not downloaded.
+_STATES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+_NEEDED = ("optimizer.pt", "scheduler.pt")
+
+
+def find_checkpoint(
+    given: str, repo: str | None = None, revision: str | None = None, token: str | None = None
+) -> Path:
+    """The folder of a checkpoint; one on the Hub is downloaded.
+
+    Args:
+        given: a folder; `last-checkpoint`, of `repo`; or, as in owner/name or owner/name/checkpoint-40, on the Hub.
+        repo: where the run pushes to.
+        revision: branch, tag or commit of what is on the Hub.
+        token: for a private repository. Default: of this machine.
+    """
+    if Path(given).is_dir() or (given != hub.LAST_CHECKPOINT and Path(given).parent.is_dir() and "/" in given):
+        return Path(given)
+    found = _ON_HUB.fullmatch(given)
+    if given == hub.LAST_CHECKPOINT:
+        if repo is None:
+            fix = "Name its repository, too: --hub_model_id owner/name."
+            raise BadInput("resume_from_checkpoint", given, fix, why="there is no such folder")
+        name = given
+    elif found:
+        repo, name = found["repo"], found["name"] or hub.LAST_CHECKPOINT
+    else:
+        return Path(given)
+    allowed = [f"{name}/{pattern}" for pattern in (*hub.LENS_FILES, *_STATES, "*.md")]
+    folder = hub.download(str(repo), revision, token, "resume_from_checkpoint", allowed, ()) / name
+    if not folder.is_dir():
+        fix = "Runs with --hub_strategy checkpoint push one."
+        raise BadInput("resume_from_checkpoint", given, fix, why=f"{repo} holds no {name}")
+    missing = [file for file in _NEEDED if not (folder / file).is_file()]
+    if missing:
+        fix = "Download its folder yourself, and resume from there."
+        raise BadInput("resume_from_checkpoint", given, fix, why=f"{missing[0]} is not in {name} of {repo}")
+    return folder
 
 
 def is_complete(folder: Path) -> bool:
@@ -21,11 +62,20 @@ def is_complete(folder: Path) -> bool:
             with safe_open(file, "pt") as tensors:
                 tensors.keys()
         # torch's files are archives whose table of contents comes last.
-        if not all(is_zipfile(file) for file in [*folder.glob("*.pt"), *folder.glob("*.pth")]):
+        kinds = ("*.pt", "*.pth", "*.bin")
+        if not all(is_zipfile(file) for kind in kinds for file in folder.rglob(kind)):
+            return False
+        states = len([*folder.glob("rng_state_*.pth")])  # each process wrote its own
+        if states and (folder / ENGINE).is_file() and states != _processes(folder):
             return False
     except (OSError, ValueError, SafetensorError):
         return False
     return True
+
+
+def _processes(folder: Path) -> int:
+    """How many wrote it together."""
+    return int(json.loads((folder / ENGINE).read_text(encoding="utf-8"))["processes"])
 
 
 def checkpoints(run: Path) -> list[Path]:

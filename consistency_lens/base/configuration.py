@@ -21,6 +21,7 @@ class LensConfig(PreTrainedConfig):
     """
 
     model_type = "lens"
+    medium = ""  # of the code: "text", "sparse" or "soft"
 
     sites: list[str] | None = None
     hidden_size: int = 0
@@ -32,6 +33,16 @@ class LensConfig(PreTrainedConfig):
         """What the lens was made for."""
         assert self.provenance is not None, "a lens is made by its family's `from_subject`"
         return Provenance.from_dict(self.provenance)
+
+    @property
+    def code_in_words(self) -> str:
+        """The size of a code, for people: "at most 8 tokens of text"."""
+        raise NotImplementedError
+
+    @property
+    def weight_files(self) -> list[str]:
+        """What has to lie in the folder of a lens; a family with parts adds theirs."""
+        return ["model.safetensors"]
 
     def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
         """Raise unless this is the model, tokenizer and site that the lens was made for; both sides are shown."""

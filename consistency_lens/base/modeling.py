@@ -11,18 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME, ModelOutput
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, Prefix
 from .configuration import LensConfig
 from .explaining import explain_text
+from .saving import SavedModel, load_files, open_folder
 
 Batch = Mapping[str, Any]
 
@@ -53,7 +50,7 @@ class LensOutput(ModelOutput):
     terms: dict[str, Tensor] | None = None
 
 
-class LensModel(PreTrainedModel):
+class LensModel(SavedModel):
     """Compress, restore, explain; the subject is never inside.
 
     A batch is what `ActivationCollator` makes; `batch["activations"]` maps each of `config.sites` to `[B, d]`.
@@ -63,7 +60,6 @@ class LensModel(PreTrainedModel):
     config_class = LensConfig
     config: LensConfig
     main_input_name = "activations"
-    base_model_prefix = ""
     subject: FrozenLM | None = None
 
     @classmethod
@@ -103,9 +99,10 @@ class LensModel(PreTrainedModel):
         """All that may be trained: part -> name in the model -> parameter."""
         raise NotImplementedError
 
-    def files(self) -> dict[str, dict[str, nn.Parameter]]:
-        """All that is saved: file -> name in the file -> parameter. The subject's own weights are in none."""
-        raise NotImplementedError
+    def pieces(self) -> dict[str, nn.Module]:
+        """Modules that hold all weights between them, for an engine that spreads weights over processes; language
+        models under names that end in `lm`. One that serves two parts comes under both names."""
+        raise BadInput("engine", type(self).__name__, "Use ds_configs/zero2.json or ddp.yaml: it cannot be spread.")
 
     def checkpoint_activations(self) -> None:
         """From now on, recompute in the backward pass what the forward pass made."""
@@ -123,9 +120,6 @@ class LensModel(PreTrainedModel):
             raise BadInput("activation_checkpointing_kwargs", activation_checkpointing_kwargs, fix)
         self.checkpoint_activations()
 
-    def save_parts(self, folder: Path) -> None:
-        """What says how to read the files."""
-
     def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Rows for people.
 
@@ -137,24 +131,13 @@ class LensModel(PreTrainedModel):
             return self.spell(what)
         return explain_text(self, what, positions)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
-        """Each part in its own folder, own heads at the root. Every file is swapped in whole."""
-        folder = Path(save_directory)
-        for file, parameters in self.files().items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{file}.part"
-            tensors = {name: p.detach().contiguous() for name, p in parameters.items()}
-            save_file(tensors, part, metadata={"format": "pt"})
-            part.replace(folder / file)
-        self.save_parts(folder)
-        self.config.save_pretrained(folder)
-
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
         lens_id_or_path: str | os.PathLike[str],
         subject: FrozenLM | None = None,
         revision: str | None = None,
+        token: str | None = None,
     ) -> Self:
         """A lens from the Hub or from a folder.
 
@@ -163,49 +146,24 @@ class LensModel(PreTrainedModel):
             subject: the frozen LLM the lens was made for. Any other is refused. A lens with weights of its own can do
                 without, but then `explain` takes codes and no texts.
             revision: branch, tag or commit on the Hub.
+            token: for a private lens. Default: of this machine.
         """
-        folder = Path(lens_id_or_path)
-        if not (folder / CONFIG_NAME).is_file():
-            folder = _download(str(lens_id_or_path), revision)
+        folder = open_folder(lens_id_or_path, revision, token)
         config = cls.config_class.from_pretrained(folder)
-        if not config.provenance:
-            fix = "Give the folder of a lens, or the id of one on the Hub."
-            raise BadInput("lens", str(lens_id_or_path), fix, why="its config.json names no subject")
         if subject is not None:
             config.require_subject(subject)
         # The same one, or the subject would have been refused.
-        tokenizer = AutoTokenizer.from_pretrained(folder) if subject is None else subject.tokenizer
+        tokenizer = _tokenizer(folder) if subject is None else subject.tokenizer
         lens = cls.build(config, subject, tokenizer)
         lens.subject = subject
-        load_weights(lens, folder)
+        load_files(lens.files(), folder)
         return lens.eval()
 
 
-@torch.no_grad()
-def load_weights(lens: LensModel, folder: Path) -> None:
-    """The files of a saved lens into a lens of the same configuration; raise where either side has more tensors."""
-    for file, parameters in lens.files().items():
-        if not (folder / file).is_file():
-            raise BadInput("lens", folder.name, "Save it again: the folder is not whole.", f"{file} is missing")
-        try:
-            tensors = load_file(folder / file)
-        except SafetensorError as error:
-            fix = "Save or download it again."
-            raise BadInput("lens", folder.name, fix, f"{file} cannot be read: {error}") from error
-        odd = sorted(set(tensors.keys()) ^ parameters.keys())
-        odd += [name for name in tensors.keys() & parameters.keys() if tensors[name].shape != parameters[name].shape]
-        if odd:
-            fix = "Load it with the configuration it was saved with."
-            raise BadInput("lens", folder.name, fix, f"{file} differs in {odd[0]}")
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-
-
-def _download(repo: str, revision: str | None) -> Path:
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """One that the library knows: code that lies beside a lens is not run."""
     try:
-        return Path(snapshot_download(repo, revision=revision))
-    except (OSError, ValueError) as error:
-        fix = "Give the folder of a lens, or the id of one on the Hub."
-        raise BadInput(
-            "lens", repo, fix, why=f"there is no lens in such a folder, and the Hub says: {error}"
-        ) from error
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:
+        fix = "Give the subject: its own tokenizer will do."
+        raise BadInput("lens", folder.name, fix, why=f"its tokenizer cannot be read: {error}") from error

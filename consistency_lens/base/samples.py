@@ -157,12 +157,17 @@ class SampleTable(TrainerCallback):
         lens: what is trained.
         frozen: the subject.
         batches: gives the first rows of the validation split, the same ones at each call.
+        as_one: how to do something with both, where their weights may be spread over processes.
     """
 
     def __init__(
-        self, lens: LensModel, frozen: FrozenLM, batches: Callable[[int], Iterable[Mapping[str, Any]]]
+        self,
+        lens: LensModel,
+        frozen: FrozenLM,
+        batches: Callable[[int], Iterable[Mapping[str, Any]]],
+        as_one: Callable[[Callable[[], Any]], Any],
     ) -> None:
-        self.lens, self.frozen, self.batches = lens, frozen, batches
+        self.lens, self.frozen, self.batches, self.as_one = lens, frozen, batches, as_one
 
     def on_step_end(
         self, args: LensTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -181,7 +186,9 @@ class SampleTable(TrainerCallback):
         from rich.console import Console
 
         self.lens.eval()
-        rows = sample_rows(self.lens, self.frozen, self.batches(args.sample_rows), state.global_step)
+        batches, step = self.batches(args.sample_rows), state.global_step
+        with torch.no_grad():
+            rows = self.as_one(lambda: sample_rows(self.lens, self.frozen, batches, step))
         self.lens.train()
         if not state.is_world_process_zero:
             return

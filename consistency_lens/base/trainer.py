@@ -6,6 +6,7 @@ It places the frozen LM, weighs and logs terms, keeps bad gradients out, evaluat
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..activations import Activations
 from ..errors import BadInput
@@ -25,13 +26,20 @@ from ..objectives import fve, recovered
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
-from .checkpoint import STATE, checkpoints, require_complete
+from .checkpoint import STATE, checkpoints, find_checkpoint
+from .cost import Meter
+from .engines import mean_over_processes
 from .fidelity import Bench, compare, only_site
-from .modeling import LensModel, load_weights
+from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
+from .modeling import LensModel
+from .pushing import PushingTrainer
 from .samples import SampleTable
+from .saving import load_files
+
+logger = logging.getLogger(__name__)
 
 
-class LensTrainer(Trainer):
+class LensTrainer(PushingTrainer):
     """A subclass gives `compute_loss`, and `schedules`: the weight of each of its terms.
 
     Args:
@@ -62,31 +70,38 @@ class LensTrainer(Trainer):
         _require_rows(activations, args)
         self.lens, self.frozen, self.activations = lens, frozen, activations
         self.schedules = self.weigh(args)
-        self.mean = activations.mean(self.site).to(frozen.device)
+        model = self.place(args)
+        device = args.device if self.engine.spreads_weights else frozen.device
+        self.mean = activations.mean(self.site).to(device)
         self.variance = float(activations.statistics[f"{self.site}.variance"].sum())
         self._notes: dict[str, tuple[Tensor | float, int]] = {}
         self._seen: list[Tensor | int] = [0, 0]  # rows and tokens since the last log
         self._since = time.monotonic()
         self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
         self.skipped_steps = 0
+        self.meter = Meter(args.device, args.world_size)
+        # For the card. Sizes are those of whole tensors, before they are spread over processes.
+        self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
+        self.command, self.earlier_card = "", Path(args.output_dir) / CARD
         columns = ["input_ids", "continuation_ids", "position", "doc_id", self.site]
         splits = {name: split.with_format("torch", columns=columns) for name, split in activations.splits.items()}
         pad_id = frozen.tokenizer.pad_token_id
         super().__init__(
-            model=lens,
+            model=model,
             args=args,
             data_collator=activations.collator(pad_token_id=pad_id if pad_id is not None else 0),
             train_dataset=splits["train"],
             eval_dataset=splits.get("validation"),
             callbacks=callbacks,
         )
+        self.require_engine()
         self.can_return_loss = True
         self.label_names: list[str] = []
         self.average = MovingAverage(self.trainable, args.ema_decay) if args.ema_decay else None
         if self.average:
             self.add_callback(self.average)
         if self.eval_dataset is not None:
-            self.add_callback(SampleTable(lens, frozen, self.batches))
+            self.add_callback(SampleTable(lens, frozen, self.batches, self.as_one))
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -116,7 +131,10 @@ class LensTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._notes:
-            logs |= {name: float(total) / count for name, (total, count) in self._notes.items()}
+            names = sorted(self._notes)
+            means = torch.tensor([float(total) / count for total, count in map(self._notes.__getitem__, names)])
+            means = mean_over_processes(means.to(self.args.device, torch.float32))
+            logs |= dict(zip(names, means.tolist(), strict=True))
             elapsed = max(time.monotonic() - self._since, 1e-9)
             rows, tokens = (float(seen) * self.args.world_size / elapsed for seen in self._seen)
             logs |= {"samples_per_second": rows, "tokens_per_second": tokens}
@@ -129,6 +147,7 @@ class LensTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         rows, tokens = self._seen
         self._seen = [rows + len(inputs["input_ids"]), tokens + inputs["attention_mask"].sum()]
+        self.meter.see(inputs["attention_mask"])
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.micro_step += 1
         if self.accelerator.sync_gradients:
@@ -138,11 +157,7 @@ class LensTrainer(Trainer):
 
     def _look_at_gradients(self, inputs: Mapping[str, Any]) -> None:
         """Log a norm per part; take back a step whose gradients are not finite."""
-        norms = {}
-        for part, parameters in self.lens.parts().items():
-            gradients = [p.grad for p in parameters.values() if p.grad is not None]
-            if gradients:
-                norms[part] = torch.nn.utils.get_total_norm(gradients)
+        norms = self.gradient_norms(self.lens.parts())
         for part, norm in norms.items():
             self.note(f"grad_norm/{part}", norm.nan_to_num(posinf=0.0))
         if self.accelerator.scaler is not None or all(bool(norm.isfinite()) for norm in norms.values()):
@@ -163,11 +178,13 @@ class LensTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As transformers', with the learning rate of each part."""
         if self.optimizer is None:
-            decayed = set(self.get_decay_parameter_names(self.model))
+            decayed = set(self.get_decay_parameter_names(self.lens))
             groups = []
             for part, parameters in self.lens.parts().items():
                 for decays in (True, False):
                     mine = [p for name, p in parameters.items() if (name in decayed) is decays]
+                    if self.engine.is_deepspeed:  # it takes no group in which nothing is trained
+                        mine = [p for p in mine if p.requires_grad]
                     decay = self.args.weight_decay if decays else 0.0
                     if mine:
                         rate = self.args.learning_rate_of(part)
@@ -201,6 +218,7 @@ class LensTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._since += time.monotonic() - began  # the speed that is logged is that of training
+        self.meter.judging += time.monotonic() - began
         return metrics
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -211,6 +229,9 @@ class LensTrainer(Trainer):
     @torch.no_grad()
     def measure(self, dataset: Any = None) -> dict[str, float]:
         """kl_recovered, the same over the horizon, top1, fve, cosine; and what the family says of its codes."""
+        return self.as_one(lambda: self._measure(dataset))
+
+    def _measure(self, dataset: Any) -> dict[str, float]:
         was_training = self.lens.training
         self.lens.eval()
         found: dict[str, list[Tensor]] = {}
@@ -246,37 +267,88 @@ class LensTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """All parts of the lens, and the averages beside them. The arguments as JSON: nothing here is a pickle."""
-        if not self.args.should_save:  # transformers calls this in every process
+        if not (self.args.should_save or self.engine.spreads_weights):  # transformers calls this in every process
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.lens.save_pretrained(folder)
+        self.save_lens(folder)
+        if not self.args.should_save:
+            return
         (folder / "training_args.json").write_text(json.dumps(self.args.to_sanitized_dict(), indent=2, default=str))
         if self.average:
             self.average.save(folder)
+        self.write_card(folder)
+
+    def write_card(self, folder: Path, prefix: str = "eval_") -> None:
+        """What is known by now, as a card in this folder and in that of the run, whose hand-written words it keeps.
+
+        Args:
+            folder: of a lens.
+            prefix: of the numbers that were logged for it.
+        """
+        run, record = Path(self.args.output_dir), self.record(prefix)
+        if prefix == "eval_":
+            write_lens_card(run, self.lens.config, record, self.earlier_card)
+        if folder != run:
+            write_lens_card(folder, self.lens.config, record, run / CARD)
+
+    def record(self, prefix: str = "eval_") -> TrainingRecord:
+        """How the lens came about, up to this step."""
+        held_out = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        return TrainingRecord(
+            name=self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
+            step=self.state.global_step,
+            max_steps=self.state.max_steps,
+            setup=setup_of(self.args, self.state.max_steps),
+            settings=settings_of(self.args),
+            sizes=self.sizes,
+            cost=self.meter.cost,
+            history=watched(self.state.log_history, prefix),
+            watched_rows=min(self.args.eval_rows, len(held_out)),
+            example=example_of(held_out, self.frozen.tokenizer),
+            command=self.command,
+        ).about(self.activations.metadata)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card of the run, which transformers asks for when it pushes."""
+        if self.is_world_process_zero():
+            write_lens_card(Path(self.args.output_dir), self.lens.config, self.record(), self.earlier_card)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As transformers'; with True, from the newest checkpoint that is whole."""
+        """As transformers'; with True, from the newest checkpoint that is whole. Those on the Hub have names as in
+        `last-checkpoint`, `owner/name`, `owner/name/checkpoint-40`."""
         if resume_from_checkpoint is True:
             whole = checkpoints(Path(self.args.output_dir))
             if not whole:
                 fix = "Start again without resume_from_checkpoint."
                 raise BadInput("resume_from_checkpoint", True, fix, why="there is no whole checkpoint in output_dir")
             resume_from_checkpoint = str(whole[-1])
+        earlier = None
         if isinstance(resume_from_checkpoint, str):
-            require_complete(Path(resume_from_checkpoint))
+            on_hub = (self.args.hub_model_id, self.args.hub_revision, self.args.hub_token)
+            resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, *on_hub))
+            self.require_resumable(Path(resume_from_checkpoint))
             logged = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE)).log_history
             self.skipped_steps = int(max((entry.get("skipped_steps", 0) for entry in logged), default=0))
+            earlier = TrainingRecord.load(resume_from_checkpoint)
+            self.earlier_card = Path(resume_from_checkpoint) / CARD
+        self.meter.begin(earlier.cost if earlier else None, bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        load_weights(self.lens, folder)
+        load_files(self.lens.files(), folder)
+        self.load_beside(folder)
+
+    def load_beside(self, folder: Path) -> None:
         if self.average:
             self.average.load(folder)
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
+        if not Path(self.state.best_model_checkpoint).is_dir():
+            logger.warning("the best checkpoint lies on another machine: the lens stays as it is after the last step")
+            return
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

@@ -126,6 +126,21 @@ class ExplainArguments:
     json: bool = field(default=False, metadata={"help": "One JSON object per token on stdout, and nothing else."})
 
 
+@dataclass
+class PublishArguments:
+    """What goes to the Hub under which name. The token is `hub_token`, or that of this machine."""
+
+    repo_id: str | None = field(default=None, metadata={"help": "For publish: where the lens goes, as in owner/name."})
+    private: bool = field(default=False, metadata={"help": "A new repository is not for everybody."})
+    space: bool = field(
+        default=False, metadata={"help": "For publish: also the page to look at the lens, as a Space of that name."}
+    )
+    hub_dataset_id: str | None = field(
+        default=None,
+        metadata={"help": "Publish the rows as this dataset. Default with extract --push_to_hub: the folder's name."},
+    )
+
+
 # Rows and training both have a folder and a seed. In a whole run the plain names are the training's, and the rows have
 # names of their own; `extract`, which trains nothing, takes either.
 OWN_NAMES = {"output_dir": "activations_dir", "seed": "activations_seed"}
@@ -142,6 +157,7 @@ GROUPS: dict[str, type] = {
     "the run": RunArguments,
     "the report": ReportArguments,
     "explain": ExplainArguments,
+    "publishing": PublishArguments,
 }
 # Of transformers' own, those that one reaches for; all the others are taken, too.
 USUAL = (
@@ -149,7 +165,7 @@ USUAL = (
     *["gradient_accumulation_steps", "max_grad_norm", "weight_decay", "bf16", "activation_checkpointing"],
     *["per_device_eval_batch_size", "eval_strategy", "eval_steps", "save_steps", "save_total_limit"],
     *["load_best_model_at_end", "resume_from_checkpoint", "report_to", "run_name", "project", "push_to_hub"],
-    *["hub_model_id", "seed", "use_cpu", "disable_tqdm"],
+    *["hub_model_id", "hub_strategy", "hub_token", "seed", "use_cpu", "disable_tqdm"],
 )
 INHERITED = {f.name for f in fields(TrainingArguments)} - {
     name for arguments in (LensTrainingArguments, ConsistencyLensArguments) for name in get_annotations(arguments)
@@ -157,7 +173,10 @@ INHERITED = {f.name for f in fields(TrainingArguments)} - {
 SCHEDULES = {name for name in (f.name for f in fields(ConsistencyLensArguments)) if name.endswith("_weight")}
 _CHANGED_HELP = {
     "output_dir": "Run folder. Default: outputs/{model}_{site}_{dataset}_lr{lr}_t{T}_{time}.",
-    "resume_from_checkpoint": "Path of a checkpoint, or 'true': the newest whole one in output_dir.",
+    "revision": "Branch, tag or commit of the model on the Hub. For publish: the branch that is written to.",
+    "resume_from_checkpoint": "Path of a checkpoint; 'true': the newest whole one in output_dir; 'last-checkpoint' of "
+    "hub_model_id; or one on the Hub, as in owner/name/checkpoint-40.",
+    "push_to_hub": "Push the lens at each save and at the end. With extract: publish the rows as a dataset.",
     "report_to": "trackio, wandb, tensorboard or none.",
     "use_cpu": "Compute on the CPU even where there is a GPU.",
     "seed": "Of the training.",

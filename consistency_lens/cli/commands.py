@@ -15,10 +15,12 @@ from rich.markup import escape
 from ..activations import CorruptShard
 from ..errors import BadInput
 from ..frozen import ProvenanceMismatch
+from ..hub import redacted
 from .explain import explain
 from .extract import extract
 from .memory import advice
 from .parsing import Request, let_the_main_process_speak, parse, rank
+from .publish import publish
 from .report import evaluate
 from .run_folder import command_of, how_to_go_on
 
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (BadInput, ProvenanceMismatch, CorruptShard) as error:
         let_the_main_process_speak()
-        _say(f"[bold red]error[/]: {escape(str(error))}")
+        token = request.values["hub_token"] if request else None
+        _say(f"[bold red]error[/]: {escape(redacted(str(error), token))}")
         return 2
     except torch.OutOfMemoryError as error:
         assert request is not None
@@ -63,6 +66,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             evaluate(request, exits)
         case "explain":
             explain(request)
+        case "publish":
+            publish(request)
         case _:
             from .runs import run_all
 

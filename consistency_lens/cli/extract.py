@@ -15,6 +15,7 @@ from ..activations import Activations, Extraction
 from ..frozen import FrozenLM
 from .opening import console, load_model, model_path, open_corpus, open_model
 from .parsing import Request
+from .publish import publish_rows, require_dataset_repo
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
     config, tokenizer = open_model(path, subject.revision)
     extraction = Extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
     extraction.open()
+    repo = require_dataset_repo(request, Path(arguments.output_dir))
     frozen = load_model(path, subject)
     if folder is None or not extraction.folder.complete:
         bill = extraction.bill(frozen)
@@ -43,6 +45,8 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
     made = extraction.run(frozen)
     if state.is_main_process:
         _show(Activations.load(made, verify=False), made, tokenizer)
+        if repo is not None:
+            publish_rows(request, made, repo)
     return made, frozen
 
 

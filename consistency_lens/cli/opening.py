@@ -51,18 +51,22 @@ def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
         raise _no_model(path, error) from error
 
 
-def load_model(path: str, subject: SubjectArguments) -> FrozenLM:
+def load_model(path: str, subject: SubjectArguments, device_map: Any = None) -> FrozenLM:
     try:
-        return FrozenLM.from_pretrained(path, **subject.loading(), device_map=subject.device_map or own_device())
+        device_map = device_map or subject.device_map or own_device()
+        return FrozenLM.from_pretrained(path, **subject.loading(), device_map=device_map)
     except OSError as error:
         raise _no_model(path, error) from error
 
 
-def load_subject_of(request: Request, activations: Activations) -> FrozenLM:
-    """The model that is named, or else the one that made the rows."""
+def load_subject_of(request: Request, activations: Activations, spread: bool = False) -> FrozenLM:
+    """The model that is named, or else the one that made the rows. What an engine will spread over processes waits on
+    the CPU."""
+    device_map: Any = {"": "cpu"} if spread and own_device() else None
     if request.subject.model_name_or_path is None:
-        return find_subject(activations.provenance, device_map=request.subject.device_map or own_device())
-    return load_model(model_path(request.subject), request.subject)
+        device_map = device_map or request.subject.device_map or own_device()
+        return find_subject(activations.provenance, device_map=device_map)
+    return load_model(model_path(request.subject), request.subject, device_map)
 
 
 def own_device() -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from .arguments import (
     USUAL,
     ExplainArguments,
     LensArguments,
+    PublishArguments,
     ReportArguments,
     RunArguments,
     SubjectArguments,
@@ -41,6 +42,7 @@ COMMANDS = {
     "train": "train a lens on rows that are there",
     "evaluate": "judge a lens on held-out documents, beside every control",
     "explain": "say in words what each token of a text makes the model think",
+    "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
@@ -96,6 +98,10 @@ class Request:
     @property
     def explanation(self) -> ExplainArguments:
         return self.part(ExplainArguments)
+
+    @property
+    def publishing(self) -> PublishArguments:
+        return self.part(PublishArguments)
 
     @property
     def use_cpu(self) -> bool:
@@ -211,6 +217,8 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
+    if command == "publish":
+        return {}
     if command in ("evaluate", "explain"):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
         return load_recipe(str(home / RECIPE)) if home else {}

@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..activations import Activations
-from ..auto import AutoLens, find_subject, is_demo
+from ..auto import AutoLens, find_subject, is_demo, lens_folder
 from ..base.explaining import likeliest
 from ..base.fidelity import Bench
 from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..evaluation import Judge, Report, evaluate_lens
 from ..frozen import FrozenLM
+from .final_card import finish_card
 from .opening import console, load_model, model_path, open_rows, own_device
 from .parsing import Request, run_of
 from .run_folder import HISTORY, REPORT, TAIL, Log
@@ -44,7 +45,7 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         exits.enter_context(Log(folder))
-    return judge(request, lens, activations, folder, tail, history)
+    return judge(request, lens, activations, folder, tail, history, home=Path(lens_folder(named_lens(request))))
 
 
 def named_lens(request: Request) -> str:
@@ -94,8 +95,10 @@ def judge(
     folder: Path,
     tail: LensModel | None,
     history: Sequence[Mapping[str, Any]] | None,
+    home: Path | None = None,
 ) -> Report:
-    """Evaluate, save and show; every process does the same, the main one writes."""
+    """Evaluate, save and show; every process does the same, the main one writes. The card goes into `home`, the
+    folder of the lens, if that is one."""
     frozen, given = lens.subject, request.report
     assert frozen is not None
     judges: list[Judge] = []
@@ -124,10 +127,13 @@ def judge(
     )
     if main:
         report.save(folder / REPORT)
+        card = finish_card(lens, report, activations, folder / REPORT, home) if home and home.is_dir() else None
         report.show(console)
         console.print()
         console.print(examples(lens, activations, given.report_split))
         console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)
+        if card is not None:
+            console.print(f"card in [bold]{escape(str(card))}[/]", highlight=False, soft_wrap=True)
     return report
 
 

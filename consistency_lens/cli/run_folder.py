@@ -23,8 +23,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging as transformers_logging
 
-from ..base.checkpoint import checkpoints, require_complete
+from ..base.checkpoint import checkpoints, find_checkpoint, require_complete
 from ..errors import BadInput
+from ..hub import redacted
 from .parsing import RECIPE, RECORD, Request
 from .recipes import SECRETS, as_recipe
 
@@ -40,7 +41,7 @@ def settle_folder(request: Request, model: str, site: str, dataset: str) -> Path
     values = request.values
     resume = values["resume_from_checkpoint"] if checkpoint_of(request) else None
     named = values["output_dir"]
-    if named is None and resume and not _is_answer(resume):
+    if named is None and resume and not _is_answer(resume) and Path(resume).is_dir():
         named = str(Path(resume).parent)
     if named is None:
         rate = f"{values['learning_rate']:g}"
@@ -60,8 +61,10 @@ def checkpoint_of(request: Request) -> Path | None:
     if not resume or resume.lower() == "false":
         return None
     if not _is_answer(resume):
-        require_complete(Path(resume))
-        return Path(resume)
+        on_hub = (request.values[name] for name in ("hub_model_id", "hub_revision", "hub_token"))
+        folder = find_checkpoint(resume, *on_hub)
+        require_complete(folder)
+        return folder
     if request.values["output_dir"] is None:
         fix = "Say which run with --output_dir, or give the path of a checkpoint."
         raise BadInput("resume_from_checkpoint", resume, fix)
@@ -119,6 +122,12 @@ def command_of(argv: Sequence[str]) -> str:
     return shlex.join(["run_lens.py", *words])
 
 
+def first_command(folder: Path) -> str:
+    """How a run was started; what resumed it later is the same run. Empty where no record lies there."""
+    path = folder / RECORD
+    return str(json.loads(path.read_text(encoding="utf-8"))["starts"][0]["command"]) if path.is_file() else ""
+
+
 def without_folder(word: str) -> str:
     """Of a path outside the current folder only the last part: where things lie on this machine is on no card."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
@@ -167,7 +176,7 @@ class Log:
         if isinstance(error, BadInput):
             self.file.write(f"error: {error}\n")
         elif error is not None:
-            self.file.write("".join(traceback.format_exception(kind, error, trace)))
+            self.file.write(redacted("".join(traceback.format_exception(kind, error, trace))))
         self.file.close()
 
 

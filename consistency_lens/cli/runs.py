@@ -26,8 +26,9 @@ from .opening import (
     short,
 )
 from .parsing import Request
+from .publish import publish_run
 from .report import judge, require_split, subject_for_another
-from .run_folder import TAIL, Log, begin, checkpoint_of, command_of, settle_folder
+from .run_folder import LENS, TAIL, Log, begin, checkpoint_of, command_of, settle_folder
 from .train import new_lens, require_trainable, train, train_tail
 
 
@@ -41,13 +42,13 @@ def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, repor
     site = only_site(request, activations.sites)
     model, corpus = activations.provenance.model_id, str(activations.metadata["corpus"]["corpus"])
     folder = settle_folder(request, short(model), short(site), short(corpus))
-    require_trainable(request, folder)
+    engine = require_trainable(request, folder, resumed)
     if request.subject.model_name_or_path is not None:
         config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
         require_room(config, tokenizer, request.lens)
         activations.provenance.at(*map(str, resolve_sites(site, config.get_text_config().num_hidden_layers)))
     begin_run(folder, request, argv, resumed, exits)
-    frozen = load_subject_of(request, activations)
+    frozen = load_subject_of(request, activations, engine.spreads_weights)
     _train_and_judge(request, frozen, activations, site, folder, resumed, report)
 
 
@@ -64,7 +65,7 @@ def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
     texts = request.corpus.dataset_name or (request.corpus.train_file or ["texts"])[0]
     names = (short(str(request.subject.model_name_or_path)), short(site), short(texts))
     folder = settle_folder(request, *names)
-    require_trainable(request, folder)
+    require_trainable(request, folder, resumed)
     _require_held_out(request)
     rows = request.values["activations_dir"] or str(Path("outputs") / f"{'_'.join(names)}-activations")
     request.values["activations_dir"] = rows  # `evaluate` finds them again
@@ -110,7 +111,9 @@ def _train_and_judge(
     history, steps = train(request, lens, activations, folder, resumed)
     tail = _tail(request, lens, activations, site, folder, steps, resumed) if request.run.tail_baseline else None
     if report:
-        judge(request, lens, activations, folder, tail, history)
+        judge(request, lens, activations, folder, tail, history, home=folder / LENS)
+    if request.values["push_to_hub"]:
+        publish_run(request, folder)
 
 
 def _tail(

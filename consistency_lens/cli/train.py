@@ -13,34 +13,53 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 
 from ..activations import Activations
+from ..base.engines import Engine
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..hub import require_token
 from ..text.arguments import ConsistencyLensArguments
 from ..text.modeling import ConsistencyLens
 from ..text.trainer import ConsistencyLensTrainer
 from .opening import require_room
 from .parsing import Request
 from .progress import Progress
-from .run_folder import EMA, HISTORY, LENS, TAIL, keep_wandb_run
+from .run_folder import EMA, HISTORY, LENS, TAIL, first_command, keep_wandb_run
 
 logger = logging.getLogger(__name__)
 
 EXTRAS = {"trackio": "track", "wandb": "track", "tensorboard": "train"}
 
 
-def require_trainable(request: Request, folder: Path) -> None:
-    """What can be wrong with the arguments together, before anything slow."""
+def require_trainable(request: Request, folder: Path, resumed: Path | None = None) -> Engine:
+    """What can be wrong with the arguments together, before anything slow. Returns what spreads the work."""
     training, patience = _training(request, folder), request.run.early_stopping_patience
+    engine = _engine(request, training, resumed)
     for tracker in training.report_to:
         if tracker in EXTRAS and find_spec(tracker) is None:
             raise BadInput(
                 "report_to", tracker, f"Install it with: pip install 'consistency-lens[{EXTRAS[tracker]}]'."
             )
+    if training.push_to_hub:
+        require_token(training.hub_token)
     if patience is not None and patience < 1:
         raise BadInput("early_stopping_patience", patience, "Wait for one evaluation or more, or leave it out.")
     if patience is not None and (training.eval_strategy == "no" or not training.load_best_model_at_end):
         fix = "Set --eval_strategy steps, --eval_steps N and --load_best_model_at_end too, or leave it out."
         raise BadInput("early_stopping_patience", patience, fix, why="it waits for a better evaluation")
+    return engine
+
+
+def _engine(request: Request, training: ConsistencyLensArguments, resumed: Path | None) -> Engine:
+    engine = Engine.of(training)
+    if resumed:
+        engine.require_same(resumed)
+    why = f"under {engine.name} no process holds the weights when the training is over"
+    if engine.spreads_weights and request.command == "run":
+        raise BadInput("command", request.command, "Run extract, train and evaluate one after the other.", why)
+    if engine.spreads_weights and request.run.tail_baseline:
+        fix = "Use --tail_baseline false; run_lens.py evaluate judges the lens afterwards, in a process of its own."
+        raise BadInput("tail_baseline", True, fix, why)
+    return engine
 
 
 def new_lens(request: Request, frozen: FrozenLM, activations: Activations, site: str) -> ConsistencyLens:
@@ -85,12 +104,15 @@ def train(
     if request.run.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(request.run.early_stopping_patience))
     trainer = _trainer(lens, training, activations, callbacks)
+    trainer.command = first_command(folder)
     trainer.train(str(resumed) if resumed else None)
+    trainer.save_lens(folder / LENS)
     if trainer.is_world_process_zero():
-        lens.save_pretrained(folder / LENS)
+        trainer.write_card(folder / LENS)
         if trainer.average:
             with trainer.average.in_place():
                 lens.save_pretrained(folder / EMA)
+            trainer.write_card(folder / EMA, prefix="eval_ema_")
         (folder / HISTORY).write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
     PartialState().wait_for_everyone()
     return trainer.state.log_history, trainer.state.global_step
@@ -125,8 +147,7 @@ def train_tail(
     )
     trainer = _trainer(lens, training, activations, [Progress("context tail")])
     trainer.train()
-    if trainer.is_world_process_zero():
-        lens.save_pretrained(folder / TAIL)
+    trainer.save_lens(folder / TAIL)
     PartialState().wait_for_everyone()
     return lens
 

@@ -16,13 +16,13 @@ NUMBERS = {
     "loss_recovered": "1 - ΔCE(Â) / ΔCE(resample), CE the cross-entropy on the true next token, Δ over the clean pass",
     "top1": "how often the likeliest next token stays the same",
     "fve": "1 - Σ|A - Â|² / Σ|A - μ|², on raw vectors",
-    "fve_nrm": "the same on vectors scaled to unit norm, μ then their mean over the evaluated rows",
+    "fve_nrm": "fve of vectors scaled to unit norm, μ then their mean over the evaluated rows",
     "cosine": "cos(A, Â)",
     "norm_ratio": "|Â| / |A|",
 }
 TRAITS = {
     "text_nll": "nats per token of the text under the subject, behind the decoder's prompt without the activation",
-    "sample_nll": "the same for the subject's own samples of the same length",
+    "sample_nll": "nats per token of the subject's own samples of the same length",
     "text_nll_above_samples": "text_nll minus sample_nll: how much less natural the text is than what M itself says",
     "length": "tokens of the text",
     "repetition": "share of a text's pairs of neighbouring tokens that have come before in it",
@@ -30,7 +30,7 @@ TRAITS = {
     "retrieval": "how often M, given the text, picks its own context among 4 by likelihood; chance is .25",
     "distinct": "share of explanations that no earlier row has said word for word",
     "distinct_1": "different words of all explanations, over all words",
-    "distinct_2": "the same for pairs of neighbouring words",
+    "distinct_2": "different pairs of neighbouring words, over all pairs",
 }
 CODES = {
     "lens": "the lens: A to a code and back",
@@ -44,7 +44,8 @@ CODES = {
     "random_text": "random tokens",
     "other_text": "the end of another document's context",
     "context_tail": "the last tokens of A's own context, read by the lens's own encoder",
-    "context_tail_trained": "the same tails, read by an encoder trained on them with the same objective and budget",
+    "context_tail_trained": "the last tokens of A's own context, read by an encoder trained on them with the same "
+    "objective and budget",
     "own_continuation": "what the subject itself says next: it looks ahead, and is what one gets without a lens",
     "token_shuffle": "the lens's tokens in another order",
     "paraphrase": "the lens's text, rewritten by the subject",

@@ -38,6 +38,7 @@ class ConsistencyLensConfig(LensConfig):
     """
 
     model_type = "consistency_lens"
+    medium = "text"
 
     subject: dict[str, Any] | None = None
     code_length: int = 8
@@ -112,6 +113,21 @@ class ConsistencyLensConfig(LensConfig):
             embedding_norm=_embedding_norm(frozen),
             **settings,
         )
+
+    @property
+    def code_in_words(self) -> str:
+        return f"at most {self.code_length} tokens of text"
+
+    def kind_of(self, part: str) -> str:
+        """How much of the subject's weights `decoder` or `encoder` makes its own."""
+        return self.trainable if part == "decoder" else str(self.encoder_trainable)
+
+    @property
+    def weight_files(self) -> list[str]:
+        """What has to lie in the folder of a lens."""
+        names = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}
+        kinds = [(part, self.kind_of(part)) for part in ("decoder", "encoder")]
+        return [*super().weight_files, *(f"{part}/{names[kind]}" for part, kind in kinds if kind in names)]
 
     @property
     def origin_site(self) -> str:

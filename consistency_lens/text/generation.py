@@ -123,7 +123,8 @@ class _LookUp(torch.autograd.Function):
         grad_logits = grad_table = None
         if ctx.needs_input_grad[0]:
             # One product for all steps: the table is read once.
-            wanted = (grad.to(table.dtype) @ table.T).to(logits.dtype)
+            of_choices = grad[:, ids.shape[1] - logits.shape[1] :]
+            wanted = (of_choices.to(table.dtype) @ table.T).to(logits.dtype)
             grad_logits = _through_softmax(ctx.noise, logits, wanted)
         if ctx.needs_input_grad[2]:
             grad_table = torch.zeros_like(table).index_add_(0, ids.flatten(), grad.flatten(0, 1).to(table.dtype))
@@ -163,11 +164,12 @@ def _through_softmax(noise: Noise, logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def straight_through_embed(logits: Tensor, ids: Tensor, table: Tensor, noise: Noise) -> Tensor:
-    """Embeddings `[B, T, d]` of chosen tokens, with the straight-through gradient to the logits they came from.
+    """Embeddings of chosen tokens, with the straight-through gradient to the logits they came from.
 
     Args:
         logits: `[B, T, V]` that the choice was made from.
-        ids: `[B, T]` that were chosen, by `noise`.
+        ids: `[B, T]` that were chosen, by `noise`. Columns before these are looked up with them: one gradient of the
+            size of the table instead of two.
         table: `[V, d]` embedding weights.
         noise: the noise of the choice; its temperature sets the gradient.
     """

@@ -5,7 +5,6 @@ Shapes: N rows, T tokens of a text, V vocabulary, d hidden size.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,18 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..base.adapters import adapter_file, add_adapter
-from ..base.fidelity import only_site
 from ..base.modeling import Batch, LensModel, LensOutput
-from ..errors import BadInput
-from ..frozen import Edit, FrozenLM, Prefix, Site
-from ..frozen.sites import truncate
+from ..base.saving import HEADS
+from ..frozen import Edit, FrozenLM, Prefix
 from . import controls
+from .backbone import backbone
 from .configuration import ConsistencyLensConfig
 from .generation import Noise, Words
+from .merging import merged
 from .parts import LensDecoder, LensEncoder
+from .steering import Steered, steer
 
 
 @dataclass
@@ -72,22 +71,8 @@ class ConsistencyLens(LensModel):
     def build(cls, config: Any, frozen: FrozenLM | None, tokenizer: PreTrainedTokenizerBase) -> Self:
         """The modules for a configuration. Without a subject only a lens with weights of its own (`full`) can be
         built, and these are left to be loaded."""
-        kinds = (config.trainable, config.encoder_trainable)
-        if frozen is None and kinds != ("full", "full"):
-            raise BadInput("subject", None, "Give the FrozenLM: this lens uses its weights.", f"trainable={kinds}")
-        depth = max(1, Site.parse(only_site(config.sites)).depth[0] + 1)
-        lms: dict[str, PreTrainedModel] = {}
-        parts = zip(("decoder", "encoder"), kinds, strict=True)
-        for part, kind in sorted(parts, key=lambda each: each[1] != "full"):  # no clone shall hold the other's adapter
-            if kind == "full":
-                lm = _clone(frozen) if frozen else _blank(config)
-                lms[part] = truncate(lm, depth) if part == "encoder" else lm
-                continue
-            assert frozen is not None
-            if kind == "lora":
-                layers = depth if part == "encoder" else None
-                add_adapter(frozen.model, part, config.lora_rank, config.lora_alpha, layers)
-            lms[part] = frozen.model
+        parts = sorted(("decoder", "encoder"), key=lambda part: config.kind_of(part) != "full")
+        lms = {part: backbone(config, frozen, part) for part in parts}  # no clone shall hold the other's adapter
         lens = cls(config, lms["decoder"], lms["encoder"], tokenizer)
         return lens.to(frozen.device) if frozen else lens
 
@@ -120,13 +105,13 @@ class ConsistencyLens(LensModel):
             logits = None if estimator == "none" else self.decoder.score(activations, words)
         embedded = None
         if estimator in ("parallel", "sequential") and logits is not None:
-            chosen, _ = words.written(self.config.stop_id)
+            chosen = self.encoder.started(words.written(self.config.stop_id)[0])
             embedded = self.encoder.embed_choice(logits, chosen, noise)
         told = words if heard is None else heard(words)
         if embedded is not None and heard is not None:
             # A word that is heard otherwise, or elsewhere, carries no gradient to the choice.
-            as_chosen = (told.ids == chosen).unsqueeze(-1)
-            embedded = torch.where(as_chosen, embedded, self.encoder.embed(told.ids).to(embedded.dtype))
+            ids = self.encoder.started(told.ids)
+            embedded = torch.where((ids == chosen).unsqueeze(-1), embedded, self.encoder.embed(ids).to(embedded.dtype))
         restored = self.encoder(told, embedded).float()
         return ConsistencyLensOutput(
             code=words,
@@ -148,6 +133,11 @@ class ConsistencyLens(LensModel):
     def restore(self, code: Any, batch: Batch) -> list[Edit]:
         return [self._edit(self.encoder(code).float())]
 
+    def pieces(self) -> dict[str, nn.Module]:
+        parts = {"decoder": self.decoder, "encoder": self.encoder}
+        lms: dict[str, nn.Module] = {f"{name}_lm": part.lm for name, part in parts.items()}
+        return lms | {f"{name}_map": part.map for name, part in parts.items()}
+
     def checkpoint_activations(self) -> None:
         """Both parts recompute their blocks in the backward pass."""
         for part in (self.decoder, self.encoder):
@@ -158,6 +148,37 @@ class ConsistencyLens(LensModel):
 
     def reread(self, texts: Sequence[str]) -> Words:
         return controls.reread(self.config, self.tokenizer, list(texts)).to(self.device)
+
+    def steer(
+        self,
+        text: str,
+        position: int,
+        new_explanation: str,
+        strength: float = 1.0,
+        old_explanation: str | None = None,
+        continuation_length: int = 20,
+        temperature: float = 1.0,
+        seed: int = 0,
+        top: int = 5,
+    ) -> Steered:
+        """Change the words of an explanation, and see the subject change its mind.
+
+        The encoder turns the change into a difference of activations, E(new) - E(old), which is added at the site, at
+        this token of the text.
+
+        Args:
+            text: what the subject reads.
+            position: token at whose activation to add; negative ones are counted from the right.
+            new_explanation: what the activation shall be about.
+            strength: factor on the difference; 0 changes nothing, bit for bit.
+            old_explanation: what to change it from; default what the lens says there.
+            continuation_length: how many tokens the subject then says, without the edit and with it.
+            temperature: of these continuations; 0 for the likeliest words.
+            seed: of these continuations.
+            top: how many of the likeliest next tokens to give.
+        """
+        given = (old_explanation, continuation_length, temperature, seed, top)
+        return steer(self, text, position, new_explanation, strength, *given)
 
     def rivals(self, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Any]:
         return dict(controls.rivals(self.config, batch, prefix, frozen, seed))
@@ -174,44 +195,25 @@ class ConsistencyLens(LensModel):
         found: dict[str, dict[str, nn.Parameter]] = {}
         for part, module in (("decoder", self.decoder), ("encoder", self.encoder)):
             found[part] = {names[id(p)]: p for p in module.own_parameters().values()}
-        found["maps"] = self._maps()
+        found["maps"] = self.files()[HEADS]
         return found
 
     def files(self) -> dict[str, dict[str, nn.Parameter]]:
         """Own heads at the root; a part's language model, or its adapter, in a folder of its own."""
-        found = {"model.safetensors": self._maps()}
-        for part, module in (("decoder", self.decoder), ("encoder", self.encoder)):
-            match module.trainable:
-                case "full":
-                    found[f"{part}/model.safetensors"] = dict(module.lm.named_parameters())
-                case "lora":
-                    found[f"{part}/adapter_model.safetensors"] = adapter_file(module.lm, part)
-        return found
+        decoder, encoder = self.decoder.files(), self.encoder.files()
+        return decoder | encoder | {HEADS: decoder[HEADS] | encoder[HEADS]}
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (*self.decoder.folders, *self.encoder.folders)
+
+    def merge_for_release(self) -> Self:
+        """The same lens with plain weights in the place of adapters: nobody needs peft to load it, and whoever has
+        codes does not need the subject. What it costs is logged: each part is then a model of its own."""
+        return merged(self)
 
     def save_parts(self, folder: Path) -> None:
         """What says how to read the files: a configuration beside each part's weights, and the tokenizer."""
         self.tokenizer.save_pretrained(folder)
-        for part, module in (("decoder", self.decoder), ("encoder", self.encoder)):
-            match module.trainable:
-                case "full":
-                    module.lm.config.save_pretrained(folder / part)
-                case "lora":
-                    module.lm.peft_config[part].save_pretrained(str(folder / part))
-
-    def _maps(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{part}.map.{name}": parameter
-            for part, module in (("decoder", self.decoder), ("encoder", self.encoder))
-            for name, parameter in module.map.named_parameters()
-        }
-
-
-def _clone(frozen: FrozenLM) -> PreTrainedModel:
-    if frozen.quantization != "none":
-        raise BadInput("trainable", "full", "Use trainable=lora: a quantised subject cannot be cloned and trained.")
-    return copy.deepcopy(frozen.model).float()
-
-
-def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
-    subject = AutoConfig.for_model(**(config.subject or {}))
-    return AutoModelForCausalLM.from_config(subject, dtype=torch.float32).eval()  # no dropout, ever
+        for part in (self.decoder, self.encoder):
+            part.save_parts(folder)

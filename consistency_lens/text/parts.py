@@ -5,51 +5,117 @@ Shapes: N rows, S prompt length, T tokens of a text, V vocabulary, d hidden size
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-from ..base.adapters import adapter_parameters, enable_checkpointing, speaking
+from ..base.adapters import adapter_file, adapter_parameters, enable_checkpointing, speaking
 from ..base.fidelity import only_site
+from ..base.saving import HEADS, SavedModel, fetch_beside, heads_beside, load_files, open_folder, save_files
 from ..errors import BadInput
-from ..frozen import Site
+from ..frozen import FrozenLM, Site
 from ..frozen.hooks import Write, editing, reading
+from .backbone import backbone
 from .configuration import ConsistencyLensConfig
 from .generation import Noise, Words, roll_out, straight_through_embed
 
 _RESIDUAL_SITE = Site("resid_post", 1)
 
 
-class LensPart(PreTrainedModel):
+class LensPart(SavedModel):
     """A language model and a map between it and the subject's activations.
+
+    Saved alone, it lies as in a whole lens: the other part may be saved beside it.
 
     Args:
         config: of the lens.
         lm: the language model; its own clone, or the subject itself.
-        adapter: the adapter under which it runs, where the weights are the subject's.
-        trainable: `full`, `lora` or `projections`.
+        trainable: `full`, `lora` or `projections`; default as the configuration says.
     """
 
     config_class = ConsistencyLensConfig
     config: ConsistencyLensConfig
-    base_model_prefix = ""
     supports_gradient_checkpointing = True
+    name: ClassVar[str]
 
-    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, adapter: str, trainable: str) -> None:
+    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
         super().__init__(config)
-        self.lm, self.trainable = lm, trainable
-        self.adapter = adapter if trainable == "lora" else None
+        self.lm, self.trainable = lm, trainable or config.kind_of(self.name)
+        self.adapter = self.name if self.trainable == "lora" else None
         self.checkpointing = False
         self.map = nn.Linear(config.hidden_size, config.hidden_size)
         with torch.no_grad():
             self.map.weight.copy_(torch.eye(config.hidden_size))
             self.map.bias.zero_()
-        if trainable == "full":  # otherwise it is the subject, frozen, maybe with the other part's adapter on it
+        if self.trainable == "full":  # otherwise it is the subject, frozen, maybe with the other part's adapter on it
             lm.requires_grad_(True)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        lens_id_or_path: str | os.PathLike[str],
+        subject: FrozenLM | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """This part alone, from a lens or from where it was saved by itself; the arguments are those of a lens."""
+        folder = open_folder(lens_id_or_path, revision, token)
+        config = cls.config_class.from_pretrained(folder)
+        if subject is not None:
+            config.require_subject(subject)
+        part = cls(config, backbone(config, subject, cls.name))
+        part = part.to(subject.device) if subject else part
+        other = next(name for name in ("decoder", "encoder") if name != cls.name)
+        load_files(part.files(), folder, beside=f"{other}.")
+        return part.eval()
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As a lens's. What lies there of the other part of the same lens stays."""
+        folder = Path(save_directory)
+        beside = heads_beside(folder, self.config, f"{self.name}.")
+        super().save_pretrained(folder)
+        if beside:
+            save_files({HEADS: self.files()[HEADS] | beside}, folder)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.resolve().name, **kwargs)
+
+    def prepare_upload(self, folder: Path, repo: str, revision: str | None, token: str | None) -> None:
+        fetch_beside(folder, repo, revision, token)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def files(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Its map at the root; its language model, or its adapter, in a folder of its own."""
+        found = {HEADS: {f"{self.name}.map.{name}": p for name, p in self.map.named_parameters()}}
+        match self.trainable:
+            case "full":
+                found[f"{self.name}/model.safetensors"] = dict(self.lm.named_parameters())
+            case "lora":
+                found[f"{self.name}/adapter_model.safetensors"] = adapter_file(self.lm, self.name)
+        return found
+
+    def save_parts(self, folder: Path) -> None:
+        """A configuration beside the weights, as anybody's loader wants it."""
+        match self.trainable:
+            case "full":
+                self.lm.config.save_pretrained(folder / self.name)
+            case "lora":
+                self.lm.peft_config[self.name].save_pretrained(str(folder / self.name))
 
     @contextmanager
     def working(self, learning: bool = False) -> Iterator[None]:
@@ -88,7 +154,8 @@ class LensPart(PreTrainedModel):
         return self.lm.get_input_embeddings()(ids)
 
     def embed_choice(self, logits: Tensor, ids: Tensor, noise: Noise) -> Tensor:
-        """The same `[N, T, d]`, with the straight-through gradient to the logits that the tokens were chosen from."""
+        """The same `[N, S + T, d]`, with the straight-through gradient to the logits `[N, T, V]` that the last T were
+        chosen from."""
         embedded = straight_through_embed(logits, ids, self.table, noise)
         # Some embeddings (Gemma's) give out their table times a constant.
         with torch.no_grad():
@@ -99,8 +166,7 @@ class LensPart(PreTrainedModel):
 class LensDecoder(LensPart):
     """Activation -> words: the language model goes on after a prompt in which the activation stands."""
 
-    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
-        super().__init__(config, lm, "decoder", trainable or config.trainable)
+    name = "decoder"
 
     def _prompt(self, activations: Tensor, text: Tensor | None = None) -> tuple[Tensor, list[Write]]:
         """Embeddings `[N, S, d]` of the prompt with the activation in it, and what to write further up.
@@ -184,17 +250,21 @@ class LensDecoder(LensPart):
 class LensEncoder(LensPart):
     """Words -> activation: the subject's layers up to the site read the text; the last token's state is mapped."""
 
-    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
-        super().__init__(config, lm, "encoder", trainable or str(config.encoder_trainable))
-        self.site = Site.parse(only_site(config.sites))
+    name = "encoder"
+
+    @property
+    def site(self) -> Site:
+        return Site.parse(only_site(self.config.sites))
+
+    def started(self, ids: Tensor) -> Tensor:
+        """`[N, 1 + T]`: the ids of texts as they are read."""
+        return F.pad(ids, (1, 0), value=self.config.start_id)
 
     def forward(self, words: Words, embedded: Tensor | None = None) -> Tensor:
-        """`[N, d]`. `embedded [N, T, d]`: the same tokens as embeddings that carry a gradient to their choice."""
-        start = torch.full_like(words.ids[:, :1], self.config.start_id)
-        if embedded is None:  # in one look-up: each has a gradient of the size of the whole table
-            inputs = self.embed(torch.cat([start, words.ids], dim=1))
-        else:
-            inputs = torch.cat([self.embed(start), embedded.to(self.table.dtype)], dim=1)
+        """`[N, d]`. `embedded [N, 1 + T, d]`: what is read, as embeddings that carry a gradient to the choice of
+        words."""
+        # In one look-up: each has a gradient of the size of the whole table.
+        inputs = self.embed(self.started(words.ids)) if embedded is None else embedded.to(self.table.dtype)
         with (
             self.working(learning=True),
             reading(self.lm, [self.site], words.lengths.unsqueeze(1), cut=True) as found,

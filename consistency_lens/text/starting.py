@@ -5,7 +5,7 @@ Shapes: B rows, T tokens of a text, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..frozen import FrozenLM
 from .configuration import ConsistencyLensConfig
 from .generation import Words
-from .warm_start import packed, starting_words, tail_of
+from .warm_start import packed, quoted_of, starting_words, tail_of
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,22 @@ class StartingTexts:
     pad_id: int
 
     @classmethod
-    def of(cls, kind: str, contexts: Mapping[str, Tensor], config: ConsistencyLensConfig, frozen: FrozenLM) -> Self:
-        """Texts for the contexts of a batch, `input_ids` and `attention_mask`."""
+    def of(
+        cls,
+        kind: str,
+        contexts: Mapping[str, Tensor],
+        config: ConsistencyLensConfig,
+        frozen: FrozenLM,
+        any_process: Callable[[bool], bool] = bool,
+    ) -> Self:
+        """Texts for the contexts of a batch, `input_ids` and `attention_mask`. `any_process` says whether the subject
+        has to be asked by all because one of them needs it."""
         ids, mask = (contexts[name].to(frozen.device) for name in ("input_ids", "attention_mask"))
         words = tail_of(ids, mask, config, config.code_length)
-        if kind != "context" or not bool((words.lengths > 0).all()):  # quoting needs no pass of the subject
+        # Quoting needs no pass of the subject.
+        if kind != "context" or any_process(not bool((words.lengths > 0).all())):
             words = starting_words(kind, frozen.prefix({"input_ids": ids, "attention_mask": mask}), config, frozen)
-        quoted = {"context": config.code_length, "span": config.code_length // 2}.get(kind, 0)
-        tail = mask.sum(1).clamp_max(quoted)
+        tail = mask.sum(1).clamp_max(quoted_of(kind, config.code_length))
         return cls(words, torch.minimum(tail, words.lengths).cpu(), config.pad_id)
 
     def rows(self) -> list[tuple[Tensor, Tensor, Tensor]]:

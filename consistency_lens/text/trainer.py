@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..base.callbacks import swapped
+from ..base.engines import any_process, in_one_call
 from ..base.fidelity import Bench
+from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
+from ..errors import BadInput
 from ..objectives import direction_error_of, entropy_of, kl_of, nll_of, norm_error_of
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
@@ -51,6 +53,9 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.args.anchor == "frozen" and (self.engine.is_deepspeed or self.engine.spreads_weights):
+            fix = "Use ds_configs/ddp.yaml, or another anchor."
+            raise BadInput("anchor", "frozen", fix, why=f"{self.engine.name} settles at the start what is trained")
         self.reference: dict[str, Tensor] = {}
         self._texts: dict[tuple[int, int], Any] = {}
         if self.args.anchor == "projections":
@@ -64,6 +69,7 @@ class ConsistencyLensTrainer(LensTrainer):
     def is_warming_up(self) -> bool:
         return self.state.global_step < self.args.num_warm_steps
 
+    @in_one_call
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -128,11 +134,17 @@ class ConsistencyLensTrainer(LensTrainer):
         new = [i for i, key in enumerate(keys) if key not in self._texts]
         if len(self._texts) > MAX_TEXTS:
             self._texts, new = {}, list(range(len(keys)))
-        if new:
+        if self.any_process(bool(new)):
+            new = new or [0]
             contexts = {name: inputs[name][new] for name in ("input_ids", "attention_mask")}
-            made = StartingTexts.of(self.args.warm_start, contexts, self.lens.config, self.frozen)
+            kind, config = self.args.warm_start, self.lens.config
+            made = StartingTexts.of(kind, contexts, config, self.frozen, self.any_process)
             self._texts |= {keys[i]: row for i, row in zip(new, made.rows(), strict=True)}
         return StartingTexts.gather([self._texts[key] for key in keys], self.lens.config.pad_id, self.lens.device)
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether it is true here; where weights are spread, on any process, since all make the same passes."""
+        return any_process(flag, self.args.device) if self.engine.spreads_weights else flag
 
     def error_elsewhere(self, rows: Rows, restored: Tensor) -> Tensor | float:
         """`Δ = A' - Â'`: what the lens got wrong about another document's activation."""
@@ -187,10 +199,10 @@ class ConsistencyLensTrainer(LensTrainer):
 
     @property
     def noise(self) -> Noise:
-        """Of this step, batch and process alone."""
-        batch = self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
-        seed = (self.args.seed * 1_000_003 + batch) * 1_009 + self.args.process_index
-        return Noise(seed, self.args.temperature)
+        """Of this batch among all that were ever drawn: N processes and N times the accumulation draw the same."""
+        turn = self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
+        batch = turn * self.args.world_size + self.args.process_index
+        return Noise((self.args.seed * 1_000_003 + batch) * 1_009, self.args.temperature)
 
     def misheard(self, words: Words) -> Words:
         """Words dropped and replaced at random: a code that hangs on exact tokens does not pay."""
@@ -211,12 +223,13 @@ class ConsistencyLensTrainer(LensTrainer):
         """Keep the decoder as it is at the end of a stage: the next one is measured against it."""
         decoder = {id(p) for p in self.lens.decoder.own_parameters().values()}
         decoder |= {id(p) for p in self.lens.decoder.map.parameters()}
-        self.reference = {n: p.detach().clone() for n, p in self.trainable.items() if id(p) in decoder}
+        names = {name for name, p in self.trainable.items() if id(p) in decoder}
+        self.reference = self.held(lambda: self.trainable, names)
 
     @torch.no_grad()
     def score_by_reference(self, activations: Tensor, words: Words) -> Tensor:
         """What the decoder of the last stage's end thinks of a text."""
-        with swapped(self.trainable, self.reference):
+        with self.standing_in(lambda: self.trainable, self.reference):
             return self.lens.decoder.score(activations, words)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -237,14 +250,22 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.reference and self.args.should_save:
-            save_file(self.reference, Path(output_dir or self.args.output_dir) / REFERENCE)
+        if not self.reference or not (self.args.should_save or self.engine.spreads_weights):
+            return
+        with self.standing_in(lambda: self.trainable, self.reference):
+            tensors = gathered({name: self.trainable[name] for name in self.reference})
+        if self.args.should_save:
+            save_file(tensors, Path(output_dir or self.args.output_dir) / REFERENCE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / REFERENCE
-        if path.exists():
-            self.reference = {name: tensor.to(self.args.device) for name, tensor in load_file(path).items()}
+    def load_beside(self, folder: Path) -> None:
+        super().load_beside(folder)
+        if not (folder / REFERENCE).exists():
+            return
+        tensors = load_file(folder / REFERENCE)
+        self.reference = self.held(lambda: self.trainable, set(tensors))
+        with torch.no_grad(), self.standing_in(lambda: self.trainable, self.reference):
+            for name, tensor in tensors.items():
+                fill(self.trainable[name], tensor)
 
 
 def in_turn(until: int, first: Callable[[int], float], then: Callable[[int], float]) -> Callable[[int], float]:

@@ -16,7 +16,12 @@ from ..frozen import FrozenLM, Prefix
 from .configuration import PLACEHOLDER, ConsistencyLensConfig
 from .generation import Words
 
-WARM_STARTS = ("none", "context", "continuation", "span", "summary")
+WARM_STARTS = ("none", "context", "continuation", "onward", "span", "summary")
+
+
+def quoted_of(kind: str, length: int) -> int:
+    """How many of a text's first tokens are quoted from the end of the context."""
+    return {"context": length, "onward": 1, "span": length // 2}.get(kind, 0)
 
 
 @torch.no_grad()
@@ -35,8 +40,8 @@ def starting_words(
 
     Args:
         kind: `context`: the last T tokens of the context; `continuation`: the T tokens that the subject goes on with,
-            greedily; `span`: the last T // 2 of the context and then the continuation; `summary`: what the subject
-            says when it is prompted behind the context.
+            greedily; `onward`: the token at P and then the continuation; `span`: the last T // 2 of the context and
+            then the continuation; `summary`: what the subject says when it is prompted behind the context.
         prefix: the contexts.
         config: of the lens.
         frozen: the subject.
@@ -50,19 +55,16 @@ def starting_words(
     length = config.code_length if length is None else length
     if length < 1:
         raise BadInput("length", length, "Give a text at least one token.")
-    match kind:
-        case "context":
-            words = tail_of(prefix.input_ids, prefix.mask, config, length)
-        case "continuation":
-            words = said_after(prefix, config, length)
-        case "span":
-            words = said_after(prefix, config, length - length // 2)
-            if length > 1:
-                tail = tail_of(prefix.input_ids, prefix.mask, config, length // 2)
-                words = joined(tail, words, config.pad_id)
-        case _:
-            asked = prompted(prefix, frozen, summary_prompt or config.prompt.replace(PLACEHOLDER, "this"))
-            words = said_after(asked, config, length)
+    quoted = quoted_of(kind, length)
+    if kind == "summary":
+        asked = prompted(prefix, frozen, summary_prompt or config.prompt.replace(PLACEHOLDER, "this"))
+        words = said_after(asked, config, length)
+    elif quoted == length:
+        words = tail_of(prefix.input_ids, prefix.mask, config, length)
+    else:
+        words = said_after(prefix, config, length - quoted)
+        if quoted:
+            words = joined(tail_of(prefix.input_ids, prefix.mask, config, quoted), words, config.pad_id)
     return never_empty(words, prefix, config)
 
 

@@ -18,13 +18,13 @@ def config(lm: FrozenLM) -> ConsistencyLensConfig:
     return ConsistencyLensConfig.for_subject(lm, "resid_post.1", code_length=6, prompt="w1 <A> w2")
 
 
-@pytest.mark.parametrize("kind", ["context", "continuation", "span", "summary"])
+@pytest.mark.parametrize("kind", ["context", "continuation", "onward", "span", "summary"])
 def test_equals_the_texts_of_a_prefix(kind: str, lm: FrozenLM, config: ConsistencyLensConfig) -> None:
     batch = padded_batch()
     found = StartingTexts.of(kind, batch, config, lm)
     expected = starting_words(kind, lm.prefix(batch), config, lm)
     assert torch.equal(found.words.ids, expected.ids) and torch.equal(found.words.mask, expected.mask)
-    longest = {"context": 6, "span": 3}.get(kind, 0)
+    longest = {"context": 6, "onward": 1, "span": 3}.get(kind, 0)
     assert found.tail.tolist() == [min(longest, n) for n in (12, 7, 1, 9)]
     gathered = StartingTexts.gather([found.rows()[i] for i in (2, 0)], config.pad_id)
     assert (
@@ -47,6 +47,7 @@ def logits_for(ids: list[int], chances: list[float]) -> torch.Tensor:
         ([0.9, 0.1, 0.9, 0.9, 0.9, 0.9], 3, [12, 13, 14, 15]),  # behind the last doubt before P
         ([0.9, 0.9, 0.9, 0.9, 0.1, 0.9], 3, [10, 11, 12, 13]),  # up to the first doubt after P
         ([0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 3, [12]),  # P's own token stays
+        ([0.1, 0.9, 0.1, 0.9, 0.9, 0.9], 1, [10, 11]),  # up to the first doubt
         ([0.1, 0.9, 0.1, 0.9, 0.9, 0.9], 0, [10, 11]),  # nothing is quoted: the first token stays
     ],
 )

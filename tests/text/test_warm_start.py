@@ -75,6 +75,18 @@ def test_span_is_half_read_and_half_said(lm: FrozenLM, config: ConsistencyLensCo
     ]
 
 
+@pytest.mark.parametrize("length", [1, 2, 6])
+def test_onward_is_one_token_read_and_the_rest_said(
+    lm: FrozenLM, config: ConsistencyLensConfig, length: int
+) -> None:
+    batch = padded_batch(LENGTHS)
+    prefix = lm.prefix(batch)
+    spoken = said(prefix, length - 1) if length > 1 else [[] for _ in LENGTHS]
+    assert texts(starting_words("onward", prefix, config, lm, length=length)) == [
+        [row[-1], *more] for row, more in zip(own_tokens(batch), spoken, strict=True)
+    ]
+
+
 def test_summary_is_said_behind_the_prompt(lm: FrozenLM, config: ConsistencyLensConfig) -> None:
     batch = padded_batch(LENGTHS)
     prefix = lm.prefix(batch)
@@ -149,7 +161,7 @@ def test_the_prefix_stays_as_it_is(lm: FrozenLM, config: ConsistencyLensConfig) 
 
 @pytest.mark.parametrize("kind", ["none", "poem"])
 def test_a_kind_without_texts_is_refused(lm: FrozenLM, config: ConsistencyLensConfig, kind: str) -> None:
-    with pytest.raises(BadInput, match="Use one of context, continuation, span, summary") as caught:
+    with pytest.raises(BadInput, match="Use one of context, continuation, onward, span, summary") as caught:
         starting_words(kind, lm.prefix(padded_batch()), config, lm)
     assert (caught.value.field, caught.value.value) == ("warm_start", kind)
 

@@ -1,0 +1,212 @@
+"""`SavedModel`: a model in several files, each with names of its own; to a folder, to the Hub, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from .. import hub
+from ..errors import BadInput
+from .configuration import LensConfig
+from .shards import fill, gathered, writes
+
+Files = Mapping[str, Mapping[str, nn.Parameter]]
+HEADS, REPORT = "model.safetensors", "report"
+_FOR_PEOPLE = ("README.md", "report.md", "*.png", "*.parquet")
+_OF_THE_TRAINING = {"trainer_state.json", "training_args.json", "ema.safetensors", "engine.json"}
+_OF_THE_TRAINING |= {"log.txt", "run.json", "wandb_id.txt"}
+_OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
+_NO_LENS = "Give the folder of a lens, or the id of one on the Hub."
+
+
+class SavedModel(PreTrainedModel):
+    """What a lens and a part of one have in common: how they are saved and published."""
+
+    config_class = LensConfig
+    config: LensConfig
+    base_model_prefix = ""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Those that hold a part's weights and nothing else: what an earlier upload left in them goes."""
+        return ()
+
+    def files(self) -> dict[str, dict[str, nn.Parameter]]:
+        """All that is saved: file -> name in the file -> parameter. The subject's own weights are in none."""
+        raise NotImplementedError
+
+    def save_parts(self, folder: Path) -> None:
+        """What says how to read the files."""
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Each part in its own folder, own heads at the root. Every file is swapped in whole.
+
+        Args:
+            save_directory: where.
+            push_to_hub: publish it, too, as `repo_id`; by default under the folder's name.
+        """
+        folder = Path(save_directory)
+        if not save_files(self.files(), folder):
+            return
+        self.save_parts(folder)
+        self.config.save_pretrained(folder)
+        if push_to_hub:
+            names = ("revision", "private", "token", "commit_message")
+            self.push_to_hub(repo_id or folder.resolve().name, **{n: kwargs[n] for n in names if n in kwargs})
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload a lens",
+    ) -> str:
+        """Publish it, all parts in one commit; returns the address of that commit.
+
+        Args:
+            repo_id: as in owner/name; without an owner it is yours. Created where it is not there.
+            revision: branch to write to, created where it is not there.
+            private: for a new repository.
+            token: with write access. Default: of this machine.
+            commit_message: what the history says.
+        """
+        repo = hub.create(repo_id, token, private, revision=revision)
+        with TemporaryDirectory(prefix="consistency-lens-") as name:
+            self.prepare_upload(Path(name), repo, revision, token)
+            self.save_pretrained(name)
+            gone = [f"{folder}/*" for folder in self.folders]
+            return hub.upload(Path(name), repo, commit_message, token, revision=revision, delete=gone)
+
+    def prepare_upload(self, folder: Path, repo: str, revision: str | None, token: str | None) -> None:
+        """What of the repository has to lie in the folder before this is saved into it."""
+
+
+def lens_files(folder: Path, config: LensConfig) -> dict[str, Path]:
+    """Of a folder what belongs to the lens, by its name there: no optimizer, no log, nothing that can hold code."""
+    parts = {str(Path(file).parent) for file in config.weight_files} | {".", REPORT}
+    found = {}
+    for part in sorted(parts):
+        for path in sorted((folder / part).glob("*")):
+            known = any(path.match(pattern) for pattern in (*hub.LENS_FILES, *_FOR_PEOPLE))
+            if path.is_file() and known and path.name not in _OF_THE_TRAINING:
+                found[path.relative_to(folder).as_posix()] = path
+    return found
+
+
+def open_folder(place: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> Path:
+    """The folder of a lens, downloaded where it is none of this machine. Of what is no lens, nothing large is."""
+    folder = Path(place)
+    if (folder / CONFIG_NAME).is_file():
+        require_lens(folder / CONFIG_NAME, place)
+        return folder
+    if folder.is_dir():
+        raise BadInput("lens", str(place), _NO_LENS, why="there is no lens in such a folder")
+    found, commit = fetch_config(str(place), revision, token)
+    require_lens(found, place)
+    return hub.download(str(place), commit, token)
+
+
+def fetch_config(repo: str, revision: str | None, token: str | None) -> tuple[Path, str]:
+    """The configuration of a lens on the Hub, and its commit: the weights of a later one may not fit to it."""
+    found = hub.download_file(repo, CONFIG_NAME, revision, token)
+    return found, found.parent.name
+
+
+def require_lens(file: Path, place: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a configuration says; raise unless it is that of a lens."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput("lens", str(place), "Save it again: its config.json is damaged.", str(error)) from error
+    if not isinstance(said, dict) or not said.get("provenance"):
+        raise BadInput("lens", str(place), _NO_LENS, why="its config.json names no subject")
+    return said
+
+
+def save_files(files: Files, folder: Path) -> bool:
+    """Write tensors as safetensors, nothing else. Of weights that are spread over processes all have to call, and one
+    writes; returns whether it is this one."""
+    writing = all(writes(parameters) for parameters in files.values())
+    for file, parameters in files.items():
+        tensors = gathered(parameters)
+        if not writing:
+            continue
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{file}.part"
+        save_file(tensors, part, metadata={"format": "pt"})
+        part.replace(folder / file)
+    return writing
+
+
+@torch.no_grad()
+def load_files(files: Files, folder: Path, beside: str | None = None) -> None:
+    """Saved tensors into the parameters of the same names; raise where either side has more tensors.
+
+    Args:
+        files: as `SavedModel.files`.
+        folder: where they lie.
+        beside: names of heads that begin so are those of another part, and no matter here.
+    """
+    for file, parameters in files.items():
+        tensors = _read(folder, file)
+        if file == HEADS and beside:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
+        odd = sorted(set(tensors) ^ set(parameters))
+        odd += [name for name in tensors.keys() & parameters.keys() if tensors[name].shape != parameters[name].shape]
+        if odd:
+            fix = "Load it with the configuration it was saved with."
+            raise BadInput("lens", folder.name, fix, f"{file} differs in {odd[0]}")
+        for name, parameter in parameters.items():
+            fill(parameter, tensors[name])
+
+
+def _read(folder: Path, file: str) -> dict[str, torch.Tensor]:
+    if not (folder / file).is_file():
+        raise BadInput("lens", folder.name, "Save it again: the folder is not whole.", f"{file} is missing")
+    try:
+        return load_file(folder / file)
+    except SafetensorError as error:
+        raise BadInput("lens", folder.name, "Save or download it again.", f"{file} cannot be read: {error}") from error
+
+
+def fetch_beside(folder: Path, repo: str, revision: str | None, token: str | None) -> None:
+    """Put what a repository already has of a lens into a folder, so that a part is added to it."""
+    for name in (CONFIG_NAME, HEADS):
+        if hub.has_file(repo, name, token, revision):
+            shutil.copyfile(hub.download_file(repo, name, revision, token, field="repo_id"), folder / name)
+
+
+def heads_beside(folder: Path, config: LensConfig, own: str) -> dict[str, nn.Parameter]:
+    """The heads that lie in a folder already and are those of another part of the same lens."""
+    if not (folder / CONFIG_NAME).is_file() or not (folder / HEADS).is_file():
+        return {}
+    there = config.__class__.from_pretrained(folder)
+    if _what_it_is(there) != _what_it_is(config):
+        fix = "Save the part to a folder or repository of its own."
+        raise BadInput("save_directory", folder.name, fix, why="there is another lens")
+    return {name: nn.Parameter(t) for name, t in _read(folder, HEADS).items() if not name.startswith(own)}
+
+
+def _what_it_is(config: LensConfig) -> dict[str, Any]:
+    """A configuration without what says how and by what it was saved."""
+    said = json.loads(config.to_json_string(use_diff=False))
+    return {name: value for name, value in said.items() if name not in _OF_THE_SAVING}

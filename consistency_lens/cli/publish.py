@@ -1,0 +1,193 @@
+"""`run_lens.py publish`: a lens, with its card and its report, to the Hub; and the page to look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from accelerate import PartialState
+from rich.markup import escape
+from rich.table import Table
+from safetensors import SafetensorError, safe_open
+
+from .. import hub
+from ..activations.storage import PROGRESS
+from ..auto import FAMILIES, Family, lens_folder, read_config
+from ..base.configuration import LensConfig
+from ..base.lens_card import CARD, TrainingRecord
+from ..base.samples import FILE as SAMPLES
+from ..base.saving import REPORT, lens_files
+from ..errors import BadInput
+from .opening import console
+from .parsing import Request, run_of
+from .report import named_lens
+from .run_folder import HISTORY
+
+SPACE = Path(__file__).parents[2] / "spaces_demo"
+NAMED_IN = "lens.txt"  # where the page reads which lens it shows
+_OF_ROWS = {".arrow", ".json", ".safetensors", ".md"}
+
+
+def publish(request: Request) -> None:
+    """Check, say what goes where, send."""
+    given, place = request.publishing, named_lens(request)
+    if not given.repo_id:
+        raise BadInput("repo_id", given.repo_id, "Say where to, as in --repo_id owner/name.")
+    revision = request.values["revision"]
+    if given.space and revision is not None:
+        raise BadInput("space", True, "Leave out --space or --revision.", why="the page shows what is on main")
+    files = parcel(place)
+    page = page_files() if given.space else {}
+    token = hub.require_token(request.values["hub_token"])
+    if not PartialState().is_main_process:
+        return
+    show_bill(given.repo_id, "model", given.private, files)
+    if given.space:
+        show_bill(given.repo_id, "space", given.private, page)
+    private = given.private or None
+    repo = hub.create(given.repo_id, token, private, revision=revision)
+    if given.space:
+        hub.create(repo, token, private, "space")
+    address = send_lens(files, repo, token, revision)
+    console.print(f"\nlens at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
+    if given.space:
+        address = send_page(page, repo, token)
+        console.print(f"page at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
+        if given.private:
+            console.print("The page can read a private lens once its settings hold a secret HF_TOKEN that may.")
+
+
+def publish_run(request: Request, folder: Path) -> None:
+    """What a run has made in the end, report and all, over what was pushed while it went on."""
+    if not PartialState().is_main_process:
+        return
+    values = request.values
+    token, files = values["hub_token"], parcel(str(folder))
+    name, private = values["hub_model_id"] or folder.resolve().name, values["hub_private_repo"]
+    repo = hub.create(name, token, private, revision=values["hub_revision"], field="hub_model_id")
+    address = send_lens(files, repo, token, values["hub_revision"])
+    console.print(f"lens at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
+
+
+def parcel(place: str) -> dict[str, Path]:
+    """Name in the repository -> file, for the lens of a run or of a folder; raise where there is no whole lens."""
+    folder, home = Path(lens_folder(place)), run_of(place)
+    files = lens_files(folder, require_whole(folder))
+    for name in (SAMPLES, HISTORY):
+        if home is not None and (home / name).is_file():
+            files.setdefault(name, home / name)
+    return files
+
+
+def require_whole(folder: Path) -> LensConfig:
+    """The configuration of a lens in a folder whose every file can be opened."""
+    if not folder.is_dir():
+        raise BadInput("lens", str(folder), "Give the folder of a run or of a lens.", why="there is no such folder")
+    said, _ = read_config(str(folder))
+    family = FAMILIES.get(str(said.get("model_type")))
+    if family is None:
+        raise BadInput("lens", str(folder), f"Families we know: {', '.join(FAMILIES)}.", why="it is of none of them")
+    config: LensConfig = Family.load(family.config).from_pretrained(folder)
+    for file in config.weight_files:
+        try:
+            with safe_open(folder / file, "pt") as tensors:
+                tensors.keys()
+        except (OSError, SafetensorError) as error:
+            fix = "Save the lens again before you publish it."
+            raise BadInput("lens", str(folder), fix, why=f"{file} cannot be read: {error}") from error
+    return config
+
+
+def show_bill(repo: str, kind: str, private: bool, files: Mapping[str, Path]) -> None:
+    """What goes where, before it goes."""
+    sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
+    title = f"{len(sizes)} files, {_bytes(sum(sizes.values()))}, to the {'private ' if private else ''}{kind} {repo}"
+    console.print(f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True)
+    table = Table(box=None, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right")
+    for name, size in sizes.items():
+        table.add_row(escape(name), _bytes(size))
+    console.print(table)
+    if kind == "model" and f"{REPORT}/report.json" not in sizes:
+        console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
+
+
+def send_lens(files: Mapping[str, Path], repo: str, token: str | None, revision: str | None = None) -> str:
+    with TemporaryDirectory(prefix="consistency-lens-") as scratch:
+        files = dict(files)
+        if CARD in files:
+            record = TrainingRecord.load(files[CARD].parent)
+            named = record.name if record else ""
+            files[CARD] = _renamed(files[CARD], f'from_pretrained("{named}"', f'from_pretrained("{repo}"', scratch)
+        parts = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
+        return _send(files, repo, "Upload a lens", token, revision=revision, delete=parts)
+
+
+def page_files() -> dict[str, Path]:
+    """The Space, which comes with the sources and not with an installed package."""
+    if not (SPACE / "app.py").is_file():
+        fix = "Publish from a checkout of the project, or leave out --space."
+        raise BadInput("space", True, fix, why="an installed package does not bring the page along")
+    found = {path.relative_to(SPACE).as_posix(): path for path in SPACE.rglob("*") if path.is_file()}
+    own = {name for name in found if any(part.startswith((".", "__pycache__")) for part in Path(name).parts)}
+    return {name: path for name, path in found.items() if name not in own | {NAMED_IN}}
+
+
+def send_page(files: Mapping[str, Path], repo: str, token: str | None) -> str:
+    with TemporaryDirectory(prefix="consistency-lens-") as scratch:
+        which = Path(scratch) / NAMED_IN
+        which.write_text(repo + "\n", encoding="utf-8")
+        return _send({**files, NAMED_IN: which}, repo, "Show a lens", token, kind="space", delete=["*.py"])
+
+
+def require_dataset_repo(request: Request, folder: Path) -> str | None:
+    """Where the rows of an extraction shall go, if anywhere; it is there, and may be written to, before the work."""
+    values, name = request.values, request.publishing.hub_dataset_id
+    if name is None and not (request.command == "extract" and values["push_to_hub"]):
+        return None
+    token = hub.require_token(values["hub_token"])
+    if not PartialState().is_main_process:
+        return None
+    private = values["hub_private_repo"] or request.publishing.private or None
+    return hub.create(name or folder.resolve().name, token, private, "dataset", field="hub_dataset_id")
+
+
+def publish_rows(request: Request, folder: Path, repo: str) -> None:
+    """A finished extraction as a dataset, with its card."""
+    every = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = {n: p for n, p in every.items() if p.suffix in _OF_ROWS and not n.startswith(f"{PROGRESS}/")}
+    show_bill(repo, "dataset", False, files)
+    before, after = (f"load_dataset({json.dumps(name)})" for name in (folder.name, repo))
+    with TemporaryDirectory(prefix="consistency-lens-") as scratch:
+        files[CARD] = _renamed(files[CARD], before, after, scratch)
+        shards = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
+        token = request.values["hub_token"]
+        sent: Any = {"kind": "dataset", "delete": shards, "field": "hub_dataset_id"}
+        address = _send(files, repo, "Upload activations", token, **sent)
+    console.print(f"rows at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
+
+
+def _send(files: Mapping[str, Path], repo: str, message: str, token: str | None, **where: Any) -> str:
+    beside = next(iter(files.values())).parent  # on the same disk, files are linked and not copied
+    with hub.staged(files, beside.parent if os.access(beside.parent, os.W_OK) else None) as folder:
+        return hub.upload(folder, repo, message, token, **where)
+
+
+def _renamed(card: Path, before: str, after: str, scratch: str) -> Path:
+    """The card as it reads in a repository: what it shows how to load is what is there."""
+    copy = Path(scratch) / CARD
+    copy.write_bytes(card.read_bytes().replace(before.encode(), after.encode()))
+    return copy
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,216 @@
+"""Steering: change the words of an explanation, and the subject's mind is changed by what the encoder makes of that.
+
+Shapes: B rows, K columns after P, T tokens of a text, V vocabulary, d hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..base.explaining import likeliest
+from ..errors import BadInput
+from ..frozen import Edit, FrozenLM, Prefix
+from ..frozen.sites import require_whole
+from ..objectives import kl_of, masked_mean
+from .controls import token_lists
+from .generation import Noise, Words, roll_out
+
+if TYPE_CHECKING:
+    from .modeling import ConsistencyLens
+
+REACH = 64  # tokens after P over which side effects are measured, at most
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What changing the words did to the subject.
+
+    Args:
+        text: that the subject read.
+        position: P, the token at whose activation the difference was added.
+        token: the one at P.
+        old_explanation: what the difference starts from.
+        new_explanation: what it leads to.
+        strength: factor on the difference.
+        size: norm of what was added over the norm of the activation.
+        before, after: likeliest next tokens at P with their probabilities, without and with the edit.
+        kl: from what the subject says next at P without the edit to what it says with it, in nats.
+        continuation_before, continuation_after: what the subject says after P, both from the same noise: where the
+            edit changes no choice, the words are the same.
+        off_target: what the edit does where it has no business. The mean KL from the subject without the edit to the
+            subject with it over the next 64 tokens after P, where neither is asked for the changed words: a token
+            counts unless the subject without the edit expects (as its likeliest next token) one that stands in only
+            one of the two explanations. Both read the same tokens: those of the text, or where the text ends at P,
+            `continuation_before`. P itself never counts. What the subject expects *with* the edit plays no part in
+            the choice, so that saying the new word in a wrong place counts in full; another word for the same thing
+            is not known to be one, and counts as well. None where no token is left to count.
+        off_target_tokens: how many tokens that is the mean of.
+    """
+
+    text: str
+    position: int
+    token: str
+    old_explanation: str
+    new_explanation: str
+    strength: float
+    size: float
+    before: list[tuple[str, float]]
+    after: list[tuple[str, float]]
+    kl: float
+    continuation_before: str
+    continuation_after: str
+    off_target: float | None
+    off_target_tokens: int
+
+
+@torch.no_grad()
+def steer(
+    lens: ConsistencyLens,
+    text: str,
+    position: int,
+    new_explanation: str,
+    strength: float = 1.0,
+    old_explanation: str | None = None,
+    continuation_length: int = 20,
+    temperature: float = 1.0,
+    seed: int = 0,
+    top: int = 5,
+) -> Steered:
+    """See `ConsistencyLens.steer`."""
+    frozen = lens.subject
+    if frozen is None:
+        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to steer it.")
+    _require_numbers(strength, temperature, continuation_length)
+    ids, p = _place(frozen, text, position, continuation_length)
+    read = frozen.read({"input_ids": ids}, lens.config.origin_site)[lens.config.origin_site][:, p]
+    if old_explanation is None:
+        code = lens.compress({"activations": {lens.config.origin_site: read}})
+        old_explanation = str(lens.spell(code)[0]["explanation"])
+    else:
+        _require_readable(lens, "old_explanation", old_explanation)
+    if new_explanation != old_explanation:  # what the lens itself says is always taken back
+        _require_readable(lens, "new_explanation", new_explanation)
+    added = strength * difference(lens, [new_explanation], [old_explanation])
+    edit = Edit(lens.encoder.site, added, mode="add")
+    prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
+    said = [_say(lens, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]
+    later = ids[:, p + 1 :] if p + 1 < ids.shape[1] else said[0].ids[:, : int(said[0].lengths)]
+    later = later[:, :REACH]
+    prefix = prefix.followed_by(later)
+    before, after = (prefix.logits(edits, horizon=later.shape[1]) for edits in ([], [edit]))
+    counts = unrelated(before[:, 1:], changed_tokens(lens, [new_explanation], [old_explanation]))
+    spill = kl_per_column(before, after)
+    sentences = [frozen.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in map(_own, said)]
+    return Steered(
+        text=text,
+        position=p,
+        token=frozen.tokenizer.decode(ids[0, p]),
+        old_explanation=old_explanation,
+        new_explanation=new_explanation,
+        strength=strength,
+        size=float(added.norm() / read.float().norm()),
+        before=likeliest(frozen.tokenizer, before[0, 0], top),
+        after=likeliest(frozen.tokenizer, after[0, 0], top),
+        kl=float(spill[0, 0]),
+        continuation_before=sentences[0],
+        continuation_after=sentences[1],
+        off_target=float(masked_mean(spill[:, 1:], counts)) if counts.any() else None,
+        off_target_tokens=int(counts.sum()),
+    )
+
+
+@torch.no_grad()
+def difference(lens: ConsistencyLens, new: Sequence[str], old: Sequence[str]) -> Tensor:
+    """E(new) - E(old) of each pair of explanations, `[B, d]`; exactly 0 where they are the same."""
+    return lens.encoder(lens.reread(new)).float() - lens.encoder(lens.reread(old)).float()
+
+
+def changed_tokens(lens: ConsistencyLens, new: Sequence[str], old: Sequence[str]) -> Tensor:
+    """`[B, V]`, true for the tokens that stand in only one of the two explanations."""
+    assert lens.subject is not None
+    found = torch.zeros(len(new), lens.subject.vocab_size, dtype=torch.bool)
+    for row, texts in enumerate(zip(token_lists(lens.reread(new)), token_lists(lens.reread(old)), strict=True)):
+        found[row, sorted(set(texts[0]) ^ set(texts[1]))] = True
+    return found
+
+
+def unrelated(before: Tensor, changed: Tensor) -> Tensor:
+    """`[B, K]`, true where the likeliest of the logits `[B, K, V]` is none of the changed tokens `[B, V]`."""
+    return ~changed.to(before.device).gather(1, before.argmax(-1))
+
+
+def kl_per_column(before: Tensor, after: Tensor) -> Tensor:
+    """KL from one to the other at each column: logits `[B, K, V]` to `[B, K]`."""
+    return kl_of(before.flatten(0, 1), after.flatten(0, 1)).view(before.shape[:2])
+
+
+def _say(
+    lens: ConsistencyLens, prefix: Prefix, edits: list[Edit], length: int, temperature: float, seed: int
+) -> Words:
+    """What the subject says after P, up to its own end; at temperature 0, the likeliest tokens."""
+    steps = prefix.steps(edits)
+    ids = roll_out(
+        lambda last: steps(last).float() / (temperature or 1.0), length, Noise(seed if temperature else None)
+    )
+    return Words.ended_by(ids, lens.config.stop_id, lens.config.pad_id)
+
+
+def _own(words: Words) -> list[int]:
+    return token_lists(words)[0]
+
+
+def _place(frozen: FrozenLM, text: str, position: int, more: int) -> tuple[Tensor, int]:
+    """The text's tokens `[1, S]`, and the position counted from the left."""
+    ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
+    length = ids.shape[1]
+    if length < 2:
+        raise BadInput("text", text, "Give at least one word.")
+    frozen.require_length(length, "text")
+    _require_known(frozen.tokenizer, "text", text)
+    require_whole(position)
+    if not -length <= position < length:
+        fix = f"The text has {length} tokens: use 0 to {length - 1}, or negative ones."
+        raise BadInput("position", position, fix)
+    p = position % length
+    frozen.require_length(p + 1 + more, "text up to the position, with its continuation")
+    return ids, p
+
+
+def _require_numbers(strength: float, temperature: float, continuation_length: int) -> None:
+    if not math.isfinite(strength):
+        raise BadInput("strength", strength, "Give a finite number; 0 changes nothing, 1 adds the difference once.")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise BadInput("temperature", temperature, "Give 0 for the likeliest words, or a positive number to sample.")
+    if continuation_length < 1:
+        raise BadInput("continuation_length", continuation_length, "Let the subject say at least one token.")
+
+
+def _require_known(tokenizer: PreTrainedTokenizerBase, field: str, text: str) -> None:
+    """Raise where a word is none of the tokenizer's."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown == tokenizer.eos_token_id:  # GPT-2's: it spells everything in bytes
+        return
+    for word in text.split():
+        if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]:
+            raise BadInput(field, word, "Use words of the subject's vocabulary.", why="the tokenizer does not know it")
+
+
+def _require_readable(lens: ConsistencyLens, field: str, text: str) -> None:
+    """Raise unless the encoder will read all that is written."""
+    if not text.strip():
+        raise BadInput(field, text, "Write what the explanation should say.")
+    _require_known(lens.tokenizer, field, text)
+    ids = lens.tokenizer(text, add_special_tokens=False)["input_ids"]
+    special = {lens.config.stop_id, *(lens.config.never_ids or [])}.intersection(ids)
+    if special:
+        raise BadInput(field, lens.tokenizer.decode(sorted(special)), "Leave it out: it is no word.")
+    if len(ids) > lens.config.code_length:
+        fix = f"This lens reads {lens.config.code_length} tokens: shorten it."
+        raise BadInput(field, text, fix, why=f"it has {len(ids)} tokens")

@@ -1,0 +1,109 @@
+"""What all tabs share: the lens and the text that were chosen, what was read of it, and a place for messages."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from threading import Lock
+from typing import Any
+
+import gradio as gr
+from drawing import notice
+from lenses import Lenses
+from links import Choice
+from looks import Row, scan
+from texts import checked, glimpse
+
+from consistency_lens import BadInput, ConsistencyLens
+
+REMEMBERED = 256  # scans
+Follower = tuple[Callable[..., Any], list[Any]]  # what a tab shows of a choice and its rows, and where
+# All work of models waits in one line: whoever came first is served first, whatever the tab.
+MODEL: dict[str, Any] = {"concurrency_id": "model"}
+
+
+class Scans:
+    """What was read last, for everybody: a text that somebody has read costs the next one nothing."""
+
+    def __init__(self, lenses: Lenses) -> None:
+        self.lenses = lenses
+        self._kept: OrderedDict[tuple[str, str], list[Row]] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, name: str, text: str) -> Iterator[tuple[list[Row], int]]:
+        """The rows so far and how many there will be."""
+        with self._lock:
+            rows = self._kept.get((name, text))
+        if rows is not None:
+            yield rows, len(rows)
+            return
+        of = 0
+        for rows, of in scan(self.lenses.get(name), text):
+            yield rows, of
+        assert rows is not None and len(rows) == of
+        with self._lock:
+            self._kept[name, text] = rows
+            while len(self._kept) > REMEMBERED:
+                self._kept.popitem(last=False)
+
+
+@dataclass
+class Desk:
+    """The components that every tab works with.
+
+    Args:
+        lenses, scans: what there is, and what was read.
+        lens, text: what the visitor is about to read.
+        choice, rows: what was read last; a `Choice`, and a row per token.
+        notice: where messages go.
+        query: the link to it, without the address of the page.
+    """
+
+    lenses: Lenses
+    scans: Scans
+    lens: gr.Dropdown
+    text: gr.Textbox
+    choice: gr.State
+    rows: gr.State
+    notice: gr.HTML
+    query: gr.Textbox
+
+    def settled(self, choice: Choice) -> tuple[Choice, ConsistencyLens]:
+        """The choice with a lens that there is and a text that it can read; raise where there is none such. Nothing
+        that comes from a visitor is taken on trust, not even what he was given a moment ago."""
+        name = self.lenses.known(choice.lens)
+        lens = self.lenses.get(name)
+        assert lens.subject is not None
+        return replace(choice, lens=name, text=checked(choice.text, lens.subject)), lens
+
+    def follow(self, event: Any, followers: Sequence[Follower]) -> None:
+        """After an event that succeeded, bring the link and other tabs up to date."""
+        event = event.success(Choice.query, self.choice, self.query, queue=False, api_visibility="private")
+        for show, outputs in followers:
+            event = event.success(show, [self.choice, self.rows], outputs, queue=False, api_visibility="private")
+
+
+def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Generator[Any]]]:
+    """Of a generator whose values are `outputs` of its own and a notice: what a visitor did wrong is the notice."""
+
+    def wrap(work: Callable[..., Iterator[Any]]) -> Callable[..., Generator[Any]]:
+        @wraps(work)
+        def guarded(*given: Any) -> Generator[Any]:
+            try:
+                yield from work(*given)
+            except BadInput as error:
+                yield *([gr.skip()] * outputs), notice(sentence(error), "error")
+
+        return guarded
+
+    return wrap
+
+
+def sentence(error: BadInput) -> str:
+    """The error for a page: what is wrong and what to do; of the value no more than a glimpse."""
+    value = "" if error.value is None else glimpse(str(error.value)).strip("· ")
+    value = f" “{value}”" if value else ""
+    why = f": {error.why.rstrip('.')}" if error.why else ""
+    return f"{error.field}{value}{why[:400]}. {error.fix[:400]}"

@@ -1,0 +1,147 @@
+"""Where the lenses come from: a folder or a repo that was named, its checkpoints beside it, or the newest demo run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+from huggingface_hub import snapshot_download
+
+from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM
+
+HERE = Path(__file__).parent
+NAMED_IN = HERE / "lens.txt"
+DEMO = ("*_demo_*/lens", "demo/lens")
+CONFIG = "config.json"
+MAKE_ONE = "accelerate launch run_lens.py"
+KEPT = 3  # lenses in memory
+FILES = ["*.json", "*.safetensors", "*.parquet", "*.md", "*.png", "*.txt", "*.model", "*.jinja"]  # of a repo
+
+
+def chosen_places(given: Sequence[str] = ()) -> list[str]:
+    """What the command line names; else `LENS`, else `lens.txt` beside the app, else the newest demo run."""
+    if given:
+        return list(given)
+    if os.environ.get("LENS"):
+        return os.environ["LENS"].split(os.pathsep)
+    if NAMED_IN.is_file() and (named := NAMED_IN.read_text(encoding="utf-8").split()):
+        return named
+    return [str(newest_demo([Path.cwd(), HERE.parent]))]
+
+
+def newest_demo(roots: Sequence[Path]) -> Path:
+    """The demo lens that was finished last, under `outputs/` of any of these folders."""
+    found = {path for root in roots for pattern in DEMO for path in (root / "outputs").glob(pattern)}
+    whole = [path for path in found if (path / CONFIG).is_file()]
+    if not whole:
+        fix = f"Make one with `{MAKE_ONE}` (minutes on a CPU), or name one: --lens FOLDER_OR_REPO."
+        raise BadInput("lens", None, fix, why="no lens was named, and no demo run lies under outputs/")
+    return max(whole, key=lambda path: (path / CONFIG).stat().st_mtime)
+
+
+class Lenses:
+    """The lenses that can be chosen, by name; each is loaded when it is first asked for.
+
+    Args:
+        places: folders of lenses or of runs, or ids on the Hub. The first one is the default. Of a run, its
+            checkpoints can be chosen as well.
+        subject: folder or id of the model that they read, where the lenses do not say it themselves.
+    """
+
+    def __init__(self, places: Sequence[str], subject: str | None = None) -> None:
+        self.subject = subject
+        self.folders: dict[str, Path] = {}
+        for place in places:
+            folder = _local(place)
+            name = _name_of(place)
+            self.folders[name] = folder
+            self.folders |= {f"{name} · {other.name}": other for other in _beside(folder)}
+        self.default = next(iter(self.folders))
+        self._kept: OrderedDict[str, ConsistencyLens] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.folders)
+
+    def known(self, name: str | None) -> str:
+        """The name; raise where it is none of ours, wherever it came from."""
+        if name is not None and name not in self.folders:
+            raise BadInput("lens", name[:80], f"Choose one of: {', '.join(self.folders)}.")
+        return name or self.default
+
+    def get(self, name: str | None = None) -> ConsistencyLens:
+        """A lens with its subject."""
+        name = self.known(name)
+        with self._lock:
+            if name not in self._kept:
+                self._kept[name] = self._load(name)
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(name)
+            return self._kept[name]
+
+    def _load(self, name: str) -> ConsistencyLens:
+        folder = self.folders[name]
+        provenance = _config_of(folder).get("provenance")
+        # Lenses whose weights are their own share one subject in memory; adapters need one to themselves.
+        subject: FrozenLM | str | None = self.subject
+        if not _has_adapters(folder):
+            for other, lens in self._kept.items():
+                if not _has_adapters(self.folders[other]) and lens.config.provenance == provenance:
+                    subject = lens.subject
+        lens = AutoLens.from_pretrained(folder, subject=subject)
+        if not isinstance(lens, ConsistencyLens):
+            raise BadInput("lens", name, "Give a lens that speaks in words.", f"it is a {type(lens).__name__}")
+        return lens
+
+
+def run_of(folder: Path) -> Path:
+    """The folder of the run that a lens belongs to; a published lens is its own."""
+    return folder.parent if folder.parent.joinpath("history.json").is_file() else folder
+
+
+def _local(place: str) -> Path:
+    """A folder on this machine: of a run its lens, of a repo what was downloaded."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        inside = folder / "lens"
+        return inside if (inside / CONFIG).is_file() else folder
+    try:
+        return Path(snapshot_download(place, allow_patterns=FILES))
+    except (OSError, ValueError) as error:
+        fix = "Give the folder of a lens, or the id of one on the Hub."
+        raise BadInput("lens", place, fix, f"there is no such folder, and the Hub says: {error}") from error
+
+
+def _name_of(place: str) -> str:
+    path = Path(place)
+    if not path.is_dir():
+        return place
+    return path.resolve().parent.name if path.name == "lens" else path.resolve().name
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Other stages of the same run: the averaged lens, and the checkpoints, oldest first."""
+    run = run_of(folder)
+    if run == folder:
+        return []
+    steps = [path for path in run.glob("checkpoint-*") if (path / CONFIG).is_file()]
+    steps.sort(key=lambda path: int(path.name.rpartition("-")[2]))
+    return [path for path in [run / "lens-ema", *steps] if (path / CONFIG).is_file() and path != folder]
+
+
+def _config_of(folder: Path) -> dict[str, object]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise BadInput("lens", folder.name, "Give the folder of a lens, or of a run that has finished training.")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _has_adapters(folder: Path) -> bool:
+    config = _config_of(folder)
+    return "lora" in (config.get("trainable"), config.get("encoder_trainable"))

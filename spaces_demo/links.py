@@ -1,0 +1,51 @@
+"""What a visitor has chosen, and the same as a link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qs, urlencode
+
+from consistency_lens import BadInput
+
+TABS = ("read", "scan", "edit", "compare", "report")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A lens, a text, a token of it (0: the last one), and the tab that is open. `text` is empty at first."""
+
+    lens: str
+    text: str = ""
+    position: int = 0
+    tab: str = "read"
+
+    def query(self) -> str:
+        """The part of the address from the question mark on."""
+        shown = {"text": self.text, "position": self.position, "lens": self.lens, "tab": self.tab}
+        return f"?{urlencode(shown)}" if self.text else ""
+
+    def at(self, position: int) -> Choice:
+        return replace(self, position=position)
+
+    def on(self, tab: str) -> Choice:
+        return replace(self, tab=tab)
+
+
+def choice_of(query: str, lens: str) -> Choice:
+    """What a link says; raise where it says something that no link of ours does. Other people's parameters are theirs.
+
+    Args:
+        query: the part of an address from the question mark on; it may be empty.
+        lens: which one to take where the link names none.
+    """
+    try:
+        found = {name: values[-1] for name, values in parse_qs(query.lstrip("?"), max_num_fields=20).items()}
+    except ValueError as error:
+        raise BadInput("link", query[:40], "Copy the link again: this one is damaged.", str(error)) from error
+    position = found.get("position", "0")
+    if not (position.isascii() and position.isdigit() and len(position) < 8):
+        raise BadInput("position", position[:40], "Give the number of a token.")
+    tab = found.get("tab", "read")
+    if tab not in TABS:
+        raise BadInput("tab", tab[:40], f"Use one of {', '.join(TABS)}.")
+    return Choice(found.get("lens", lens), found.get("text", ""), int(position), tab)

@@ -1,0 +1,22 @@
+"""Where the report of a lens lies, and what the other tabs want to know of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lenses import run_of
+
+from consistency_lens import Report
+
+
+def folder_of(lens: Path) -> Path | None:
+    """The folder of the report that belongs to a lens; none where it brings none along."""
+    folders = (lens / "report", run_of(lens) / "report", lens)
+    return next((folder for folder in folders if (folder / "report.json").is_file()), None)
+
+
+def measured_since(lens: Path) -> int:
+    """The first position in a document that was measured; 0 where nobody knows."""
+    folder = folder_of(lens)
+    bins = Report.load(folder).by_position if folder else []
+    return min((int(row["first"]) for row in bins), default=0)

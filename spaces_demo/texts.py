@@ -1,0 +1,86 @@
+"""What a text may be before a model sees it, and texts to begin with."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+from consistency_lens import BadInput, FrozenLM
+
+LONGEST = 4000  # characters: what a link can carry
+SHOWN = 60
+_FORBIDDEN = {"Cc", "Cs", "Co", "Cn"}
+_BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_MARKED = re.compile("[⟦⟧]")
+
+STORIES = [
+    "a child called finn woke up early one morning . the wagon of the child was red . there was some cheese in the "
+    "basket . the clock struck three and the afternoon grew warm . nobody knew why the dark wall was so tall . "
+    "somebody pushed the wagon , which was",
+    "a child called clara woke up early one afternoon . a horse was the pet of the child . there was some cheese in "
+    "the basket . that day the child was very happy . after four hours the child ate some cheese . nothing had "
+    "changed and the kid was still happy . the pet , a",
+    "once there was a child called hugo . the child was very sad that day . it was a warm summer and the thunder was "
+    "cold . the clock struck three and the afternoon grew warm . nothing had changed and the child was still",
+]
+SENTENCES = [
+    "The capital of France is Paris, and the capital of Italy is",
+    "She opened the door, saw the snow, and went back to fetch her",
+    "Water boils at one hundred degrees, and it freezes at",
+]
+
+
+def checked(text: str, frozen: FrozenLM, field: str = "text") -> str:
+    """The text as it may be shown to the subject; raise, in words for people, where it may not."""
+    if not isinstance(text, str) or not text.strip():
+        raise BadInput(field, text or "", "Write a few words.", "there is nothing to read")
+    if len(text) > LONGEST:
+        fix = f"Use at most {LONGEST:,} characters."
+        raise BadInput(field, glimpse(text), fix, f"it has {len(text):,}")
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
+    odd = next(
+        (c for c in text if (unicodedata.category(c) in _FORBIDDEN and c not in "\n\t") or c in _BIDIRECTIONAL), ""
+    )
+    if odd:
+        name = f"U+{ord(odd):04X}"
+        raise BadInput(field, glimpse(text), f"Take the character {name} out.", "it holds a control character")
+    special = next((t for t in frozen.tokenizer.all_special_tokens if t in text), "")
+    if special:
+        why = f"{special} is a mark that the model's tokenizer keeps for itself"
+        raise BadInput(field, glimpse(text), "Take it out: as a word it cannot be read.", why)
+    ids = frozen.tokenizer(text)["input_ids"]
+    if len(ids) > frozen.max_length:
+        fix = f"The model reads at most {frozen.max_length:,} tokens: shorten it."
+        raise BadInput(field, glimpse(text), fix, f"it has {len(ids):,} tokens")
+    return text
+
+
+def unknown_words(text: str, frozen: FrozenLM) -> list[str]:
+    """Words that the subject's tokenizer has no token for, each once."""
+    unknown = frozen.tokenizer.unk_token_id
+    if unknown is None or unknown == frozen.tokenizer.eos_token_id:  # GPT-2's: it spells everything in bytes
+        return []
+    words = dict.fromkeys(text.split())
+    return [word for word in words if unknown in frozen.tokenizer(word, add_special_tokens=False)["input_ids"]]
+
+
+def examples(frozen: FrozenLM, folders: list[Path], count: int = 6) -> list[str]:
+    """Texts to choose from: stories for the offline subject, else contexts that the run has kept, else sentences."""
+    if frozen.model_id.startswith("subject-"):
+        return STORIES
+    for path in (folder / "samples.parquet" for folder in folders):
+        if path.is_file():
+            import pyarrow.parquet as parquet
+
+            kept = parquet.read_table(path, columns=["context"])["context"].to_pylist()
+            texts = [_MARKED.sub("", text) for text in dict.fromkeys(kept)]
+            if fitting := [text for text in texts if 0 < len(text) <= LONGEST][:count]:
+                return fitting
+    return SENTENCES
+
+
+def glimpse(text: str) -> str:
+    """The beginning of it, on one line, with nothing in it that a terminal or a page would act upon."""
+    plain = "".join(c if unicodedata.category(c)[0] != "C" else "·" for c in text[:SHOWN])
+    return plain + ("…" if len(text) > SHOWN else "")

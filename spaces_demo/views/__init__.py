@@ -1,0 +1,1 @@
+"""One tab a file: what it computes, how it looks, and how its parts are wired."""

