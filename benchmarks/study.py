@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from harness import arguments, report
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
@@ -29,6 +30,7 @@ from consistency_lens.base.saving import load_files
 from consistency_lens.demo.judge import FactJudge, reword_all
 from consistency_lens.demo.subject import load_subject
 from consistency_lens.evaluation import Report, evaluate_lens
+from consistency_lens.evaluation.plots import rate_fidelity
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.arguments import ConsistencyLensArguments
 from consistency_lens.text.modeling import ConsistencyLens
@@ -51,11 +53,11 @@ RECIPE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One change to the recipe. `warm` names the warm start that it begins from: text, T."""
+    """One change to the recipe. `warm` names the warm start that it begins from: text, how sure of it, T."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
-    warm: tuple[str, int] = ("span", 8)
+    warm: tuple[str, float, int] = ("onward", 0.3, 8)
     functional: bool = True
 
 
@@ -74,13 +76,17 @@ VARIANTS = (
     Variant("anchor frozen", {"anchor": "frozen"}),
     Variant("anchor replay", {"anchor": "replay"}),
     Variant("anchor paraphrase", {"anchor": "paraphrase"}),
-    Variant("warm context", {"warm_start": "context"}, ("context", 8)),
-    Variant("warm continuation", {"warm_start": "continuation"}, ("continuation", 8)),
-    Variant("warm summary", {"warm_start": "summary"}, ("summary", 8)),
-    Variant("warm sure .3", {"warm_sure": 0.3}, ("span sure", 8)),
-    Variant("T = 2", warm=("span", 2)),
-    Variant("T = 4", warm=("span", 4)),
-    Variant("T = 16", warm=("span", 16)),
+    Variant("warm context", warm=("context", 0.0, 8)),
+    Variant("warm continuation", warm=("continuation", 0.0, 8)),
+    Variant("warm summary", warm=("summary", 0.0, 8)),
+    Variant("warm span", warm=("span", 0.0, 8)),
+    Variant("warm onward", warm=("onward", 0.0, 8)),
+    Variant("warm onward .1", warm=("onward", 0.1, 8)),
+    Variant("warm onward .2", warm=("onward", 0.2, 8)),
+    Variant("warm onward .5", warm=("onward", 0.5, 8)),
+    Variant("T = 2", warm=("onward", 0.3, 2)),
+    Variant("T = 4", warm=("onward", 0.3, 4)),
+    Variant("T = 16", warm=("onward", 0.3, 16)),
 )
 
 
@@ -127,12 +133,11 @@ class Study:
         trainer.train()
         return lens, trainer.state.global_step, time.process_time() - begun
 
-    def warm(self, text: str, length: int) -> Path:
+    def warm(self, text: str, sure: float, length: int) -> Path:
         """The folder of a warm start, trained where there is none yet."""
-        folder = self.out / "warm" / f"{text.replace(' ', '-')}-{length}"
+        folder = self.out / "warm" / f"{text}-{sure:g}-{length}"
         if not (folder / "config.json").is_file():
-            changes = {"warm_start": text.split()[0], "warm_sure": 0.3 if text.endswith("sure") else 0.0}
-            lens, _, _ = self.train(folder.name, length, None, **changes)
+            lens, _, _ = self.train(folder.name, length, None, warm_start=text, warm_sure=sure)
             lens.save_pretrained(folder)
         return folder
 
@@ -144,8 +149,8 @@ class Study:
         steps, seconds = 0, 0.0
         if variant.functional:
             # A deadline ends the stage: a schedule of the steps would stop somewhere in its middle.
-            changes = {"lr_scheduler_type": "constant"} | variant.changes
-            lens, steps, seconds = self.train(variant.name.replace(" ", "-"), variant.warm[1], warm, **changes)
+            changes = {"lr_scheduler_type": "constant", "warm_start": variant.warm[0]} | variant.changes
+            lens, steps, seconds = self.train(variant.name.replace(" ", "-"), variant.warm[-1], warm, **changes)
         else:
             lens = ConsistencyLens.from_pretrained(warm, subject=self.frozen)
         found = self.judge(lens)
@@ -184,6 +189,25 @@ def show(rows: list[dict[str, Any]]) -> None:
     Console(width=220).print(table)
 
 
+def draw_frontier(rows: list[dict[str, Any]], path: Path) -> None:
+    """Fidelity against two ways of meaning what one says: words that are true, words that survive rewording."""
+    figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    across = ("fact_precision", "retention"), ("fact_precision over all rows", "share that survives rewording")
+    for axes, name, label in zip(panels, *across, strict=True):
+        for row in rows:
+            if row.get(name) is None:
+                continue
+            at = row[name]["value"], row["kl_recovered"]["value"]
+            ours = row["variant"] == "default"
+            axes.scatter(*at, s=46 if ours else 22, color="#b2182b" if ours else "#4c72b0", zorder=3 if ours else 2)
+            axes.annotate(row["variant"], at, (5, 3), textcoords="offset points", fontsize=7.5)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("kl_recovered")
+    figure.savefig(path)
+
+
 def cell(value: Any) -> str:
     if value is None:
         return ""
@@ -216,6 +240,15 @@ def main() -> None:
         if not options.only or variant.name in options.only:
             rows.append(study.run(variant))
             show(rows)
+    draw_frontier(rows, study.out / "frontier.png")
+    lengths = {f"T = {length}": length for length in (2, 4, 16)} | {"default": 8}
+    reports = {
+        length: Report.load(study.out / "reports" / name.replace(" ", "-"))
+        for name, length in lengths.items()
+        if name in {row["variant"] for row in rows}
+    }
+    if len(reports) > 1:
+        rate_fidelity(reports, study.out / "rate_fidelity.png")
     report(options.json, "cpu", {n: v for n, v in vars(options).items() if n != "json"}, rows)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers.utils import CONFIG_NAME
 
+from . import hub
 from .base.modeling import LensModel
 from .base.saving import fetch_config, require_lens
 from .errors import BadInput
@@ -76,6 +77,23 @@ class AutoLens:
             origin = Provenance.from_dict(config["provenance"])
             subject = find_subject(origin, subject, device_map)
         return Family.load(family.model).from_pretrained(place, subject=subject, revision=revision, token=token)
+
+    @staticmethod
+    def download(
+        lens_id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | None = None
+    ) -> Path:
+        """The folder of a lens with all that is published of it: weights, report, samples and history, never code.
+
+        Args:
+            lens_id_or_path: Hub id; the folder of a lens stays where it is, and of a run its lens is taken.
+            revision: branch, tag or commit of the lens on the Hub.
+            token: for a private lens. Default: of this machine.
+        """
+        place = lens_folder(lens_id_or_path)
+        _, commit = read_config(place, revision, token)
+        if Path(place).is_dir():
+            return Path(place)
+        return hub.download(place, commit, token, allow=hub.LENS_FILES + hub.SHOWN_WITH_IT, ignore=hub.OTHER_STAGES)
 
 
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:

@@ -30,6 +30,12 @@ SECTION = re.compile(
 FRONT_MATTER = re.compile(
     r"\A\ufeff?---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", flags=re.DOTALL | re.MULTILINE
 )
+_QUOTED = r'"(?:[^"\\\n]|\\.)*"'
+# Section -> what it loads from a place.
+LOADS = {
+    "use": re.compile(rf"(\bAutoLens\.from_pretrained\(){_QUOTED}"),
+    "load": re.compile(rf"(\bload_dataset\(){_QUOTED}"),
+}
 TOP_LEVEL_KEY = re.compile(r"""(?P<quote>["']?)(?P<key>[^\s#"'\-\[\]{}][^\r\n"':]*)(?P=quote)[ \t]*:(?=\s)""")
 # Metadata that must not outlive the measurement it came from, even when the new card has none to put in its place.
 ALWAYS_OURS = {"model-index"}
@@ -256,10 +262,17 @@ def _number(value: float, *beside: float) -> str:
 
 def _fenced(text: str, language: str = "") -> str:
     """A code block that holds whatever is in the text: a longer fence than any inside, and none of our markers."""
+    text = str(text)  # raises where the facts lack it
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     body = text.strip("\n").replace("<!-- ", "<!- ")
     return f"{fence}{language}\n{body}\n{fence}"
+
+
+def literal(text: str) -> str:
+    """A Python string that no Markdown, and none of the card's markers, can come out of."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return quoted.replace("`", "\\u0060").replace("<", "\\u003c").replace("\x7f", "\\u007f")
 
 
 def render_card(template_text: str, facts: Mapping[str, Any]) -> str:
@@ -268,7 +281,7 @@ def render_card(template_text: str, facts: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters.update(cell=_cell, yaml=_yaml, interval=_interval, count="{:,}".format)
-    environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups)
+    environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups, literal=literal)
     return environment.from_string(template_text).render(facts)
 
 
@@ -285,11 +298,11 @@ def model_card_template() -> str:
 def readdress(card: str, repo_id: str) -> str:
     """The card with this id in its snippet: the name of a folder means nothing on another machine."""
 
-    def name(found: re.Match[str]) -> str:
-        loads = re.compile(r'(\bAutoLens\.from_pretrained\()"[^"\n]*"')
-        return loads.sub(lambda call: f'{call[1]}"{repo_id}"', found[0]) if found["name"] == "use" else found[0]
+    def addressed(found: re.Match[str]) -> str:
+        loads = LOADS.get(found["name"])
+        return loads.sub(lambda call: f'{call[1]}"{repo_id}"', found[0]) if loads else found[0]
 
-    return SECTION.sub(name, card)
+    return SECTION.sub(addressed, card)
 
 
 def _split(card: str) -> tuple[str, str]:
@@ -368,11 +381,12 @@ def write_card(
     """
     path = Path(folder) / name
     old = next((file for file in (path, earlier) if file is not None and file.exists()), None)
-    existing = old.read_bytes().decode("utf-8") if old is not None else None
+    # A byte that is no UTF-8 is somebody's, too.
+    existing = old.read_bytes().decode("utf-8", "surrogateescape") if old is not None else None
     part = path.with_name(f".{name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(merge_card(card, existing).encode("utf-8"))
+            file.write(merge_card(card, existing).encode("utf-8", "surrogateescape"))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -30,7 +30,10 @@ from .errors import BadInput
 LAST_CHECKPOINT = "last-checkpoint"
 # What a lens is made of. None of it can hold code: what else a repository has is not even downloaded.
 LENS_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
-BESIDE_THE_LENS = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "report/*", "ema.safetensors")
+OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors")
+BESIDE_THE_LENS = (*OTHER_STAGES, "report/*")
+# What people look at beside it: samples and pictures. As little of that can hold code.
+SHOWN_WITH_IT = ("*.parquet", "*.png")
 
 LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or give a token."
 _GO_ON = "Run the same again: what has arrived is not sent again."
@@ -55,11 +58,16 @@ def require_token(token: str | None = None) -> str:
 
 
 def download_file(
-    repo: str, name: str, revision: str | None = None, token: str | None = None, field: str = "lens"
+    repo: str,
+    name: str,
+    revision: str | None = None,
+    token: str | None = None,
+    field: str = "lens",
+    kind: str = "model",
 ) -> Path:
     """One file, from the cache where the Hub cannot be reached. The folder it lies in has the name of the commit."""
     # Not `hf_hub_download`: without a network that tries for half a minute before it looks into the cache.
-    path = download(repo, revision, token, field, [name], []) / name
+    path = download(repo, revision, token, field, [name], [], kind) / name
     if not path.is_file():
         raise BadInput(field, repo, "Check the id and the revision.", why=f"the repository holds no {name}")
     return path
@@ -72,13 +80,19 @@ def download(
     field: str = "lens",
     allow: Sequence[str] = LENS_FILES,
     ignore: Sequence[str] = BESIDE_THE_LENS,
+    kind: str = "model",
 ) -> Path:
     """The files of a repository that match, from the cache where the Hub cannot be reached; returns the folder."""
     token = token or get_token()
     with plainly(field, repo, token):
         wanted, unwanted = list(allow), list(ignore)
         folder = snapshot_download(
-            repo, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=unwanted
+            repo,
+            revision=revision,
+            token=token,
+            repo_type=kind,
+            allow_patterns=wanted,
+            ignore_patterns=unwanted,
         )
         return Path(folder)
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
-from huggingface_hub import snapshot_download
-
 from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM
 
 HERE = Path(__file__).parent
@@ -19,7 +17,6 @@ DEMO = ("*_demo_*/lens", "demo/lens")
 CONFIG = "config.json"
 MAKE_ONE = "accelerate launch run_lens.py"
 KEPT = 3  # lenses in memory
-FILES = ["*.json", "*.safetensors", "*.parquet", "*.md", "*.png", "*.txt", "*.model", "*.jinja"]  # of a repo
 
 
 def chosen_places(given: Sequence[str] = ()) -> list[str]:
@@ -55,9 +52,8 @@ class Lenses:
     def __init__(self, places: Sequence[str], subject: str | None = None) -> None:
         self.subject = subject
         self.folders: dict[str, Path] = {}
-        for place in places:
-            folder = _local(place)
-            name = _name_of(place)
+        for place in map(os.path.expanduser, places):
+            folder, name = AutoLens.download(place), _name_of(place)
             self.folders[name] = folder
             self.folders |= {f"{name} · {other.name}": other for other in _beside(folder)}
         self.default = next(iter(self.folders))
@@ -105,19 +101,6 @@ def run_of(folder: Path) -> Path:
     return folder.parent if folder.parent.joinpath("history.json").is_file() else folder
 
 
-def _local(place: str) -> Path:
-    """A folder on this machine: of a run its lens, of a repo what was downloaded."""
-    folder = Path(place).expanduser()
-    if folder.is_dir():
-        inside = folder / "lens"
-        return inside if (inside / CONFIG).is_file() else folder
-    try:
-        return Path(snapshot_download(place, allow_patterns=FILES))
-    except (OSError, ValueError) as error:
-        fix = "Give the folder of a lens, or the id of one on the Hub."
-        raise BadInput("lens", place, fix, f"there is no such folder, and the Hub says: {error}") from error
-
-
 def _name_of(place: str) -> str:
     path = Path(place)
     if not path.is_dir():
@@ -136,10 +119,7 @@ def _beside(folder: Path) -> list[Path]:
 
 
 def _config_of(folder: Path) -> dict[str, object]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise BadInput("lens", folder.name, "Give the folder of a lens, or of a run that has finished training.")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
 
 
 def _has_adapters(folder: Path) -> bool:

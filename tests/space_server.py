@@ -46,7 +46,10 @@ def serving(log: Path, *words: str, patience: float = 240.0) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _answers(url: str) -> bool:
@@ -72,13 +75,31 @@ class Visitor:
         if found := re.match(r"\w+://([^/:]+)", request.url):
             self.hosts.add(found[1])
 
-    def has_read(self) -> Visitor:
-        self.page.wait_for_selector("#near h3")
+    def has_read(self, tokens: int | None = None) -> Visitor:
+        """Wait until a text was read, of so many tokens, whatever tab is open."""
+        self.page.wait_for_selector("#near h3", state="attached")
+        if tokens is not None:
+            self.until(f"document.querySelectorAll('.token').length == {tokens}")
+            self.near(tokens)
         return self
+
+    def near(self, position: int) -> None:
+        """Wait until this token is shown from near."""
+        self.until(f"document.querySelector('#near h3').textContent.includes('Token {position}:')")
+
+    def about_to_edit(self, position: int) -> Any:
+        """The field for the words of this token, once they stand in it: what is written before would be lost."""
+        self.turn_to("Edit")
+        self.until(f"document.querySelector('#edit-token input')?.value.startsWith('{position}:')")
+        return self.page.locator("#edit-words textarea, #edit-words input").first
+
+    def until(self, true: str) -> None:
+        """Wait for what a script says. The page asks itself ten times a second: a hidden one draws no frames."""
+        self.page.wait_for_function(true, polling=100)
 
     def turn_to(self, tab: str) -> None:
         self.page.get_by_role("tab", name=tab, exact=True).click()
-        self.page.wait_for_timeout(400)
+        self.page.get_by_role("tab", name=tab, exact=True, selected=True).wait_for()
 
     def keep(self, name: str, fallback: Path) -> None:
         """A picture for people."""

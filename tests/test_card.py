@@ -1,5 +1,6 @@
 """Cards: every fact arrives, foreign words stay words, and what a person wrote survives any number of rewrites."""
 
+import ast
 import dataclasses
 import itertools
 import re
@@ -92,6 +93,9 @@ def dataset_facts() -> dict[str, Any]:
     return {
         "pretty_name": "Activations of tiny on stories",
         "license": "apache-2.0",
+        "license_note": "Inherited from the stories.",
+        "license_name": None,
+        "license_link": None,
         "corpus": "stories, train",
         "corpus_id": None,
         "model": "example/tiny",
@@ -208,6 +212,35 @@ def test_a_published_card_names_its_repository(facts: CardFacts) -> None:
     assert there.endswith(f"\nBy hand: {call}\n") and readdress(there, "someone/lens") == there
 
 
+def test_published_rows_name_their_repository(dataset_facts: dict[str, Any]) -> None:
+    for location in ("rows", 'a "b" \\', "`<!-- /generated -->`"):
+        card = render_card(DATASET_TEMPLATE, dataset_facts | {"location": location})
+        there = readdress(card, "someone/rows")
+        assert 'load_dataset("someone/rows").with_format' in there
+        code = there.partition("```python\n")[2].partition("```")[0]
+        names: list[str] = re.findall(r'load_from_disk\((".*")\)\.with_format', code)
+        assert [ast.literal_eval(name) for name in names] == [location]
+
+
+def test_a_command_cannot_leave_its_block(dataset_facts: dict[str, Any]) -> None:
+    command = "run_lens.py extract --train_file '```\n<!-- /generated -->\n# mine'"
+    text = render_card(DATASET_TEMPLATE, dataset_facts | {"command": command})
+    assert "````bash\nrun_lens.py" in text and merge_card(text, text) == text
+    assert text.count("<!-- /generated -->") == len(list(cards.SECTION.finditer(text)))
+
+
+def test_hostile_names_add_no_metadata(facts: CardFacts, dataset_facts: dict[str, Any]) -> None:
+    name = "x\n---\nlicense: stolen\u2028license: stolen: [}\n"
+    model = ModelCard(model_card(dataclasses.replace(facts, base_model=name, evaluated_on=name, datasets=[name])))
+    data = model.data.to_dict()
+    assert (data["license"], data["base_model"], data["datasets"]) == ("apache-2.0", name, [name])
+    rows = DatasetCard(render_card(DATASET_TEMPLATE, dataset_facts | {"pretty_name": name, "corpus_id": name}))
+    data = rows.data.to_dict()
+    assert (data["license"], data["pretty_name"], data["source_datasets"]) == ("apache-2.0", name, [name])
+    for text in (str(model), str(rows)):
+        assert merge_card(text, text) == text
+
+
 @pytest.mark.parametrize("family", ["text", "sparse", "soft"])
 def test_least_facts_for_each_family(facts: CardFacts, family: str) -> None:
     needed = {
@@ -250,7 +283,8 @@ def test_dataset_card_is_whole(dataset_facts: dict[str, Any]) -> None:
             "data_files": [{"split": s, "path": f"{s}/*.arrow"} for s in ("train", "test")],
         }
     ]
-    assert data["license"] == "apache-2.0" and "source_datasets" not in data
+    assert data["license"] == "apache-2.0" and not {"source_datasets", "license_link"} & set(data)
+    assert "\napache-2.0. Inherited from the stories.\n" in text
     assert "| train | 9,000 | 18,000 | 0 |\n| test | 10 | 20 | 3 |" in text
     assert "| site | 0.01 | 0.5 |\n|---|---|---|\n| resid\\_post.2 | 1 | 2.25 |\n| mlp\\_out.1 | 0.5 | 0.75 |" in text
     assert "torch 2.13.0, transformers 5.23.0" in text and 'load_from_disk("activations")' in text
@@ -341,9 +375,9 @@ def test_a_folder_without_a_card_begins_with_the_words_of_an_earlier_one(tmp_pat
 
 
 def test_write_card_keeps_bytes_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_bytes(b"Mine\r\n\xc3\xbc")
+    (tmp_path / "README.md").write_bytes(b"Mine\r\n\xc3\xbc\xff")
     assert write_card(tmp_path, NEW) == tmp_path / "README.md"
-    assert (tmp_path / "README.md").read_bytes().split(b"---\n")[2].startswith(b"Mine\r\n\xc3\xbc")
+    assert (tmp_path / "README.md").read_bytes().split(b"---\n")[2].startswith(b"Mine\r\n\xc3\xbc\xff")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 

@@ -74,6 +74,7 @@ def test_its_snippet_prints_what_it_says(place: Path, monkeypatch: pytest.Monkey
     assert said.getvalue().strip() and said.getvalue().strip() == rest.split("```")[1].strip()
 
 
+@pytest.mark.slow
 def test_what_a_person_adds_outlives_a_new_report_and_more_training(place: Path) -> None:
     path = card_of(place)
     by_hand = path.read_text("utf-8").replace("## Limits", "edited inside")

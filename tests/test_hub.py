@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from lens_runs import stirred, tiny_lens
 from tiny import tiny_lm
 
@@ -71,6 +73,32 @@ def test_a_lens_of_another_kind_takes_its_place_whole(online: tuple[Hub, HubClie
     _, said = client(push, "full", "me/changed", 1)
     assert not any("adapter" in name for name in files(server, "me/changed"))
     assert client(pull, "me/changed") == said
+
+
+def test_a_lens_without_a_card_gets_a_plain_one_and_keeps_the_one_that_is_there(
+    online: tuple[Hub, HubClient],
+) -> None:
+    server, client = online
+    client(push, "projections", "me/plain")
+    card = files(server, "me/plain")["README.md"].data.decode()
+    assert "# plain" in card and 'AutoLens.from_pretrained("me/plain", subject=' in card
+    assert "trained elsewhere" in card and "license: unknown" in card and "## Numbers" not in card
+    repo = server.repos["model", "me/plain"]
+    mine = Blob(card.replace("# plain", "# Mine").encode(), large=False)
+    repo.commit("main", repo.commits[repo.heads["main"]] | {"README.md": mine}, "by hand")
+    client(push, "projections", "me/plain", 1)
+    assert files(server, "me/plain")["README.md"] == mine
+
+
+def test_a_name_that_leads_out_of_the_cache_is_refused(online: tuple[Hub, HubClient]) -> None:
+    server, client = online
+    client(push, "projections", "me/climbing")
+    repo = server.repos["model", "me/climbing"]
+    climbing = {"../../../../planted.json": Blob(b"{}", large=False)}
+    repo.commit("main", repo.commits[repo.heads["main"]] | climbing, "hostile")
+    with pytest.raises(BadInput, match="lens='me/climbing'"):
+        client(pull, "me/climbing")
+    assert not list(client.home.parent.rglob("planted*"))
 
 
 def revise(name: str) -> Any:
@@ -194,19 +222,28 @@ def test_what_is_no_lens_is_refused_before_its_weights(online: tuple[Hub, HubCli
         client(pull, "me/llama")
 
 
-@pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "dead"])
-def test_what_was_loaded_once_loads_without_the_hub(
-    online: tuple[Hub, HubClient], switch: str, tmp_path: Path
-) -> None:
-    """Switched off, or not there: nobody listens on port 9."""
+def test_what_was_loaded_once_loads_with_the_hub_switched_off(online: tuple[Hub, HubClient]) -> None:
+    """As it is in the process of the tests."""
     _, client = online
     _, said = client(push, "lora", "me/kept")
     assert client(pull, "me/kept", True) == said
-    settings = {"HF_HUB_OFFLINE": "1"} if switch != "dead" else {}
-    cut_off = HubClient("http://127.0.0.1:9", client.home, HF_TOKEN=TOKEN, **settings)
+    here = Path(constants.HF_HUB_CACHE) / "models--me--kept"
+    shutil.copytree(client.home / "hub" / here.name, here, symlinks=True)
+    assert pull("me/kept", True) == said
+    with pytest.raises(BadInput, match="Unset HF_HUB_OFFLINE"):
+        pull("me/never-loaded", True)
+
+
+@pytest.mark.slow
+def test_what_was_loaded_once_loads_where_nobody_answers(online: tuple[Hub, HubClient]) -> None:
+    """Nobody listens on port 9."""
+    _, client = online
+    _, said = client(push, "lora", "me/alone")
+    assert client(pull, "me/alone", True) == said
+    cut_off = HubClient("http://127.0.0.1:9", client.home, HF_TOKEN=TOKEN)
     try:
-        assert cut_off(pull, "me/kept", True) == said
-        with pytest.raises(BadInput, match="Unset HF_HUB_OFFLINE" if settings else "Check the connection"):
+        assert cut_off(pull, "me/alone", True) == said
+        with pytest.raises(BadInput, match="Check the connection"):
             cut_off(pull, "me/never-loaded", True)
     finally:
         cut_off.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from extracting import random_texts, saved_model, write_jsonl
 from lens_runs import stirred, tiny_lens
 
 from consistency_lens import Activations, AutoLens, FrozenLM
+from consistency_lens.cli import publish
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -20,6 +22,7 @@ from hub_client import HubClient, command
 from hub_server import READ_TOKEN, TOKEN, Blob, Hub, Trouble
 
 TEXT = "w1 w2 w3 w4"
+LOADED = 'AutoLens.from_pretrained("tiny-run")'
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lens.save_pretrained(folder / "lens")
     (folder / "lens/report").mkdir()
     for name, content in {
-        "lens/README.md": '# tiny\n\nlens = AutoLens.from_pretrained("tiny-run")\n',
+        "lens/README.md": f"# tiny\n\nBy hand: {LOADED}\n\n<!-- generated: use -->\n{LOADED}\n<!-- /generated -->\n",
         "lens/training.json": json.dumps({"name": "tiny-run", "cost": {}, "counts": {}}),
         "lens/report/report.json": "{}",
         "lens/report/report.md": "# Report",
@@ -40,6 +43,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run.json": "{}",
         "recipe.yaml": "{}",
         "log.txt": "what was printed",
+        "lens/notes.txt": "my own",
+        "lens/secrets.json": "{}",
+        "lens/report/rows.json": "{}",
+        "lens/ema.safetensors": "an average",
+        "lens/decoder/notes.md": "my own",
         "lens/optimizer.pt": "pickled",
         "lens/pytorch_model.bin": "pickled",
     }.items():
@@ -70,13 +78,31 @@ def test_a_run_is_published_whole_and_loads_from_there(online: tuple[Hub, HubCli
     code, said = client(command, ["publish", "--lens", str(run / place), "--repo_id", name, "--use_cpu"])
     assert code == 0, said
     assert set(tree(server, name)) == PUBLISHED
-    assert f'from_pretrained("{name}")' in tree(server, name)["README.md"].data.decode()
-    assert 'from_pretrained("tiny-run")' in (run / "lens/README.md").read_text(), "the card of the run is as it was"
+    card, here = tree(server, name)["README.md"].data.decode(), (run / "lens/README.md").read_text()
+    assert f'generated: use -->\nAutoLens.from_pretrained("{name}")' in card and f"By hand: {LOADED}" in card
+    assert here.count(LOADED) == 2, "the card of the run is as it was"
     total, bill = re.search(r"(\d+) files, .*, to the model (\S+)", said), said.partition("lens at")[0]
     assert total and int(total[1]) == len(PUBLISHED) and total[2] == name
     assert all(file in bill for file in PUBLISHED), "said before it is sent"
     here = AutoLens.from_pretrained(run, subject=str(saved_model())).explain(TEXT)
     assert client(explained, name, str(saved_model())) == here
+
+
+def test_what_an_earlier_lens_left_there_goes(online: tuple[Hub, HubClient], run: Path, tmp_path: Path) -> None:
+    server, client = online
+    bare = shutil.copytree(run / "lens", tmp_path / "bare")
+    shutil.rmtree(bare / "report")
+    (bare / "training.json").unlink()
+    for place in (run, bare):
+        code, said = client(command, ["publish", "--lens", str(place), "--repo_id", "me/twice", "--use_cpu"])
+        assert code == 0, said
+        if place == run:
+            repo = server.repos["model", "me/twice"]
+            theirs = dict.fromkeys(["mine.txt", "last-checkpoint/training.json"], Blob(b"{}", large=False))
+            repo.commit("main", repo.commits[repo.heads["main"]] | theirs, "by hand")
+    measured = {name for name in PUBLISHED if name.startswith("report/")}
+    measured |= {"samples.parquet", "history.json", "training.json"}
+    assert set(tree(server, "me/twice")) == PUBLISHED - measured | set(theirs)
 
 
 def test_the_bill_comes_before_the_first_request(online: tuple[Hub, HubClient], run: Path) -> None:
@@ -107,6 +133,24 @@ def test_the_page_goes_along_and_knows_its_lens(online: tuple[Hub, HubClient], r
     assert "to the space me/shown" in said and set(tree(server, "me/shown")) == PUBLISHED
 
 
+def test_a_page_is_its_sources_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, mine = ["app.py", "README.md", "views/read.py"], [".env", "lens.txt", "rows.parquet", ".git/x.py"]
+    for name in [*theirs, *mine, "views/__pycache__/read.pyc"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    monkeypatch.setattr(publish, "SPACE", tmp_path)
+    assert set(publish.page_files()) == set(theirs)
+
+
+def test_a_lens_in_the_cache_is_published_through_its_links(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    snapshot = shutil.copytree(run / "lens", tmp_path / "snapshots/0123abc")
+    weights = snapshot / "encoder/adapter_model.safetensors"
+    weights.rename(tmp_path / "blobs/beef")
+    weights.symlink_to("../../../blobs/beef")
+    assert set(publish.parcel(str(snapshot))) == PUBLISHED - {"samples.parquet", "history.json"}
+
+
 REFUSALS: list[tuple[list[str], str]] = [
     (["--lens", "{run}"], "repo_id=None. Say where to"),
     (["--repo_id", "me/x"], "lens=None. Name a run folder"),
@@ -114,6 +158,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["--lens", "{run}/lens/report", "--repo_id", "me/x"], "Give the folder of a run that has finished training"),
     (["--lens", "{model}", "--repo_id", "me/x"], "its config.json names no subject"),
     (["--lens", "{cut}", "--repo_id", "me/x"], "encoder/adapter_model.safetensors cannot be read"),
+    (["--lens", "{linked}", "--repo_id", "me/x"], "README.md is a link that leads out of it. Put the file itself"),
     (["--lens", "{run}", "--repo_id", "me/x", "--space", "--revision", "v2"], "Leave out --space or --revision."),
     (["--lens", "{run}", "--repo_id", "you/x"], "Use a token with write access to you"),
     (["--lens", "{run}", "--repo_id", "me/x", "--hub_token", READ_TOKEN], "Use a token with write access to me"),
@@ -125,13 +170,15 @@ REFUSALS: list[tuple[list[str], str]] = [
 def test_what_cannot_be_published_is_said_before(
     online: tuple[Hub, HubClient], run: Path, tmp_path: Path, words: list[str], said: str
 ) -> None:
-    import shutil
-
     server, client = online
     cut = tmp_path / "cut"
     shutil.copytree(run / "lens", cut)
     (cut / "encoder/adapter_model.safetensors").write_bytes(b"half")
-    places = {"run": run, "model": saved_model(), "cut": cut}
+    linked = shutil.copytree(run / "lens", tmp_path / "linked")
+    (tmp_path / "private").write_text("private")
+    (linked / "README.md").unlink()
+    (linked / "README.md").symlink_to(tmp_path / "private")
+    places = {"run": run, "model": saved_model(), "cut": cut, "linked": linked}
     code, printed = client(command, ["publish", *(word.format(**places) for word in words), "--use_cpu"])
     assert code == 2 and said in printed and "Traceback" not in printed
     assert ("model", "me/x") not in server.repos and "hf_wrong" not in printed and READ_TOKEN not in printed
@@ -187,6 +234,28 @@ def test_rows_are_published_as_a_dataset_with_its_card(
     there = client(loaded, name)
     assert there[0] == here.metadata["provenance"]
     assert there[1] == [here.splits[split].to_list() for split in here.splits]
+
+
+def test_a_second_extraction_keeps_what_a_person_wrote_on_the_card(
+    online: tuple[Hub, HubClient], texts: Path, tmp_path: Path
+) -> None:
+    server, client = online
+    folder, path = tmp_path / "rows", tmp_path / "rows/README.md"
+    code, said = client(command, words_for(texts, folder))
+    assert code == 0, said
+    mine = path.read_text("utf-8").replace("tags:", "language: en\ntags:").replace("## Norms", "edited inside")
+    path.write_text(mine.replace("<!-- generated: load -->", "By hand.\n\n<!-- generated: load -->"), "utf-8")
+    for name in ("notes.md", "train/mine.json", "mine.arrow"):
+        (folder / name).write_text("my own")
+    again = ["--positions_per_document", "2", "--overwrite", "--private", "--hub_dataset_id", "me/again"]
+    code, said = client(command, words_for(texts, folder, *again))
+    assert code == 0 and "to the private dataset me/again" in said, said
+    files = tree(server, "me/again", "dataset")
+    assert not {"notes.md", "train/mine.json", "mine.arrow"} & set(files)
+    for card in (path.read_text("utf-8"), files["README.md"].data.decode()):
+        assert "\nBy hand.\n\n<!-- generated: load -->" in card and "\nlanguage: en\n" in card
+        assert "edited inside" not in card and "## Norms" in card
+        assert "positions\\_per" not in card and "--positions_per_document 2" in card
 
 
 def test_a_dataset_that_may_not_be_written_is_said_before_the_work(

@@ -33,6 +33,8 @@ def test_an_error_nobody_foresaw_leaves_its_trace_in_the_log(tmp_path: Path) -> 
 def test_the_command_without_secrets() -> None:
     assert command_of(["--hub_token", "hf_x", "--seed", "1"]) == "run_lens.py --hub_token '***' --seed 1"
     assert command_of(["train", "--hub_token=hf_x"]) == "run_lens.py train '--hub_token=***'"
+    assert command_of(["--hub-token", "hf_x", "--hub-token=hf_x"]) == "run_lens.py --hub-token '***' '--hub-token=***'"
+    assert "aB3" not in command_of(["train", "--run_name", "hf_" + "aB3" * 11]), "what looks like one"
 
 
 def test_wandb_goes_on_under_the_id_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

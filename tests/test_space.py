@@ -1,14 +1,10 @@
-"""The Space, view by view, as functions; and its page, asked over loopback."""
+"""The Space: its texts, lenses and links as functions, and its page, asked over loopback."""
 
 from __future__ import annotations
 
 import ast
-import csv
-import io
 import os
-import re
 import socket
-from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,40 +12,26 @@ from typing import Any
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from space_runs import HISTORY, HOSTILE, SPACE, TEXT, lens, lenses, run_folder, tiny_report
+from space_runs import HOSTILE, SPACE, TEXT, last, lens, lenses, new_desk, run_folder
 
 import consistency_lens
-from consistency_lens import BadInput, Report
+from consistency_lens import BadInput
 
 gradio_client = pytest.importorskip("gradio_client", reason="the Space needs the extra 'space'")
 import app  # noqa: E402
-import curves  # noqa: E402
-import drawing  # noqa: E402
 import gradio as gr  # noqa: E402
 import lenses as places  # noqa: E402
 import looks  # noqa: E402
-import reports  # noqa: E402
-import tables  # noqa: E402
 import texts  # noqa: E402
 from arriving import arrive  # noqa: E402
-from desk import Desk, Scans, sentence, told  # noqa: E402
+from desk import Desk, sentence, told  # noqa: E402
 from links import Choice, choice_of  # noqa: E402
-from views import compare, edit, read, report, scan  # noqa: E402
+from views import read  # noqa: E402
 
 
 @pytest.fixture
 def desk() -> Desk:
-    """As the page has it, with no components: the views' functions use none."""
-    return Desk(lenses(), Scans(lenses()), *([None] * 6))  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def choice() -> Choice:
-    return Choice("some_demo_run", TEXT)
-
-
-def last(found: Iterator[Any]) -> Any:
-    return list(found)[-1]
+    return new_desk()
 
 
 # What a text may be
@@ -142,106 +124,13 @@ def test_of_a_run_the_checkpoints_can_be_chosen_and_share_the_subject() -> None:
 
 
 def test_a_folder_without_a_lens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="folder of a lens"):
-        places.Lenses([str(tmp_path)]).get()
-    with pytest.raises(BadInput, match="the Hub says"):
+    with pytest.raises(BadInput, match="the folder of a run that has finished training, or of a lens"):
+        places.Lenses([str(tmp_path)])
+    with pytest.raises(BadInput, match="the Hub is switched off"):
         places.Lenses(["nobody/there-is-no-such-lens"])
 
 
-# Read
-
-
-def test_reading_gives_every_token_its_colour_and_opens_the_last(desk: Desk, choice: Choice) -> None:
-    found, rows, strip, near, said = last(read.reading(desk, choice))
-    assert (found.text, found.position) == (TEXT, 8) and "role='status'" in said
-    assert rows == lens().explain(TEXT)
-    levels = [int(x) for x in re.findall(r"class='token kl(\d)", strip)]
-    assert levels == [drawing.level(row["kl"]) for row in rows] and len(levels) == 8
-    assert strip.count("tabindex='0'") == 1 and "aria-pressed='true'" in strip
-    assert "Token 8" in near and all(f"<small>{drawing.nats(row['kl'])}</small>" in strip for row in rows)
-
-
-def test_a_text_is_read_once_for_everybody(desk: Desk, choice: Choice) -> None:
-    first = last(desk.scans.read(choice.lens, choice.text))
-    assert last(desk.scans.read(choice.lens, choice.text))[0] is first[0]
-
-
-def test_long_texts_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looks, "CHUNK", 3)
-    steps = [(len(rows), of) for rows, of in looks.scan(lens(), TEXT)]
-    assert steps == [(3, 8), (6, 8), (8, 8)]
-
-
-def test_a_look_agrees_with_the_lens() -> None:
-    (row,) = lens().explain(TEXT, [5])
-    near = looks.look(lens(), TEXT, 5)
-    assert (near.position, near.token, near.explanation) == (5, row["token"], row["explanation"])
-    assert near.kl == pytest.approx(row["kl"], abs=1e-4) and near.cosine == pytest.approx(row["cosine"], abs=1e-4)
-    chances = {token: (before, after) for token, before, after in near.bars}
-    for side, pairs in enumerate((row["before"], row["after"])):
-        token, chance = pairs[0]
-        assert chances[token][side] == pytest.approx(chance, abs=1e-4)
-    assert sum(sample.times for sample in near.samples) == looks.SAMPLES
-    assert all(0 < p <= 1 for _, p in near.words) and 0 <= near.agreement <= 1
-
-
-def test_controls_are_what_they_say() -> None:
-    near = looks.look(lens(), TEXT, 5)
-    names = [name for name, _ in near.controls]
-    assert "mean activation" in names[0] and "token 1" in names[1] and "before it" in names[2]
-    frozen = lens().subject
-    assert frozen is not None
-    (site,) = lens().config.sites or []
-    ids = frozen.tokenizer(TEXT, return_tensors="pt")["input_ids"]
-    mean = frozen.read({"input_ids": ids}, site)[site][0, 1:].mean(0)
-    tail = frozen.tokenizer.decode(ids[0, 1:6])
-    said = [lens().explain(TEXT, [1])[0]["explanation"], tail, ""]
-    edits = [consistency_lens.Edit(site, mean), *(lens().restore(lens().reread([text]), {})[0] for text in said)]
-    context = {"input_ids": ids[:, :6]}
-    p = frozen.logits(context, keep=1)[0, 0].log_softmax(-1)
-    for (_, kl), made in zip(near.controls, edits, strict=True):
-        edit = consistency_lens.Edit(made.site, made.value, -1)
-        q = frozen.logits(context, edit, keep=1)[0, 0].log_softmax(-1)
-        assert kl == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-3)
-
-
-@pytest.mark.parametrize("position", [0, 9, -1])
-def test_there_is_no_such_token(position: int) -> None:
-    with pytest.raises(BadInput, match="tokens 1 to 8"):
-        looks.look(lens(), TEXT, position)
-
-
-def test_hostile_words_stay_words() -> None:
-    row = lens().explain(TEXT, [1])[0] | {"token": HOSTILE, "explanation": HOSTILE}
-    near = looks.look(lens(), TEXT, 2)
-    evil = looks.Look(**{**vars(near), "token": HOSTILE, "explanation": HOSTILE, "words": [(HOSTILE, 0.5)]})
-    for page in (drawing.tokens([row], 1), drawing.near(evil), drawing.notice(HOSTILE, "error")):
-        assert "<script" not in page and "<img" not in page and "onerror='" not in page
-        assert "&lt;script&gt;" in page
-
-
-# Scan
-
-
-def test_the_table_and_the_files_hold_the_scan(desk: Desk, choice: Choice) -> None:
-    rows = lens().explain(TEXT)
-    table = scan.table_of(rows)
-    assert [line[0] for line in table["data"]] == list(range(1, 9)) and len(table["headers"]) == len(table["data"][0])
-    assert all(isinstance(line[2], float) for line in table["data"])
-    html = scan.downloads(desk, choice, rows)
-    files = [b64decode(found) for found in re.findall(r"base64,([^']+)'", html)]
-    stored = parquet.read_table(io.BytesIO(files[0]))
-    assert stored["kl"].to_pylist() == [row["kl"] for row in rows]
-    assert stored.schema.metadata[b"text"] == TEXT.encode() and stored["before"][0][0]["token"].as_py()
-    lines = list(csv.DictReader(io.StringIO(files[1].decode("utf-8-sig"))))
-    assert [line["token"] for line in lines] == [row["token"] for row in rows]
-    assert f">{len(rows)}<" in scan.summary(rows)
-
-
-def test_no_cell_of_the_csv_is_a_formula() -> None:
-    row = lens().explain(TEXT, [1])[0] | {"explanation": "=cmd|' /C calc'!A0"}
-    (line,) = csv.DictReader(io.StringIO(tables.as_csv([row]).decode("utf-8-sig")))
-    assert line["explanation"].startswith("'=")
+# Links
 
 
 @pytest.mark.parametrize("text", [TEXT, HOSTILE, "a b&c=d#e%20 é 日本 +", "x" * 4000])
@@ -265,75 +154,6 @@ def test_a_visitor_with_a_bad_link_finds_the_page_and_a_message(desk: Desk) -> N
     choice, *_, said = arrive(desk, Choice("some_demo_run", TEXT, 3, "scan").query(), "w9")
     assert (choice.text, choice.position, choice.tab) == (TEXT, 3, "scan") and "alert" not in said
     assert arrive(desk, "?__theme=dark", "w9")[0].text == "w9"
-
-
-# Edit
-
-
-def test_an_edit_shows_what_steering_found(desk: Desk, choice: Choice) -> None:
-    html, said = last(edit.steering(desk, choice.at(5), 5, "w9 w8", 2.0, 0.0, 4, 0))
-    found = lens().steer(TEXT, 5, "w9 w8", strength=2.0, temperature=0.0, continuation_length=4, top=edit.TOP)
-    assert f"<dd>{drawing.nats(found.kl)}</dd>" in html and "role='status'" in said
-    assert all(drawing.safe(said) in html for said in (found.continuation_after, found.old_explanation, "w9 w8"))
-    off = "none to measure" if found.off_target is None else drawing.nats(found.off_target)
-    assert f"<dd>{off}</dd>" in html
-
-
-@pytest.mark.parametrize(
-    ("words", "said"), [("", "Write"), ("zork", "zork"), ("w1 \x07", "control"), ("w1 " * 9, "tokens")]
-)
-def test_words_that_cannot_be_read_are_refused(desk: Desk, choice: Choice, words: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
-        last(edit.steering(desk, choice, 5, words, 1.0, 0.0, 4, 0))
-
-
-def test_nothing_can_be_edited_before_a_text_is_read(desk: Desk) -> None:
-    with pytest.raises(BadInput, match="nothing to read"):
-        last(edit.steering(desk, Choice("some_demo_run"), None, "w1", 1.0, 0.0, 4, 0))
-
-
-# Compare
-
-
-def test_two_stages_stand_side_by_side(desk: Desk, choice: Choice) -> None:
-    names = desk.lenses.names
-    html, table, curve, _ = last(compare.comparing(desk, choice, *names))
-    rows = [desk.lenses.get(name).explain(TEXT) for name in names]
-    words = [[row["explanation"] for row in side] for side in rows]
-    assert [line[4:] for line in table["data"]] == [list(pair) for pair in zip(*words, strict=True)]
-    assert drawing.nats(sum(row["kl"] for row in rows[1]) / 8) in html
-    assert curve.count("<circle") == len(HISTORY) and "step 3: kl_recovered 0.800" in curve
-
-
-def test_the_curve_goes_up_and_to_the_right_where_both_get_better() -> None:
-    dots = re.findall(r"cx='([\d.]+)' cy='([\d.]+)'", curves.draw({"a": HISTORY}))
-    x, y = ([float(dot[i]) for dot in dots] for i in (0, 1))
-    assert x == sorted(x) and y == sorted(y, reverse=True) and len(dots) == 3
-    assert curves.measured([{"step": 1, "eval_kl_recovered": 1.0}]) == []
-    assert "no history" in curves.draw({"a": []})
-    assert "<circle" in curves.draw({"a": HISTORY[:1]})  # one point has no extent
-
-
-# Report
-
-
-def test_the_report_is_shown_whole() -> None:
-    page = report.page_of(run_folder() / "lens")
-    found = Report.load(run_folder() / "report")
-    assert drawing.safe(found.verdict) in page and page.count("<img") == len(report.PLOTS)
-    for part in found.parts.values():
-        for code, numbers in part.numbers.items():
-            assert f">{code}" in page and str(numbers["kl_recovered"]) in page
-    assert all(f"<dt>{name}</dt>" in page for name in found.definitions)
-    assert reports.measured_since(run_folder() / "lens") == found.by_position[0]["first"]
-
-
-def test_a_lens_without_a_report_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="evaluate"):
-        report.page_of(tmp_path)
-    assert reports.measured_since(tmp_path) == 0
-    tiny_report().save(tmp_path)  # as a published lens has it at its root
-    assert "<table" in report.page_of(tmp_path)
 
 
 # The page

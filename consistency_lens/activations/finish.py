@@ -12,6 +12,7 @@ import numpy as np
 from ..card import render_card, write_card
 from ..errors import BadInput
 from ..frozen import Provenance
+from ..frozen.licence import UNKNOWN, Licence, licence_of
 from .rows import SPLITS
 from .statistics import SiteStatistics, count_near_duplicates
 from .storage import (
@@ -26,6 +27,7 @@ from .storage import (
 )
 
 if TYPE_CHECKING:
+    from .corpus import Corpus
     from .extract import Extraction
 
 FORMAT, CARD = 1, "README.md"
@@ -110,12 +112,16 @@ def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
         {"name": name, "type": str(kind), "meaning": "carried along from the corpus"}
         for name, kind in extraction.corpus.features.items()
     ]
+    licence = _licence(extraction.corpus)
     template = files("consistency_lens.activations").joinpath("dataset_card_template.md").read_text("utf-8")
     return render_card(
         template,
         {
             "pretty_name": f"Activations of {provenance['model_id']} on {extraction.corpus.name}",
-            "license": None,
+            "license": licence.id,
+            "license_note": licence.note,
+            "license_name": licence.name,
+            "license_link": licence.link,
             "corpus": ", ".join(f"{key} {value}" for key, value in metadata["corpus"].items() if value is not None),
             "corpus_id": extraction.corpus.hub_id,
             "model": provenance["model_id"],
@@ -133,3 +139,10 @@ def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
             "command": extraction.command,
         },
     )
+
+
+def _licence(corpus: Corpus) -> Licence:
+    """That of the texts: whoever has the contexts has them."""
+    if corpus.hub_id is None:
+        return Licence(UNKNOWN, f"{corpus.name} is not on the Hub: whoever has made these texts knows their terms.")
+    return licence_of(corpus.hub_id, corpus.identity.get("commit"), "dataset")

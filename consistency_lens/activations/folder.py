@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from ..errors import BadInput
 from ..frozen.provenance import compare_fields
 from .rows import SPLITS
-from .storage import METADATA, PROGRESS, STATISTICS, ChunkNote, CorruptShard, write_json
+from .storage import LAYOUT, METADATA, PROGRESS, ChunkNote, CorruptShard, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,7 @@ class ExtractionFolder:
         The plan goes last: as long as it is there, a run with other settings is refused, and finds no shard of this
         one. The folder for notes stays, and with it the right to overwrite.
         """
-        patterns = [METADATA, STATISTICS, "dataset_dict.json"]
-        patterns += [f"{split}/{name}" for split in SPLITS for name in ("data-*", "state.json", "dataset_info.json")]
+        patterns = [*LAYOUT, *(f"{split}/data-*" for split in SPLITS)]
         patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
         return [file for pattern in patterns for file in sorted(self.path.glob(pattern))]
 

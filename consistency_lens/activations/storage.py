@@ -29,6 +29,9 @@ from ..errors import BadInput
 from .rows import SPLITS
 
 METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
+# What says how to read the shards.
+LAYOUT = [METADATA, STATISTICS, "dataset_dict.json"]
+LAYOUT += [f"{split}/{name}" for split in SPLITS for name in ("state.json", "dataset_info.json")]
 TEXT_COLUMNS = ("doc_id", "input_ids", "continuation_ids", "position")
 # What a collated batch holds besides columns: a kept column of that name would vanish there.
 BATCH_KEYS = ("attention_mask", "continuation_mask", "activations", "pair")

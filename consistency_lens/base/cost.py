@@ -61,7 +61,8 @@ class Cost:
             "peak memory": f"{self.peak_memory / 1e9:.2f} GB of the {'GPU' if self.kind == 'cuda' else 'process'}",
             "speed": f"{self.tokens / training:,.0f} tokens of context per second, {self.rows / training:,.0f} "
             "activations per second, without evaluations",
-            "trained on": f"{self.rows:,} activations, {self.tokens:,} tokens of context",
+            "trained on": f"{self.rows:,} activations, {self.tokens:,} tokens of context"
+            + (", in the part that was counted" if self.partial else ""),
         }
 
 

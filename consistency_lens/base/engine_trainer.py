@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .callbacks import swapped
 from .checkpoint import require_complete
 from .engines import Engine, Together, reshard, unshard
 from .modeling import LensModel
-from .shards import exchange, is_spread, shard_of
+from .shards import exchange, held_state, is_spread, restore_state, shard_of
 
 
 class EngineTrainer(Trainer):
@@ -44,6 +45,11 @@ class EngineTrainer(Trainer):
         if self.engine.name == "fsdp2" and self.accelerator.distributed_type != DistributedType.FSDP:
             fix = "Use ds_configs/ddp.yaml or --deepspeed ds_configs/zero3.json."
             raise BadInput("fsdp", True, fix, why="FSDP2 needs a GPU; here it would be plain data parallelism")
+        if self.engine.name == "fsdp2":
+            plugin = self.accelerator.state.fsdp_plugin
+            if plugin.mixed_precision_policy is not None:  # accelerate would have the loss in bfloat16, too
+                wider = {"reduce_dtype": torch.float32, "output_dtype": None}
+                plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **wider)
 
     def as_one(self, act: Callable[[], Any]) -> Any:
         """Do something with lens and subject; where their weights are spread, inside one call of what holds them."""
@@ -131,22 +137,38 @@ class EngineTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """The engine's own state, without frozen weights: the subject is in no checkpoint."""
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
             self.engine.save(Path(output_dir))
         if self.engine.is_deepspeed:
             wrapped: Any = self.model_wrapped
             wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
         elif self.engine.name == "fsdp2":
-            from accelerate.utils import save_fsdp_optimizer
-
-            plugin = self.accelerator.state.fsdp_plugin
-            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+            # Each its own: what accelerate would write it cannot read where a parameter had no gradient yet.
+            torch.save(held_state(self._adam), Path(output_dir) / self._own_state)
         else:
             super()._save_optimizer_and_scheduler(output_dir)
             return
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.engine.name != "fsdp2":
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        folder = Path(checkpoint)
+        restore_state(self._adam, torch.load(folder / self._own_state, map_location="cpu", weights_only=True))
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+
+    @property
+    def _own_state(self) -> str:
+        return f"optimizer_{self.args.process_index}.pt"
+
+    @property
+    def _adam(self) -> Any:
+        """The optimizer itself, inside of accelerate's."""
+        wrapped: Any = self.optimizer
+        return wrapped.optimizer
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """transformers would ask DeepSpeed for frozen weights, too, which no checkpoint holds."""

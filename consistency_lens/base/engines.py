@@ -68,8 +68,7 @@ class Engine:
 
     def require(self, lens: LensModel, frozen: FrozenLM, args: Any) -> None:
         """Raise where the engine would compute something else than a single process does."""
-        if self.is_deepspeed:
-            _require_dtype(self, lens, frozen, args)
+        _require_dtype(self, lens, frozen, args)
         if not self.spreads_weights:
             return
         if frozen.quantization != "none":
@@ -99,10 +98,15 @@ class Engine:
 
 
 def _require_dtype(engine: Engine, lens: LensModel, frozen: FrozenLM, args: Any) -> None:
-    """DeepSpeed casts every weight it holds: with bf16 a subject in float32 would no longer be the one that made the
-    rows."""
+    """DeepSpeed and FSDP2 cast every weight they hold: with bf16 a subject in float32 would no longer be the one that
+    made the rows."""
+    if engine.is_deepspeed:
+        wanted = args.deepspeed_plugin.hf_ds_config.dtype()
+    elif engine.name == "fsdp2" and (args.bf16 or args.fp16):
+        wanted = torch.bfloat16 if args.bf16 else torch.float16
+    else:
+        return
     inside = engine.spreads_weights or any(p is q for p in lens.parameters() for q in _some(frozen))
-    wanted = args.deepspeed_plugin.hf_ds_config.dtype()
     if inside and wanted != frozen.dtype:
         name = str(frozen.dtype).removeprefix("torch.")
         fix = "Use --bf16 with a subject in bfloat16 (--dtype bfloat16, the rows as well), or neither."

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
-from ..card import CardFacts, Measured, model_card, write_card
+from ..card import CardFacts, Measured, literal, model_card, write_card
+from ..errors import BadInput
 from ..frozen import Provenance
 from ..frozen.licence import licence_of, licence_of_local
 from .arguments import LensTrainingArguments
@@ -86,10 +87,14 @@ class TrainingRecord:
         path = Path(folder) / RECORD
         if not path.is_file():
             return None
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        known = {name: value for name, value in stored.items() if name in {f.name for f in fields(cls)}}
-        counts = {split: (documents, rows) for split, (documents, rows) in known["counts"].items()}
-        return cls(**known | {"cost": Cost.from_dict(known["cost"]), "counts": counts})
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            known = {name: value for name, value in stored.items() if name in {f.name for f in fields(cls)}}
+            counts = {split: (documents, rows) for split, (documents, rows) in known["counts"].items()}
+            return cls(**known | {"cost": Cost.from_dict(known["cost"]), "counts": counts})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fix = f"Put back the {RECORD} that was saved with it, or take it away: the card then says less."
+            raise BadInput("lens", str(folder), fix, why=f"its {RECORD} is damaged: {error!r}") from error
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         path = Path(folder) / RECORD
@@ -197,6 +202,10 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
 def write_lens_card(folder: Path, config: LensConfig, record: TrainingRecord, earlier: Path | None = None) -> Path:
     """The record and the card of a lens without a report."""
     record.save(folder)
+    return write_plain_card(folder, config, record, earlier)
+
+
+def write_plain_card(folder: Path, config: LensConfig, record: TrainingRecord, earlier: Path | None = None) -> Path:
     return write_card(folder, model_card(facts_of(config, record)), earlier=earlier)
 
 
@@ -209,9 +218,9 @@ def hub_id(origin: Provenance) -> str | None:
 def usage(name: str, origin: Provenance, text: str, last: int = 3) -> str:
     """A snippet that runs as it stands, where the lens lies in a folder of this name or in a repository."""
     # A subject from a folder has to be named; one of the Hub, or one that the package trains itself, is found.
-    where = f'"{name}"' if findable(origin) else f'"{name}", subject="{origin.model_id}"'
+    where = literal(name) if findable(origin) else f"{literal(name)}, subject={literal(origin.model_id)}"
     lines = textwrap.wrap(text, 90, drop_whitespace=False, break_long_words=False, break_on_hyphens=False) or [""]
-    quoted = [_literal(line) for line in lines]
+    quoted = [literal(line) for line in lines]
     said = quoted[0] if len(quoted) == 1 else "(\n" + "".join(f"    {line}\n" for line in quoted) + ")"
     return (
         "from consistency_lens import AutoLens\n\n"
@@ -236,12 +245,6 @@ def short_text(text: str) -> str:
 def findable(origin: Provenance) -> bool:
     """Whether a lens's subject can be loaded by its name alone: from the Hub, or trained by the package itself."""
     return hub_id(origin) is not None or bool(OWN_SUBJECT.fullmatch(origin.model_id))
-
-
-def _literal(text: str) -> str:
-    """A Python string that no Markdown, and none of the card's markers, can come out of."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    return quoted.replace("`", "\\u0060").replace("<", "\\u003c").replace("\x7f", "\\u007f")
 
 
 def _stage(record: TrainingRecord) -> str:

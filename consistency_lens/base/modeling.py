@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from .. import hub
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, Prefix
 from .configuration import LensConfig
@@ -119,6 +120,15 @@ class LensModel(SavedModel):
             fix = "Leave them out: a lens recomputes each block, under the adapter of its forward pass."
             raise BadInput("activation_checkpointing_kwargs", activation_checkpointing_kwargs, fix)
         self.checkpoint_activations()
+
+    def prepare_upload(self, folder: Path, repo: str, revision: str | None, token: str | None) -> None:
+        """A plain card, where the repository has none; one that is there stays as it is."""
+        # Cards know the arguments of trainings, and a lens is loaded without them.
+        from .lens_card import CARD, TrainingRecord, write_plain_card
+
+        if not hub.has_file(repo, CARD, token, revision):
+            sizes = {name: sum(p.numel() for p in part.values()) for name, part in self.parts().items()}
+            write_plain_card(folder, self.config, TrainingRecord(name=repo, sizes=sizes))
 
     def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Rows for people.

@@ -24,9 +24,11 @@ from .shards import fill, gathered, writes
 
 Files = Mapping[str, Mapping[str, nn.Parameter]]
 HEADS, REPORT = "model.safetensors", "report"
-_FOR_PEOPLE = ("README.md", "report.md", "*.png", "*.parquet")
-_OF_THE_TRAINING = {"trainer_state.json", "training_args.json", "ema.safetensors", "engine.json"}
-_OF_THE_TRAINING |= {"log.txt", "run.json", "wandb_id.txt"}
+# Beside its weights. What else lies in its folder is nobody's business.
+_OF_A_LENS = [CONFIG_NAME, "adapter_config.json", "training.json", "history.json", "samples.parquet", "README.md"]
+_OF_A_LENS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+_OF_A_LENS += ["chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "*.model"]
+_OF_A_REPORT = ["report.json", "report.md", "*.png"]
 _OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
 _NO_LENS = "Give the folder of a lens, or the id of one on the Hub."
 
@@ -102,14 +104,22 @@ class SavedModel(PreTrainedModel):
 
 def lens_files(folder: Path, config: LensConfig) -> dict[str, Path]:
     """Of a folder what belongs to the lens, by its name there: no optimizer, no log, nothing that can hold code."""
-    parts = {str(Path(file).parent) for file in config.weight_files} | {".", REPORT}
-    found = {}
-    for part in sorted(parts):
-        for path in sorted((folder / part).glob("*")):
-            known = any(path.match(pattern) for pattern in (*hub.LENS_FILES, *_FOR_PEOPLE))
-            if path.is_file() and known and path.name not in _OF_THE_TRAINING:
-                found[path.relative_to(folder).as_posix()] = path
-    return found
+    parts = {Path(file).parent for file in config.weight_files} | {Path()}
+    patterns = [*config.weight_files, *((part / name).as_posix() for part in parts for name in _OF_A_LENS)]
+    patterns += [f"{REPORT}/{name}" for name in _OF_A_REPORT]
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return {path.relative_to(folder).as_posix(): require_inside(path, folder) for path in paths}
+
+
+def require_inside(path: Path, folder: Path) -> Path:
+    """The path; raise where it is a link to what lies outside of the folder, and may be anything on this machine."""
+    homes = [folder.resolve()]
+    if homes[0].parent.name == "snapshots":  # the Hub's cache keeps the files of a snapshot beside it
+        homes.append(homes[0].parent.with_name("blobs"))
+    if not any(path.resolve().is_relative_to(home) for home in homes):
+        fix = "Put the file itself in its place."
+        raise BadInput("lens", str(folder), fix, why=f"{path.name} is a link that leads out of it")
+    return path
 
 
 def open_folder(place: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> Path:

@@ -77,6 +77,35 @@ def exchange(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor
         value.copy_(before)
 
 
+def held_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state, as this process holds it: plain tensors, which a file can carry."""
+    found = optimizer.state_dict()
+    state = {
+        number: {name: shard_of(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
+        for number, kept in found["state"].items()
+    }
+    return {"state": state, "param_groups": found["param_groups"]}
+
+
+@torch.no_grad()
+def restore_state(optimizer: torch.optim.Optimizer, held: dict[str, Any]) -> None:
+    """The other way round, laid out as the parameters are. What had no gradient yet has no state."""
+    optimizer.load_state_dict(held)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kept = optimizer.state.get(parameter, {})
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.dim() and not is_spread(value):
+                    kept[name] = _spread_like(parameter, value)
+
+
+def _spread_like(parameter: Any, held: Tensor) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    layout = {"shape": parameter.shape, "stride": parameter.stride()}
+    return DTensor.from_local(held, parameter.device_mesh, parameter.placements, run_check=False, **layout)
+
+
 def _whole(parameter: Any) -> Tensor:
     if _is_dtensor(parameter):
         return parameter.full_tensor().cpu()

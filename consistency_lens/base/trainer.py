@@ -296,7 +296,7 @@ class LensTrainer(PushingTrainer):
         """How the lens came about, up to this step."""
         held_out = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
         return TrainingRecord(
-            name=self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
+            name=self.hub_model_id or Path(self.args.output_dir).resolve().name,
             step=self.state.global_step,
             max_steps=self.state.max_steps,
             setup=setup_of(self.args, self.state.max_steps),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,14 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
 from .. import hub
-from ..activations.storage import PROGRESS
+from ..activations.rows import SPLITS
+from ..activations.storage import LAYOUT
 from ..auto import FAMILIES, Family, lens_folder, read_config
 from ..base.configuration import LensConfig
-from ..base.lens_card import CARD, TrainingRecord
+from ..base.lens_card import CARD, RECORD
 from ..base.samples import FILE as SAMPLES
-from ..base.saving import REPORT, lens_files
+from ..base.saving import REPORT, lens_files, require_inside
+from ..card import readdress
 from ..errors import BadInput
 from .opening import console
 from .parsing import Request, run_of
@@ -29,7 +30,8 @@ from .run_folder import HISTORY
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
 NAMED_IN = "lens.txt"  # where the page reads which lens it shows
-_OF_ROWS = {".arrow", ".json", ".safetensors", ".md"}
+_OF_ROWS = (CARD, *LAYOUT, *(f"{split}/data-*.arrow" for split in SPLITS))
+_OF_A_PAGE = {".py", ".css", ".js", ".md", ".txt"}
 
 
 def publish(request: Request) -> None:
@@ -79,7 +81,7 @@ def parcel(place: str) -> dict[str, Path]:
     files = lens_files(folder, require_whole(folder))
     for name in (SAMPLES, HISTORY):
         if home is not None and (home / name).is_file():
-            files.setdefault(name, home / name)
+            files.setdefault(name, require_inside(home / name, home))
     return files
 
 
@@ -119,13 +121,10 @@ def show_bill(repo: str, kind: str, private: bool, files: Mapping[str, Path]) ->
 
 def send_lens(files: Mapping[str, Path], repo: str, token: str | None, revision: str | None = None) -> str:
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        files = dict(files)
-        if CARD in files:
-            record = TrainingRecord.load(files[CARD].parent)
-            named = record.name if record else ""
-            files[CARD] = _renamed(files[CARD], f'from_pretrained("{named}"', f'from_pretrained("{repo}"', scratch)
-        parts = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
-        return _send(files, repo, "Upload a lens", token, revision=revision, delete=parts)
+        files = _readdressed(files, repo, Path(scratch))
+        # What was measured on a lens that was there before says nothing about this one.
+        gone = {f"{REPORT}/*", SAMPLES, HISTORY, RECORD} | {f"{Path(name).parent}/*" for name in files if "/" in name}
+        return _send(files, repo, "Upload a lens", token, revision=revision, delete=sorted(gone))
 
 
 def page_files() -> dict[str, Path]:
@@ -133,9 +132,9 @@ def page_files() -> dict[str, Path]:
     if not (SPACE / "app.py").is_file():
         fix = "Publish from a checkout of the project, or leave out --space."
         raise BadInput("space", True, fix, why="an installed package does not bring the page along")
-    found = {path.relative_to(SPACE).as_posix(): path for path in SPACE.rglob("*") if path.is_file()}
-    own = {name for name in found if any(part.startswith((".", "__pycache__")) for part in Path(name).parts)}
-    return {name: path for name, path in found.items() if name not in own | {NAMED_IN}}
+    found = {path.relative_to(SPACE): path for path in SPACE.rglob("*") if path.is_file()}
+    hidden = {name for name in found if any(part.startswith(".") for part in name.parts)} | {Path(NAMED_IN)}
+    return {name.as_posix(): path for name, path in found.items() if name.suffix in _OF_A_PAGE and name not in hidden}
 
 
 def send_page(files: Mapping[str, Path], repo: str, token: str | None) -> str:
@@ -153,18 +152,20 @@ def require_dataset_repo(request: Request, folder: Path) -> str | None:
     token = hub.require_token(values["hub_token"])
     if not PartialState().is_main_process:
         return None
-    private = values["hub_private_repo"] or request.publishing.private or None
+    private = _private_rows(request) or None
     return hub.create(name or folder.resolve().name, token, private, "dataset", field="hub_dataset_id")
+
+
+def _private_rows(request: Request) -> bool:
+    return bool(request.values["hub_private_repo"] or request.publishing.private)
 
 
 def publish_rows(request: Request, folder: Path, repo: str) -> None:
     """A finished extraction as a dataset, with its card."""
-    every = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    files = {n: p for n, p in every.items() if p.suffix in _OF_ROWS and not n.startswith(f"{PROGRESS}/")}
-    show_bill(repo, "dataset", False, files)
-    before, after = (f"load_dataset({json.dumps(name)})" for name in (folder.name, repo))
+    files = {path.relative_to(folder).as_posix(): path for pattern in _OF_ROWS for path in folder.glob(pattern)}
+    show_bill(repo, "dataset", _private_rows(request), files)
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        files[CARD] = _renamed(files[CARD], before, after, scratch)
+        files = _readdressed(files, repo, Path(scratch))
         shards = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
         token = request.values["hub_token"]
         sent: Any = {"kind": "dataset", "delete": shards, "field": "hub_dataset_id"}
@@ -173,16 +174,20 @@ def publish_rows(request: Request, folder: Path, repo: str) -> None:
 
 
 def _send(files: Mapping[str, Path], repo: str, message: str, token: str | None, **where: Any) -> str:
-    beside = next(iter(files.values())).parent  # on the same disk, files are linked and not copied
-    with hub.staged(files, beside.parent if os.access(beside.parent, os.W_OK) else None) as folder:
+    largest = max(files.values(), key=lambda path: path.stat().st_size)
+    beside = largest.parent.parent  # on the same disk, files are linked and not copied
+    with hub.staged(files, beside if os.access(beside, os.W_OK) else None) as folder:
         return hub.upload(folder, repo, message, token, **where)
 
 
-def _renamed(card: Path, before: str, after: str, scratch: str) -> Path:
-    """The card as it reads in a repository: what it shows how to load is what is there."""
-    copy = Path(scratch) / CARD
-    copy.write_bytes(card.read_bytes().replace(before.encode(), after.encode()))
-    return copy
+def _readdressed(files: Mapping[str, Path], repo: str, scratch: Path) -> dict[str, Path]:
+    """The same with the card as it reads in a repository: what it shows how to load is what is there."""
+    if CARD not in files:
+        return dict(files)
+    card = files[CARD].read_bytes().decode("utf-8", "surrogateescape")  # `read_text` would change line ends
+    copy = scratch / CARD
+    copy.write_bytes(readdress(card, repo).encode("utf-8", "surrogateescape"))
+    return {**files, CARD: copy}
 
 
 def _bytes(count: float) -> str:

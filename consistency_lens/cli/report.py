@@ -17,6 +17,7 @@ from ..activations import Activations
 from ..auto import AutoLens, find_subject, is_demo, lens_folder
 from ..base.explaining import likeliest
 from ..base.fidelity import Bench
+from ..base.lens_card import TrainingRecord
 from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..evaluation import Judge, Report, evaluate_lens
@@ -34,6 +35,8 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
     home = run_of(named_lens(request))
     activations = open_rows(request)
     require_split(activations, request.report.report_split)
+    home_of_lens = Path(lens_folder(named_lens(request)))
+    TrainingRecord.load(home_of_lens)  # the card tells it again: it can be read, or nothing is begun
     lens = load_lens(request)
     assert lens.subject is not None
     tail, history = None, None
@@ -45,7 +48,7 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         exits.enter_context(Log(folder))
-    return judge(request, lens, activations, folder, tail, history, home=Path(lens_folder(named_lens(request))))
+    return judge(request, lens, activations, folder, tail, history, home=home_of_lens)
 
 
 def named_lens(request: Request) -> str:

@@ -114,12 +114,16 @@ def command_of(argv: Sequence[str]) -> str:
     words = []
     for before, word in zip(["", *argv], argv, strict=False):
         option = word.partition("=")[0]
-        if before.removeprefix("--") in SECRETS:
+        if _is_secret(before):
             word = "***"
-        elif option.removeprefix("--") in SECRETS and option != word:
+        elif _is_secret(option) and option != word:
             word = f"{option}=***"
         words.append(without_folder(word))
-    return shlex.join(["run_lens.py", *words])
+    return redacted(shlex.join(["run_lens.py", *words]))
+
+
+def _is_secret(option: str) -> bool:
+    return option.removeprefix("--").replace("-", "_") in SECRETS  # argparse takes both spellings
 
 
 def first_command(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +13,17 @@ from ..base.explaining import likeliest
 from ..base.fidelity import Bench
 from ..base.modeling import LensModel
 from ..base.samples import marked
+from ..base.saving import REPORT
 from ..card import CardFacts, Control, Explanation, Measured
 from ..card import Part as CardPart
 from .controls import LENS
 from .limits import limits_of
 from .markdown import CAPTIONS
 from .numbers import Numbers
-from .report import JSON, MARKDOWN, Part, Report
+from .report import JSON, MARKDOWN, Part, Report, write_whole
 from .samples import Number
 from .tables import ORDER, QUESTIONS
 
-PLACE = "report"  # of the report, in the repository of its lens
 HEADINGS = {
     "text": "words that do not come from this activation",
     "ahead": "words that look ahead",
@@ -64,22 +63,22 @@ def with_report(facts: CardFacts, report: Report, rows: Sequence[Explanation] = 
         good=good,
         bad=bad,
         picked=_picked(len(rows)) if good else "",
-        plots={caption: f"{PLACE}/{name}.png" for name, caption in CAPTIONS.items()},
-        report=f"{PLACE}/{MARKDOWN}",
+        plots={caption: f"{REPORT}/{name}.png" for name, caption in CAPTIONS.items()},
+        report=f"{REPORT}/{MARKDOWN}",
         limits=limits_of(report),
     )
 
 
 def lay_beside(report: Path, lens: Path, facts: CardFacts) -> CardFacts:
     """Copy the files of a report into the folder of its lens; the facts then name the plots that there are."""
-    place = lens / PLACE
+    place = lens / REPORT
     place.mkdir(parents=True, exist_ok=True)
     for name in (JSON, MARKDOWN):
-        shutil.copyfile(report / name, place / name)
+        write_whole(place / name, (report / name).read_bytes())
     kept = {}
     for caption, path in facts.plots.items():
         if (report / Path(path).name).is_file():
-            shutil.copyfile(report / Path(path).name, lens / path)
+            write_whole(lens / path, (report / Path(path).name).read_bytes())
             kept[caption] = path
         else:
             (lens / path).unlink(missing_ok=True)  # of an earlier report

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import yaml
-from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub import ModelCard, constants
+
+from .. import hub
+from ..errors import BadInput
 
 UNKNOWN = "unknown"  # the Hub's own id for it
 
@@ -38,16 +40,21 @@ def licence_of(repo: str, revision: str | None = None, kind: str = "model") -> L
         kind: `model` or `dataset`.
     """
     try:
-        path = hf_hub_download(repo, "README.md", repo_type=kind, revision=revision)
-        data = ModelCard(Path(path).read_text(encoding="utf-8")).data.to_dict()
-    except (OSError, ValueError, yaml.YAMLError):
+        path = hub.download_file(repo, "README.md", revision, field="repo", kind=kind)
+        data = ModelCard(path.read_text(encoding="utf-8")).data.to_dict()
+    except (BadInput, OSError, ValueError, yaml.YAMLError):
         return Licence(UNKNOWN, f"The card of {repo} could not be read here: look at its terms before you share this.")
     found = data.get("license")
     found = found[0] if isinstance(found, list) and found else found
     if not found:
         return Licence(UNKNOWN, f"The card of {repo} names none: look at its terms before you share this.")
     note = f"Inherited from {repo}, whose terms hold for what was made with it."
-    return Licence(str(found), note, data.get("license_name"), data.get("license_link"))
+    name, link = (str(data[key]) if data.get(key) else None for key in ("license_name", "license_link"))
+    if link and "://" not in link:  # a file of that repository, which is in no other
+        link = (
+            f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}/blob/{revision or 'main'}/{link}"
+        )
+    return Licence(str(found), note, name, link)
 
 
 def licence_of_local(name: str) -> Licence:

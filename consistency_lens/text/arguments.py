@@ -37,16 +37,19 @@ class ConsistencyLensArguments(LensTrainingArguments):
         },
     )
     warm_start: str = field(
-        default="span",
+        default="onward",
         metadata={"help": "What the decoder writes and the encoder reads at first.", "choices": list(WARM_STARTS)},
     )
     warm_steps: int = field(default=600, metadata={"help": "Length of the warm start; 0 for none."})
     warm_sure: float = field(
         default=0.0,
-        metadata={"help": "Starting texts keep what the decoder, reading A, gives at least this probability; 0: all."},
+        metadata={
+            "help": "Starting texts hold no guesses: they end where M, going on, or the decoder, reading A, gives the "
+            "next token less than this probability. 0: whole texts."
+        },
     )
     warm_guess_share: float = field(
-        default=0.5, metadata={"help": "Of the warm start, before that: first the decoder has to learn what A holds."}
+        default=0.4, metadata={"help": "Of the warm start, before the decoder is asked: it has to learn what A holds."}
     )
     warm_learning_rate: float = field(default=1e-3, metadata={"help": "Of both parts during the warm start."})
     anchor: str = field(

@@ -40,15 +40,18 @@ class StartingTexts:
         contexts: Mapping[str, Tensor],
         config: ConsistencyLensConfig,
         frozen: FrozenLM,
+        sure: float = 0.0,
         any_process: Callable[[bool], bool] = bool,
     ) -> Self:
-        """Texts for the contexts of a batch, `input_ids` and `attention_mask`. `any_process` says whether the subject
-        has to be asked by all because one of them needs it."""
+        """Texts for the contexts of a batch, `input_ids` and `attention_mask`, without guesses of the subject that it
+        gives less probability than `sure`. `any_process` says whether the subject has to be asked by all because one
+        of them needs it."""
         ids, mask = (contexts[name].to(frozen.device) for name in ("input_ids", "attention_mask"))
         words = tail_of(ids, mask, config, config.code_length)
         # Quoting needs no pass of the subject.
         if kind != "context" or any_process(not bool((words.lengths > 0).all())):
-            words = starting_words(kind, frozen.prefix({"input_ids": ids, "attention_mask": mask}), config, frozen)
+            prefix = frozen.prefix({"input_ids": ids, "attention_mask": mask})
+            words = starting_words(kind, prefix, config, frozen, sure=sure)
         tail = mask.sum(1).clamp_max(quoted_of(kind, config.code_length))
         return cls(words, torch.minimum(tail, words.lengths).cpu(), config.pad_id)
 

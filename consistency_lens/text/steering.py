@@ -44,10 +44,10 @@ class Steered:
         kl: from what the subject says next at P without the edit to what it says with it, in nats.
         continuation_before, continuation_after: what the subject says after P, both from the same noise: where the
             edit changes no choice, the words are the same.
-        off_target: what the edit does where it has no business. The mean KL from the subject without the edit to the
-            subject with it over the next 64 tokens after P, where neither is asked for the changed words: a token
-            counts unless the subject without the edit expects (as its likeliest next token) one that stands in only
-            one of the two explanations. Both read the same tokens: those of the text, or where the text ends at P,
+        off_target: what the edit does where it has no business: the mean KL from the subject without the edit to the
+            subject with it, over the next 64 tokens after P but for those that ask for a changed word. A token counts
+            unless the subject without the edit expects there, as its likeliest next token, one that stands in only one
+            of the two explanations. Both read the same tokens: those of the text, or where the text ends at P,
             `continuation_before`. P itself never counts. What the subject expects *with* the edit plays no part in
             the choice, so that saying the new word in a wrong place counts in full; another word for the same thing
             is not known to be one, and counts as well. None where no token is left to count.

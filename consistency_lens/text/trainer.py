@@ -137,8 +137,8 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.any_process(bool(new)):
             new = new or [0]
             contexts = {name: inputs[name][new] for name in ("input_ids", "attention_mask")}
-            kind, config = self.args.warm_start, self.lens.config
-            made = StartingTexts.of(kind, contexts, config, self.frozen, self.any_process)
+            kind, sure, config = self.args.warm_start, self.args.warm_sure, self.lens.config
+            made = StartingTexts.of(kind, contexts, config, self.frozen, sure, self.any_process)
             self._texts |= {keys[i]: row for i, row in zip(new, made.rows(), strict=True)}
         return StartingTexts.gather([self._texts[key] for key in keys], self.lens.config.pad_id, self.lens.device)
 

@@ -32,6 +32,7 @@ def starting_words(
     frozen: FrozenLM,
     length: int | None = None,
     summary_prompt: str | None = None,
+    sure: float = 0.0,
 ) -> Words:
     """One text per row, for the decoder to begin with.
 
@@ -48,6 +49,7 @@ def starting_words(
         length: T; default `config.code_length`.
         summary_prompt: what the subject is asked for a `summary`; default `config.prompt`, with "this" where the
             activation would enter.
+        sure: what the subject says ends before the first token that it gives less than this probability.
     """
     if kind not in WARM_STARTS or kind == "none":
         texts = ", ".join(name for name in WARM_STARTS if name != "none")
@@ -58,11 +60,11 @@ def starting_words(
     quoted = quoted_of(kind, length)
     if kind == "summary":
         asked = prompted(prefix, frozen, summary_prompt or config.prompt.replace(PLACEHOLDER, "this"))
-        words = said_after(asked, config, length)
+        words = said_after(asked, config, length, sure)
     elif quoted == length:
         words = tail_of(prefix.input_ids, prefix.mask, config, length)
     else:
-        words = said_after(prefix, config, length - quoted)
+        words = said_after(prefix, config, length - quoted, sure)
         if quoted:
             words = joined(tail_of(prefix.input_ids, prefix.mask, config, quoted), words, config.pad_id)
     return never_empty(words, prefix, config)
@@ -99,10 +101,11 @@ def tail_of(input_ids: Tensor, mask: Tensor, config: ConsistencyLensConfig, leng
     )
 
 
-def said_after(prefix: Prefix, config: ConsistencyLensConfig, length: int) -> Words:
-    """What the subject goes on with, greedily, up to the first token that no text may hold."""
-    ids, _ = prefix.continue_greedily(length)
-    return packed(ids, barred(ids, config).cumsum(1) == 0, config.pad_id)
+def said_after(prefix: Prefix, config: ConsistencyLensConfig, length: int, sure: float = 0.0) -> Words:
+    """What the subject goes on with, greedily, up to the first token that no text may hold or that is a guess."""
+    ids, probability = prefix.continue_greedily(length)
+    ends = barred(ids, config) | (probability < sure)
+    return packed(ids, ends.cumsum(1) == 0, config.pad_id)
 
 
 def prompted(prefix: Prefix, frozen: FrozenLM, prompt: str) -> Prefix:

@@ -89,7 +89,7 @@ def build(desk: Desk) -> None:
         wrap=True,
         max_height=520,
         buttons=["fullscreen"],
-        label="Click a column's name to sort",
+        label="A column's ⋮ sorts and filters it",
         elem_id="both",
     )
     gr.Markdown("### How it was trained")

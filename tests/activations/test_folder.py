@@ -9,12 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import yaml
-from datasets import load_dataset, load_from_disk
+from datasets import Dataset, load_dataset, load_from_disk
 from extracting import changed_at, corpus_of, extract_to, random_texts, rows_of, shards, vectors_of
+from huggingface_hub import DatasetCard, constants
 from safetensors.numpy import load_file
 from tiny import VOCABULARY, shared_lm, tiny_lm
 
-from consistency_lens.activations import Activations, CorruptShard
+from consistency_lens.activations import Activations, Corpus, CorpusArguments, CorruptShard
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, ProvenanceMismatch
 
@@ -75,6 +76,22 @@ def test_metadata_say_where_the_rows_come_from(folder: Path) -> None:
     assert set(load_file(folder / "statistics.safetensors")) == {
         f"{s}.{n}" for s in SITES for n in ("mean", "variance")
     }
+
+
+def test_rows_inherit_the_licence_of_their_texts(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    card = Path(constants.HF_HUB_CACHE) / f"datasets--someone--texts/snapshots/{commit}/README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("---\nlicense: other\nlicense_name: ours\nlicense_link: LICENSE\n---\n")
+    source = Dataset.from_dict({"text": TEXTS})
+    corpus = Corpus(source, CorpusArguments(), "someone/texts", {"commit": commit}, "someone/texts")
+    extract_to(tmp_path / "rows", corpus)
+    extract_to(tmp_path / "others", TEXTS)
+    found, unknown = (DatasetCard.load(tmp_path / name / "README.md") for name in ("rows", "others"))
+    assert (found.data.license, found.data.license_name) == ("other", "ours")
+    assert found.data.license_link.endswith(f"/datasets/someone/texts/blob/{commit}/LICENSE")
+    assert "Inherited from someone/texts" in found.text
+    assert unknown.data.license == "unknown" and "random words is not on the Hub" in unknown.text
 
 
 def test_the_card_describes_the_columns_and_names_no_folder_of_this_machine(folder: Path) -> None:

@@ -3,6 +3,7 @@ has added, with a snippet that runs."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import io
 import json
@@ -30,6 +31,7 @@ from consistency_lens.base.lens_card import (
 )
 from consistency_lens.base.modeling import LensModel
 from consistency_lens.card import model_card
+from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, Provenance
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
@@ -138,6 +140,15 @@ def test_a_snippet_quotes_any_text(text: str) -> None:
     assert "<!--" not in code and "```" not in code and "subject=" in code
 
 
+def test_a_snippet_quotes_any_name() -> None:
+    name = 'x"); import os; os.abort()  # ``` <!-- /generated -->'
+    code = usage(name, of_origin(model_id=name), "a b c")
+    call = next(line for line in code.splitlines() if line.startswith("lens = "))
+    given = ast.parse(call).body[0].value
+    assert [ast.literal_eval(part) for part in (given.args[0], given.keywords[0].value)] == [name, name]
+    assert "```" not in code and "<!--" not in code
+
+
 def test_who_has_to_name_the_subject() -> None:
     ours = "subject-0123456789abcdef"
     assert is_demo(ours) and findable(of_origin(model_id=ours)) and not findable(of_origin())
@@ -169,6 +180,13 @@ def test_a_record_is_read_again_also_from_a_later_version(tmp_path: Path) -> Non
     stored = json.loads((tmp_path / "training.json").read_text())
     (tmp_path / "training.json").write_text(json.dumps(stored | {"of_a_later_version": 1}))
     assert TrainingRecord.load(tmp_path) == record
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": "x", "counts": {}, "cost": {"of_nobody": 1}}'])
+def test_a_damaged_record_is_refused_by_name(content: str, tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(BadInput, match=r"its training\.json is damaged"):
+        TrainingRecord.load(tmp_path)
 
 
 def test_the_history_is_what_evaluations_found() -> None:

@@ -85,6 +85,7 @@ class Witness(TrainerCallback):
             "subject_held": sum(shard_of(p).numel() for p in self.trainer.frozen.model.parameters()),
             "seeds": self.seeds,
             "weights": self.weights,
+            "trained_dtype": str(trained.dtype),
             "dtype": str(self.trainer._prepare_input(torch.zeros(1)).dtype),
         }
         (self.place / f"witness-{args.process_index}.json").write_text(json.dumps(record))

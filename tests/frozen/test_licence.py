@@ -25,7 +25,8 @@ def cached_card(repo: str, card: str, kind: str = "models") -> str:
     [
         ("license: mit", ("mit", None, None)),
         ("license: [apache-2.0, mit]", ("apache-2.0", None, None)),
-        ("license: other\nlicense_name: gemma\nlicense_link: LICENSE", ("other", "gemma", "LICENSE")),
+        ("license: other\nlicense_name: gemma\nlicense_link: a://b", ("other", "gemma", "a://b")),
+        ("license: other\nlicense_name: 2\nlicense_link: 2024-01-01://b", ("other", "2", "2024-01-01://b")),
         ("tags: [a]", (UNKNOWN, None, None)),
         ("license: []", (UNKNOWN, None, None)),
         ("license: [", (UNKNOWN, None, None)),
@@ -36,6 +37,13 @@ def test_what_the_card_says(front: str, found: tuple[str, str | None, str | None
     licence = licence_of(repo, COMMIT)
     assert (licence.id, licence.name, licence.link) == found and repo in licence.note
     assert ("Inherited" in licence.note) == (found[0] != UNKNOWN)
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("model", ""), ("dataset", "datasets/")])
+def test_a_licence_that_is_a_file_over_there_is_found_from_here(kind: str, folder: str) -> None:
+    repo = cached_card(f"someone/file-{kind}", "---\nlicense: other\nlicense_link: LICENSE\n---\n", kind=f"{kind}s")
+    link = licence_of(repo, COMMIT, kind).link
+    assert link == f"{constants.ENDPOINT}/{folder}{repo}/blob/{COMMIT}/LICENSE"
 
 
 def test_a_data_set_has_its_own_card() -> None:

@@ -268,7 +268,8 @@ def test_without_a_warm_start_the_reference_is_the_decoder_as_the_run_found_it(t
 
 def test_what_the_decoder_would_have_to_guess_is_left_out_of_starting_texts(tmp_path: Path) -> None:
     """From the middle of the warm start on, by the decoder as it was then."""
-    trainer = trainer_of(tmp_path, warm_steps=4, max_steps=4, warm_sure=0.9)
+    middle = {"warm_steps": 4, "max_steps": 4, "warm_guess_share": 0.5}
+    trainer = trainer_of(tmp_path, warm_start="span", warm_sure=0.9, **middle)
     seen: dict[str, Tensor] = {}
     trainer.add_callback(AtStep(2, lambda: seen.update(copies(trainer.trainable))))
     trainer.train()

@@ -87,6 +87,21 @@ def test_onward_is_one_token_read_and_the_rest_said(
     ]
 
 
+def test_the_subject_stops_before_it_guesses(lm: FrozenLM, config: ConsistencyLensConfig) -> None:
+    prefix = lm.prefix(padded_batch(LENGTHS))
+    ids, probability = prefix.continue_greedily(6)
+    limit = float(probability.median())
+    expected = [
+        [int(i) for i in row[: int((chance < limit).long().argmax()) if bool((chance < limit).any()) else 6]]
+        for row, chance in zip(ids, probability, strict=True)
+    ]
+    assert len({len(row) for row in expected}) > 1
+    found = texts(starting_words("continuation", prefix, config, lm, sure=limit))
+    assert [row for row, other in zip(found, expected, strict=True) if other] == [row for row in expected if row]
+    assert all(found), "no text is empty"
+    assert texts(starting_words("onward", prefix, config, lm, sure=1.0)) == [[int(i)] for i in prefix.input_ids[:, -1]]
+
+
 def test_summary_is_said_behind_the_prompt(lm: FrozenLM, config: ConsistencyLensConfig) -> None:
     batch = padded_batch(LENGTHS)
     prefix = lm.prefix(batch)

@@ -1,0 +1,87 @@
+"""The Space shows a lens from the Hub: its report and samples come along, what could hold code does not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extracting import saved_model
+from space_runs import TEXT, lens, lenses, run_folder
+
+from consistency_lens import AutoLens, BadInput
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
+from hub_client import HubClient
+from hub_server import TOKEN, Blob, Hub, Trouble
+
+HARMFUL = ["app.py", "decoder/pytorch_model.bin", "training_args.bin", "last-checkpoint/config.json", "weights.pkl"]
+
+
+# ---- these functions run in the client's process
+
+
+def push(name: str) -> None:
+    lens().push_to_hub(name)
+
+
+def shown(name: str) -> tuple[list[str], str, list[str], list[dict[str, Any]]]:
+    """Names, the report's page, the files that came, and what the lens says."""
+    from lenses import Lenses
+    from views.report import page_of
+
+    found = Lenses([name], subject=str(saved_model()))
+    folder = found.folders[found.default]
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert found.get().explain(TEXT) == lens().explain(TEXT)
+    return found.names, page_of(folder), files, found.get().explain(TEXT)
+
+
+def offered(name: str) -> list[str]:
+    from lenses import Lenses
+
+    return Lenses([name]).names
+
+
+def test_a_lens_from_the_hub_is_shown_with_its_report_and_nothing_that_holds_code(
+    online: tuple[Hub, HubClient],
+) -> None:
+    server, client = online
+    client(push, "me/shown-here")
+    repo = server.repos["model", "me/shown-here"]
+    report = {f"report/{path.name}": path for path in (run_folder() / "report").iterdir()}
+    beside = {name: Blob(path.read_bytes(), large=False) for name, path in report.items()}
+    beside |= {"history.json": Blob((run_folder() / "history.json").read_bytes(), large=False)}
+    harmful = {name: Blob(b"{}", large=False) for name in HARMFUL}
+    repo.commit("main", repo.commits[repo.heads["main"]] | beside | harmful, "all else")
+    server.served.clear()
+    names, page, files, rows = client(shown, "me/shown-here")
+    assert names == ["me/shown-here"] and "class='verdict'" in page and page.count("<img") == 4
+    assert {"config.json", "model.safetensors", "history.json", "report/report.json"} <= set(files)
+    asked = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in server.served if "/resolve/" in path}
+    assert "model.safetensors" in asked and not {*files, *asked} & set(HARMFUL)
+    assert [row["token"] for row in rows] == [row["token"] for row in lenses().get().explain(TEXT)]
+
+
+def test_what_the_hub_says_against_it_is_a_sentence_without_a_token(online: tuple[Hub, HubClient]) -> None:
+    server, client = online
+    with pytest.raises(BadInput, match="there is no such repository, or it is private"):
+        client(offered, "me/was-never-there")
+    client(push, "me/in-trouble")
+    server.trouble.append(Trouble("in-trouble", 400, "you sent {token}"))
+    with pytest.raises(BadInput, match="the Hub says 400") as caught:
+        client(offered, "me/in-trouble")
+    assert TOKEN not in str(caught.value) and "***" in str(caught.value)
+
+
+def test_a_folder_stays_where_it_is(tmp_path: Path) -> None:
+    run = run_folder()
+    assert AutoLens.download(run) == AutoLens.download(str(run / "lens")) == run / "lens"
+    with pytest.raises(BadInput, match="has finished training"):
+        AutoLens.download(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(BadInput, match="names no subject"):
+        AutoLens.download(os.fspath(tmp_path))
