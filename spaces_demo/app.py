@@ -82,7 +82,8 @@ def top(lenses: Lenses, texts: Sequence[str]) -> tuple[Desk, gr.Dropdown, gr.But
     message = gr.HTML(notice(), elem_id="notice")
     query = gr.Textbox(visible="hidden", elem_id="query", label="link")
     choice = gr.State(Choice(lenses.default))
-    return Desk(lenses, Scans(lenses), name, text, choice, gr.State([]), message, query), example, act, stop
+    desk = Desk(lenses, Scans(lenses), name, text, choice, gr.State([]), message, query, gr.State(TABS[0]))
+    return desk, example, act, stop
 
 
 def serve(page: gr.Blocks, **options: Any) -> Any:

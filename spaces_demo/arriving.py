@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from desk import MODEL, Desk, Follower, sentence, told
+from desk import MODEL, Desk, Follower, link_to, sentence, told
 from drawing import notice
 from links import Choice, choice_of
 from views.read import reading
@@ -39,14 +39,14 @@ def build(
 
     def open_link(query: str) -> tuple[Any, ...]:
         choice, lens, shown, tab, said = arrive(desk, query or "", text)
-        return choice, lens, shown, gr.Tabs(selected=tab), said
+        return choice, lens, shown, gr.Tabs(selected=tab), tab, said
 
     @told(4)
     def read(choice: Choice) -> Iterator[tuple[Any, ...]]:
         if choice.text:
             yield from reading(desk, choice)
 
-    parts = [desk.choice, desk.lens, desk.text, tabs, desk.notice]
+    parts = [desk.choice, desk.lens, desk.text, tabs, desk.tab, desk.notice]
     search = "() => [window.location.search]"
     opened = page.load(open_link, address, parts, js=search, queue=False, api_visibility="private")
     work = opened.success(read, desk.choice, outputs, api_visibility="private", **MODEL)
@@ -56,5 +56,5 @@ def build(
 
 def remember(desk: Desk, tab: gr.Tab, key: str) -> None:
     """Let the link lead to the tab that is open."""
-    turned = tab.select(lambda choice: choice.on(key), desk.choice, desk.choice, queue=False, api_visibility="private")
-    turned.then(Choice.query, desk.choice, desk.query, queue=False, api_visibility="private")
+    turned = tab.select(lambda: key, None, desk.tab, queue=False, api_visibility="private")
+    turned.then(link_to, [desk.choice, desk.tab], desk.query, queue=False, api_visibility="private")

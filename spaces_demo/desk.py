@@ -59,6 +59,8 @@ class Desk:
         choice, rows: what was read last; a `Choice`, and a row per token.
         notice: where messages go.
         query: the link to it, without the address of the page.
+        tab: the one that is open. Not kept in `choice`: a tab may be turned to while a text is being read, and of two
+            events that write the same state the slower one would undo the other.
     """
 
     lenses: Lenses
@@ -69,6 +71,7 @@ class Desk:
     rows: gr.State
     notice: gr.HTML
     query: gr.Textbox
+    tab: gr.State
 
     def settled(self, choice: Choice) -> tuple[Choice, ConsistencyLens]:
         """The choice with a lens that there is and a text that it can read; raise where there is none such. Nothing
@@ -80,9 +83,13 @@ class Desk:
 
     def follow(self, event: Any, followers: Sequence[Follower]) -> None:
         """After an event that succeeded, bring the link and other tabs up to date."""
-        event = event.success(Choice.query, self.choice, self.query, queue=False, api_visibility="private")
+        event = event.success(link_to, [self.choice, self.tab], self.query, queue=False, api_visibility="private")
         for show, outputs in followers:
             event = event.success(show, [self.choice, self.rows], outputs, queue=False, api_visibility="private")
+
+
+def link_to(choice: Choice, tab: str) -> str:
+    return choice.on(tab).query()
 
 
 def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Generator[Any]]]:

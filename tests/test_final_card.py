@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from extracting import random_texts, run, saved_model, write_jsonl
+from extracting import random_texts, saved_model, write_jsonl
+from hub_client import command
 from huggingface_hub import ModelCard
 
 from consistency_lens import Report
@@ -36,7 +36,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(place: Path, *words: str) -> tuple[int, str]:
-    return run([*words, "--model_name_or_path", "tiny-llama"], place / "log", os.chdir, place)
+    code, said = command([*words, "--model_name_or_path", "tiny-llama"], str(place))
+    (place / "log").write_text(said, "utf-8")
+    return code, said
 
 
 def card_of(place: Path) -> Path:

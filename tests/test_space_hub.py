@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from extracting import saved_model
-from space_runs import TEXT, lens, lenses, run_folder
+from space_runs import TEXT, lens, run_folder, tiny_report
 
-from consistency_lens import AutoLens, BadInput
+from consistency_lens import AutoLens, BadInput, Report
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
 from hub_client import HubClient
 from hub_server import TOKEN, Blob, Hub, Trouble
 
@@ -29,15 +28,17 @@ def push(name: str) -> None:
 
 
 def shown(name: str) -> tuple[list[str], str, list[str], list[dict[str, Any]]]:
-    """Names, the report's page, the files that came, and what the lens says."""
+    """Names, the verdict of the report, the files that came, and what the lens says."""
     from lenses import Lenses
-    from views.report import page_of
+    from reports import folder_of
 
     found = Lenses([name], subject=str(saved_model()))
     folder = found.folders[found.default]
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     assert found.get().explain(TEXT) == lens().explain(TEXT)
-    return found.names, page_of(folder), files, found.get().explain(TEXT)
+    report = folder_of(folder)
+    assert report is not None
+    return found.names, Report.load(report).verdict, files, found.get().explain(TEXT)
 
 
 def offered(name: str) -> list[str]:
@@ -58,12 +59,13 @@ def test_a_lens_from_the_hub_is_shown_with_its_report_and_nothing_that_holds_cod
     harmful = {name: Blob(b"{}", large=False) for name in HARMFUL}
     repo.commit("main", repo.commits[repo.heads["main"]] | beside | harmful, "all else")
     server.served.clear()
-    names, page, files, rows = client(shown, "me/shown-here")
-    assert names == ["me/shown-here"] and "class='verdict'" in page and page.count("<img") == 4
+    names, verdict, files, rows = client(shown, "me/shown-here")
+    assert names == ["me/shown-here"] and verdict == tiny_report().verdict
     assert {"config.json", "model.safetensors", "history.json", "report/report.json"} <= set(files)
+    assert sum(name.endswith(".png") for name in files) == 4
     asked = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in server.served if "/resolve/" in path}
     assert "model.safetensors" in asked and not {*files, *asked} & set(HARMFUL)
-    assert [row["token"] for row in rows] == [row["token"] for row in lenses().get().explain(TEXT)]
+    assert [row["token"] for row in rows] == [row["token"] for row in lens().explain(TEXT)]
 
 
 def test_what_the_hub_says_against_it_is_a_sentence_without_a_token(online: tuple[Hub, HubClient]) -> None:

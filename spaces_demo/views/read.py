@@ -69,9 +69,9 @@ def on_demand(
     """Read the text, or that of another component, when something happens."""
 
     @told(4)
-    def read(choice: Choice, name: str, text: str) -> Iterator[tuple[Any, ...]]:
-        yield from reading(desk, Choice(name, text, tab=choice.tab))
+    def read(name: str, text: str) -> Iterator[tuple[Any, ...]]:
+        yield from reading(desk, Choice(name, text))
 
-    work = event(read, [desk.choice, desk.lens, text or desk.text], outputs, api_name="read", **MODEL)
+    work = event(read, [desk.lens, text or desk.text], outputs, api_name="read", **MODEL)
     desk.follow(work, followers)
     return work
