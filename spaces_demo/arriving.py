@@ -45,6 +45,8 @@ def build(
     def read(choice: Choice) -> Iterator[tuple[Any, ...]]:
         if choice.text:
             yield from reading(desk, choice)
+        else:  # of a generator that yields nothing all outputs are emptied, the message too
+            yield (gr.skip(),) * len(outputs)
 
     parts = [desk.choice, desk.lens, desk.text, tabs, desk.tab, desk.notice]
     search = "() => [window.location.search]"

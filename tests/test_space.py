@@ -24,7 +24,7 @@ import lenses as places  # noqa: E402
 import looks  # noqa: E402
 import texts  # noqa: E402
 from arriving import arrive  # noqa: E402
-from desk import Desk, sentence, told  # noqa: E402
+from desk import Desk, link_to, sentence, told  # noqa: E402
 from links import Choice, choice_of  # noqa: E402
 from views import read  # noqa: E402
 
@@ -138,6 +138,7 @@ def test_a_link_leads_back_to_what_it_came_from(text: str) -> None:
     choice = Choice("someone/a-lens · checkpoint-2", text, 7, "scan")
     assert choice_of(choice.query(), "other") == choice
     assert choice_of("", "other") == Choice("other") and Choice("other").query() == ""
+    assert choice_of(link_to(choice, "edit"), "other") == choice.on("edit")
 
 
 @pytest.mark.parametrize(

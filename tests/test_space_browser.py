@@ -199,6 +199,8 @@ def test_markup_in_texts_words_and_links_does_not_run(visit: Callable[..., Visit
 def test_reading_can_be_stopped(visit: Callable[..., Visitor]) -> None:
     visitor = visit().has_read()
     read(visitor, " ".join(f"w{i % 90}" for i in range(120)))
+    begun = "/Reading|tokens/.test(document.querySelector('#notice').innerText)"
+    visitor.until(f"{begun} || document.querySelectorAll('.token').length == 120")
     visitor.page.locator("#stop").click()
     visitor.until("document.querySelector('#notice').innerText.includes('Stopped')")
     read(visitor, TEXT).has_read(8)

@@ -60,7 +60,7 @@ def start(engine: str, commands: list[list[str]], place: Path, **environment: st
 
 
 def launch(engine: str, commands: list[list[str]], place: Path) -> str:
-    """Run the commands to their end; returns what was said. Once more where gloo aborts when all is done."""
+    """Run the commands to their end; returns what was said. That gloo aborts when all is done is no failure."""
     code = start(engine, commands, place).wait(timeout=900)
     said = (place / "said").read_text()
     assert code == 0 or "destroy_process_group" in said, said[-6000:]

@@ -76,9 +76,7 @@ def test_span_is_half_read_and_half_said(lm: FrozenLM, config: ConsistencyLensCo
 
 
 @pytest.mark.parametrize("length", [1, 2, 6])
-def test_onward_is_one_token_read_and_the_rest_said(
-    lm: FrozenLM, config: ConsistencyLensConfig, length: int
-) -> None:
+def test_onward_is_one_token_read_and_the_rest_said(lm: FrozenLM, config: ConsistencyLensConfig, length: int) -> None:
     batch = padded_batch(LENGTHS)
     prefix = lm.prefix(batch)
     spoken = said(prefix, length - 1) if length > 1 else [[] for _ in LENGTHS]
