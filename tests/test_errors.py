@@ -120,7 +120,10 @@ def test_an_option_that_cannot_work(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["extrct"], "command='extrct'. Did you mean 'extract'? Use one of extract, train, evaluate, explain."),
+        (
+            ["extrct"],
+            "command='extrct'. Did you mean 'extract'? Use one of extract, train, evaluate, explain, publish.",
+        ),
         (["extract", "--dataset_name", "x"], "model_name_or_path=None. Name a Hub model, a folder, or 'demo'"),
         (["extract", "--model_name_or_path", "."], "model_name_or_path='.': "),
         (["--batch_size", "3", "extract"], "command='extract'. Write it before all options: run_lens.py extract --"),

@@ -13,7 +13,8 @@ from .. import hub
 from ..errors import BadInput
 
 STATE, ENGINE = "trainer_state.json", "engine.json"
-_ON_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<name>last-checkpoint|checkpoint-\d+))?")
+# A folder run/checkpoint-40 that is not there is no repository of that name.
+_ON_HUB = re.compile(r"(?P<repo>[\w.-]+/(?!checkpoint-\d+$)[\w.-]+)(?:/(?P<name>last-checkpoint|checkpoint-\d+))?")
 # torch reads these as numbers alone (`weights_only`). Whatever else of the kind lies there is not downloaded.
 _STATES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 _NEEDED = ("optimizer.pt", "scheduler.pt")

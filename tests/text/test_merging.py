@@ -63,7 +63,10 @@ def test_a_merged_lens_needs_neither_subject_nor_peft(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     said, restored = says(merged)
-    assert json.loads(done.stdout.splitlines()[-1]) == [said, restored.tolist()]
+    elsewhere = json.loads(done.stdout.splitlines()[-1])
+    assert elsewhere[0] == said
+    # Another process may have another number of threads, and so other last bits.
+    torch.testing.assert_close(torch.tensor(elsewhere[1]), restored, rtol=1e-5, atol=1e-5)
 
 
 def test_what_it_costs_is_said(caplog: pytest.LogCaptureFixture) -> None:
