@@ -19,9 +19,10 @@ from texts import checked, glimpse
 from consistency_lens import BadInput, ConsistencyLens
 
 REMEMBERED = 256  # scans
+BEYOND = 1e15  # what no number on the page needs
 Follower = tuple[Callable[..., Any], list[Any]]  # what a tab shows of a choice and its rows, and where
 # All work of models waits in one line: whoever came first is served first, whatever the tab.
-MODEL: dict[str, Any] = {"concurrency_id": "model"}
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
 class Scans:
@@ -106,6 +107,13 @@ def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[...,
         return guarded
 
     return wrap
+
+
+def number_of(field: str, given: Any) -> float:
+    """A number from a visitor, who may have emptied its field; raise where it is none."""
+    if not (isinstance(given, int | float) and abs(given) < BEYOND):  # nor is NaN
+        raise BadInput(field, given, "Give a number.")
+    return given
 
 
 def sentence(error: BadInput) -> str:

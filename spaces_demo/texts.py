@@ -6,6 +6,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+from brought import brought_by
+
 from consistency_lens import BadInput, FrozenLM
 
 LONGEST = 4000  # characters: what a link can carry
@@ -73,8 +75,9 @@ def examples(frozen: FrozenLM, folders: list[Path], count: int = 6) -> list[str]
         if path.is_file():
             import pyarrow.parquet as parquet
 
-            kept = parquet.read_table(path, columns=["context"])["context"].to_pylist()
-            texts = [_MARKED.sub("", text) for text in dict.fromkeys(kept)]
+            with brought_by(path.parent, "samples.parquet", "Take that file away."):
+                kept = parquet.read_table(path, columns=["context"])["context"].to_pylist()
+                texts = [_MARKED.sub("", text) for text in dict.fromkeys(kept)]
             if fitting := [text for text in texts if 0 < len(text) <= LONGEST][:count]:
                 return fitting
     return SENTENCES

@@ -180,7 +180,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path, subject_folder: Path) -> None:
         assert title in done.stdout
     (folder,) = (tmp_path / "outputs").glob("demo_resid_post.1_demo_lr*")
     report = Report.load(folder / "report")
-    assert {"fact_recall", "fact_precision"} <= set(report.judged["lens"])
+    assert {"fact_recall", "fact_words"} <= set(report.judged["lens"])  # precision, once a text says a fact word
     assert "reworded" in report.groups["tampered"] and "context_tail_trained" in report.groups["text"]
     assert len(Activations.load(tmp_path / "outputs/demo-activations").splits["train"]) > 10_000
 

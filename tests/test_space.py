@@ -86,6 +86,9 @@ def test_examples_are_of_the_demo_or_of_the_run(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"context": ["w1 w2 ⟦w3⟧", "w1 w2 ⟦w3⟧", "w4 ⟦w5⟧"]}), tmp_path / "samples.parquet")
     assert texts.examples(subject, [tmp_path / "none", tmp_path]) == ["w1 w2 w3", "w4 w5"]
     assert texts.examples(subject, []) == texts.SENTENCES
+    (tmp_path / "samples.parquet").write_bytes(b"no parquet")
+    with pytest.raises(BadInput, match="damaged"):
+        texts.examples(subject, [tmp_path])
 
 
 # Where lenses come from
@@ -210,6 +213,16 @@ def test_no_input_brings_a_trace_or_markup(address: str, text: str) -> None:
     client = gradio_client.Client(address, verbose=False)
     found = [part for part in client.predict("some_demo_run", text, api_name="/read") if isinstance(part, str)]
     assert found and not any("Traceback" in part or "<script" in part or "<img" in part for part in found)
+
+
+def test_the_work_of_models_waits_in_one_line() -> None:
+    page = app.build(lenses())
+    for work in page.fns.values():
+        page._queue.create_event_queue_for_fn(work)
+    lines = page._queue.event_queue_per_concurrency_id
+    assert lines["model"].concurrency_limit == 1
+    waiting = {str(work.api_name) for work in page.fns.values() if work.concurrency_id == "model"}
+    assert {"read", "open", "steer", "compare"} <= waiting
 
 
 def test_a_lens_that_is_not_offered_is_not_loaded(address: str) -> None:

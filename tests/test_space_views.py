@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
@@ -21,6 +24,7 @@ import looks
 import reports
 import tables
 from desk import Desk
+from lenses import Lenses
 from links import Choice
 from views import compare, edit, read, report, scan
 
@@ -163,7 +167,45 @@ def test_nothing_can_be_edited_before_a_text_is_read(desk: Desk) -> None:
         last(edit.steering(desk, Choice("some_demo_run"), None, "w1", 1.0, 0.0, 4, 0))
 
 
+@pytest.mark.parametrize("number", [None, float("nan"), float("inf"), 10**400, "1"])
+def test_an_emptied_or_absurd_number_is_met_with_a_message(desk: Desk, choice: Choice, number: Any) -> None:
+    for given in ((number, 0.0, 4, 0), (1.0, number, 4, 0), (1.0, 0.0, number, 0), (1.0, 0.0, 4, number)):
+        with pytest.raises(BadInput, match="Give a number"):
+            last(edit.steering(desk, choice, 5, "w9 w8", *given))
+    with pytest.raises(BadInput, match="Give a number"):
+        last(read.opening(desk, choice, number))
+
+
+def test_the_first_token_cannot_be_edited(desk: Desk, choice: Choice) -> None:
+    with pytest.raises(BadInput, match="from 1 on"):
+        last(edit.steering(desk, choice, "0", "w9 w8", 1.0, 0.0, 4, 0))
+
+
 # Compare
+
+
+def test_no_choice_is_the_first_lens(desk: Desk, choice: Choice) -> None:
+    html, table, *_ = last(compare.comparing(desk, choice, None, None))
+    assert html.count(f"<p>{desk.lenses.default}</p>") == 2
+    assert all(first == second for *_, first, second in table["data"])
+
+
+DAMAGED = [
+    "{",
+    "[1]",
+    json.dumps([HISTORY[0] | {"step": "<script>"}]),
+    json.dumps([HISTORY[0] | {"eval_text_nll": nll} for nll in (-1e308, 1e308)]),
+]
+
+
+@pytest.mark.parametrize("history", DAMAGED)
+def test_a_damaged_history_is_said_in_its_place(tmp_path: Path, history: str) -> None:
+    (tmp_path / "history.json").write_text(history)
+    desk = new_desk()
+    desk.lenses = Lenses([str(run_folder())])
+    desk.lenses.folders = {"a": tmp_path}
+    shown = compare.curves(desk, "a")
+    assert "damaged" in shown and "<script" not in shown
 
 
 def test_two_stages_stand_side_by_side(desk: Desk, choice: Choice) -> None:
@@ -197,6 +239,39 @@ def test_the_report_is_shown_whole() -> None:
             assert f">{code}" in page and str(numbers["kl_recovered"]) in page
     assert all(f"<dt>{name}</dt>" in page for name in found.definitions)
     assert reports.measured_since(run_folder() / "lens") == found.by_position[0]["first"]
+
+
+SPOILED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no object": lambda found: [found],
+    "a part is missing": lambda found: {"parts": found["parts"]},
+    "more than there is": lambda found: found | {"more": 1},
+    "markup for a number": lambda found: found | {"data": found["data"] | {"rows": "<script>"}},
+    "markup for a position": lambda found: found | {"by_position": [found["by_position"][0] | {"first": "<script>"}]},
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_damaged_report_is_a_sentence_and_hinders_no_reading(tmp_path: Path, how: str) -> None:
+    tiny_report().save(tmp_path)
+    spoiled = SPOILED[how](json.loads((tmp_path / "report.json").read_text()))
+    (tmp_path / "report.json").write_text(json.dumps(spoiled))
+    first = tiny_report().by_position[0]["first"] if how == "markup for a number" else 0
+    assert reports.measured_since(tmp_path) == first
+    if how == "markup for a position":  # the page does not show it
+        assert "<script" not in report.page_of(tmp_path)
+    else:
+        with pytest.raises(BadInput, match="damaged"):
+            report.page_of(tmp_path)
+
+
+def test_markup_in_a_report_does_not_run_and_its_pictures_have_fixed_names(tmp_path: Path) -> None:
+    tiny_report().save(tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())
+    found["parts"][HOSTILE], found["data"]["split"] = found["parts"]["all"], HOSTILE
+    found["definitions"] = dict.fromkeys([*found["definitions"], "../../x"], HOSTILE)
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    page = report.page_of(tmp_path)
+    assert "<script" not in page and "<img src=x" not in page and page.count("<img") == len(report.PLOTS)
 
 
 def test_a_lens_without_a_report_says_how_to_make_one(tmp_path: Path) -> None:

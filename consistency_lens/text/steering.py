@@ -98,6 +98,8 @@ def steer(
     if new_explanation != old_explanation:  # what the lens itself says is always taken back
         _require_readable(lens, "new_explanation", new_explanation)
     added = strength * difference(lens, [new_explanation], [old_explanation])
+    if not added.square().sum().isfinite():  # what a norm inside the subject would compute
+        raise BadInput("strength", strength, "Take a smaller one.", why="so large an edit cannot be computed with")
     edit = Edit(lens.encoder.site, added, mode="add")
     prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
     said = [_say(lens, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]

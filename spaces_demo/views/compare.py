@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from brought import brought_by
 from curves import draw, history_of
-from desk import MODEL, Desk, told
-from drawing import nats, notice, numbers
+from desk import MODEL, Desk, sentence, told
+from drawing import nats, notice, numbers, safe
 from lenses import run_of
 from links import Choice
 from looks import Row
+
+from consistency_lens import BadInput
 
 HEADERS = ["#", "token", "KL, first", "KL, second", "first says", "second says"]
 KINDS = ["number", "str", "number", "number", "str", "str"]
@@ -45,6 +48,7 @@ def summary(names: tuple[str, str], first: list[Row], second: list[Row]) -> str:
 def comparing(desk: Desk, choice: Choice, first: str, second: str) -> Iterator[tuple[Any, ...]]:
     """Figures, a table, the curves, and a notice."""
     found = []
+    first, second = (desk.lenses.known(name) for name in (first, second))
     for name in (first, second):
         settled, _ = desk.settled(replace(choice, lens=name))
         yield gr.skip(), gr.skip(), gr.skip(), notice(f"Reading with {settled.lens} …")
@@ -67,7 +71,12 @@ def comparing(desk: Desk, choice: Choice, first: str, second: str) -> Iterator[t
 def curves(desk: Desk, *names: str) -> str:
     """The training of these lenses; stages of one run share it."""
     runs = {run_of(desk.lenses.folders[name]): name.partition(" · ")[0] for name in names}
-    return draw({name: history_of(run) for run, name in runs.items()})
+    try:
+        histories = {name: history_of(run) for run, name in runs.items()}
+        with brought_by(next(iter(runs)), "history.json", "Its training cannot be shown."):
+            return draw(histories)
+    except BadInput as error:  # a lens is worth looking at without it
+        return f"<p class='empty'>{safe(sentence(error))}</p>"
 
 
 def build(desk: Desk) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from desk import MODEL, Desk, Follower, told
+from desk import MODEL, Desk, Follower, number_of, told
 from drawing import bars, nats, notice, numbers, safe
 from links import Choice
 from looks import Row, paired
@@ -63,10 +63,10 @@ def steering(
         choice.text,
         choice.position or -1,
         words,
-        strength=float(strength),
-        continuation_length=int(length),
-        temperature=float(temperature),
-        seed=int(seed),
+        strength=number_of("strength", strength),
+        continuation_length=int(number_of("tokens", length)),
+        temperature=number_of("temperature", temperature),
+        seed=int(number_of("seed", seed)),
         top=TOP,
     )
     yield drawn(found), notice()
@@ -75,8 +75,8 @@ def steering(
 def position_of(given: Any) -> int:
     """The number of a token, chosen from the list or typed."""
     number = str(given).partition(":")[0].strip()
-    if not (number.isascii() and number.isdigit() and len(number) < 8):
-        raise BadInput("position", str(given), "Give the number of a token.")
+    if not (number.isascii() and number.isdigit() and len(number) < 8 and int(number) > 0):
+        raise BadInput("position", str(given), "Give the number of a token, from 1 on.")
     return int(number)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from desk import MODEL, Desk, Follower, told
+from desk import MODEL, Desk, Follower, number_of, told
 from drawing import near, notice, tokens
 from links import Choice
 from looks import Row, look
@@ -39,8 +39,9 @@ def reading(desk: Desk, wanted: Choice) -> Iterator[tuple[Any, ...]]:
 def opening(desk: Desk, choice: Choice, position: float) -> Iterator[tuple[Any, ...]]:
     """Choice, one token from near, and a notice."""
     choice, lens = desk.settled(choice)
-    found = look(lens, choice.text, int(position))
-    yield choice.at(int(position)), near(found), notice()
+    choice = choice.at(int(number_of("position", position)))
+    found = look(lens, choice.text, choice.position)
+    yield choice, near(found), notice()
 
 
 def build(desk: Desk, followers: list[Follower]) -> list[Any]:

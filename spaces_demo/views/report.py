@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from brought import brought_by
 from desk import Desk, told
 from drawing import notice, safe, table
-from reports import folder_of
+from reports import AGAIN, folder_of
 
 from consistency_lens import BadInput, Report
 
@@ -34,8 +35,13 @@ def page_of(lens: Path) -> str:
     """Verdict, pictures, tables and definitions."""
     folder = folder_of(lens)
     if folder is None:
-        fix = "Make one with: run_lens.py evaluate --lens FOLDER."
-        raise BadInput("report", lens.name, fix, "this lens brings no report along")
+        raise BadInput("report", lens.name, AGAIN, "this lens brings no report along")
+    with brought_by(lens, "report", AGAIN):
+        return drawn(lens, folder)
+
+
+def drawn(lens: Path, folder: Path) -> str:
+    """The page of the report in this folder."""
     report = Report.load(folder)
     data = report.data
     whose = "" if lens.name in ("lens", folder.name) or folder.parent == lens else "Of the finished lens of this run. "

@@ -159,6 +159,7 @@ def test_where_nothing_is_left_to_count_there_is_no_number() -> None:
         ({"new_explanation": "w1 " * 6}, "it has 6 tokens. This lens reads 5"),
         ({"strength": float("nan")}, "strength=nan"),
         ({"strength": float("inf")}, "strength=inf"),
+        ({"strength": 1e38}, "so large an edit"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"continuation_length": 0}, "at least one token"),
         ({"continuation_length": 125}, "at most 128"),
