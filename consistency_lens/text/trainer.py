@@ -20,6 +20,7 @@ from ..base.fidelity import Bench
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
+from ..frozen import Prefix
 from ..objectives import direction_error_of, entropy_of, kl_of, nll_of, norm_error_of
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
@@ -29,7 +30,7 @@ from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .prepared import PreparedTexts
 from .readability import nll_with_gradient
 from .starting import StartingTexts
-from .warm_start import Doubt
+from .warm_start import Doubt, quoted_of
 
 REFERENCE = "reference.safetensors"
 
@@ -201,7 +202,7 @@ class ConsistencyLensTrainer(LensTrainer):
             else:
                 found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
         if not self.schedules["ground"].is_off:
-            found["ground"] = nll_after(rows.bench.prefix, words)
+            found["ground"] = self.surprise_in_place(rows.bench.prefix, words)
         if not self.schedules["entropy"].is_off and out.logits is not None:
             found["entropy"] = -entropy_of(out.logits, mask)
         if out.beside is not None:
@@ -210,6 +211,13 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.estimator == "policy":
             found |= self.terms_of_policy(rows, out, {**terms, **found})
         return found
+
+    def surprise_in_place(self, prefix: Prefix, words: Words) -> Tensor:
+        """`- mean_t log M(t_t | x_0..x_{P-q}, t_<t)`: the text where it belongs, in its row's own context and in the
+        place of the q tokens that it begins with quoting. What the subject would not say there is made up."""
+        quoted = min(quoted_of(self.args.warm_start, self.lens.config.code_length), prefix.input_ids.shape[1] - 1)
+        short = prefix.mask.sum(1) <= quoted  # nothing is left of these
+        return nll_after(prefix.shortened(quoted), words).masked_fill(short, 0.0)
 
     def terms_of_policy(
         self, rows: Rows, out: ConsistencyLensOutput, terms: Mapping[str, Tensor]
