@@ -113,11 +113,13 @@ def judge(
     judges: list[Judge] = []
     reword = None
     if is_demo(frozen.model_id):
-        from ..demo.judge import FactJudge, reword_all
+        from ..demo.held import Held
+        from ..demo.judge import FACT_COLUMNS, FactJudge, reword_all
 
         reword = reword_all
-        if set(FactJudge.columns) <= set(activations.splits[given.report_split].column_names):
-            judges = [FactJudge()]
+        if set(FACT_COLUMNS) <= set(activations.splits[given.report_split].column_names):
+            (site,) = lens.config.sites or [""]
+            judges = [FactJudge(Held.learned(activations.splits["train"], site), site)]
     main = PartialState().is_main_process
     held = int(activations.metadata["rules"]["continuation_length"])
     report = evaluate_lens(
