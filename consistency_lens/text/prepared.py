@@ -91,7 +91,7 @@ def _together(
     """The texts of all batches in the order of the rows; of all processes, where each has made some."""
     length = found[0][1].words.ids.shape[1] if found else 0
     if processes > 1:
-        length = _reduced(torch.tensor(length), torch.distributed.ReduceOp.MAX).item()
+        length = int(_reduced(torch.tensor(length), torch.distributed.ReduceOp.MAX))
     ids, mask, tail = (torch.zeros(shape, dtype=torch.long) for shape in ((rows, length), (rows, length), (rows,)))
     for here, made in found:
         ids[here], mask[here], tail[here] = made.words.ids.cpu(), made.words.mask.cpu(), made.tail.cpu()
