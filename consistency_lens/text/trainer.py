@@ -6,7 +6,7 @@ Shapes: B rows, G rollouts per row, N = B * G, H columns (P and the horizon), T 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,10 @@ class ConsistencyLensTrainer(LensTrainer):
                 self.train_dataset,
                 self._texts_of,
                 self.lens.config.pad_id,
+                recipe=self._recipe_of_texts(),
                 share=(0, 1) if alone else (self.args.process_index, self.args.world_size),
-                progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+                main=self.is_world_process_zero(),
+                any_process=lambda flag: any_process(flag, self.args.device),
             )
         keys = zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True)
         return self._prepared.find(list(keys), self.lens.device)
@@ -159,6 +161,16 @@ class ConsistencyLensTrainer(LensTrainer):
             2 * steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             > len(self.train_dataset)
         )
+
+    def _recipe_of_texts(self) -> dict[str, Any]:
+        config = self.lens.config
+        names = ("code_length", "stop_id", "never_ids", *(["prompt"] if self.args.warm_start == "summary" else []))
+        return {
+            "kind": self.args.warm_start,
+            "doubt": asdict(self.doubt),
+            "subject": config.origin.to_dict(),
+            **{name: config.to_dict()[name] for name in names},
+        }
 
     def _texts_of(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
         kind = self.args.warm_start
