@@ -100,6 +100,8 @@ def traits(
     - `text_nll`: nats per token under the subject, behind the decoder's prompt without the activation.
     - `sample_nll`: the same of the subject's own samples at temperature 1, of the same length and from the tokens that
       a text may hold: how surprising its ordinary words are to it.
+    - `excerpt_nll`: the same of what the subject says, sampled likewise, behind the row's own context: an excerpt from
+      the middle of something, as a text about a thought is, and surprising by its beginning alone.
     - `length`: tokens.
     - `repetition`: share of the text's bigrams that have come before in it.
     - `round_trip`: 1 where the printed text, tokenised again, is the same tokens.
@@ -120,6 +122,7 @@ def traits(
     found = {
         "text_nll": nll_after(alone, code),
         "sample_nll": nll_after(alone, sampled(config, alone, code, seed)),
+        "excerpt_nll": nll_after(alone, sampled(config, prefix, code, seed)),
         "length": code.lengths.float(),
         "repetition": repetition_of(code),
         "round_trip": round_trip_of(frozen.tokenizer, code),
