@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.modeling import Batch
 from ..frozen import FrozenLM, Prefix
-from ..objectives import nll_of
+from ..objectives import masked_mean
 from .configuration import ConsistencyLensConfig
 from .generation import Noise, Words, roll_out
 from .warm_start import barred, packed, starting_words
@@ -220,8 +220,13 @@ def sampled(config: ConsistencyLensConfig, prefix: Prefix, like: Words, seed: in
 
 def nll_after(prefix: Prefix, words: Words) -> Tensor:
     """Nats per token of each text behind its context, `[B]`; 0 for an empty one."""
-    logits = prefix.followed_by(words.ids, words.mask).logits(horizon=words.ids.shape[1])
-    return nll_of(logits[:, :-1], words.ids, words.mask)
+    return masked_mean(nll_of_tokens(prefix, words), words.mask)
+
+
+def nll_of_tokens(prefix: Prefix, words: Words) -> Tensor:
+    """Nats of each token of each text behind its context, `[B, T]`; what stands behind a text's end means nothing."""
+    logits = prefix.followed_by(words.ids, words.mask).logits(horizon=words.ids.shape[1])[:, :-1].float()
+    return F.cross_entropy(logits.flatten(0, 1), words.ids.flatten(), reduction="none").view_as(words.ids)
 
 
 def retrieved(words: Words, prefix: Prefix, doc_id: Tensor, seed: int) -> Tensor:

@@ -21,10 +21,10 @@ from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
 from ..frozen import Prefix
-from ..objectives import direction_error_of, entropy_of, kl_of, nll_of, norm_error_of
+from ..objectives import direction_error_of, entropy_of, kl_of, masked_mean, nll_of, norm_error_of
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
-from .controls import after_prompt, nll_after, noised
+from .controls import after_prompt, nll_after, nll_of_tokens, noised
 from .generation import Noise, Words, leave_one_out, log_probability_of
 from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .prepared import PreparedTexts
@@ -33,6 +33,7 @@ from .starting import StartingTexts
 from .warm_start import Doubt, quoted_of
 
 REFERENCE = "reference.safetensors"
+MISQUOTED = 4.6  # nats: as if a context would hold another token once in a hundred times
 
 
 @dataclass(frozen=True)
@@ -226,10 +227,20 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def surprise_in_place(self, prefix: Prefix, words: Words) -> Tensor:
         """`- mean_t log M(t_t | x_0..x_{P-q}, t_<t)`: the text where it belongs, in its row's own context and in the
-        place of the q tokens that it begins with quoting. What the subject would not say there is made up."""
+        place of the q tokens that it begins with quoting. What the subject would not say there is made up.
+
+        Quoted tokens the context itself judges: the right one is no surprise, and a wrong one is more of a surprise
+        than M's own words can be, since what it says is false. A general word says nothing false.
+        """
         quoted = min(quoted_of(self.args.warm_start, self.lens.config.code_length), prefix.input_ids.shape[1] - 1)
+        surprise = nll_of_tokens(prefix.shortened(quoted), words)
+        if quoted:
+            said, read = words.ids[:, :quoted], prefix.input_ids[:, -quoted:]
+            false = (said != read) & (said != (-1 if self.doubt.word is None else self.doubt.word))
+            of_quotes = (surprise[:, :quoted] + MISQUOTED * false).masked_fill(said == read, 0.0)
+            surprise = torch.cat([of_quotes, surprise[:, quoted:]], dim=1)
         short = prefix.mask.sum(1) <= quoted  # nothing is left of these
-        return nll_after(prefix.shortened(quoted), words).masked_fill(short, 0.0)
+        return masked_mean(surprise, words.mask).masked_fill(short, 0.0)
 
     def terms_of_policy(
         self, rows: Rows, out: ConsistencyLensOutput, terms: Mapping[str, Tensor]
