@@ -5,6 +5,7 @@ Shapes: B rows, G rollouts per row, N = B * G, H columns (P and the horizon), T 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -230,15 +231,17 @@ class ConsistencyLensTrainer(LensTrainer):
         place of the q tokens that it begins with quoting. What the subject would not say there is made up.
 
         Quoted tokens the context itself judges: the right one is no surprise, and a wrong one is more of a surprise
-        than M's own words can be, since what it says is false. A general word says nothing false.
+        than M's own words can be, since what it says is false. A general word says nothing false, wherever M knows
+        better: it costs what a word costs that is just sure enough to be said.
         """
         quoted = min(quoted_of(self.args.warm_start, self.lens.config.code_length), prefix.input_ids.shape[1] - 1)
         surprise = nll_of_tokens(prefix.shortened(quoted), words)
         if quoted:
             said, read = words.ids[:, :quoted], prefix.input_ids[:, -quoted:]
-            false = (said != read) & (said != (-1 if self.doubt.word is None else self.doubt.word))
-            of_quotes = (surprise[:, :quoted] + MISQUOTED * false).masked_fill(said == read, 0.0)
+            of_quotes = (surprise[:, :quoted] + MISQUOTED).masked_fill(said == read, 0.0)
             surprise = torch.cat([of_quotes, surprise[:, quoted:]], dim=1)
+        if self.doubt.word is not None:
+            surprise = surprise.masked_fill(words.ids == self.doubt.word, -math.log(max(self.doubt.below, 1e-3)))
         short = prefix.mask.sum(1) <= quoted  # nothing is left of these
         return masked_mean(surprise, words.mask).masked_fill(short, 0.0)
 

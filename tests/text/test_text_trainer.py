@@ -153,7 +153,7 @@ def test_text_is_judged_behind_the_prompt_and_in_its_place(
     """Its place is that of the tokens which it quotes."""
     weight = "0.1" if estimator == "policy" else "0"  # no gradient leads from there to Gumbel's choice of words
     changes: dict[str, Any] = {"lm_weight": "0.1", "ground_weight": weight, "warm_start": warm_start, "warm_steps": 0}
-    changes["warm_vague"] = "w9"
+    changes |= {"warm_vague": "w9", "warm_sure": 0.3}
     trainer = stirred_trainer(tmp_path, estimator=estimator, **changes)
     hand, frozen, config = ByHand(trainer, "stopgrad"), trainer.frozen, trainer.lens.config
     prompt = [i for i in config.prompt_ids if i != config.placeholder_id]
@@ -167,8 +167,10 @@ def test_text_is_judged_behind_the_prompt_and_in_its_place(
             nll = [-float(said[len(before) - 1 + t, token]) for t, token in enumerate(text)]
             if into is ground:
                 for t, (token, read) in enumerate(zip(text, whole[len(whole) - quoted :], strict=False)):
-                    claims = 0.0 if token == trainer.doubt.word else MISQUOTED
-                    nll[t] = 0.0 if token == read else nll[t] + claims
+                    nll[t] = 0.0 if token == read else nll[t] + MISQUOTED
+                nll = [
+                    -math.log(0.3) if token == trainer.doubt.word else n for token, n in zip(text, nll, strict=True)
+                ]
             into.append(sum(nll) / length)
     found = losses(trainer)
     assert found["lm"] == pytest.approx(sum(lm) / len(lm), rel=1e-3)
@@ -179,7 +181,7 @@ def test_text_is_judged_behind_the_prompt_and_in_its_place(
 
 
 def test_a_quote_is_judged_by_the_context_and_a_general_word_says_nothing_false(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, warm_start="span", warm_vague="w9", ground_weight="0.1")
+    trainer = trainer_of(tmp_path, warm_start="span", warm_vague="w9", warm_sure=0.3, ground_weight="0.1")
     batch, frozen = first_batch(trainer), trainer.frozen
     prefix, rows = frozen.prefix(batch), len(batch["pair"])
     said = prefix.input_ids[:, -2:].clone()  # a span of 5 tokens quotes two
@@ -195,7 +197,7 @@ def test_a_quote_is_judged_by_the_context_and_a_general_word_says_nothing_false(
         nll = [-float(chances[start + t, token]) for t, token in enumerate(ids[row].tolist())]
         quotes = [0.0, 0.0]
         if row in (1, 2):
-            quotes[0] = nll[0] + (MISQUOTED if row == 2 else 0.0)
+            quotes[0] = nll[0] + MISQUOTED if row == 2 else -math.log(0.3)
         assert float(found[row]) == pytest.approx((sum(quotes) + sum(nll[2:])) / 5, rel=1e-3)
 
 
