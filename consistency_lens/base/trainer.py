@@ -32,14 +32,14 @@ from .engines import mean_over_processes
 from .fidelity import Bench, compare, only_site
 from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
 from .modeling import LensModel
-from .pushing import PushingTrainer
+from .robust_trainer import RobustTrainer
 from .samples import SampleTable
 from .saving import load_files
 
 logger = logging.getLogger(__name__)
 
 
-class LensTrainer(PushingTrainer):
+class LensTrainer(RobustTrainer):
     """A subclass gives `compute_loss`, and `schedules`: the weight of each of its terms.
 
     Args:
