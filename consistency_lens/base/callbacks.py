@@ -28,7 +28,11 @@ class MovingAverage(TrainerCallback):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.parameters, self.decay = parameters, decay
-        self.averages: dict[str, Tensor] = {name: p.detach().clone() for name, p in parameters.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the parameters as they are."""
+        self.averages: dict[str, Tensor] = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def on_step_end(

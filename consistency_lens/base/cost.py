@@ -79,9 +79,9 @@ class Meter:
         self.earlier, self.began = Cost(), time.monotonic()
         self.judging, self.rows, self.tokens = 0.0, 0, torch.zeros((), dtype=torch.long)
 
-    def begin(self, earlier: Cost | None = None, resumed: bool = False) -> None:
-        """Start the clock, where a checkpoint had left it; one that is resumed without a cost leaves a gap."""
-        known = earlier or Cost(partial=resumed)
+    def begin(self, earlier: Cost | None = None) -> None:
+        """Start the clock, where a checkpoint had left it."""
+        known = earlier or Cost()
         self.earlier, self.began = replace(known, sessions=known.sessions + 1), time.monotonic()
         self.judging, self.rows = 0.0, 0
         self.tokens = torch.zeros((), dtype=torch.long, device=self.device)

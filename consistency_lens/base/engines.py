@@ -69,6 +69,10 @@ class Engine:
     def require(self, lens: LensModel, frozen: FrozenLM, args: Any) -> None:
         """Raise where the engine would compute something else than a single process does."""
         _require_dtype(self, lens, frozen, args)
+        if args.auto_find_batch_size and self.name != "alone":
+            fix = "Leave it out, and lower per_device_train_batch_size by hand."
+            why = f"under {self.name} the other processes would wait for the one that is out of memory"
+            raise BadInput("auto_find_batch_size", True, fix, why)
         if not self.spreads_weights:
             return
         if frozen.quantization != "none":

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..frozen import FrozenLM
 from .explaining import likeliest
 from .fidelity import Bench, compare
+from .memory import evaluating
 from .modeling import LensModel
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class SampleTable(TrainerCallback):
 
         self.lens.eval()
         batches, step = self.batches(args.sample_rows), state.global_step
-        with torch.no_grad():
+        with torch.no_grad(), evaluating():
             rows = self.as_one(lambda: sample_rows(self.lens, self.frozen, batches, step))
         self.lens.train()
         if not state.is_world_process_zero:

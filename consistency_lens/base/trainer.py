@@ -27,10 +27,11 @@ from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
 from .checkpoint import STATE, checkpoints, find_checkpoint
-from .cost import Meter
+from .cost import Cost, Meter
 from .engines import mean_over_processes
 from .fidelity import Bench, compare, only_site
 from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
+from .memory import FirstWeights, evaluating
 from .modeling import LensModel
 from .robust_trainer import RobustTrainer
 from .samples import SampleTable
@@ -74,12 +75,9 @@ class LensTrainer(RobustTrainer):
         device = args.device if self.engine.spreads_weights else frozen.device
         self.mean = activations.mean(self.site).to(device)
         self.variance = float(activations.statistics[f"{self.site}.variance"].sum())
-        self._notes: dict[str, tuple[Tensor | float, int]] = {}
-        self._seen: list[Tensor | int] = [0, 0]  # rows and tokens since the last log
-        self._since = time.monotonic()
-        self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
-        self.skipped_steps = 0
+        self.cost_before, self.skipped_before = Cost(), 0  # up to the checkpoint that a training goes on from
         self.meter = Meter(args.device, args.world_size)
+        self.begin()
         # For the card. Sizes are those of whole tensors, before they are spread over processes.
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
         self.command, self.earlier_card = "", Path(args.output_dir) / CARD
@@ -102,6 +100,19 @@ class LensTrainer(RobustTrainer):
             self.add_callback(self.average)
         if self.eval_dataset is not None:
             self.add_callback(SampleTable(lens, frozen, self.batches, self.as_one))
+
+    def begin(self) -> None:
+        self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
+        self.skipped_steps = self.skipped_before
+        self._notes: dict[str, tuple[Tensor | float, int]] = {}
+        self._seen: list[Tensor | int] = [0, 0]  # rows and tokens since the last log
+        self._since = time.monotonic()
+        self.meter.begin(self.cost_before)
+
+    def begin_again(self, first: FirstWeights, resumed: Path | None) -> None:
+        super().begin_again(first, resumed)
+        if self.average and not resumed:
+            self.average.reset()
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -229,7 +240,8 @@ class LensTrainer(RobustTrainer):
     @torch.no_grad()
     def measure(self, dataset: Any = None) -> dict[str, float]:
         """kl_recovered, the same over the horizon, top1, fve, cosine; and what the family says of its codes."""
-        return self.as_one(lambda: self._measure(dataset))
+        with evaluating():
+            return self.as_one(lambda: self._measure(dataset))
 
     def _measure(self, dataset: Any) -> dict[str, float]:
         was_training = self.lens.training
@@ -323,16 +335,16 @@ class LensTrainer(RobustTrainer):
                 fix = "Start again without resume_from_checkpoint."
                 raise BadInput("resume_from_checkpoint", True, fix, why="there is no whole checkpoint in output_dir")
             resume_from_checkpoint = str(whole[-1])
-        earlier = None
+        self.cost_before, self.skipped_before = Cost(), 0
         if isinstance(resume_from_checkpoint, str):
             on_hub = (self.args.hub_model_id, self.args.hub_revision, self.args.hub_token)
             resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, *on_hub))
             self.require_resumable(Path(resume_from_checkpoint))
             logged = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE)).log_history
-            self.skipped_steps = int(max((entry.get("skipped_steps", 0) for entry in logged), default=0))
+            self.skipped_before = int(max((entry.get("skipped_steps", 0) for entry in logged), default=0))
             earlier = TrainingRecord.load(resume_from_checkpoint)
+            self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
-        self.meter.begin(earlier.cost if earlier else None, bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

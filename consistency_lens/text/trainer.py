@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..base.engines import any_process, in_one_call
 from ..base.fidelity import Bench
+from ..base.memory import FirstWeights
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
@@ -61,6 +62,10 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.anchor == "projections":
             for parameter in self.lens.encoder.own_parameters().values():
                 parameter.requires_grad_(False)
+
+    def begin_again(self, first: FirstWeights, resumed: Path | None) -> None:
+        self.reference = {}
+        super().begin_again(first, resumed)
 
     def weigh(self, args: ConsistencyLensArguments) -> Mapping[str, Schedule]:
         return args.schedules()
