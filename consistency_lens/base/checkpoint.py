@@ -91,6 +91,14 @@ def _in_order(run: Path) -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
+def how_to_go_on(run: Path) -> str:
+    """What of an interrupted run is kept."""
+    found = checkpoints(run)
+    if not found:
+        return "There is no checkpoint yet: start again."
+    return f"Nothing is lost up to {found[-1].name}: --resume_from_checkpoint {found[-1]} goes on from there."
+
+
 def keep_in_order(newest: Path) -> None:
     """Let the dates of a run's checkpoints say their order, ahead of one that is about to be written.
 

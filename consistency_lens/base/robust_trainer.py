@@ -8,18 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import set_seed
 
-from .checkpoint import keep_in_order
+from ..errors import BadInput, is_full_disk
+from .checkpoint import how_to_go_on, is_complete, keep_in_order
 from .memory import FirstWeights, MemoryStillShort
 from .pushing import PushingTrainer
+from .trackers import guarded
 
 logger = logging.getLogger(__name__)
 
 
 class RobustTrainer(PushingTrainer):
-    """What goes wrong round a training: a clock that is set back, a batch that memory does not hold."""
+    """What goes wrong round a training: a full disk, a clock that is set back, a worker that dies, a tracker that
+    cannot be reached, a batch that memory does not hold."""
 
     first: FirstWeights | None = None  # of this call of `train`, where it may take several attempts
     short: RuntimeError | None = None  # of memory, in the last attempt
@@ -35,20 +39,42 @@ class RobustTrainer(PushingTrainer):
     def run_folder(self) -> Path:
         return Path(self.args.output_dir)
 
-    # ---- a clock that is set back
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.silent: set[str] = set()  # trackers that could not be reached
+        callbacks, report_to = self.callback_handler.callbacks, list(self.args.report_to)
+        self.callback_handler.callbacks = guarded(callbacks, report_to, self.silent)
+
+    # ---- a full disk, a clock that is set back
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = self.run_folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             keep_in_order(folder)
         self.saved.append(folder)
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not is_full_disk(error):
+                raise
+            if not is_complete(folder):  # what was begun takes room, and nobody can go on from it
+                shutil.rmtree(folder, ignore_errors=True)
+            fix = f"Free some space, or keep fewer checkpoints (save_total_limit). {how_to_go_on(self.run_folder)}"
+            raise BadInput("output_dir", str(self.run_folder), fix, f"no room left to write {folder.name}") from error
 
     # ---- a batch that memory does not hold
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         self.first, self.saved, self.short = None, [], None
-        return super().train(resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):  # torch says so from within a signal, wherever that comes
+                raise
+            fix = f"Use fewer of them, or 0, if the machine is short of memory. {how_to_go_on(self.run_folder)}"
+            raise BadInput(
+                "dataloader_num_workers", self.args.dataloader_num_workers, fix, why=str(error).splitlines()[0]
+            ) from error
 
     def _inner_training_loop(
         self, batch_size: int | None = None, args: Any = None, resume_from_checkpoint: str | None = None, **kwargs: Any

@@ -99,7 +99,7 @@ class LensTrainer(RobustTrainer):
         if self.average:
             self.add_callback(self.average)
         if self.eval_dataset is not None:
-            self.add_callback(SampleTable(lens, frozen, self.batches, self.as_one))
+            self.add_callback(SampleTable(lens, frozen, self.batches, self.as_one, self.silent))
 
     def begin(self) -> None:
         self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation

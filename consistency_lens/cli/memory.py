@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..base.checkpoint import how_to_go_on
 from .parsing import Request
-from .run_folder import how_to_go_on
 
 TRAINING = (
     "lower --per_device_train_batch_size, and raise --gradient_accumulation_steps by as much",

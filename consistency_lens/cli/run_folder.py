@@ -76,14 +76,6 @@ def checkpoint_of(request: Request) -> Path | None:
     return found[-1]
 
 
-def how_to_go_on(folder: Path) -> str:
-    """What of an interrupted run is kept."""
-    found = checkpoints(folder)
-    if not found:
-        return "There is no checkpoint yet: start again."
-    return f"Nothing is lost up to {found[-1].name}: --resume_from_checkpoint {found[-1]} goes on from there."
-
-
 def _is_answer(resume: str) -> bool:
     return resume.lower() in ("true", "false")
 
