@@ -28,6 +28,7 @@ class MovingAverage(TrainerCallback):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.parameters, self.decay = parameters, decay
+        self.skips = False  # the present step is not taken
         self.reset()
 
     def reset(self) -> None:
@@ -38,6 +39,9 @@ class MovingAverage(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self.skips or kwargs["optimizer"].step_was_skipped:
+            self.skips = False
+            return
         for name, parameter in self.parameters.items():
             # Early on, what was before the first steps would weigh too much.
             decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl
 
 from ..activations import Activations
 from ..errors import BadInput
@@ -26,7 +27,7 @@ from ..objectives import fve, recovered
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
-from .checkpoint import STATE, checkpoints, find_checkpoint
+from .checkpoint import checkpoints, find_checkpoint
 from .cost import Cost, Meter
 from .engines import mean_over_processes
 from .fidelity import Bench, compare, only_site
@@ -75,7 +76,7 @@ class LensTrainer(RobustTrainer):
         device = args.device if self.engine.spreads_weights else frozen.device
         self.mean = activations.mean(self.site).to(device)
         self.variance = float(activations.statistics[f"{self.site}.variance"].sum())
-        self.cost_before, self.skipped_before = Cost(), 0  # up to the checkpoint that a training goes on from
+        self.cost_before = Cost()  # up to the checkpoint that a training goes on from
         self.meter = Meter(args.device, args.world_size)
         self.begin()
         # For the card. Sizes are those of whole tensors, before they are spread over processes.
@@ -103,11 +104,15 @@ class LensTrainer(RobustTrainer):
 
     def begin(self) -> None:
         self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
-        self.skipped_steps = self.skipped_before
         self._notes: dict[str, tuple[Tensor | float, int]] = {}
         self._seen: list[Tensor | int] = [0, 0]  # rows and tokens since the last log
         self._since = time.monotonic()
         self.meter.begin(self.cost_before)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Over all starts of this training."""
+        return self.meter.skipped
 
     def begin_again(self, first: FirstWeights, resumed: Path | None) -> None:
         super().begin_again(first, resumed)
@@ -174,15 +179,17 @@ class LensTrainer(RobustTrainer):
         if self.accelerator.scaler is not None or all(bool(norm.isfinite()) for norm in norms.values()):
             return  # with fp16 the scaler does the skipping
         self.model.zero_grad(set_to_none=True)
-        self.skipped_steps += 1
+        self.meter.skipped += 1
+        if self.average:
+            self.average.skips = True
         if self.skipped_steps > self.args.max_skipped_steps:
-            path = Path(self.args.output_dir) / f"bad_batch-{self.state.global_step}.pt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(dict(inputs), path)
+            path = self.run_folder / f"bad_batch-{self.state.global_step}-{self.args.process_index}.safetensors"
+            save_batch(inputs, path)
             raise BadInput(
                 "max_skipped_steps",
                 self.args.max_skipped_steps,
-                f"Lower the learning rates or max_grad_norm; the last batch is in {path.name} of the run folder.",
+                f"Lower the learning rates or max_grad_norm; the last batch is in {path.name} of the run folder"
+                + (", beside those of the other processes." if self.args.world_size > 1 else "."),
                 why=f"the gradients of {self.skipped_steps} steps were not finite, in the parts {sorted(norms)}",
             )
 
@@ -335,13 +342,11 @@ class LensTrainer(RobustTrainer):
                 fix = "Start again without resume_from_checkpoint."
                 raise BadInput("resume_from_checkpoint", True, fix, why="there is no whole checkpoint in output_dir")
             resume_from_checkpoint = str(whole[-1])
-        self.cost_before, self.skipped_before = Cost(), 0
+        self.cost_before = Cost()
         if isinstance(resume_from_checkpoint, str):
             on_hub = (self.args.hub_model_id, self.args.hub_revision, self.args.hub_token)
             resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, *on_hub))
             self.require_resumable(Path(resume_from_checkpoint))
-            logged = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE)).log_history
-            self.skipped_before = int(max((entry.get("skipped_steps", 0) for entry in logged), default=0))
             earlier = TrainingRecord.load(resume_from_checkpoint)
             self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
@@ -366,6 +371,13 @@ class LensTrainer(RobustTrainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Two for each weight and token, forward; a backward pass costs twice that. The subject's are not counted."""
         return 6 * sum(p.numel() for p in self.trainable.values()) * len(inputs["input_ids"])
+
+
+def save_batch(inputs: Mapping[str, Any], path: Path) -> None:
+    """A batch to be looked at, as numbers and no pickle; each site's activations under its name."""
+    tensors = {**inputs, **inputs["activations"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name != "activations"}, path)
 
 
 def _require_rows(activations: Activations, args: LensTrainingArguments) -> None:

@@ -196,12 +196,14 @@ def test_averages_that_were_never_begun_cannot_be_resumed(tmp_path: Path) -> Non
         trainer_of(tmp_path, ema_decay=0.9).train(resume_from_checkpoint=True)
 
 
-def test_the_count_of_skipped_steps_survives(tmp_path: Path) -> None:
-    """The limit is one for the run, however often it is resumed."""
+@pytest.mark.parametrize("logging_steps", [1, 100])
+def test_the_count_of_skipped_steps_survives(tmp_path: Path, logging_steps: int) -> None:
+    """The limit is one for the run, however often it is resumed and however rarely it logs."""
     from test_lens_trainer import Spoiled
 
     frozen = tiny_lm()
-    given = {"save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 1}
+    given = {"save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 1, "logging_steps": logging_steps}
+    given["logging_first_step"] = False
     trainer = Spoiled(tiny_lens(frozen), frozen, arguments(tmp_path, **given), tiny_rows())
     trainer.bad_steps = (1, 2)
     with pytest.raises(BadInput, match="max_skipped_steps"):
