@@ -241,7 +241,7 @@ class ConsistencyLensTrainer(LensTrainer):
         """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it."""
         warm = self.args.num_warm_steps
         scheduler = super().create_scheduler(max(1, num_training_steps - warm), optimizer)
-        if not warm or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        if not warm:
             return scheduler
         stages = []
         for group, after in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
