@@ -21,6 +21,7 @@ from tiny import shared_lm
 
 from consistency_lens import Activations, AutoLens, FrozenLM, Report, cli
 from consistency_lens.base.checkpoint import checkpoints
+from consistency_lens.base.memory import MemoryShortInEvaluation
 from consistency_lens.cli import memory
 
 PROMPT = "w1 <A> w2"
@@ -378,5 +379,16 @@ def test_out_of_memory_says_what_helps_in_order_and_what_is_kept(
     request.folder = made
     said = memory.advice(request, torch.OutOfMemoryError("CUDA out of memory."))
     assert said.index("--per_device_train_batch_size") < said.index("--trainable lora")
+    short = torch.OutOfMemoryError("CUDA out of memory.")
+    request.stage = "extract"
+    assert "lower --batch_size" in memory.advice(request, short) and "same command" in memory.advice(request, short)
+    request.stage = "evaluate"
+    judged = memory.advice(request, short)
+    assert "lower --report_batch_size" in judged and judged.endswith(f"evaluate --lens {made} judges it.")
+    request.stage = "train"
+    watched = memory.advice(request, MemoryShortInEvaluation("CUDA out of memory."))
+    assert "1. lower --per_device_eval_batch_size" in watched and "train_batch_size" not in watched
+    assert "in an evaluation" not in watched and watched.endswith("goes on from there.")
+    assert memory.advice(request, short) == said
     assert said.endswith(f"--resume_from_checkpoint {made / 'checkpoint-4'} goes on from there.")
     assert all(word.strip(",") in cli.parsing.new_parser().format_help() for word in said.split() if word[:2] == "--")

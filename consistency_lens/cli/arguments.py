@@ -163,6 +163,7 @@ GROUPS: dict[str, type] = {
 USUAL = (
     *["output_dir", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps"],
     *["gradient_accumulation_steps", "max_grad_norm", "weight_decay", "bf16", "activation_checkpointing"],
+    "auto_find_batch_size",
     *["per_device_eval_batch_size", "eval_strategy", "eval_steps", "save_steps", "save_total_limit"],
     *["load_best_model_at_end", "resume_from_checkpoint", "report_to", "run_name", "project", "push_to_hub"],
     *["hub_model_id", "hub_strategy", "hub_token", "seed", "use_cpu", "disable_tqdm"],

@@ -71,6 +71,7 @@ def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
     rows = request.values["activations_dir"] or str(Path("outputs") / f"{'_'.join(names)}-activations")
     request.values["activations_dir"] = rows  # `evaluate` finds them again
     folder = begin_run(folder, request, argv, resumed, exits)
+    request.stage = "extract"
     made, frozen = extract(request, command_of(argv), rows)
     activations = Activations.load(made, verify=False)
     require_rows(request, activations)
@@ -111,10 +112,12 @@ def _train_and_judge(
     resumed: Path | None,
     report: bool,
 ) -> None:
+    request.stage = "train"
     lens = new_lens(request, frozen, activations, site)
     history, steps = train(request, lens, activations, folder, resumed)
     tail = _tail(request, lens, activations, site, folder, steps, resumed) if request.run.tail_baseline else None
     if report:
+        request.stage = "evaluate"
         judge(request, lens, activations, folder, tail, history, home=folder / LENS)
     if request.values["push_to_hub"]:
         publish_run(request, folder)
