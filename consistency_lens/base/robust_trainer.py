@@ -16,6 +16,7 @@ from ..errors import BadInput, is_full_disk
 from .checkpoint import how_to_go_on, is_complete, keep_in_order
 from .memory import FirstWeights, MemoryStillShort
 from .pushing import PushingTrainer
+from .termination import Termination
 from .trackers import guarded
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 class RobustTrainer(PushingTrainer):
     """What goes wrong round a training: a full disk, a clock that is set back, a worker that dies, a tracker that
-    cannot be reached, a batch that memory does not hold."""
+    cannot be reached, a machine that is wanted elsewhere, a batch that memory does not hold."""
 
     first: FirstWeights | None = None  # of this call of `train`, where it may take several attempts
     short: RuntimeError | None = None  # of memory, in the last attempt
@@ -41,6 +42,8 @@ class RobustTrainer(PushingTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.termination = Termination()
+        self.add_callback(self.termination)
         self.silent: set[str] = set()  # trackers that could not be reached
         callbacks, report_to = self.callback_handler.callbacks, list(self.args.report_to)
         self.callback_handler.callbacks = guarded(callbacks, report_to, self.silent)
@@ -67,7 +70,8 @@ class RobustTrainer(PushingTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         self.first, self.saved, self.short = None, [], None
         try:
-            return super().train(resume_from_checkpoint, **kwargs)
+            with self.termination.listening():
+                return super().train(resume_from_checkpoint, **kwargs)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):  # torch says so from within a signal, wherever that comes
                 raise

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from ..activations import CorruptShard
 from ..base.checkpoint import how_to_go_on
+from ..base.termination import CODE, Terminated
 from ..errors import BadInput, is_full_disk
 from ..frozen import ProvenanceMismatch
 from ..hub import redacted
@@ -54,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = how_to_go_on(request.folder) if request and request.folder else ""
         _say(f"[bold red]error[/]: {escape(str(error))}. Free some space. {escape(kept)}")
         return 2
+    except Terminated:
+        assert request is not None and request.folder is not None
+        if rank() == 0:
+            _say(f"asked to end (SIGTERM): {escape(how_to_go_on(request.folder))}")
+        return CODE
     except KeyboardInterrupt:
         if rank() == 0:
             folder = request.folder if request else None

@@ -88,7 +88,7 @@ def _new(wanted: Path) -> Path:
 
 
 def checkpoint_of(request: Request) -> Path | None:
-    """The checkpoint to go on from; raise where there is none, or it was cut off."""
+    """The checkpoint to go on from; raise where there is none, or it was cut off. With `auto` there may be none."""
     resume = request.values["resume_from_checkpoint"]
     if not resume or resume.lower() == "false":
         return None
@@ -101,6 +101,8 @@ def checkpoint_of(request: Request) -> Path | None:
         fix = "Say which run with --output_dir, or give the path of a checkpoint."
         raise BadInput("resume_from_checkpoint", resume, fix)
     found = checkpoints(Path(request.values["output_dir"]))
+    if not found and resume.lower() == "auto":
+        return None
     if not found:
         fix = "Start the run again without it."
         why = f"there is no whole checkpoint in {request.values['output_dir']}"
@@ -109,7 +111,7 @@ def checkpoint_of(request: Request) -> Path | None:
 
 
 def _is_answer(resume: str) -> bool:
-    return resume.lower() in ("true", "false")
+    return resume.lower() in ("true", "false", "auto")
 
 
 def begin(folder: Path, request: Request, argv: Sequence[str], resumed: Path | None) -> None:

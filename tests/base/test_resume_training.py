@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 
 from consistency_lens.activations import Activations
 from consistency_lens.base.checkpoint import checkpoints, is_complete
+from consistency_lens.base.termination import CODE
 from consistency_lens.errors import BadInput
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
@@ -60,12 +61,14 @@ class Dying(ConsistencyLensTrainer):
 
 
 class AtTheEnd(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
+    """The process gets a signal at the end of a step."""
+
+    def __init__(self, step: int, number: int = signal.SIGKILL) -> None:
+        self.step, self.number = step, number
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
 
 def _train(log: Path, rows: Path, run: Path, settings: dict[str, Any], resume: bool, moment: dict[str, int]) -> None:
@@ -81,6 +84,8 @@ def _train(log: Path, rows: Path, run: Path, settings: dict[str, Any], resume: b
     trainer.writing = moment.get("writing")
     if "end_of" in moment:
         trainer.add_callback(AtTheEnd(moment["end_of"]))
+    if "asked_at" in moment:
+        trainer.add_callback(AtTheEnd(moment["asked_at"], signal.SIGTERM))
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.save_model(str(run / "end"))
     trainer.state.save_to_json(str(run / "end" / "trainer_state.json"))
@@ -95,7 +100,7 @@ def train(folder: Path, kind: str, resume: bool = False, **moment: int) -> int:
     process.start()
     process.join(300)
     assert process.exitcode is not None, "it hangs"
-    assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
+    assert process.exitcode in (0, -signal.SIGKILL, CODE), log.read_text()
     return process.exitcode
 
 
@@ -142,6 +147,17 @@ def drawn_moments(seed: int) -> list[dict[str, int]]:
 
 def test_kills_leave_no_trace(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, "policy", drawn_moments(0))
+
+
+def test_asked_to_end_it_saves_where_it_is_and_goes_on_from_there(tmp_path: Path) -> None:
+    """The request comes between two saves, once in the warm start and once behind it; it is heard a step later."""
+    undisturbed, asked = tmp_path / "undisturbed", tmp_path / "asked"
+    assert train(undisturbed, "policy") == 0
+    for attempt, step in enumerate((3, 6)):
+        assert train(asked, "policy", resume=attempt > 0, asked_at=step) == CODE
+        assert checkpoints(asked)[-1].name == f"checkpoint-{step + 1}"
+    assert train(asked, "policy", resume=True) == 0
+    require_same(undisturbed, asked)
 
 
 @pytest.mark.slow
