@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import BadInput
+
+logger = logging.getLogger(__name__)
 
 
 class MovingAverage(TrainerCallback):
@@ -82,6 +86,15 @@ def accelerator_load() -> dict[str, float]:
     if not torch.cuda.is_available():
         return {}
     found = {"gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
-    if find_spec("pynvml"):
+    if _can_ask_how_busy():
         found["gpu_utilization"] = float(torch.cuda.utilization())
     return found
+
+
+@cache
+def _can_ask_how_busy() -> bool:
+    """Said once: a training logs often."""
+    if find_spec("pynvml") is None:
+        logger.info("gpu_utilization is not logged: pip install 'consistency-lens[track]' brings what is asked for it")
+        return False
+    return True
