@@ -6,10 +6,13 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from .. import hub
 from ..errors import BadInput
@@ -120,3 +123,10 @@ def require_complete(folder: Path) -> None:
     fix = f"Resume from {others[-1]} instead." if others else "Start again; there is no whole checkpoint beside it."
     why = "it was cut off while it was written" if folder.is_dir() else "there is no such folder"
     raise BadInput("resume_from_checkpoint", folder.name, fix, why)
+
+
+def save_batch(inputs: Mapping[str, Any], path: Path) -> None:
+    """A batch to be looked at, as numbers and no pickle; each site's activations under its name."""
+    tensors = {**inputs, **inputs["activations"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name != "activations"}, path)

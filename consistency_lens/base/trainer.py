@@ -9,13 +9,13 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl
@@ -27,9 +27,9 @@ from ..objectives import fve, recovered
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
-from .checkpoint import checkpoints, find_checkpoint
+from .checkpoint import checkpoints, find_checkpoint, save_batch
 from .cost import Cost, Meter
-from .engines import mean_over_processes
+from .engines import in_turn_of_processes, mean_over_processes
 from .fidelity import Bench, compare, only_site
 from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
 from .memory import FirstWeights, evaluating
@@ -253,34 +253,37 @@ class LensTrainer(RobustTrainer):
     def _measure(self, dataset: Any) -> dict[str, float]:
         was_training = self.lens.training
         self.lens.eval()
-        found: dict[str, list[Tensor]] = {}
-        vectors: list[tuple[Tensor, Tensor]] = []
-        codes = []
-        for batch in self.batches(self.args.eval_rows, dataset):
-            bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
-            original = batch["activations"][self.site].float()
-            code = self.lens.compress(batch)
-            (edit,) = self.lens.restore(code, batch)
-            at_mean = bench.judge(edit.at(self.mean))
-            rows = bench.judge(edit) | compare(edit.value, original)
-            rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
-            rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
-            for name, value in rows.items():
-                found.setdefault(name, []).append(value.float().cpu())
-            vectors.append((edit.value, original))
-            codes += [row["explanation"] for row in self.lens.spell(code)]
-        every = {name: torch.cat(values) for name, values in found.items()}
-        restored, original = (torch.cat(side) for side in zip(*vectors, strict=True))
+        # Where each process holds all weights, the batches are dealt out; else all have to make the same passes.
+        first, step = (0, 1) if self.engine.spreads_weights else (self.args.process_index, self.args.world_size)
+        mine = islice(self.batches(self.args.eval_rows, dataset), first, None, step)
+        judged = in_turn_of_processes([self._judge(batch) for batch in mine], step)
+        every = {name: torch.cat([rows[name] for rows, _ in judged]) for name in judged[0][0]}
+        codes = [said for _, texts in judged for said in texts]
+        restored, original = every.pop("restored"), every.pop("original")
         means = {name: float(value.nanmean()) for name, value in every.items() if not name.endswith("_of_mean")}
         means["kl_recovered"] = float(recovered(every["kl"], every["kl_of_mean"]))
         if self.args.kl_horizon:
             horizon = recovered(every["kl_horizon"], every["kl_horizon_of_mean"])
             means["kl_horizon_recovered"] = float(horizon)
-        means["fve"] = float(fve(restored, original, self.mean))
+        means["fve"] = float(fve(restored, original, self.mean.cpu()))
         means["distinct"] = len(set(codes)) / len(codes)
         means.pop("squared_error"), means.pop("ce", None)
         self.lens.train(was_training)
         return means
+
+    def _judge(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+        """A value per row under each name, and what the lens says about them."""
+        bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
+        original = batch["activations"][self.site].float()
+        code = self.lens.compress(batch)
+        (edit,) = self.lens.restore(code, batch)
+        at_mean = bench.judge(edit.at(self.mean))
+        rows = bench.judge(edit) | compare(edit.value, original)
+        rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
+        rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
+        rows |= {"restored": edit.value, "original": original}
+        texts = [row["explanation"] for row in self.lens.spell(code)]
+        return {name: value.float().cpu() for name, value in rows.items()}, texts
 
     # ---- save and resume
 
@@ -371,13 +374,6 @@ class LensTrainer(RobustTrainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Two for each weight and token, forward; a backward pass costs twice that. The subject's are not counted."""
         return 6 * sum(p.numel() for p in self.trainable.values()) * len(inputs["input_ids"])
-
-
-def save_batch(inputs: Mapping[str, Any], path: Path) -> None:
-    """A batch to be looked at, as numbers and no pickle; each site's activations under its name."""
-    tensors = {**inputs, **inputs["activations"]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name != "activations"}, path)
 
 
 def _require_rows(activations: Activations, args: LensTrainingArguments) -> None:
