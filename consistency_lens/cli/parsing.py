@@ -55,13 +55,16 @@ class Request:
         command: one of `COMMANDS`, or `run` for all of them in turn.
         values: every field by its name on the command line, settled.
         text: what `explain` is to read.
-        folder: of the run, once it has one.
+        folder: of the run, once it has one; `named_itself`: nobody has named it.
+        stage: of a whole run: the command whose work it is at.
     """
 
     command: str
     values: dict[str, Any]
     text: str | None = None
     folder: Path | None = field(default=None, compare=False)
+    named_itself: bool = field(default=False, compare=False)
+    stage: str = field(default="", compare=False)
 
     def part(self, arguments: Any) -> Any:
         """One of the dataclasses, filled in."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..base.engines import any_process, in_one_call
 from ..base.fidelity import Bench
+from ..base.memory import FirstWeights
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
@@ -67,6 +68,10 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.anchor == "projections":
             for parameter in self.lens.encoder.own_parameters().values():
                 parameter.requires_grad_(False)
+
+    def begin_again(self, first: FirstWeights, resumed: Path | None) -> None:
+        self.reference = {}
+        super().begin_again(first, resumed)
 
     def weigh(self, args: ConsistencyLensArguments) -> Mapping[str, Schedule]:
         return args.schedules()
@@ -305,7 +310,7 @@ class ConsistencyLensTrainer(LensTrainer):
         """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it."""
         warm = self.args.num_warm_steps
         scheduler = super().create_scheduler(max(1, num_training_steps - warm), optimizer)
-        if not warm or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        if not warm:
             return scheduler
         stages = []
         for group, after in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
