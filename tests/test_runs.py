@@ -197,7 +197,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path, subject_folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     for title in ("Needed facts said, new stories", "first row: document", "verdict", "4 explanations"):
         assert title in done.stdout
-    (folder,) = (tmp_path / "outputs").glob("demo_resid_post.1_demo_lr*")
+    (folder,) = (tmp_path / "outputs").glob("demo_resid_post.2_demo_lr*")
     report = Report.load(folder / "report")
     assert {"fact_recall", "fact_words"} <= set(report.judged["lens"])  # precision, once a text says a fact word
     assert "reworded" in report.groups["tampered"] and "context_tail_trained" in report.groups["text"]

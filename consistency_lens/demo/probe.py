@@ -12,7 +12,7 @@ from torch import Tensor
 from consistency_lens.demo.stories import Story
 from consistency_lens.frozen import FrozenLM
 
-DEMO_SITE = "resid_post.1"  # .992 of needed facts are read there (seed 0), with two layers left above the swap
+DEMO_SITE = "resid_post.2"  # .99 of needed facts are read there, with one layer left above the swap
 RIDGE = 1e-3
 EARLY = 2  # the early control reads so many tokens before the fact is stated
 TRAIN_SHARE = 0.7
