@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from desk import MODEL, Desk, Follower, link_to, sentence, told
+from desk import MODEL, Desk, Follower, in_turn, link_to, sentence, told
 from drawing import notice
 from links import Choice, choice_of
 from views.read import reading
@@ -41,6 +41,7 @@ def build(
         choice, lens, shown, tab, said = arrive(desk, query or "", text)
         return choice, lens, shown, gr.Tabs(selected=tab), tab, said
 
+    @in_turn
     @told(4)
     def read(choice: Choice) -> Iterator[tuple[Any, ...]]:
         if choice.text:

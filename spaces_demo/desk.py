@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import wraps
 from threading import Lock
@@ -23,6 +25,9 @@ BEYOND = 1e15  # what no number on the page needs
 Follower = tuple[Callable[..., Any], list[Any]]  # what a tab shows of a choice and its rows, and where
 # All work of models waits in one line: whoever came first is served first, whatever the tab.
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+_AT_WORK, _DONE = Lock(), object()
+# Said by the browser itself, and only where there is something to stop.
+STOPPING = f'said => said?.includes("notice busy") ? {json.dumps(notice("Stopping …"))} : said'
 
 
 class Scans:
@@ -88,6 +93,14 @@ class Desk:
         for show, outputs in followers:
             event = event.success(show, [self.choice, self.rows], outputs, queue=False, api_visibility="private")
 
+    def stop(self, button: gr.Button, work: Sequence[Any]) -> None:
+        """Let a button stop this work. What is being computed is finished first, and until then the page is deaf to a
+        new click: that it has stopped is said by an event which the browser sends once the cancelling is through."""
+        cancelling: dict[str, Any] = {"cancels": list(work), "queue": False, "api_visibility": "private"}
+        button.click(None, self.notice, self.notice, js=STOPPING, **cancelling)
+        for event in work:
+            event.failure(lambda: notice("Stopped."), None, self.notice, queue=False, api_visibility="private")
+
 
 def link_to(choice: Choice, tab: str) -> str:
     return choice.on(tab).query()
@@ -107,6 +120,23 @@ def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[...,
         return guarded
 
     return wrap
+
+
+def in_turn(work: Callable[..., Generator[Any]]) -> Callable[..., Generator[Any]]:
+    """Of work of models one step at a time, whoever's it is: Gradio gives the place of what was cancelled to the next
+    in line while its thread is still computing."""
+
+    @wraps(work)
+    def stepping(*given: Any) -> Generator[Any]:
+        with closing(work(*given)) as steps:
+            while True:
+                with _AT_WORK:
+                    found = next(steps, _DONE)
+                if found is _DONE:
+                    return
+                yield found
+
+    return stepping
 
 
 def number_of(field: str, given: Any) -> float:

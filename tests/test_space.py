@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import lenses as places  # noqa: E402
 import looks  # noqa: E402
 import texts  # noqa: E402
 from arriving import arrive  # noqa: E402
-from desk import Desk, link_to, sentence, told  # noqa: E402
+from desk import Desk, in_turn, link_to, sentence, told  # noqa: E402
 from links import Choice, choice_of  # noqa: E402
 from views import read  # noqa: E402
 
@@ -223,6 +224,34 @@ def test_the_work_of_models_waits_in_one_line() -> None:
     assert lines["model"].concurrency_limit == 1
     waiting = {str(work.api_name) for work in page.fns.values() if work.concurrency_id == "model"}
     assert {"read", "open", "steer", "compare"} <= waiting
+
+
+def test_of_all_work_of_models_one_step_is_taken_at_a_time() -> None:
+    """Also beside work that was cancelled, whose place Gradio gives away while its thread is still computing."""
+    seen: list[str] = []
+    inside, second_began, go_on = (threading.Event() for _ in range(3))
+
+    @in_turn
+    def work(name: str) -> Iterator[str]:
+        seen.append(f"{name} in")
+        inside.set()
+        assert go_on.wait(60)
+        seen.append(f"{name} out")
+        yield name
+
+    def later() -> None:
+        second_began.set()
+        next(work("second"))
+
+    threads = [threading.Thread(target=lambda: next(work("first"))), threading.Thread(target=later)]
+    threads[0].start()
+    assert inside.wait(60)
+    threads[1].start()
+    assert second_began.wait(60)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen == ["first in", "first out", "second in", "second out"]
 
 
 def test_a_lens_that_is_not_offered_is_not_loaded(address: str) -> None:
