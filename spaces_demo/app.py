@@ -63,7 +63,7 @@ def build(lenses: Lenses) -> gr.Blocks:
         example.input(str, example, desk.text, queue=False, api_visibility="private")
         work.append(read.on_demand(desk, example.input, outputs, followers, example))
         work.append(arriving.build(desk, page, tabs, texts[0], outputs, followers))
-        desk.stop(stop, work)
+        desk.stop(stop, work, followers)
         for key, tab in opened.items():
             arriving.remember(desk, tab, key)
     return page

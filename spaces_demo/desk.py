@@ -93,13 +93,16 @@ class Desk:
         for show, outputs in followers:
             event = event.success(show, [self.choice, self.rows], outputs, queue=False, api_visibility="private")
 
-    def stop(self, button: gr.Button, work: Sequence[Any]) -> None:
+    def stop(self, button: gr.Button, work: Sequence[Any], followers: Sequence[Follower] = ()) -> None:
         """Let a button stop this work. What is being computed is finished first, and until then the page is deaf to a
-        new click: that it has stopped is said by an event which the browser sends once the cancelling is through."""
+        new click: that it has stopped is said by an event which the browser sends once the cancelling is through.
+        Followers show what there is by then."""
         cancelling: dict[str, Any] = {"cancels": list(work), "queue": False, "api_visibility": "private"}
         button.click(None, self.notice, self.notice, js=STOPPING, **cancelling)
         for event in work:
-            event.failure(lambda: notice("Stopped."), None, self.notice, queue=False, api_visibility="private")
+            over = event.failure(lambda: notice("Stopped."), None, self.notice, queue=False, api_visibility="private")
+            if followers:
+                self.follow(over, followers)
 
 
 def link_to(choice: Choice, tab: str) -> str:

@@ -85,7 +85,7 @@ class Visitor:
 
     def near(self, position: int) -> None:
         """Wait until this token is shown from near."""
-        self.until(f"document.querySelector('#near h3').textContent.includes('Token {position}:')")
+        self.until(f"document.querySelector('#near h3')?.textContent.includes('Token {position}:')")
 
     def about_to_edit(self, position: int) -> Any:
         """The field for the words of this token, once they stand in it: what is written before would be lost."""

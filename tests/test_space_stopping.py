@@ -14,6 +14,7 @@ pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
 pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 import app
 import desk
+import looks
 from space_server import Visitor, browsing
 
 from consistency_lens import ConsistencyLens
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.browser
 STOPPED, STOPPING = (
     f"document.querySelector('#notice').innerText.includes('{said}')" for said in ("Stopped", "Stopping")
 )
-LONG = " ".join(f"w{i}" for i in range(1, 90))
+LONG = " ".join(f"w{i}" for i in range(89, 0, -1))
 
 
 class Gate:
@@ -97,6 +98,16 @@ def test_a_click_right_after_a_reading_was_stopped_is_heard(
     visitor.page.locator("#text textarea").fill(LONG)
     visitor.page.locator("#act").click()
     stopped(visitor, gate, "#stop")
+    visitor.until(
+        f"document.querySelectorAll('.token').length == {looks.CHUNK} && !document.querySelector('#near h3')"
+    )
+    visitor.until("new URLSearchParams(location.search).get('text').startsWith('w89 w88')")
+    visitor.page.locator(".token").nth(6).click()
+    visitor.near(7)
+    assert visitor.page.locator("#near h3 q").inner_text() == "w83"
+    visitor.turn_to("Scan")
+    visitor.until("document.querySelector('#scan')?.innerText.includes('w83')")
+    visitor.turn_to("Read")
     visitor.page.locator("#text textarea").fill("w8 w7 w6 w5 w4 w3 w2")
     visitor.page.locator("#act").click()
     visitor.has_read(7)

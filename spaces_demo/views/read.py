@@ -26,7 +26,8 @@ def reading(desk: Desk, wanted: Choice) -> Iterator[tuple[Any, ...]]:
     for rows, of in desk.scans.read(choice.lens, choice.text):
         if len(rows) < of:
             coming = notice(f"{len(rows)} of {of} tokens", "busy", len(rows), of)
-            yield gr.skip(), rows, tokens(rows, 0, since), gr.skip(), coming
+            # With the text that they are of, so that whoever stops here has not two texts at once.
+            yield choice.at(0), rows, tokens(rows, 0, since), "", coming
     last = rows[-1]["position"]
     choice = choice.at(min(choice.position or last, last))
     found = look(lens, choice.text, choice.position)
