@@ -80,7 +80,10 @@ class AutoLens:
 
     @staticmethod
     def download(
-        lens_id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | None = None
+        lens_id_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        token: str | None = None,
+        report_only: bool = False,
     ) -> Path:
         """The folder of a lens with all that is published of it: weights, report, samples and history, never code.
 
@@ -88,12 +91,14 @@ class AutoLens:
             lens_id_or_path: Hub id; the folder of a lens stays where it is, and of a run its lens is taken.
             revision: branch, tag or commit of the lens on the Hub.
             token: for a private lens. Default: of this machine.
+            report_only: no more than what was measured of it.
         """
         place = lens_folder(lens_id_or_path)
         _, commit = read_config(place, revision, token)
         if Path(place).is_dir():
             return Path(place)
-        return hub.download(place, commit, token, allow=hub.LENS_FILES + hub.SHOWN_WITH_IT, ignore=hub.OTHER_STAGES)
+        allow = hub.OF_A_REPORT if report_only else hub.LENS_FILES + hub.SHOWN_WITH_IT
+        return hub.download(place, commit, token, allow=allow, ignore=hub.OTHER_STAGES)
 
 
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:

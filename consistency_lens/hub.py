@@ -34,6 +34,7 @@ OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors")
 BESIDE_THE_LENS = (*OTHER_STAGES, "report/*")
 # What people look at beside it: samples and pictures. As little of that can hold code.
 SHOWN_WITH_IT = ("*.parquet", "*.png")
+OF_A_REPORT = ("report/*.json", "report/*.png")
 
 LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or give a token."
 _GO_ON = "Run the same again: what has arrived is not sent again."

@@ -3,6 +3,7 @@
 python spaces_demo/app.py                               # the newest demo run under outputs/
 python spaces_demo/app.py --lens outputs/my-run         # a run and its checkpoints, or the folder of a lens
 python spaces_demo/app.py --lens someone/a-lens another/one
+python spaces_demo/app.py --lens me/a-lens me/a-lens@v1 # two revisions of one, side by side under Compare
 
 Without --lens, the environment variable LENS and then a file lens.txt beside this one say which.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from typing import Any
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from extracting import saved_model
+from lens_runs import stirred, tiny_lens
 from space_runs import HOSTILE, SPACE, TEXT, last, lens, lenses, new_desk, run_folder
+from tiny import tiny_lm
 
 import consistency_lens
 from consistency_lens import BadInput
@@ -25,7 +29,7 @@ import lenses as places  # noqa: E402
 import looks  # noqa: E402
 import texts  # noqa: E402
 from arriving import arrive  # noqa: E402
-from desk import Desk, in_turn, link_to, sentence, told  # noqa: E402
+from desk import Desk, Scans, in_turn, link_to, sentence, told  # noqa: E402
 from links import Choice, choice_of  # noqa: E402
 from views import read  # noqa: E402
 
@@ -125,6 +129,27 @@ def test_of_a_run_the_checkpoints_can_be_chosen_and_share_the_subject() -> None:
     with pytest.raises(BadInput, match="Choose one of"):
         found.get("../../etc/passwd")
     assert places.Lenses([str(run_folder() / "lens")]).names == found.names
+
+
+def test_runs_that_are_called_the_same_are_told_apart_and_a_folder_of_ours_is_no_checkpoint(tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        shutil.copytree(run_folder(), tmp_path / parent / "run")
+        shutil.copytree(run_folder() / "lens", tmp_path / parent / "run/checkpoint-best")
+    found = places.Lenses([str(tmp_path / "a/run"), str(tmp_path / "b/run"), str(tmp_path / "a/run/lens")])
+    assert found.names == ["run", "run · checkpoint-2", "run (2)", "run (2) · checkpoint-2"]
+    assert found.folders["run (2)"] == tmp_path / "b/run/lens"
+
+
+def test_a_lens_of_another_model_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stirred(tiny_lens(tiny_lm("qwen3"))).save_pretrained(tmp_path / "of_another")
+    found = places.Lenses([str(run_folder()), str(tmp_path / "of_another")], subject=str(saved_model()))
+
+    @told(4)
+    def work() -> Iterator[Any]:
+        yield from read.reading(Desk(found, Scans(found), *([None] * 7)), Choice("of_another", TEXT))  # type: ignore[arg-type]
+
+    *_, said = last(work())
+    assert "role='alert'" in said and "made for another model" in said
 
 
 def test_a_folder_without_a_lens_is_refused(tmp_path: Path) -> None:
