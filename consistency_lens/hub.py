@@ -36,6 +36,8 @@ BESIDE_THE_LENS = (*OTHER_STAGES, "report/*")
 SHOWN_WITH_IT = ("*.parquet", "*.png")
 OF_A_REPORT = ("report/*.json", "report/*.png")
 
+STAGED = "_push-"  # how folders begin in which files lie ready to be sent
+
 LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or give a token."
 _GO_ON = "Run the same again: what has arrived is not sent again."
 _TOKEN = re.compile(r"\b(?:hf|api_org)_\w{16,}|(?<=bearer )\S+", flags=re.IGNORECASE)
@@ -222,8 +224,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 @contextmanager
 def staged(files: Mapping[str, Path], beside: Path | None = None) -> Iterator[Path]:
     """A folder, in `beside`, with these files under these names, for as long as they are uploaded."""
-    with TemporaryDirectory(prefix="_push-", dir=beside) as name:
+    with TemporaryDirectory(prefix=STAGED, dir=beside) as name:
         yield stage(files, Path(name))
+
+
+def sweep(folder: Path) -> None:
+    """Take away what a process that was killed while it pushed has left behind."""
+    for left in folder.glob(f"{STAGED}*"):
+        shutil.rmtree(left)
 
 
 def stage(files: Mapping[str, Path], folder: Path) -> Path:

@@ -3,6 +3,7 @@ repository, upload a folder in commits (also as large files), and read it back; 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -90,17 +91,22 @@ class Trouble:
         status: of the answer; 0 drops the connection in the middle of it.
         message: in the answer. `{token}` in it is the token that the client sent.
         times: how often.
+        delay: seconds; with a status of 200 it goes well, but late.
     """
 
     what: str
     status: int
     message: str = ""
     times: int = 10**9
+    delay: float = 0.0
 
-    def answer(self, request: Request) -> Response | None:
+    async def answer(self, request: Request) -> Response | None:
         if not self.times or not re.search(self.what, f"{request.method} {request.url.path}"):
             return None
         self.times -= 1
+        await asyncio.sleep(self.delay)
+        if self.status == 200:
+            return None
         if not self.status:
             return StreamingResponse(cut_off(), headers={"Content-Length": "100"})
         said = self.message.format(token=request.headers.get("authorization", "").removeprefix("Bearer "))
@@ -297,7 +303,9 @@ class Hub:
 
     def answer(self, ask: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def run(request: Request) -> Response:
-            found: Any = next(filter(None, (each.answer(request) for each in self.trouble)), None)
+            found: Any = None
+            for each in self.trouble:
+                found = found or await each.answer(request)
             try:
                 found = found or await ask(request)
             except Refused as refused:

@@ -152,6 +152,39 @@ def test_a_push_that_fails_does_not_stop_the_training(online: tuple[Hub, HubClie
     assert "not pushed: hub_model_id='me/flaky': the Hub says 400" in logged and TOKEN not in logged
 
 
+def test_what_is_saved_later_arrives_later(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    server, client = online
+    settings = PUSHED | {"hub_model_id": "me/slowly", "hub_strategy": "every_save"}
+    server.trouble.append(Trouble("commit/main", 200, times=1, delay=2.0))
+    _, trained = client(run_pushed, str(tmp_path / "run"), settings)
+    assert len(server.repos["model", "me/slowly"].commits) == 1 + 2 and client(parameters, "me/slowly") == trained
+
+
+def test_what_nobody_expected_of_a_push_is_said_too(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    _, client = online
+    settings = PUSHED | {"hub_model_id": "me/odd", "hub_strategy": "every_save"}
+    logged = client(run_with_odd_client, str(tmp_path / "run"), settings)
+    assert "not pushed: KeyError: 'sent ***'" in logged and TOKEN not in logged
+
+
+def run_with_odd_client(folder: str, settings: dict[str, Any]) -> str:
+    from unittest import mock
+
+    from consistency_lens import hub
+
+    with mock.patch.object(hub, "upload", side_effect=KeyError(f"sent {TOKEN}")):
+        return str(run_logged(folder, settings)[-1])
+
+
+def test_what_a_killed_run_left_ready_to_be_sent_goes(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    _, client = online
+    left = tmp_path / "run/_push-abc/decoder"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_text("half")
+    client(run_pushed, str(tmp_path / "run"), PUSHED | {"hub_model_id": "me/after-a-kill"})
+    assert not list((tmp_path / "run").glob("_push-*"))
+
+
 def run_logged(folder: str, settings: dict[str, Any]) -> Any:
     import io
     import logging
