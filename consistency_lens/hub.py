@@ -6,6 +6,7 @@ server sends back in its answer.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -119,10 +120,10 @@ def create(
         return made
 
 
-def has_file(repo: str, name: str, token: str | None = None, revision: str | None = None) -> bool:
+def has_file(repo: str, name: str, token: str | None = None, revision: str | None = None, kind: str = "model") -> bool:
     token = token or get_token()
     with plainly("repo_id", repo, token):
-        return HfApi(token=token).file_exists(repo, name, revision=revision)
+        return HfApi(token=token).file_exists(repo, name, revision=revision, repo_type=kind)
 
 
 def upload(
@@ -182,6 +183,9 @@ def _explained(error: BaseException, repo: str, writing: bool) -> tuple[str, str
                 return _answered(cause.response.status_code, said, repo, writing)
     if any(isinstance(cause, HTTPError) for cause in chain):
         return f"the Hub cannot be reached ({type(chain[-1]).__name__})", f"Check the connection. {_GO_ON}"
+    if local := next((cause for cause in chain if isinstance(cause, OSError) and cause.errno is not None), None):
+        full = local.errno in (errno.ENOSPC, errno.EDQUOT)
+        return str(local), f"Make room on this machine's disk. {_GO_ON}" if full else "Mend what it names."
     return str(error), "Check the id, and that this machine is online."
 
 

@@ -105,6 +105,42 @@ def test_what_an_earlier_lens_left_there_goes(online: tuple[Hub, HubClient], run
     assert set(tree(server, "me/twice")) == PUBLISHED - measured | set(theirs)
 
 
+def edit_on_the_hub(server: Hub, name: str, before: str, words: str, kind: str = "model") -> None:
+    """As a person does in the browser: words of their own before a part of the card."""
+    repo = server.repos[kind, name]
+    card = tree(server, name, kind)["README.md"].data.decode()
+    assert before in card
+    edited = {"README.md": Blob(card.replace(before, f"{words}\n\n{before}", 1).encode(), large=False)}
+    repo.commit("main", repo.commits[repo.heads["main"]] | edited, "by hand")
+
+
+def test_what_was_written_on_the_hub_outlives_the_next_upload(
+    online: tuple[Hub, HubClient], run: Path, tmp_path: Path
+) -> None:
+    server, client = online
+    words = ["publish", "--lens", str(run), "--repo_id", "me/edited", "--use_cpu"]
+    assert client(command, words)[0] == 0
+    edit_on_the_hub(server, "me/edited", "<!-- generated: use -->", "Written on the Hub.")
+    mine = shutil.copytree(run, tmp_path / "run") / "lens/README.md"
+    mine.write_text(mine.read_text().replace("By hand: ", "Changed here: ") + "\nNew here.\n")
+    code, said = client(command, ["publish", "--lens", str(mine.parents[1]), *words[3:]])
+    assert code == 0, said
+    card = tree(server, "me/edited")["README.md"].data.decode()
+    assert f"By hand: {LOADED}\n\nWritten on the Hub.\n\n<!-- generated: use -->" in card and "New here." in card
+    assert 'AutoLens.from_pretrained("me/edited")' in card and "Changed here" not in card, "theirs stay"
+    assert "Written on the Hub" not in mine.read_text()
+
+
+def test_no_weights_of_another_kind_of_lens_stay(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    server, client = online
+    subject = FrozenLM.from_pretrained(saved_model())
+    for kind in ("full", "projections"):
+        tiny_lens(subject, trainable=kind).save_pretrained(tmp_path / kind)
+        code, said = client(command, ["publish", "--lens", str(tmp_path / kind), "--repo_id", "me/kinds", "--use_cpu"])
+        assert code == 0, said
+    assert not any(path.startswith(("decoder/", "encoder/")) for path in tree(server, "me/kinds"))
+
+
 def test_the_bill_comes_before_the_first_request(online: tuple[Hub, HubClient], run: Path) -> None:
     server, client = online
     server.trouble.append(Trouble("POST /api/repos/create", 503, "maintenance"))
@@ -230,6 +266,12 @@ def test_rows_are_published_as_a_dataset_with_its_card(
     card = files["README.md"].data.decode()
     assert f'load_dataset("{name}")' in card and 'load_from_disk("my-rows")' in card
     assert TOKEN not in card + said and "--hub_token '***'" in card
+    edit_on_the_hub(server, name, "<!-- generated: load -->", "Written on the Hub.", "dataset")
+    code, said = client(command, words_for(texts, folder, *more, "--overwrite"))
+    assert code == 0, said
+    assert (
+        "\nWritten on the Hub.\n\n<!-- generated: load -->" in tree(server, name, "dataset")["README.md"].data.decode()
+    )
     here = Activations.load(folder)
     there = client(loaded, name)
     assert there[0] == here.metadata["provenance"]

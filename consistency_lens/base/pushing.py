@@ -20,6 +20,8 @@ from .. import hub
 from ..errors import BadInput
 from .arguments import LensTrainingArguments
 from .engine_trainer import EngineTrainer
+from .lens_card import CARD
+from .published_card import publish_card
 from .samples import FILE as SAMPLES
 from .saving import lens_files
 
@@ -112,13 +114,20 @@ class PushingTrainer(EngineTrainer):
         return hub.stage(files, Path(mkdtemp(prefix=hub.STAGED, dir=self.args.output_dir)))
 
     def _send(self, staged: Path, message: str, delete: list[str], token: str | None, revision: str | None) -> str:
+        repo, token, revision = (
+            str(self.hub_model_id),
+            token or self.args.hub_token,
+            revision or self.args.hub_revision,
+        )
         try:
+            if (staged / CARD).is_file():
+                publish_card(staged / CARD, staged, repo, token, revision)
             return hub.upload(
                 staged,
-                str(self.hub_model_id),
+                repo,
                 message,
-                token or self.args.hub_token,
-                revision=revision or self.args.hub_revision,
+                token,
+                revision=revision,
                 delete=delete,
                 field="hub_model_id",
             )

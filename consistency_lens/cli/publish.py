@@ -12,16 +12,17 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
+from transformers.utils import CONFIG_NAME
 
 from .. import hub
 from ..activations.rows import SPLITS
 from ..activations.storage import LAYOUT
 from ..auto import FAMILIES, Family, lens_folder, read_config
 from ..base.configuration import LensConfig
-from ..base.lens_card import CARD, RECORD
+from ..base.lens_card import CARD
+from ..base.published_card import publish_card
 from ..base.samples import FILE as SAMPLES
-from ..base.saving import REPORT, lens_files, require_inside
-from ..card import readdress
+from ..base.saving import MEASURED, REPORT, lens_files, require_inside
 from ..errors import BadInput
 from .opening import console
 from .parsing import Request, run_of
@@ -89,11 +90,7 @@ def require_whole(folder: Path) -> LensConfig:
     """The configuration of a lens in a folder whose every file can be opened."""
     if not folder.is_dir():
         raise BadInput("lens", str(folder), "Give the folder of a run or of a lens.", why="there is no such folder")
-    said, _ = read_config(str(folder))
-    family = FAMILIES.get(str(said.get("model_type")))
-    if family is None:
-        raise BadInput("lens", str(folder), f"Families we know: {', '.join(FAMILIES)}.", why="it is of none of them")
-    config: LensConfig = Family.load(family.config).from_pretrained(folder)
+    config = _config_of(folder)
     for file in config.weight_files:
         try:
             with safe_open(folder / file, "pt") as tensors:
@@ -101,6 +98,15 @@ def require_whole(folder: Path) -> LensConfig:
         except (OSError, SafetensorError) as error:
             fix = "Save the lens again before you publish it."
             raise BadInput("lens", str(folder), fix, why=f"{file} cannot be read: {error}") from error
+    return config
+
+
+def _config_of(folder: Path) -> LensConfig:
+    said, _ = read_config(str(folder))
+    family = FAMILIES.get(str(said.get("model_type")))
+    if family is None:
+        raise BadInput("lens", str(folder), f"Families we know: {', '.join(FAMILIES)}.", why="it is of none of them")
+    config: LensConfig = Family.load(family.config).from_pretrained(folder)
     return config
 
 
@@ -120,10 +126,10 @@ def show_bill(repo: str, kind: str, private: bool, files: Mapping[str, Path]) ->
 
 
 def send_lens(files: Mapping[str, Path], repo: str, token: str | None, revision: str | None = None) -> str:
+    parts = _config_of(files[CONFIG_NAME].parent).part_folders
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        files = _readdressed(files, repo, Path(scratch))
-        # What was measured on a lens that was there before says nothing about this one.
-        gone = {f"{REPORT}/*", SAMPLES, HISTORY, RECORD} | {f"{Path(name).parent}/*" for name in files if "/" in name}
+        files = _with_card(files, Path(scratch), repo, token, revision)
+        gone = {*MEASURED, *(f"{part}/*" for part in parts)}
         return _send(files, repo, "Upload a lens", token, revision=revision, delete=sorted(gone))
 
 
@@ -165,9 +171,9 @@ def publish_rows(request: Request, folder: Path, repo: str) -> None:
     files = {path.relative_to(folder).as_posix(): path for pattern in _OF_ROWS for path in folder.glob(pattern)}
     show_bill(repo, "dataset", _private_rows(request), files)
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        files = _readdressed(files, repo, Path(scratch))
-        shards = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
         token = request.values["hub_token"]
+        files = _with_card(files, Path(scratch), repo, token, kind="dataset")
+        shards = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
         sent: Any = {"kind": "dataset", "delete": shards, "field": "hub_dataset_id"}
         address = _send(files, repo, "Upload activations", token, **sent)
     console.print(f"rows at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
@@ -180,14 +186,18 @@ def _send(files: Mapping[str, Path], repo: str, message: str, token: str | None,
         return hub.upload(folder, repo, message, token, **where)
 
 
-def _readdressed(files: Mapping[str, Path], repo: str, scratch: Path) -> dict[str, Path]:
-    """The same with the card as it reads in a repository: what it shows how to load is what is there."""
+def _with_card(
+    files: Mapping[str, Path],
+    scratch: Path,
+    repo: str,
+    token: str | None,
+    revision: str | None = None,
+    kind: str = "model",
+) -> dict[str, Path]:
+    """The same with the card as it reads in that repository."""
     if CARD not in files:
         return dict(files)
-    card = files[CARD].read_bytes().decode("utf-8", "surrogateescape")  # `read_text` would change line ends
-    copy = scratch / CARD
-    copy.write_bytes(readdress(card, repo).encode("utf-8", "surrogateescape"))
-    return {**files, CARD: copy}
+    return {**files, CARD: publish_card(files[CARD], scratch, repo, token, revision, kind)}
 
 
 def _bytes(count: float) -> str:

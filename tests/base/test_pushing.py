@@ -143,6 +143,23 @@ def test_the_end_is_pushed_with_all_parts_and_the_card(online: tuple[Hub, HubCli
     assert client(parameters, "me/finished") == trained
 
 
+def test_what_is_written_on_the_hub_while_training_goes_on_stays(
+    online: tuple[Hub, HubClient], tmp_path: Path
+) -> None:
+    server, client = online
+    settings = PUSHED | {"hub_model_id": "me/watched", "hub_strategy": "every_save"}
+    client(run_pushed, str(tmp_path / "run"), settings)
+    repo = server.repos["model", "me/watched"]
+    card = tree(server, "me/watched")["README.md"].data.decode()
+    edited = Blob(card.replace("<!-- generated: use -->", "Mine.\n\n<!-- generated: use -->").encode(), large=False)
+    repo.commit("main", repo.commits[repo.heads["main"]] | {"README.md": edited}, "by hand")
+    client(run_pushed, str(tmp_path / "again"), settings | {"max_steps": 2})
+    after = tree(server, "me/watched")["README.md"].data.decode()
+    assert "\n\nMine.\n\n<!-- generated: use -->" in after and "at step 2 of 2" in after and "at step 4" in card
+    here = (tmp_path / "again/checkpoint-2/README.md").read_text()
+    assert "Mine." not in here, "the file of this machine is as it was"
+
+
 def test_a_push_that_fails_does_not_stop_the_training(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
     server, client = online
     settings = PUSHED | {"hub_model_id": "me/flaky", "hub_strategy": "every_save"}
