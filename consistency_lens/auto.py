@@ -133,6 +133,8 @@ def find_subject(
 
     The caller compares the provenance; here it only settles where to look and how to load.
     """
+    if place is None and origin.published:
+        return _load_published(origin, device_map)
     if place is None and is_demo(origin.model_id):
         return _load_demo(origin.model_id, device_map)
     where = str(place or origin.model_id)
@@ -155,6 +157,13 @@ def find_subject(
     except OSError as error:
         fix = "Check that this machine is online, or name a folder that holds the model."
         raise BadInput("subject", where, fix, why=str(error)) from error
+
+
+def _load_published(origin: Provenance, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    """From the files, so that it is compared by what is in them and not by the commit."""
+    repo, _, commit = origin.published.partition("@")
+    folder = hub.download(repo, commit, field="subject", ignore=[])
+    return FrozenLM.from_pretrained(folder, dtype=origin.dtype, device_map=device_map, known_as=origin.model_id)
 
 
 def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
