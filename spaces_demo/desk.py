@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from drawing import notice
 from lenses import Lenses
-from links import Choice
+from links import ORDERS, Choice
 from looks import Row, scan
 from texts import checked, glimpse
 
@@ -67,6 +67,7 @@ class Desk:
         query: the link to it, without the address of the page.
         tab: the one that is open. Not kept in `choice`: a tab may be turned to while a text is being read, and of two
             events that write the same state the slower one would undo the other.
+        order: of the table, for the same reason.
     """
 
     lenses: Lenses
@@ -78,6 +79,7 @@ class Desk:
     notice: gr.HTML
     query: gr.Textbox
     tab: gr.State
+    order: gr.State
 
     def settled(self, choice: Choice) -> tuple[Choice, ConsistencyLens]:
         """The choice with a lens that there is and a text that it can read; raise where there is none such. Nothing
@@ -89,9 +91,14 @@ class Desk:
 
     def follow(self, event: Any, followers: Sequence[Follower]) -> None:
         """After an event that succeeded, bring the link and other tabs up to date."""
-        event = event.success(link_to, [self.choice, self.tab], self.query, queue=False, api_visibility="private")
+        event = self.link(event.success)
         for show, outputs in followers:
-            event = event.success(show, [self.choice, self.rows], outputs, queue=False, api_visibility="private")
+            given = [self.choice, self.rows, self.order]
+            event = event.success(show, given, outputs, queue=False, api_visibility="private")
+
+    def link(self, event: Any) -> Any:
+        """Let the link lead to what is shown when this happens."""
+        return event(link_to, [self.choice, self.tab, self.order], self.query, queue=False, api_visibility="private")
 
     def stop(self, button: gr.Button, work: Sequence[Any], followers: Sequence[Follower] = ()) -> None:
         """Let a button stop this work. What is being computed is finished first, and until then the page is deaf to a
@@ -105,8 +112,8 @@ class Desk:
                 self.follow(over, followers)
 
 
-def link_to(choice: Choice, tab: str) -> str:
-    return choice.on(tab).query()
+def link_to(choice: Choice, tab: str, order: str = ORDERS[0]) -> str:
+    return choice.on(tab, order).query()
 
 
 def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Generator[Any]]]:

@@ -77,7 +77,7 @@ def stages(name: str, first: str) -> tuple[list[str], list[list[str]], int]:
     from views.compare import comparing
 
     found = Lenses([name, f"{name}@{first}", f"{name}@main"], subject=str(saved_model()))
-    desk = Desk(found, Scans(found), *([None] * 7))  # type: ignore[arg-type]
+    desk = Desk(found, Scans(found), *([None] * 8))  # type: ignore[arg-type]
     _, table, *_ = last(comparing(desk, Choice(name, TEXT), *found.names))
     words = [[row["explanation"] for row in found.get(each).explain(TEXT)] for each in found.names]
     assert [line[4:] for line in table["data"]] == [list(pair) for pair in zip(*words, strict=True)]

@@ -133,7 +133,7 @@ def test_the_table_and_the_files_hold_the_scan(desk: Desk, choice: Choice) -> No
     table = scan.table_of(rows)
     assert [line[0] for line in table["data"]] == list(range(1, 9)) and len(table["headers"]) == len(table["data"][0])
     assert all(isinstance(line[2], float) for line in table["data"])
-    worst = [line[2] for line in scan.table_of(rows, "worst KL first")["data"]]
+    worst = [line[2] for line in scan.table_of(rows, "worst")["data"]]
     assert worst == sorted(worst, reverse=True)
     html = scan.downloads(desk, choice, rows)
     files = [b64decode(found) for found in re.findall(r"base64,([^']+)'", html)]

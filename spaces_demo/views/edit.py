@@ -101,7 +101,7 @@ def build(desk: Desk) -> Follower:
         stop = gr.Button("Stop", elem_id="steer-stop", scale=0, min_width=110)
     result = gr.HTML(elem_id="edited")
 
-    def follow(choice: Choice, found: list[Row]) -> tuple[Any, ...]:
+    def follow(choice: Choice, found: list[Row], _order: str) -> tuple[Any, ...]:
         said = next((row["explanation"] for row in found if row["position"] == choice.position), "")
         return gr.Dropdown(options(found), value=choice.position if said else None), said
 
