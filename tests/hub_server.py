@@ -24,6 +24,7 @@ from starlette.routing import Route
 USER, TOKEN = "me", "hf_test"
 READ_TOKEN = "hf_only_reads"  # of the same user, without write access
 LARGE = (".safetensors", ".bin", ".parquet", ".arrow")  # these go the way of large files, whatever their size
+PART = 1 << 20  # bytes; what is larger is sent in parts
 Tree = dict[str, "Blob"]
 
 
@@ -125,6 +126,7 @@ class Hub:
         self.trouble: list[Trouble] = []
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large: dict[str, Blob] = {}
+        self.parts: dict[tuple[str, int], bytes] = {}
         self.served: list[tuple[str, str, int]] = []
 
     # -- who, and which repository
@@ -238,15 +240,28 @@ class Hub:
         self.repo(request, write=True)
         objects = []
         for wanted in (await request.json())["objects"]:
-            upload = {"upload": {"href": f"{request.base_url}_large/{wanted['oid']}"}}
-            objects.append(wanted | ({} if wanted["oid"] in self.large else {"actions": upload}))
-        return {"transfer": "basic", "objects": objects}
+            oid, count = wanted["oid"], -(-wanted["size"] // PART)
+            upload: dict[str, Any] = {"href": f"{request.base_url}_large/{oid}"}
+            if count > 1:
+                parts = {f"{i:05d}": f"{request.base_url}_parts/{oid}/{i}" for i in range(1, count + 1)}
+                upload["header"] = {"chunk_size": str(PART), **parts}
+            objects.append(wanted | ({} if oid in self.large else {"actions": {"upload": upload}}))
+        return {"transfer": "multipart", "objects": objects}
+
+    async def part(self, request: Request) -> Any:
+        """One of those that a large file is sent in."""
+        data = await request.body()
+        self.parts[request.path_params["oid"], request.path_params["number"]] = data
+        return Response(headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
 
     async def large_file(self, request: Request) -> Any:
         oid = request.path_params["oid"]
-        if request.method != "PUT":
+        if request.method in ("GET", "HEAD"):
             return content(request, self.large[oid], {})
         blob = Blob(await request.body(), large=True)
+        if request.method == "POST":  # all parts are here
+            numbers = [each["partNumber"] for each in json.loads(blob.data)["parts"]]
+            blob = Blob(b"".join(self.parts.pop((oid, number)) for number in numbers), large=True)
         if blob.oid != oid:
             raise Refused(422, "BadOid", "sha256 mismatch")
         self.large[oid] = blob
@@ -294,7 +309,8 @@ class Hub:
             (f"{repo}/commit/{at}", self.commit, ["POST"]),
             ("/{kind}/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
             ("/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
-            ("/_large/{oid}", self.large_file, ["GET", "HEAD", "PUT"]),
+            ("/_large/{oid}", self.large_file, ["GET", "HEAD", "PUT", "POST"]),
+            ("/_parts/{oid}/{number:int}", self.part, ["PUT"]),
             (f"/{{kind}}/{{owner}}/{{name}}/resolve/{at}/{{path:path}}", self.download, ["GET", "HEAD"]),
             (f"/{{owner}}/{{name}}/resolve/{at}/{{path:path}}", self.download, ["GET", "HEAD"]),
             ("/{rest:path}", self.missing, ["GET", "HEAD", "POST", "PUT", "DELETE"]),

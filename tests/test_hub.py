@@ -20,7 +20,7 @@ from consistency_lens import AutoLens, BadInput, ConsistencyLens, LensDecoder, L
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 from hub_client import HubClient
-from hub_server import READ_TOKEN, TOKEN, Blob, Hub, Trouble
+from hub_server import PART, READ_TOKEN, TOKEN, Blob, Hub, Trouble
 
 KINDS = ["full", "lora", "projections"]
 
@@ -282,6 +282,20 @@ def test_a_dropped_connection_is_taken_up_again(online: tuple[Hub, HubClient], t
     client(upload_two, "me/dropped", two_files)
     assert set(files(server, "me/dropped")) == {"a.safetensors", "b.safetensors", "note.txt"}
     assert files(server, "me/dropped")["b.safetensors"].data == b"b" * 5000 and not server.trouble[0].times
+
+
+def test_of_a_file_in_parts_a_part_that_was_dropped_is_sent_again(
+    online: tuple[Hub, HubClient], tmp_path: Path
+) -> None:
+    server, client = online
+    data = b"".join(bytes([i]) * PART for i in (1, 2)) + b"the rest"
+    (tmp_path / "large.safetensors").write_bytes(data)
+    server.trouble.append(Trouble("PUT /_parts/[^/]+/2", 0, times=1))
+    began = len(server.served)
+    client(upload_two, "me/parts-of-a-file", str(tmp_path))
+    assert files(server, "me/parts-of-a-file")["large.safetensors"].data == data and not server.trouble[0].times
+    tried = [path.rpartition("/")[2] for method, path, _ in server.served[began:] if "/_parts/" in path]
+    assert tried == ["1", "2", "2", "3"]
 
 
 def test_what_has_arrived_is_not_sent_again(online: tuple[Hub, HubClient], two_files: str) -> None:
