@@ -26,7 +26,7 @@ from ..base.saving import MEASURED, REPORT, lens_files, require_inside
 from ..errors import BadInput
 from .opening import console
 from .parsing import Request, run_of
-from .publish_space import page_files, send_page
+from .publish_space import PACKAGE, page_files, send_page
 from .publish_subject import config_with, send_subject, subject_files
 from .report import named_lens
 from .run_folder import HISTORY
@@ -54,6 +54,8 @@ def publish(request: Request) -> None:
     if not PartialState().is_main_process:
         return
     show_bill(given.repo_id, "model", given.private, files)
+    if f"{REPORT}/report.json" not in files:
+        console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
     if subject:
         show_bill(config.origin.model_id, "model", given.private, subject)
     elif is_demo(config.origin.model_id):
@@ -128,11 +130,15 @@ def show_bill(repo: str, kind: str, private: bool, files: Mapping[str, Path]) ->
     table = Table(box=None, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
+    package = {name: size for name, size in sizes.items() if name.startswith(f"{PACKAGE.name}/")}
     for name, size in sizes.items():
-        table.add_row(escape(name), _bytes(size))
+        if name not in package:
+            table.add_row(escape(name), _bytes(size))
+    if package:
+        table.add_row(
+            f"{PACKAGE.name}/, the sources of the package: {len(package)} files", _bytes(sum(package.values()))
+        )
     console.print(table)
-    if kind == "model" and f"{REPORT}/report.json" not in sizes:
-        console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
 
 
 def send_lens(
