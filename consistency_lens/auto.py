@@ -80,7 +80,10 @@ class AutoLens:
 
     @staticmethod
     def download(
-        lens_id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | None = None
+        lens_id_or_path: str | os.PathLike[str],
+        revision: str | None = None,
+        token: str | None = None,
+        report_only: bool = False,
     ) -> Path:
         """The folder of a lens with all that is published of it: weights, report, samples and history, never code.
 
@@ -88,12 +91,14 @@ class AutoLens:
             lens_id_or_path: Hub id; the folder of a lens stays where it is, and of a run its lens is taken.
             revision: branch, tag or commit of the lens on the Hub.
             token: for a private lens. Default: of this machine.
+            report_only: no more than what was measured of it.
         """
         place = lens_folder(lens_id_or_path)
         _, commit = read_config(place, revision, token)
         if Path(place).is_dir():
             return Path(place)
-        return hub.download(place, commit, token, allow=hub.LENS_FILES + hub.SHOWN_WITH_IT, ignore=hub.OTHER_STAGES)
+        allow = hub.OF_A_REPORT if report_only else hub.LENS_FILES + hub.SHOWN_WITH_IT
+        return hub.download(place, commit, token, allow=allow, ignore=hub.OTHER_STAGES)
 
 
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
@@ -128,6 +133,8 @@ def find_subject(
 
     The caller compares the provenance; here it only settles where to look and how to load.
     """
+    if place is None and origin.published:
+        return _load_published(origin, device_map)
     if place is None and is_demo(origin.model_id):
         return _load_demo(origin.model_id, device_map)
     where = str(place or origin.model_id)
@@ -150,6 +157,13 @@ def find_subject(
     except OSError as error:
         fix = "Check that this machine is online, or name a folder that holds the model."
         raise BadInput("subject", where, fix, why=str(error)) from error
+
+
+def _load_published(origin: Provenance, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    """From the files, so that it is compared by what is in them and not by the commit."""
+    repo, _, commit = origin.published.partition("@")
+    folder = hub.download(repo, commit, field="subject", ignore=[])
+    return FrozenLM.from_pretrained(folder, dtype=origin.dtype, device_map=device_map, known_as=origin.model_id)
 
 
 def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:

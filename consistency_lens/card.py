@@ -111,7 +111,8 @@ class CardFacts:
         content_blind: some text control came within 10 % of the score. Then the card's first line says so.
         stage: of a lens that has no report yet: how far training is, and what its numbers are.
         subject: the frozen LLM, as id or name. `subject_revision`: its commit or the hash of its weights.
-        base_model: the subject's id on the Hub; None for a subject that is not there.
+        base_model: the subject's id on the Hub; None for a subject that is not there. `relation`: to it, as the Hub
+            calls it.
         sites: where it reads, in numbers ("resid_post.20").
         code: the size of the code in words ("8 tokens").
         sizes: part -> what is in it ("0.9M trained parameters").
@@ -152,6 +153,7 @@ class CardFacts:
     content_blind: bool = False
     stage: str | None = None
     base_model: str | None = None
+    relation: str = "adapter"
     sizes: Mapping[str, str] = field(default_factory=dict)
     printed: str = ""
     primary: str = "kl_recovered"
@@ -205,7 +207,7 @@ class CardFacts:
             "license": self.license,
             **{key: value for key, value in names.items() if value},
             "tags": ["consistency-lens", "interpretability", f"{self.family}-lens", *self.tags],
-            **({"base_model": self.base_model, "base_model_relation": "adapter"} if self.base_model else {}),
+            **({"base_model": self.base_model, "base_model_relation": self.relation} if self.base_model else {}),
             **({"datasets": list(self.datasets)} if self.datasets else {}),
             **({"model-index": [{"name": self.name, "results": [results]}]} if metrics else {}),
         }

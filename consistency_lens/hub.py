@@ -6,6 +6,7 @@ server sends back in its answer.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -34,6 +35,9 @@ OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors")
 BESIDE_THE_LENS = (*OTHER_STAGES, "report/*")
 # What people look at beside it: samples and pictures. As little of that can hold code.
 SHOWN_WITH_IT = ("*.parquet", "*.png")
+OF_A_REPORT = ("report/*.json", "report/*.png")
+
+STAGED = "_push-"  # how folders begin in which files lie ready to be sent
 
 LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or give a token."
 _GO_ON = "Run the same again: what has arrived is not sent again."
@@ -116,10 +120,10 @@ def create(
         return made
 
 
-def has_file(repo: str, name: str, token: str | None = None, revision: str | None = None) -> bool:
+def has_file(repo: str, name: str, token: str | None = None, revision: str | None = None, kind: str = "model") -> bool:
     token = token or get_token()
     with plainly("repo_id", repo, token):
-        return HfApi(token=token).file_exists(repo, name, revision=revision)
+        return HfApi(token=token).file_exists(repo, name, revision=revision, repo_type=kind)
 
 
 def upload(
@@ -179,6 +183,9 @@ def _explained(error: BaseException, repo: str, writing: bool) -> tuple[str, str
                 return _answered(cause.response.status_code, said, repo, writing)
     if any(isinstance(cause, HTTPError) for cause in chain):
         return f"the Hub cannot be reached ({type(chain[-1]).__name__})", f"Check the connection. {_GO_ON}"
+    if local := next((cause for cause in chain if isinstance(cause, OSError) and cause.errno is not None), None):
+        full = local.errno in (errno.ENOSPC, errno.EDQUOT)
+        return str(local), f"Make room on this machine's disk. {_GO_ON}" if full else "Mend what it names."
     return str(error), "Check the id, and that this machine is online."
 
 
@@ -221,8 +228,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 @contextmanager
 def staged(files: Mapping[str, Path], beside: Path | None = None) -> Iterator[Path]:
     """A folder, in `beside`, with these files under these names, for as long as they are uploaded."""
-    with TemporaryDirectory(prefix="_push-", dir=beside) as name:
+    with TemporaryDirectory(prefix=STAGED, dir=beside) as name:
         yield stage(files, Path(name))
+
+
+def sweep(folder: Path) -> None:
+    """Take away what a process that was killed while it pushed has left behind."""
+    for left in folder.glob(f"{STAGED}*"):
+        shutil.rmtree(left)
 
 
 def stage(files: Mapping[str, Path], folder: Path) -> Path:

@@ -3,6 +3,7 @@
 python spaces_demo/app.py                               # the newest demo run under outputs/
 python spaces_demo/app.py --lens outputs/my-run         # a run and its checkpoints, or the folder of a lens
 python spaces_demo/app.py --lens someone/a-lens another/one
+python spaces_demo/app.py --lens me/a-lens me/a-lens@v1 # two revisions of one, side by side under Compare
 
 Without --lens, the environment variable LENS and then a file lens.txt beside this one say which.
 """
@@ -18,8 +19,9 @@ import arriving
 import gradio as gr
 from desk import Desk, Scans
 from drawing import notice
+from fairness import MOST_WAITING, fair
 from lenses import HERE, Lenses, chosen_places, run_of
-from links import TABS, Choice
+from links import ORDERS, TABS, Choice
 from texts import examples
 from views import compare, edit, read, report, scan
 
@@ -29,7 +31,6 @@ TITLE = "Consistency Lens"
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
 PLAIN = ["system-ui", "sans-serif"]
 THEME = gr.themes.Default(primary_hue="blue", font=PLAIN, font_mono=["ui-monospace", "monospace"])
-MOST_WAITING = 500
 MOST_BYTES = "2mb"
 
 
@@ -63,7 +64,7 @@ def build(lenses: Lenses) -> gr.Blocks:
         example.input(str, example, desk.text, queue=False, api_visibility="private")
         work.append(read.on_demand(desk, example.input, outputs, followers, example))
         work.append(arriving.build(desk, page, tabs, texts[0], outputs, followers))
-        stop.click(lambda: notice("Stopped."), None, desk.notice, cancels=work, queue=False, api_visibility="private")
+        desk.stop(stop, work, followers)
         for key, tab in opened.items():
             arriving.remember(desk, tab, key)
     return page
@@ -82,14 +83,15 @@ def top(lenses: Lenses, texts: Sequence[str]) -> tuple[Desk, gr.Dropdown, gr.But
     message = gr.HTML(notice(), elem_id="notice")
     query = gr.Textbox(visible="hidden", elem_id="query", label="link")
     choice = gr.State(Choice(lenses.default))
-    desk = Desk(lenses, Scans(lenses), name, text, choice, gr.State([]), message, query, gr.State(TABS[0]))
+    tab, order = gr.State(TABS[0]), gr.State(ORDERS[0])
+    desk = Desk(lenses, Scans(lenses), name, text, choice, gr.State([]), message, query, tab, order)
     return desk, example, act, stop
 
 
 def serve(page: gr.Blocks, **options: Any) -> Any:
-    """Launch it as it is meant to look, with one line for all who wait."""
+    """Launch it as it is meant to look, with one line for all who wait, in which nobody takes too many places."""
     queued = page.queue(default_concurrency_limit=None, max_size=MOST_WAITING, api_open=True)
-    return queued.launch(theme=THEME, css=STYLE, max_file_size=MOST_BYTES, **options)
+    return queued.launch(theme=THEME, css=STYLE, max_file_size=MOST_BYTES, app_kwargs=fair(page), **options)
 
 
 def main() -> None:

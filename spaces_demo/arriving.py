@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
-from desk import MODEL, Desk, Follower, link_to, sentence, told
+from desk import MODEL, Desk, Follower, in_turn, sentence, told
 from drawing import notice
 from links import Choice, choice_of
 from views.read import reading
@@ -25,7 +26,7 @@ def arrive(desk: Desk, query: str, text: str) -> tuple[Choice, str, str, str, st
     start = Choice(desk.lenses.default)
     try:
         asked = choice_of(query, start.lens)
-        asked = Choice(desk.lenses.known(asked.lens), asked.text or text, asked.position, asked.tab)
+        asked = replace(asked, lens=desk.lenses.known(asked.lens), text=asked.text or text)
         return asked, asked.lens, asked.text, asked.tab, notice()
     except BadInput as error:  # nothing is read then, so that the message stays
         return start, start.lens, text, start.tab, notice(sentence(error), "error")
@@ -39,8 +40,9 @@ def build(
 
     def open_link(query: str) -> tuple[Any, ...]:
         choice, lens, shown, tab, said = arrive(desk, query or "", text)
-        return choice, lens, shown, gr.Tabs(selected=tab), tab, said
+        return choice, lens, shown, gr.Tabs(selected=tab), tab, choice.order, said
 
+    @in_turn
     @told(4)
     def read(choice: Choice) -> Iterator[tuple[Any, ...]]:
         if choice.text:
@@ -48,7 +50,7 @@ def build(
         else:  # of a generator that yields nothing all outputs are emptied, the message too
             yield (gr.skip(),) * len(outputs)
 
-    parts = [desk.choice, desk.lens, desk.text, tabs, desk.tab, desk.notice]
+    parts = [desk.choice, desk.lens, desk.text, tabs, desk.tab, desk.order, desk.notice]
     search = "() => [window.location.search]"
     opened = page.load(open_link, address, parts, js=search, queue=False, api_visibility="private")
     work = opened.success(read, desk.choice, outputs, api_visibility="private", **MODEL)
@@ -59,4 +61,4 @@ def build(
 def remember(desk: Desk, tab: gr.Tab, key: str) -> None:
     """Let the link lead to the tab that is open."""
     turned = tab.select(lambda: key, None, desk.tab, queue=False, api_visibility="private")
-    turned.then(link_to, [desk.choice, desk.tab], desk.query, queue=False, api_visibility="private")
+    desk.link(turned.then)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import wraps
 from threading import Lock
@@ -12,7 +14,7 @@ from typing import Any
 import gradio as gr
 from drawing import notice
 from lenses import Lenses
-from links import Choice
+from links import ORDERS, Choice
 from looks import Row, scan
 from texts import checked, glimpse
 
@@ -23,6 +25,9 @@ BEYOND = 1e15  # what no number on the page needs
 Follower = tuple[Callable[..., Any], list[Any]]  # what a tab shows of a choice and its rows, and where
 # All work of models waits in one line: whoever came first is served first, whatever the tab.
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+_AT_WORK, _DONE = Lock(), object()
+# Said by the browser itself, and only where there is something to stop.
+STOPPING = f'said => said?.includes("notice busy") ? {json.dumps(notice("Stopping …"))} : said'
 
 
 class Scans:
@@ -62,6 +67,7 @@ class Desk:
         query: the link to it, without the address of the page.
         tab: the one that is open. Not kept in `choice`: a tab may be turned to while a text is being read, and of two
             events that write the same state the slower one would undo the other.
+        order: of the table, for the same reason.
     """
 
     lenses: Lenses
@@ -73,6 +79,7 @@ class Desk:
     notice: gr.HTML
     query: gr.Textbox
     tab: gr.State
+    order: gr.State
 
     def settled(self, choice: Choice) -> tuple[Choice, ConsistencyLens]:
         """The choice with a lens that there is and a text that it can read; raise where there is none such. Nothing
@@ -84,13 +91,29 @@ class Desk:
 
     def follow(self, event: Any, followers: Sequence[Follower]) -> None:
         """After an event that succeeded, bring the link and other tabs up to date."""
-        event = event.success(link_to, [self.choice, self.tab], self.query, queue=False, api_visibility="private")
+        event = self.link(event.success)
         for show, outputs in followers:
-            event = event.success(show, [self.choice, self.rows], outputs, queue=False, api_visibility="private")
+            given = [self.choice, self.rows, self.order]
+            event = event.success(show, given, outputs, queue=False, api_visibility="private")
+
+    def link(self, event: Any) -> Any:
+        """Let the link lead to what is shown when this happens."""
+        return event(link_to, [self.choice, self.tab, self.order], self.query, queue=False, api_visibility="private")
+
+    def stop(self, button: gr.Button, work: Sequence[Any], followers: Sequence[Follower] = ()) -> None:
+        """Let a button stop this work. What is being computed is finished first, and until then the page is deaf to a
+        new click: that it has stopped is said by an event which the browser sends once the cancelling is through.
+        Followers show what there is by then."""
+        cancelling: dict[str, Any] = {"cancels": list(work), "queue": False, "api_visibility": "private"}
+        button.click(None, self.notice, self.notice, js=STOPPING, **cancelling)
+        for event in work:
+            over = event.failure(lambda: notice("Stopped."), None, self.notice, queue=False, api_visibility="private")
+            if followers:
+                self.follow(over, followers)
 
 
-def link_to(choice: Choice, tab: str) -> str:
-    return choice.on(tab).query()
+def link_to(choice: Choice, tab: str, order: str = ORDERS[0]) -> str:
+    return choice.on(tab, order).query()
 
 
 def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Generator[Any]]]:
@@ -107,6 +130,23 @@ def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[...,
         return guarded
 
     return wrap
+
+
+def in_turn(work: Callable[..., Generator[Any]]) -> Callable[..., Generator[Any]]:
+    """Of work of models one step at a time, whoever's it is: Gradio gives the place of what was cancelled to the next
+    in line while its thread is still computing."""
+
+    @wraps(work)
+    def stepping(*given: Any) -> Generator[Any]:
+        with closing(work(*given)) as steps:
+            while True:
+                with _AT_WORK:
+                    found = next(steps, _DONE)
+                if found is _DONE:
+                    return
+                yield found
+
+    return stepping
 
 
 def number_of(field: str, given: Any) -> float:

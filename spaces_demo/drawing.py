@@ -27,7 +27,7 @@ def nats(kl: float) -> str:
 
 
 def notice(text: str = "", kind: str = "note", done: int = 0, of: int = 0) -> str:
-    """What has to be said: a `note`, an `error`, or, with numbers, how far the work is."""
+    """What has to be said: a `note`, an `error`, or, while something is `busy`, how far it is."""
     if not text:
         return "<div class='notice' role='status'></div>"
     bar = f"<progress value='{done}' max='{of}' aria-label='progress'></progress>" if of else ""

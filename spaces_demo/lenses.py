@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from threading import Lock
 
-from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM
+from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM, ProvenanceMismatch
 
 HERE = Path(__file__).parent
 NAMED_IN = HERE / "lens.txt"
@@ -44,17 +45,24 @@ class Lenses:
     """The lenses that can be chosen, by name; each is loaded when it is first asked for.
 
     Args:
-        places: folders of lenses or of runs, or ids on the Hub. The first one is the default. Of a run, its
-            checkpoints can be chosen as well.
+        places: folders of lenses or of runs, or ids on the Hub, there with @ and a branch, tag or commit if it is not
+            the newest that is wanted. The first one is the default. Of a run, its checkpoints can be chosen as well.
         subject: folder or id of the model that they read, where the lenses do not say it themselves.
     """
 
     def __init__(self, places: Sequence[str], subject: str | None = None) -> None:
         self.subject = subject
         self.folders: dict[str, Path] = {}
+        self.on_hub: dict[str, tuple[str, str | None]] = {}
         for place in map(os.path.expanduser, places):
-            folder, name = AutoLens.download(place), _name_of(place)
+            repo, revision = _parts_of(place)
+            folder, name = AutoLens.download(repo, revision), _name_of(place)
+            if folder in self.folders.values():
+                continue
+            name = next(each for each in _names_like(name) if each not in self.folders)
             self.folders[name] = folder
+            if not Path(repo).is_dir():
+                self.on_hub[name] = repo, revision
             self.folders |= {f"{name} · {other.name}": other for other in _beside(folder)}
         self.default = next(iter(self.folders))
         self._kept: OrderedDict[str, ConsistencyLens] = OrderedDict()
@@ -90,7 +98,11 @@ class Lenses:
             for other, lens in self._kept.items():
                 if not _has_adapters(self.folders[other]) and lens.config.provenance == provenance:
                     subject = lens.subject
-        lens = AutoLens.from_pretrained(folder, subject=subject)
+        try:
+            lens = AutoLens.from_pretrained(folder, subject=subject)
+        except ProvenanceMismatch as error:
+            fix = "Name the model that it was made for as --subject, on a page of its own if the others read another."
+            raise BadInput("lens", name, fix, why="it was made for another model than the one here") from error
         if not isinstance(lens, ConsistencyLens):
             raise BadInput("lens", name, "Give a lens that speaks in words.", f"it is a {type(lens).__name__}")
         return lens
@@ -99,6 +111,18 @@ class Lenses:
 def run_of(folder: Path) -> Path:
     """The folder of the run that a lens belongs to; a published lens is its own."""
     return folder.parent if folder.parent.joinpath("history.json").is_file() else folder
+
+
+def _parts_of(place: str) -> tuple[str, str | None]:
+    """Folder or id, and revision; a folder has none, whatever it is called."""
+    repo, at, revision = place.partition("@")
+    return (repo, revision) if at and not Path(place).is_dir() else (place, None)
+
+
+def _names_like(name: str) -> Iterator[str]:
+    """Runs in different folders may be called the same."""
+    yield name
+    yield from (f"{name} ({number})" for number in count(2))
 
 
 def _name_of(place: str) -> str:
@@ -113,8 +137,8 @@ def _beside(folder: Path) -> list[Path]:
     run = run_of(folder)
     if run == folder:
         return []
-    steps = [path for path in run.glob("checkpoint-*") if (path / CONFIG).is_file()]
-    steps.sort(key=lambda path: int(path.name.rpartition("-")[2]))
+    steps = [path for path in run.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    steps.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")))
     return [path for path in [run / "lens-ema", *steps] if (path / CONFIG).is_file() and path != folder]
 
 

@@ -8,27 +8,31 @@ from urllib.parse import parse_qs, urlencode
 from consistency_lens import BadInput
 
 TABS = ("read", "scan", "edit", "compare", "report")
+ORDERS = ("text", "worst", "best", "cosine", "words")  # of the table, the first if nothing is said
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A lens, a text, a token of it (0: the last one), and the tab that is open. `text` is empty at first."""
+    """A lens, a text, a token of it (0: the last one), the tab that is open, and how the table is ordered. `text` is
+    empty at first."""
 
     lens: str
     text: str = ""
     position: int = 0
     tab: str = "read"
+    order: str = ORDERS[0]
 
     def query(self) -> str:
         """The part of the address from the question mark on."""
         shown = {"text": self.text, "position": self.position, "lens": self.lens, "tab": self.tab}
+        shown |= {"order": self.order} if self.order != ORDERS[0] else {}
         return f"?{urlencode(shown)}" if self.text else ""
 
     def at(self, position: int) -> Choice:
         return replace(self, position=position)
 
-    def on(self, tab: str) -> Choice:
-        return replace(self, tab=tab)
+    def on(self, tab: str, order: str = ORDERS[0]) -> Choice:
+        return replace(self, tab=tab, order=order)
 
 
 def choice_of(query: str, lens: str) -> Choice:
@@ -48,4 +52,7 @@ def choice_of(query: str, lens: str) -> Choice:
     tab = found.get("tab", "read")
     if tab not in TABS:
         raise BadInput("tab", tab[:40], f"Use one of {', '.join(TABS)}.")
-    return Choice(found.get("lens", lens), found.get("text", ""), int(position), tab)
+    order = found.get("order", ORDERS[0])
+    if order not in ORDERS:
+        raise BadInput("order", order[:40], f"Use one of {', '.join(ORDERS)}.")
+    return Choice(found.get("lens", lens), found.get("text", ""), int(position), tab, order)

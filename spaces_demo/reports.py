@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from brought import brought_by
-from lenses import run_of
+from lenses import Lenses, run_of
 
-from consistency_lens import BadInput, Report
+from consistency_lens import AutoLens, BadInput, Report
 
 AGAIN = "Make one with: run_lens.py evaluate --lens FOLDER."
 
@@ -16,6 +16,20 @@ def folder_of(lens: Path) -> Path | None:
     """The folder of the report that belongs to a lens; none where it brings none along."""
     folders = (lens / "report", run_of(lens) / "report", lens)
     return next((folder for folder in folders if (folder / "report.json").is_file()), None)
+
+
+def latest(lenses: Lenses, name: str) -> tuple[Path, str]:
+    """The folder of a lens with its report as it is now, and what is to be said of that. What came from the Hub is
+    asked for again; where the Hub does not answer, the report is the one that came with the lens."""
+    shown = lenses.folders[name]
+    if name not in lenses.on_hub:
+        return shown, ""
+    repo, revision = lenses.on_hub[name]
+    try:
+        found = AutoLens.download(repo, revision, report_only=True)
+    except BadInput as error:
+        return shown, f"As it was when this page was started: {error.why or error.fix}."
+    return found, "" if found == shown else f"Of a later commit ({found.name[:7]}) than the lens that is shown here."
 
 
 def measured_since(lens: Path) -> int:

@@ -3,6 +3,7 @@ repository, upload a folder in commits (also as large files), and read it back; 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -23,6 +24,7 @@ from starlette.routing import Route
 USER, TOKEN = "me", "hf_test"
 READ_TOKEN = "hf_only_reads"  # of the same user, without write access
 LARGE = (".safetensors", ".bin", ".parquet", ".arrow")  # these go the way of large files, whatever their size
+PART = 1 << 20  # bytes; what is larger is sent in parts
 Tree = dict[str, "Blob"]
 
 
@@ -90,17 +92,22 @@ class Trouble:
         status: of the answer; 0 drops the connection in the middle of it.
         message: in the answer. `{token}` in it is the token that the client sent.
         times: how often.
+        delay: seconds; with a status of 200 it goes well, but late.
     """
 
     what: str
     status: int
     message: str = ""
     times: int = 10**9
+    delay: float = 0.0
 
-    def answer(self, request: Request) -> Response | None:
+    async def answer(self, request: Request) -> Response | None:
         if not self.times or not re.search(self.what, f"{request.method} {request.url.path}"):
             return None
         self.times -= 1
+        await asyncio.sleep(self.delay)
+        if self.status == 200:
+            return None
         if not self.status:
             return StreamingResponse(cut_off(), headers={"Content-Length": "100"})
         said = self.message.format(token=request.headers.get("authorization", "").removeprefix("Bearer "))
@@ -119,6 +126,7 @@ class Hub:
         self.trouble: list[Trouble] = []
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large: dict[str, Blob] = {}
+        self.parts: dict[tuple[str, int], bytes] = {}
         self.served: list[tuple[str, str, int]] = []
 
     # -- who, and which repository
@@ -232,15 +240,28 @@ class Hub:
         self.repo(request, write=True)
         objects = []
         for wanted in (await request.json())["objects"]:
-            upload = {"upload": {"href": f"{request.base_url}_large/{wanted['oid']}"}}
-            objects.append(wanted | ({} if wanted["oid"] in self.large else {"actions": upload}))
-        return {"transfer": "basic", "objects": objects}
+            oid, count = wanted["oid"], -(-wanted["size"] // PART)
+            upload: dict[str, Any] = {"href": f"{request.base_url}_large/{oid}"}
+            if count > 1:
+                parts = {f"{i:05d}": f"{request.base_url}_parts/{oid}/{i}" for i in range(1, count + 1)}
+                upload["header"] = {"chunk_size": str(PART), **parts}
+            objects.append(wanted | ({} if oid in self.large else {"actions": {"upload": upload}}))
+        return {"transfer": "multipart", "objects": objects}
+
+    async def part(self, request: Request) -> Any:
+        """One of those that a large file is sent in."""
+        data = await request.body()
+        self.parts[request.path_params["oid"], request.path_params["number"]] = data
+        return Response(headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
 
     async def large_file(self, request: Request) -> Any:
         oid = request.path_params["oid"]
-        if request.method != "PUT":
+        if request.method in ("GET", "HEAD"):
             return content(request, self.large[oid], {})
         blob = Blob(await request.body(), large=True)
+        if request.method == "POST":  # all parts are here
+            numbers = [each["partNumber"] for each in json.loads(blob.data)["parts"]]
+            blob = Blob(b"".join(self.parts.pop((oid, number)) for number in numbers), large=True)
         if blob.oid != oid:
             raise Refused(422, "BadOid", "sha256 mismatch")
         self.large[oid] = blob
@@ -288,7 +309,8 @@ class Hub:
             (f"{repo}/commit/{at}", self.commit, ["POST"]),
             ("/{kind}/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
             ("/{owner}/{name}.git/info/lfs/objects/batch", self.batch, ["POST"]),
-            ("/_large/{oid}", self.large_file, ["GET", "HEAD", "PUT"]),
+            ("/_large/{oid}", self.large_file, ["GET", "HEAD", "PUT", "POST"]),
+            ("/_parts/{oid}/{number:int}", self.part, ["PUT"]),
             (f"/{{kind}}/{{owner}}/{{name}}/resolve/{at}/{{path:path}}", self.download, ["GET", "HEAD"]),
             (f"/{{owner}}/{{name}}/resolve/{at}/{{path:path}}", self.download, ["GET", "HEAD"]),
             ("/{rest:path}", self.missing, ["GET", "HEAD", "POST", "PUT", "DELETE"]),
@@ -297,7 +319,9 @@ class Hub:
 
     def answer(self, ask: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def run(request: Request) -> Response:
-            found: Any = next(filter(None, (each.answer(request) for each in self.trouble)), None)
+            found: Any = None
+            for each in self.trouble:
+                found = found or await each.answer(request)
             try:
                 found = found or await ask(request)
             except Refused as refused:

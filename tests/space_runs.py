@@ -72,7 +72,7 @@ def new_desk() -> Any:
     """As the page has it, with no components: the views' functions use none."""
     from desk import Desk, Scans
 
-    return Desk(lenses(), Scans(lenses()), *([None] * 7))  # type: ignore[arg-type]
+    return Desk(lenses(), Scans(lenses()), *([None] * 8))  # type: ignore[arg-type]
 
 
 def last(found: Iterator[Any]) -> Any:

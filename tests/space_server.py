@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from extracting import saved_model
 from space_runs import SPACE, run_folder
 
 PICTURES = "SPACE_PICTURES"  # the folder where pictures of the pages are kept
+OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -29,15 +30,34 @@ QUIET = (
 
 
 @contextmanager
-def serving(log: Path, *words: str, patience: float = 240.0) -> Iterator[str]:
-    """The address of a page that shows the tiny run, or what `words` say instead."""
+def serving(
+    log: Path,
+    *words: str,
+    home: Path = SPACE,
+    patience: float = 240.0,
+    environment: Mapping[str, str | None] = OFFLINE,
+) -> Iterator[str]:
+    """The address of a page that shows the tiny run, or what `words` say instead.
+
+    Args:
+        log: where all that it prints goes.
+        words: of its command line.
+        home: the folder of the page.
+        patience: seconds that it may take to start.
+        environment: beside what is there; None takes a variable away.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, shown = f"http://127.0.0.1:{port}", words or ("--lens", str(run_folder()), "--subject", str(saved_model()))
-    quiet = {"OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(SPACE / "app.py"), "--port", str(port), "--host", "127.0.0.1", *shown]
-    with log.open("w") as out, subprocess.Popen(command, env=os.environ | quiet, stdout=out, stderr=out) as process:
+    url = f"http://127.0.0.1:{port}"
+    tiny = ("--lens", str(run_folder()), "--subject", str(saved_model())) if home == SPACE else ()
+    shown = words or tiny
+    command = [sys.executable, str(home / "app.py"), "--port", str(port), "--host", "127.0.0.1", *shown]
+    around = {k: v for k, v in {**os.environ, "OMP_NUM_THREADS": "1", **environment}.items() if v is not None}
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, cwd=home, env=around, stdout=out, stderr=out) as process,
+    ):
         try:
             end = time.monotonic() + patience
             while not _answers(url):
@@ -85,7 +105,7 @@ class Visitor:
 
     def near(self, position: int) -> None:
         """Wait until this token is shown from near."""
-        self.until(f"document.querySelector('#near h3').textContent.includes('Token {position}:')")
+        self.until(f"document.querySelector('#near h3')?.textContent.includes('Token {position}:')")
 
     def about_to_edit(self, position: int) -> Any:
         """The field for the words of this token, once they stand in it: what is written before would be lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import runpy
 import shlex
@@ -147,8 +148,10 @@ def require_command(words: list[str]) -> None:
         every_part_of(cli.parse(words[script + 1 :]))
     elif program.startswith("python"):
         require_script(words[1:])
+    elif words[0].startswith(".ci/"):
+        assert os.access(ROOT / words[0], os.X_OK)
     else:
-        assert program in ("pip", "pytest", "hf"), f"what is {program}?"
+        assert program in ("pip", "pytest", "hf", "ruff", "mypy"), f"what is {program}?"
 
 
 def require_script(words: list[str]) -> None:
@@ -183,7 +186,12 @@ def test_what_is_no_command_is_noticed() -> None:
     for words in ("accelerate launch run_lens.py --max_stps 3", "python run_lens.py explian --lens x"):
         with pytest.raises(BadInput):
             require_command(shlex.split(words))
-    for words in ("python benchmarks/nothing.py", "python benchmarks/steer.py --strngth 1", "conda install torch"):
+    for words in (
+        "python benchmarks/nothing.py",
+        "python benchmarks/steer.py --strngth 1",
+        ".ci/walk",
+        "conda install torch",
+    ):
         with pytest.raises(AssertionError):
             require_command(shlex.split(words))
 

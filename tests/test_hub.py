@@ -20,7 +20,7 @@ from consistency_lens import AutoLens, BadInput, ConsistencyLens, LensDecoder, L
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 from hub_client import HubClient
-from hub_server import READ_TOKEN, TOKEN, Blob, Hub, Trouble
+from hub_server import PART, READ_TOKEN, TOKEN, Blob, Hub, Trouble
 
 KINDS = ["full", "lora", "projections"]
 
@@ -75,19 +75,27 @@ def test_a_lens_of_another_kind_takes_its_place_whole(online: tuple[Hub, HubClie
     assert client(pull, "me/changed") == said
 
 
-def test_a_lens_without_a_card_gets_a_plain_one_and_keeps_the_one_that_is_there(
-    online: tuple[Hub, HubClient],
-) -> None:
+def test_the_plain_card_of_another_lens_keeps_words_and_drops_numbers(online: tuple[Hub, HubClient]) -> None:
     server, client = online
     client(push, "projections", "me/plain")
     card = files(server, "me/plain")["README.md"].data.decode()
     assert "# plain" in card and 'AutoLens.from_pretrained("me/plain", subject=' in card
     assert "trained elsewhere" in card and "license: unknown" in card and "## Numbers" not in card
     repo = server.repos["model", "me/plain"]
-    mine = Blob(card.replace("# plain", "# Mine").encode(), large=False)
-    repo.commit("main", repo.commits[repo.heads["main"]] | {"README.md": mine}, "by hand")
+    numbers = (
+        "<!-- generated: numbers -->\n## Numbers\n0.99\n<!-- /generated -->\n\nBy hand.\n\n<!-- generated: limits -->"
+    )
+    mine = card.replace("license: unknown\n", "license: unknown\nmine: kept\nmodel-index: [{name: old}]\n", 1)
+    mine = mine.replace("<!-- generated: limits -->", numbers)
+    measured = ["report/report.json", "report/kl.png", "samples.parquet", "history.json", "training.json", "mine.txt"]
+    tree = repo.commits[repo.heads["main"]] | dict.fromkeys(measured, Blob(b"of the old lens", large=False))
+    repo.commit("main", tree | {"README.md": Blob(mine.encode(), large=False)}, "by hand, and measured")
     client(push, "projections", "me/plain", 1)
-    assert files(server, "me/plain")["README.md"] == mine
+    there = files(server, "me/plain")
+    card = there["README.md"].data.decode()
+    assert "\nBy hand.\n" in card and "\nmine: kept\n" in card and "# plain" in card
+    assert "model-index" not in card and "## Numbers" not in card
+    assert set(measured) & set(there) == {"mine.txt"}
 
 
 def test_a_name_that_leads_out_of_the_cache_is_refused(online: tuple[Hub, HubClient]) -> None:
@@ -276,6 +284,20 @@ def test_a_dropped_connection_is_taken_up_again(online: tuple[Hub, HubClient], t
     assert files(server, "me/dropped")["b.safetensors"].data == b"b" * 5000 and not server.trouble[0].times
 
 
+def test_of_a_file_in_parts_a_part_that_was_dropped_is_sent_again(
+    online: tuple[Hub, HubClient], tmp_path: Path
+) -> None:
+    server, client = online
+    data = b"".join(bytes([i]) * PART for i in (1, 2)) + b"the rest"
+    (tmp_path / "large.safetensors").write_bytes(data)
+    server.trouble.append(Trouble("PUT /_parts/[^/]+/2", 0, times=1))
+    began = len(server.served)
+    client(upload_two, "me/parts-of-a-file", str(tmp_path))
+    assert files(server, "me/parts-of-a-file")["large.safetensors"].data == data and not server.trouble[0].times
+    tried = [path.rpartition("/")[2] for method, path, _ in server.served[began:] if "/_parts/" in path]
+    assert tried == ["1", "2", "2", "3"]
+
+
 def test_what_has_arrived_is_not_sent_again(online: tuple[Hub, HubClient], two_files: str) -> None:
     server, client = online
     blob = Blob(b"a" * 5000, large=True)
@@ -324,6 +346,22 @@ def test_what_the_hub_refuses_says_what_to_do(
     assert fix in said and f"the Hub says {status}" in said and "repo_id='me/refused" in said
     assert message in said and TOKEN not in said, "what the server sent back is shown, the token not"
     assert "***" in said or "_large" in what  # storage is sent no token
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (OSError(28, "No space left on device", "/cache/blob"), "Make room on this machine's disk."),
+        (PermissionError(13, "Permission denied", "/cache/blob"), "Mend what it names."),
+    ],
+)
+def test_trouble_with_the_disk_is_not_blamed_on_the_hub(error: OSError, fix: str) -> None:
+    with pytest.raises(BadInput) as caught, hub.plainly("lens", "me/lens"):
+        try:
+            raise error
+        except OSError as cause:
+            raise RuntimeError("the download ended early") from cause
+    assert fix in str(caught.value) and str(error.strerror) in str(caught.value)
 
 
 def test_a_repository_of_somebody_else(online: tuple[Hub, HubClient], two_files: str) -> None:

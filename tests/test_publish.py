@@ -6,15 +6,17 @@ import json
 import os
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from extracting import random_texts, saved_model, write_jsonl
 from lens_runs import stirred, tiny_lens
 
 from consistency_lens import Activations, AutoLens, FrozenLM
-from consistency_lens.cli import publish
+from consistency_lens.cli import publish, publish_space
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -105,6 +107,42 @@ def test_what_an_earlier_lens_left_there_goes(online: tuple[Hub, HubClient], run
     assert set(tree(server, "me/twice")) == PUBLISHED - measured | set(theirs)
 
 
+def edit_on_the_hub(server: Hub, name: str, before: str, words: str, kind: str = "model") -> None:
+    """As a person does in the browser: words of their own before a part of the card."""
+    repo = server.repos[kind, name]
+    card = tree(server, name, kind)["README.md"].data.decode()
+    assert before in card
+    edited = {"README.md": Blob(card.replace(before, f"{words}\n\n{before}", 1).encode(), large=False)}
+    repo.commit("main", repo.commits[repo.heads["main"]] | edited, "by hand")
+
+
+def test_what_was_written_on_the_hub_outlives_the_next_upload(
+    online: tuple[Hub, HubClient], run: Path, tmp_path: Path
+) -> None:
+    server, client = online
+    words = ["publish", "--lens", str(run), "--repo_id", "me/edited", "--use_cpu"]
+    assert client(command, words)[0] == 0
+    edit_on_the_hub(server, "me/edited", "<!-- generated: use -->", "Written on the Hub.")
+    mine = shutil.copytree(run, tmp_path / "run") / "lens/README.md"
+    mine.write_text(mine.read_text().replace("By hand: ", "Changed here: ") + "\nNew here.\n")
+    code, said = client(command, ["publish", "--lens", str(mine.parents[1]), *words[3:]])
+    assert code == 0, said
+    card = tree(server, "me/edited")["README.md"].data.decode()
+    assert f"By hand: {LOADED}\n\nWritten on the Hub.\n\n<!-- generated: use -->" in card and "New here." in card
+    assert 'AutoLens.from_pretrained("me/edited")' in card and "Changed here" not in card, "theirs stay"
+    assert "Written on the Hub" not in mine.read_text()
+
+
+def test_no_weights_of_another_kind_of_lens_stay(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    server, client = online
+    subject = FrozenLM.from_pretrained(saved_model())
+    for kind in ("full", "projections"):
+        tiny_lens(subject, trainable=kind).save_pretrained(tmp_path / kind)
+        code, said = client(command, ["publish", "--lens", str(tmp_path / kind), "--repo_id", "me/kinds", "--use_cpu"])
+        assert code == 0, said
+    assert not any(path.startswith(("decoder/", "encoder/")) for path in tree(server, "me/kinds"))
+
+
 def test_the_bill_comes_before_the_first_request(online: tuple[Hub, HubClient], run: Path) -> None:
     server, client = online
     server.trouble.append(Trouble("POST /api/repos/create", 503, "maintenance"))
@@ -127,10 +165,18 @@ def test_the_page_goes_along_and_knows_its_lens(online: tuple[Hub, HubClient], r
     code, said = client(command, ["publish", "--lens", str(run), "--repo_id", "me/shown", "--space", "--use_cpu"])
     assert code == 0, said
     page = tree(server, "me/shown", "space")
-    assert {"app.py", "README.md", "requirements.txt", "lens.txt"} <= set(page)
-    assert page["lens.txt"].data == b"me/shown\n"
-    assert b"sdk: gradio" in page["README.md"].data and not any("__pycache__" in path for path in page)
+    assert {"app.py", "README.md", "requirements.txt", "lens.txt", "consistency_lens/hub.py"} <= set(page)
+    assert page["lens.txt"].data == b"me/shown\n" and not any("__pycache__" in path for path in page)
+    front = yaml.safe_load(page["README.md"].data.decode().split("---\n")[1])
+    pins = dict(line.split("==") for line in page["requirements.txt"].data.decode().splitlines())
+    assert front["sdk"] == "gradio" and front["python_version"] == "3.11" and front["models"] == ["me/shown"]
+    assert front["sdk_version"] == pins["gradio"] == version("gradio") and front["title"] == "Consistency Lens"
+    assert "torch" in pins and "consistency-lens" not in pins and "pytest" not in pins and "deepspeed" not in pins
     assert "to the space me/shown" in said and set(tree(server, "me/shown")) == PUBLISHED
+    edit_on_the_hub(server, "me/shown", "| tab |", "Mine.", "space")
+    code, said = client(command, ["publish", "--lens", str(run), "--repo_id", "me/shown", "--space", "--use_cpu"])
+    again = tree(server, "me/shown", "space")
+    assert code == 0 and b"Mine.\n\n| tab |" in again["README.md"].data and set(again) == set(page)
 
 
 def test_a_page_is_its_sources_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +184,56 @@ def test_a_page_is_its_sources_and_nothing_else(tmp_path: Path, monkeypatch: pyt
     for name in [*theirs, *mine, "views/__pycache__/read.pyc"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    monkeypatch.setattr(publish, "SPACE", tmp_path)
-    assert set(publish.page_files()) == set(theirs)
+    monkeypatch.setattr(publish_space, "SPACE", tmp_path)
+    found = set(publish_space.page_files())
+    assert {name for name in found if not name.startswith("consistency_lens/")} == set(theirs)
+    assert {"consistency_lens/recipes/demo.yaml", "consistency_lens/model_card_template.md"} <= found
+    assert not any("__pycache__" in name for name in found)
+
+
+SUBJECT = "subject-0123456789abcdef"
+
+
+def make_own_subject(folder: str) -> None:
+    """A lens whose subject the package is said to have trained, in the cache of the client's machine."""
+    from consistency_lens.demo.subject import folder_named
+
+    shutil.copytree(saved_model(), folder_named(SUBJECT))
+    stirred(tiny_lens(FrozenLM.from_pretrained(folder_named(SUBJECT)))).save_pretrained(folder)
+
+
+def take_subject_away() -> None:
+    from consistency_lens.demo.subject import folder_named
+
+    shutil.rmtree(folder_named(SUBJECT))
+
+
+def explained_alone(name: str) -> Any:
+    lens = AutoLens.from_pretrained(name)
+    assert lens.subject is not None
+    return lens.subject.model_id, lens.explain(TEXT)
+
+
+def test_a_subject_of_our_own_is_published_too_and_found_on_another_machine(
+    online: tuple[Hub, HubClient], tmp_path: Path
+) -> None:
+    server, client = online
+    client(make_own_subject, str(tmp_path / "lens"))
+    here = AutoLens.from_pretrained(tmp_path / "lens", subject=str(saved_model())).explain(TEXT)
+    words = ["publish", "--lens", str(tmp_path / "lens"), "--repo_id", "me/of-our-own", "--use_cpu", "--space"]
+    code, said = client(command, words)
+    assert code == 0 and f"to the model {SUBJECT}" in said, said
+    there = tree(server, f"me/{SUBJECT}")
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(there)
+    commit = server.repos["model", f"me/{SUBJECT}"].heads["main"]
+    config = json.loads(tree(server, "me/of-our-own")["config.json"].data)
+    assert config["provenance"]["published"] == f"me/{SUBJECT}@{commit}"
+    assert "published" not in json.loads((tmp_path / "lens/config.json").read_text())["provenance"]
+    assert f"- me/{SUBJECT}\n".encode() in tree(server, "me/of-our-own", "space")["README.md"].data
+    client(take_subject_away)
+    assert client(explained_alone, "me/of-our-own") == (SUBJECT, here)
+    code, said = client(command, words)
+    assert code == 0 and "Its subject is not published with it" in " ".join(said.split())
 
 
 def test_a_lens_in_the_cache_is_published_through_its_links(run: Path, tmp_path: Path) -> None:
@@ -230,6 +324,12 @@ def test_rows_are_published_as_a_dataset_with_its_card(
     card = files["README.md"].data.decode()
     assert f'load_dataset("{name}")' in card and 'load_from_disk("my-rows")' in card
     assert TOKEN not in card + said and "--hub_token '***'" in card
+    edit_on_the_hub(server, name, "<!-- generated: load -->", "Written on the Hub.", "dataset")
+    code, said = client(command, words_for(texts, folder, *more, "--overwrite"))
+    assert code == 0, said
+    assert (
+        "\nWritten on the Hub.\n\n<!-- generated: load -->" in tree(server, name, "dataset")["README.md"].data.decode()
+    )
     here = Activations.load(folder)
     there = client(loaded, name)
     assert there[0] == here.metadata["provenance"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import socket
+import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,19 +15,25 @@ from typing import Any
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from extracting import saved_model
+from lens_runs import stirred, tiny_lens
 from space_runs import HOSTILE, SPACE, TEXT, last, lens, lenses, new_desk, run_folder
+from tiny import tiny_lm
 
 import consistency_lens
 from consistency_lens import BadInput
 
 gradio_client = pytest.importorskip("gradio_client", reason="the Space needs the extra 'space'")
 import app  # noqa: E402
+import desk as desk_room  # noqa: E402
+import fairness  # noqa: E402
 import gradio as gr  # noqa: E402
+import httpx  # noqa: E402
 import lenses as places  # noqa: E402
 import looks  # noqa: E402
 import texts  # noqa: E402
 from arriving import arrive  # noqa: E402
-from desk import Desk, link_to, sentence, told  # noqa: E402
+from desk import Desk, Scans, in_turn, link_to, sentence, told  # noqa: E402
 from links import Choice, choice_of  # noqa: E402
 from views import read  # noqa: E402
 
@@ -126,6 +135,27 @@ def test_of_a_run_the_checkpoints_can_be_chosen_and_share_the_subject() -> None:
     assert places.Lenses([str(run_folder() / "lens")]).names == found.names
 
 
+def test_runs_that_are_called_the_same_are_told_apart_and_a_folder_of_ours_is_no_checkpoint(tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        shutil.copytree(run_folder(), tmp_path / parent / "run")
+        shutil.copytree(run_folder() / "lens", tmp_path / parent / "run/checkpoint-best")
+    found = places.Lenses([str(tmp_path / "a/run"), str(tmp_path / "b/run"), str(tmp_path / "a/run/lens")])
+    assert found.names == ["run", "run · checkpoint-2", "run (2)", "run (2) · checkpoint-2"]
+    assert found.folders["run (2)"] == tmp_path / "b/run/lens"
+
+
+def test_a_lens_of_another_model_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stirred(tiny_lens(tiny_lm("qwen3"))).save_pretrained(tmp_path / "of_another")
+    found = places.Lenses([str(run_folder()), str(tmp_path / "of_another")], subject=str(saved_model()))
+
+    @told(4)
+    def work() -> Iterator[Any]:
+        yield from read.reading(Desk(found, Scans(found), *([None] * 8)), Choice("of_another", TEXT))  # type: ignore[arg-type]
+
+    *_, said = last(work())
+    assert "role='alert'" in said and "made for another model" in said
+
+
 def test_a_folder_without_a_lens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="the folder of a run that has finished training, or of a lens"):
         places.Lenses([str(tmp_path)])
@@ -138,14 +168,15 @@ def test_a_folder_without_a_lens_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [TEXT, HOSTILE, "a b&c=d#e%20 é 日本 +", "x" * 4000])
 def test_a_link_leads_back_to_what_it_came_from(text: str) -> None:
-    choice = Choice("someone/a-lens · checkpoint-2", text, 7, "scan")
+    choice = Choice("someone/a-lens · checkpoint-2", text, 7, "scan", "worst")
     assert choice_of(choice.query(), "other") == choice
     assert choice_of("", "other") == Choice("other") and Choice("other").query() == ""
     assert choice_of(link_to(choice, "edit"), "other") == choice.on("edit")
 
 
 @pytest.mark.parametrize(
-    "query", ["?position=-1", "?position=1e9", "?tab=admin", "?position=99999999999", "?a=1" + 50 * "&a=1"]
+    "query",
+    ["?position=-1", "?position=1e9", "?tab=admin", "?order=up", "?position=99999999999", "?a=1" + 50 * "&a=1"],
 )
 def test_a_damaged_link_is_refused(query: str) -> None:
     with pytest.raises(BadInput):
@@ -223,6 +254,56 @@ def test_the_work_of_models_waits_in_one_line() -> None:
     assert lines["model"].concurrency_limit == 1
     waiting = {str(work.api_name) for work in page.fns.values() if work.concurrency_id == "model"}
     assert {"read", "open", "steer", "compare"} <= waiting
+
+
+def test_nobody_fills_the_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing can be computed, one visitor asks again and again; another one is let in all the same."""
+    monkeypatch.setenv("SPACE_ID", "me/page")  # behind a proxy, which names the visitor
+    address = address.rstrip("/")
+    config = httpx.get(f"{address}/config").json()
+    number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "open")
+
+    def ask(visitor: str) -> httpx.Response:
+        asked = {"data": [None, 1], "fn_index": number, "session_hash": uuid.uuid4().hex}
+        headers = {"x-forwarded-for": visitor} if visitor else {}
+        return httpx.post(f"{address}/gradio_api/queue/join", json=asked, headers=headers)
+
+    with desk_room._AT_WORK:
+        answers = [ask("192.0.2.1, 10.0.0.1") for _ in range(fairness.MOST_EACH + 2)]
+        assert [answer.status_code for answer in answers[: fairness.MOST_EACH]] == [200] * fairness.MOST_EACH
+        assert answers[-1].status_code == 429 and "waiting already" in answers[-1].json()["detail"]
+        assert ask("192.0.2.2").status_code == 200
+        assert all(ask("").status_code == 200 for _ in range(fairness.MOST_EACH + 2)), "who is here asks as he likes"
+        monkeypatch.delenv("SPACE_ID")
+        assert ask("192.0.2.1").status_code == 200, "without a proxy of the Hub nobody is believed"
+
+
+def test_of_all_work_of_models_one_step_is_taken_at_a_time() -> None:
+    """Also beside work that was cancelled, whose place Gradio gives away while its thread is still computing."""
+    seen: list[str] = []
+    inside, second_began, go_on = (threading.Event() for _ in range(3))
+
+    @in_turn
+    def work(name: str) -> Iterator[str]:
+        seen.append(f"{name} in")
+        inside.set()
+        assert go_on.wait(60)
+        seen.append(f"{name} out")
+        yield name
+
+    def later() -> None:
+        second_began.set()
+        next(work("second"))
+
+    threads = [threading.Thread(target=lambda: next(work("first"))), threading.Thread(target=later)]
+    threads[0].start()
+    assert inside.wait(60)
+    threads[1].start()
+    assert second_began.wait(60)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen == ["first in", "first out", "second in", "second out"]
 
 
 def test_a_lens_that_is_not_offered_is_not_loaded(address: str) -> None:

@@ -68,6 +68,76 @@ def test_a_lens_from_the_hub_is_shown_with_its_report_and_nothing_that_holds_cod
     assert [row["token"] for row in rows] == [row["token"] for row in lens().explain(TEXT)]
 
 
+def stages(name: str, first: str) -> tuple[list[str], list[list[str]], int]:
+    """Names, what each says, and in how many lines Compare sets them side by side."""
+    from desk import Desk, Scans
+    from lenses import Lenses
+    from links import Choice
+    from space_runs import last
+    from views.compare import comparing
+
+    found = Lenses([name, f"{name}@{first}", f"{name}@main"], subject=str(saved_model()))
+    desk = Desk(found, Scans(found), *([None] * 8))  # type: ignore[arg-type]
+    _, table, *_ = last(comparing(desk, Choice(name, TEXT), *found.names))
+    words = [[row["explanation"] for row in found.get(each).explain(TEXT)] for each in found.names]
+    assert [line[4:] for line in table["data"]] == [list(pair) for pair in zip(*words, strict=True)]
+    return found.names, words, len(table["data"])
+
+
+def push_another(name: str) -> None:
+    from lens_runs import stirred, tiny_lens
+
+    subject = lens().subject
+    assert subject is not None
+    stirred(tiny_lens(subject), by=0.5, seed=9).push_to_hub(name)
+
+
+def test_two_stages_of_a_published_lens_are_compared(online: tuple[Hub, HubClient]) -> None:
+    server, client = online
+    client(push, "me/in-stages")
+    first = server.repos["model", "me/in-stages"].heads["main"]
+    client(push_another, "me/in-stages")
+    names, words, lines = client(stages, "me/in-stages", first)
+    assert names == ["me/in-stages", f"me/in-stages@{first}"] and words[0] != words[1] and lines == 8
+
+
+STARTED: dict[str, Any] = {}  # pages, in the client's process
+
+
+def start(name: str) -> None:
+    from lenses import Lenses
+
+    STARTED[name] = Lenses([name], subject=str(saved_model()))
+
+
+def report_now(name: str) -> str:
+    from reports import latest
+    from views.report import page_of
+
+    return page_of(*latest(STARTED[name], name))
+
+
+def test_the_report_is_the_one_that_is_there_now(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    server, client = online
+    client(push, "me/reported")
+    repo = server.repos["model", "me/reported"]
+    client(start, "me/reported")
+    with pytest.raises(BadInput, match="brings no report along"):
+        client(report_now, "me/reported")
+    tiny_report().save(tmp_path)
+    report = {f"report/{path.name}": Blob(path.read_bytes(), large=False) for path in tmp_path.iterdir()}
+    repo.commit("main", repo.commits[repo.heads["main"]] | report, "measured")
+    page = client(report_now, "me/reported")
+    assert tiny_report().verdict in page and "than the lens that is shown here" in page and page.count("<img") == 4
+    server.trouble.append(Trouble("reported", 500, "down"))
+    assert tiny_report().verdict in client(report_now, "me/reported"), "what was seen last"
+    server.trouble.clear()
+    client(start, "me/reported")
+    del repo.heads["main"]
+    page = client(report_now, "me/reported")
+    assert tiny_report().verdict in page and "As it was when this page was started" in page
+
+
 def test_what_the_hub_says_against_it_is_a_sentence_without_a_token(online: tuple[Hub, HubClient]) -> None:
     server, client = online
     with pytest.raises(BadInput, match="there is no such repository, or it is private"):

@@ -24,7 +24,8 @@ gradio_client = pytest.importorskip("gradio_client", reason="the Space needs the
 
 USERS = int(os.environ.get("SPACE_LOAD_USERS", "50"))
 SECONDS = float(os.environ.get("SPACE_LOAD_SECONDS", "10"))
-LENS = os.environ.get("SPACE_LOAD_LENS", "")  # another lens than the tiny one
+LENS = os.environ.get("SPACE_LOAD_LENS", "")  # another lens than the tiny one, with the folder of its subject
+SUBJECT = os.environ.get("SPACE_LOAD_SUBJECT", "")
 WORDS = os.environ.get("SPACE_LOAD_WORDS", "").split() or [f"w{i}" for i in range(90)]
 PAUSE = (1.0, 4.0)  # seconds in which people look at what they got
 PATIENCE = 120.0  # seconds: slowness is for the figures to show, not an error
@@ -79,7 +80,7 @@ def test_fifty_visitors_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
     before = threading.excepthook
     threading.excepthook = lambda problem: failed.append(repr(problem.exc_value))
     try:
-        with serving(tmp_path / "log.txt", *(("--lens", LENS) if LENS else ())) as url:
+        with serving(tmp_path / "log.txt", *(("--lens", LENS, "--subject", SUBJECT) if LENS else ())) as url:
             begin = threading.Event()
             users = [User(number, url, begin) for number in range(USERS)]
             for user in users:

@@ -111,6 +111,20 @@ def test_hostile_words_stay_words() -> None:
         assert "&lt;script&gt;" in page
 
 
+def test_whoever_stops_half_way_has_one_text_and_not_two(
+    desk: Desk, choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "CHUNK", 3)
+    words = "w9 w8 w7 w6 w5 w4 w3 w2"
+    _begun, *partial, whole = read.reading(desk, Choice(choice.lens, words, 5))
+    assert [len(rows) for _, rows, *_ in partial] == [3, 6] and whole[0].position == 5
+    for found, rows, _, near, _ in partial:
+        assert found.text == words and [row["token"] for row in rows] == words.split()[: len(rows)] and near == ""
+        _, files, _ = scan.shown_of(desk, found, rows)
+        stored = parquet.read_table(io.BytesIO(b64decode(re.findall(r"base64,([^']+)'", files)[0])))
+        assert stored.schema.metadata[b"text"] == words.encode() and len(stored) == len(rows)
+
+
 # Scan
 
 
@@ -119,7 +133,7 @@ def test_the_table_and_the_files_hold_the_scan(desk: Desk, choice: Choice) -> No
     table = scan.table_of(rows)
     assert [line[0] for line in table["data"]] == list(range(1, 9)) and len(table["headers"]) == len(table["data"][0])
     assert all(isinstance(line[2], float) for line in table["data"])
-    worst = [line[2] for line in scan.table_of(rows, "worst KL first")["data"]]
+    worst = [line[2] for line in scan.table_of(rows, "worst")["data"]]
     assert worst == sorted(worst, reverse=True)
     html = scan.downloads(desk, choice, rows)
     files = [b64decode(found) for found in re.findall(r"base64,([^']+)'", html)]

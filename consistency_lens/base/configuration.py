@@ -44,6 +44,17 @@ class LensConfig(PreTrainedConfig):
         """What has to lie in the folder of a lens; a family with parts adds theirs."""
         return ["model.safetensors"]
 
+    @property
+    def part_folders(self) -> tuple[str, ...]:
+        """Where parts have their weights; a family with parts says so."""
+        return ()
+
+    @property
+    def relation(self) -> str:
+        """To the subject, as the Hub calls it: an `adapter` is nothing without its weights, a `finetune` holds a copy
+        of them that was trained further."""
+        return "adapter"
+
     def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
         """Raise unless this is the model, tokenizer and site that the lens was made for; both sides are shown."""
         frozen.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)

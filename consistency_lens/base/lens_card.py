@@ -173,6 +173,7 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
         subject=origin.model_id,
         subject_revision=origin.weights,
         base_model=from_hub,
+        relation=config.relation,
         sites=sites,
         code=config.code_in_words,
         sizes={name: f"{_short(count)} trained parameters" for name, count in record.sizes.items() if count},

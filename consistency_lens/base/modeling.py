@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from .. import hub
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, Prefix
 from .configuration import LensConfig
 from .explaining import explain_text
-from .saving import SavedModel, load_files, open_folder
+from .saving import MEASURED, SavedModel, load_files, open_folder
 
 Batch = Mapping[str, Any]
 
@@ -132,13 +131,18 @@ class LensModel(SavedModel):
         self.checkpoint_activations()
 
     def prepare_upload(self, folder: Path, repo: str, revision: str | None, token: str | None) -> None:
-        """A plain card, where the repository has none; one that is there stays as it is."""
+        """A plain card, with what people wrote on the one that is there: its numbers are those of another lens."""
         # Cards know the arguments of trainings, and a lens is loaded without them.
-        from .lens_card import CARD, TrainingRecord, write_plain_card
+        from .lens_card import TrainingRecord, write_plain_card
+        from .published_card import card_there
 
-        if not hub.has_file(repo, CARD, token, revision):
-            sizes = {name: sum(p.numel() for p in part.values()) for name, part in self.parts().items()}
-            write_plain_card(folder, self.config, TrainingRecord(name=repo, sizes=sizes))
+        sizes = {name: sum(p.numel() for p in part.values()) for name, part in self.parts().items()}
+        there = card_there(repo, token, revision)
+        write_plain_card(folder, self.config, TrainingRecord(name=repo, sizes=sizes), there)
+
+    @property
+    def outdated(self) -> list[str]:
+        return [*super().outdated, *MEASURED]
 
     def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Rows for people.

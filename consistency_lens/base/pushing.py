@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -20,6 +20,8 @@ from .. import hub
 from ..errors import BadInput
 from .arguments import LensTrainingArguments
 from .engine_trainer import EngineTrainer
+from .lens_card import CARD
+from .published_card import publish_card
 from .samples import FILE as SAMPLES
 from .saving import lens_files
 
@@ -30,13 +32,14 @@ class PushingTrainer(EngineTrainer):
     """With `hub_strategy` `every_save` the lens is pushed at each save, with `checkpoint` also `last-checkpoint`, from
     which training can go on anywhere; with `all_checkpoints` each under its own name; with `end` nothing but the end.
 
-    What is pushed while training goes on is sent in the background. If that fails, training does not: it says why, and
-    the next save is pushed again.
+    What is pushed while training goes on is sent in the background, one save after the other. If that fails, training
+    does not: it says why, and the next save is pushed again.
     """
 
     args: LensTrainingArguments
     hub_model_id: str | None
     push_in_progress: PushInProgress | None
+    _sender: ThreadPoolExecutor
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Before anything slow: there is a token, and a repository that it may write to."""
@@ -47,6 +50,9 @@ class PushingTrainer(EngineTrainer):
         token, field = token or self.args.hub_token, "hub_model_id"
         self.hub_model_id = hub.create(name, token, private, revision=self.args.hub_revision, field=field)
         self.push_in_progress = None
+        # One thread: what was saved later arrives later.
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        hub.sweep(Path(self.args.output_dir))
 
     def push_to_hub(
         self,
@@ -105,16 +111,23 @@ class PushingTrainer(EngineTrainer):
         if place is not None:
             every = (path for path in folder.rglob("*") if path.is_file())
             files |= {f"{place}/{path.relative_to(folder).as_posix()}": path for path in every}
-        return hub.stage(files, Path(mkdtemp(prefix="_push-", dir=self.args.output_dir)))
+        return hub.stage(files, Path(mkdtemp(prefix=hub.STAGED, dir=self.args.output_dir)))
 
     def _send(self, staged: Path, message: str, delete: list[str], token: str | None, revision: str | None) -> str:
+        repo, token, revision = (
+            str(self.hub_model_id),
+            token or self.args.hub_token,
+            revision or self.args.hub_revision,
+        )
         try:
+            if (staged / CARD).is_file():
+                publish_card(staged / CARD, staged, repo, token, revision)
             return hub.upload(
                 staged,
-                str(self.hub_model_id),
+                repo,
                 message,
-                token or self.args.hub_token,
-                revision=revision or self.args.hub_revision,
+                token,
+                revision=revision,
                 delete=delete,
                 field="hub_model_id",
             )
@@ -122,13 +135,18 @@ class PushingTrainer(EngineTrainer):
             shutil.rmtree(staged)
 
     def _in_background(self, *job: Any) -> None:
-        def send() -> None:
-            try:
-                self._send(*job)
-            except BadInput as error:
-                logger.warning("not pushed: %s", error)
-
-        pool = ThreadPoolExecutor(max_workers=1)
+        sending = self._sender.submit(self._send, *job)
+        sending.add_done_callback(_say_what_failed)
         jobs = [] if self.push_in_progress is None else self.push_in_progress.jobs
-        self.push_in_progress = PushInProgress([*(each for each in jobs if not each.done()), pool.submit(send)])
-        pool.shutdown(wait=False)
+        self.push_in_progress = PushInProgress([*(each for each in jobs if not each.done()), sending])
+
+
+def _say_what_failed(sending: Future[str]) -> None:
+    """Nobody asks for the result: what it raises would never be seen."""
+    if sending.cancelled():
+        return
+    error = sending.exception()
+    if isinstance(error, BadInput):
+        logger.warning("not pushed: %s", error)
+    elif error is not None:
+        logger.error("not pushed: %s", hub.redacted(f"{type(error).__name__}: {error}"))

@@ -29,6 +29,8 @@ _OF_A_LENS = [CONFIG_NAME, "adapter_config.json", "training.json", "history.json
 _OF_A_LENS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 _OF_A_LENS += ["chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "*.model"]
 _OF_A_REPORT = ["report.json", "report.md", "*.png"]
+# What was measured on a lens, and says nothing about the next one in its place.
+MEASURED = (f"{REPORT}/*", "samples.parquet", "history.json", "training.json")
 _OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
 _NO_LENS = "Give the folder of a lens, or the id of one on the Hub."
 
@@ -44,6 +46,11 @@ class SavedModel(PreTrainedModel):
     def folders(self) -> tuple[str, ...]:
         """Those that hold a part's weights and nothing else: what an earlier upload left in them goes."""
         return ()
+
+    @property
+    def outdated(self) -> list[str]:
+        """What this takes the place of in a repository, as patterns."""
+        return [f"{folder}/*" for folder in self.folders]
 
     def files(self) -> dict[str, dict[str, nn.Parameter]]:
         """All that is saved: file -> name in the file -> parameter. The subject's own weights are in none."""
@@ -95,8 +102,7 @@ class SavedModel(PreTrainedModel):
         with TemporaryDirectory(prefix="consistency-lens-") as name:
             self.prepare_upload(Path(name), repo, revision, token)
             self.save_pretrained(name)
-            gone = [f"{folder}/*" for folder in self.folders]
-            return hub.upload(Path(name), repo, commit_message, token, revision=revision, delete=gone)
+            return hub.upload(Path(name), repo, commit_message, token, revision=revision, delete=self.outdated)
 
     def prepare_upload(self, folder: Path, repo: str, revision: str | None, token: str | None) -> None:
         """What of the repository has to lie in the folder before this is saved into it."""

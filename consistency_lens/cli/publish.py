@@ -12,26 +12,30 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
+from transformers.utils import CONFIG_NAME
 
 from .. import hub
 from ..activations.rows import SPLITS
 from ..activations.storage import LAYOUT
-from ..auto import FAMILIES, Family, lens_folder, read_config
+from ..auto import FAMILIES, Family, is_demo, lens_folder, read_config
 from ..base.configuration import LensConfig
-from ..base.lens_card import CARD, RECORD
+from ..base.lens_card import CARD
+from ..base.published_card import publish_card
 from ..base.samples import FILE as SAMPLES
-from ..base.saving import REPORT, lens_files, require_inside
-from ..card import readdress
+from ..base.saving import MEASURED, REPORT, lens_files, require_inside
 from ..errors import BadInput
 from .opening import console
 from .parsing import Request, run_of
+from .publish_space import PACKAGE, page_files, send_page
+from .publish_subject import config_with, send_subject, subject_files
 from .report import named_lens
 from .run_folder import HISTORY
 
-SPACE = Path(__file__).parents[2] / "spaces_demo"
-NAMED_IN = "lens.txt"  # where the page reads which lens it shows
+_ALONE = (
+    "Its subject is not published with it: this machine does not have the one that it was made for. Another machine, "
+    "which trains that subject again, may get other weights, and then the lens refuses them."
+)
 _OF_ROWS = (CARD, *LAYOUT, *(f"{split}/data-*.arrow" for split in SPLITS))
-_OF_A_PAGE = {".py", ".css", ".js", ".md", ".txt"}
 
 
 def publish(request: Request) -> None:
@@ -44,20 +48,29 @@ def publish(request: Request) -> None:
         raise BadInput("space", True, "Leave out --space or --revision.", why="the page shows what is on main")
     files = parcel(place)
     page = page_files() if given.space else {}
+    config = _config_of(files[CONFIG_NAME].parent)
+    subject = subject_files(config)
     token = hub.require_token(request.values["hub_token"])
     if not PartialState().is_main_process:
         return
     show_bill(given.repo_id, "model", given.private, files)
+    if f"{REPORT}/report.json" not in files:
+        console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
+    if subject:
+        show_bill(config.origin.model_id, "model", given.private, subject)
+    elif is_demo(config.origin.model_id):
+        console.print(_ALONE)
     if given.space:
         show_bill(given.repo_id, "space", given.private, page)
     private = given.private or None
     repo = hub.create(given.repo_id, token, private, revision=revision)
     if given.space:
         hub.create(repo, token, private, "space")
-    address = send_lens(files, repo, token, revision)
+    address = send_lens(files, repo, token, revision, private)
     console.print(f"\nlens at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
     if given.space:
-        address = send_page(page, repo, token)
+        models = [repo, *([f"{repo.partition('/')[0]}/{config.origin.model_id}"] if subject else [])]
+        address = send_page(page, repo, models, token)
         console.print(f"page at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
         if given.private:
             console.print("The page can read a private lens once its settings hold a secret HF_TOKEN that may.")
@@ -71,7 +84,7 @@ def publish_run(request: Request, folder: Path) -> None:
     token, files = values["hub_token"], parcel(str(folder))
     name, private = values["hub_model_id"] or folder.resolve().name, values["hub_private_repo"]
     repo = hub.create(name, token, private, revision=values["hub_revision"], field="hub_model_id")
-    address = send_lens(files, repo, token, values["hub_revision"])
+    address = send_lens(files, repo, token, values["hub_revision"], private)
     console.print(f"lens at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
 
 
@@ -89,11 +102,7 @@ def require_whole(folder: Path) -> LensConfig:
     """The configuration of a lens in a folder whose every file can be opened."""
     if not folder.is_dir():
         raise BadInput("lens", str(folder), "Give the folder of a run or of a lens.", why="there is no such folder")
-    said, _ = read_config(str(folder))
-    family = FAMILIES.get(str(said.get("model_type")))
-    if family is None:
-        raise BadInput("lens", str(folder), f"Families we know: {', '.join(FAMILIES)}.", why="it is of none of them")
-    config: LensConfig = Family.load(family.config).from_pretrained(folder)
+    config = _config_of(folder)
     for file in config.weight_files:
         try:
             with safe_open(folder / file, "pt") as tensors:
@@ -101,6 +110,15 @@ def require_whole(folder: Path) -> LensConfig:
         except (OSError, SafetensorError) as error:
             fix = "Save the lens again before you publish it."
             raise BadInput("lens", str(folder), fix, why=f"{file} cannot be read: {error}") from error
+    return config
+
+
+def _config_of(folder: Path) -> LensConfig:
+    said, _ = read_config(str(folder))
+    family = FAMILIES.get(str(said.get("model_type")))
+    if family is None:
+        raise BadInput("lens", str(folder), f"Families we know: {', '.join(FAMILIES)}.", why="it is of none of them")
+    config: LensConfig = Family.load(family.config).from_pretrained(folder)
     return config
 
 
@@ -112,36 +130,33 @@ def show_bill(repo: str, kind: str, private: bool, files: Mapping[str, Path]) ->
     table = Table(box=None, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
+    package = {name: size for name, size in sizes.items() if name.startswith(f"{PACKAGE.name}/")}
     for name, size in sizes.items():
-        table.add_row(escape(name), _bytes(size))
+        if name not in package:
+            table.add_row(escape(name), _bytes(size))
+    if package:
+        table.add_row(
+            f"{PACKAGE.name}/, the sources of the package: {len(package)} files", _bytes(sum(package.values()))
+        )
     console.print(table)
-    if kind == "model" and f"{REPORT}/report.json" not in sizes:
-        console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
 
 
-def send_lens(files: Mapping[str, Path], repo: str, token: str | None, revision: str | None = None) -> str:
+def send_lens(
+    files: Mapping[str, Path],
+    repo: str,
+    token: str | None,
+    revision: str | None = None,
+    private: bool | None = None,
+) -> str:
+    """A lens, and before it its subject where nobody else could have it."""
+    config = _config_of(files[CONFIG_NAME].parent)
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        files = _readdressed(files, repo, Path(scratch))
-        # What was measured on a lens that was there before says nothing about this one.
-        gone = {f"{REPORT}/*", SAMPLES, HISTORY, RECORD} | {f"{Path(name).parent}/*" for name in files if "/" in name}
+        files = _with_card(files, Path(scratch), repo, token, revision)
+        if subject := subject_files(config):
+            origin = send_subject(subject, config.origin, repo, token, private)
+            files = {**files, CONFIG_NAME: config_with(origin, files[CONFIG_NAME], Path(scratch))}
+        gone = {*MEASURED, *(f"{part}/*" for part in config.part_folders)}
         return _send(files, repo, "Upload a lens", token, revision=revision, delete=sorted(gone))
-
-
-def page_files() -> dict[str, Path]:
-    """The Space, which comes with the sources and not with an installed package."""
-    if not (SPACE / "app.py").is_file():
-        fix = "Publish from a checkout of the project, or leave out --space."
-        raise BadInput("space", True, fix, why="an installed package does not bring the page along")
-    found = {path.relative_to(SPACE): path for path in SPACE.rglob("*") if path.is_file()}
-    hidden = {name for name in found if any(part.startswith(".") for part in name.parts)} | {Path(NAMED_IN)}
-    return {name.as_posix(): path for name, path in found.items() if name.suffix in _OF_A_PAGE and name not in hidden}
-
-
-def send_page(files: Mapping[str, Path], repo: str, token: str | None) -> str:
-    with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        which = Path(scratch) / NAMED_IN
-        which.write_text(repo + "\n", encoding="utf-8")
-        return _send({**files, NAMED_IN: which}, repo, "Show a lens", token, kind="space", delete=["*.py"])
 
 
 def require_dataset_repo(request: Request, folder: Path) -> str | None:
@@ -165,9 +180,9 @@ def publish_rows(request: Request, folder: Path, repo: str) -> None:
     files = {path.relative_to(folder).as_posix(): path for pattern in _OF_ROWS for path in folder.glob(pattern)}
     show_bill(repo, "dataset", _private_rows(request), files)
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        files = _readdressed(files, repo, Path(scratch))
-        shards = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
         token = request.values["hub_token"]
+        files = _with_card(files, Path(scratch), repo, token, kind="dataset")
+        shards = sorted({f"{Path(name).parent}/*" for name in files if "/" in name})
         sent: Any = {"kind": "dataset", "delete": shards, "field": "hub_dataset_id"}
         address = _send(files, repo, "Upload activations", token, **sent)
     console.print(f"rows at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
@@ -180,14 +195,18 @@ def _send(files: Mapping[str, Path], repo: str, message: str, token: str | None,
         return hub.upload(folder, repo, message, token, **where)
 
 
-def _readdressed(files: Mapping[str, Path], repo: str, scratch: Path) -> dict[str, Path]:
-    """The same with the card as it reads in a repository: what it shows how to load is what is there."""
+def _with_card(
+    files: Mapping[str, Path],
+    scratch: Path,
+    repo: str,
+    token: str | None,
+    revision: str | None = None,
+    kind: str = "model",
+) -> dict[str, Path]:
+    """The same with the card as it reads in that repository."""
     if CARD not in files:
         return dict(files)
-    card = files[CARD].read_bytes().decode("utf-8", "surrogateescape")  # `read_text` would change line ends
-    copy = scratch / CARD
-    copy.write_bytes(readdress(card, repo).encode("utf-8", "surrogateescape"))
-    return {**files, CARD: copy}
+    return {**files, CARD: publish_card(files[CARD], scratch, repo, token, revision, kind)}
 
 
 def _bytes(count: float) -> str:

@@ -47,7 +47,12 @@ def subject_hash(config: SubjectConfig) -> str:
 
 def cache_folder(config: SubjectConfig) -> Path:
     """Where a subject lives, beside the models that come from the Hub."""
-    return Path(constants.HF_HOME) / "consistency_lens" / f"subject-{subject_hash(config)}"
+    return folder_named(f"subject-{subject_hash(config)}")
+
+
+def folder_named(model_id: str) -> Path:
+    """The same of a subject that may be of another configuration, or of another version of the world."""
+    return Path(constants.HF_HOME) / "consistency_lens" / model_id
 
 
 def subject_path(config: SubjectConfig | None = None, *, progress: bool = True) -> Path:

@@ -86,6 +86,7 @@ class FrozenLM:
         attn_implementation: str = "auto",
         device_map: str | dict[str, Any] | None = None,
         name: str = "base",
+        known_as: str | None = None,
     ) -> FrozenLM:
         """Load from the Hub or from a folder.
 
@@ -98,6 +99,7 @@ class FrozenLM:
             attn_implementation: `auto` takes the fastest that is installed and that the architecture supports.
             device_map: as in transformers; None loads onto the CPU.
             name: what an `Edit` calls it.
+            known_as: its `model_id`, where it goes by another name than that of its folder.
         """
         config = AutoConfig.from_pretrained(model_id_or_path, revision=revision)
         anatomy_of(config)
@@ -118,7 +120,7 @@ class FrozenLM:
             weights = hash_files([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
         else:
             weights = f"commit:{model.config._commit_hash}"
-        lm = cls(model, tokenizer, str(model_id_or_path), weights, name)
+        lm = cls(model, tokenizer, known_as or str(model_id_or_path), weights, name)
         logger.info("%s: attention %s, dtype %s, quantization %s", lm.model_id, attention, lm.dtype, lm.quantization)
         return lm
 

@@ -58,6 +58,7 @@ class Provenance:
         dtype: dtype of the model that computed the activations.
         quantization: `none`, `8bit` or `4bit`, or the name of another method (`gptq`, `awq`, ...).
         versions: library versions; informative, never compared.
+        published: where the model lies on the Hub, as id@commit, if its id does not say so; never compared either.
     """
 
     model_id: str
@@ -67,12 +68,14 @@ class Provenance:
     dtype: str
     quantization: str = "none"
     versions: dict[str, str] = field(default_factory=dict)
+    published: str = ""
 
     # The folder's name may change and libraries move on; what was computed is settled by the rest.
     BINDING = ("weights", "tokenizer", "sites", "dtype", "quantization")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"sites": list(self.sites)}
+        record = asdict(self) | {"sites": list(self.sites)}
+        return record if self.published else {key: value for key, value in record.items() if key != "published"}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Provenance:

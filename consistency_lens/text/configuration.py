@@ -131,8 +131,16 @@ class ConsistencyLensConfig(LensConfig):
     def weight_files(self) -> list[str]:
         """What has to lie in the folder of a lens."""
         names = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}
-        kinds = [(part, self.kind_of(part)) for part in ("decoder", "encoder")]
+        kinds = [(part, self.kind_of(part)) for part in self.part_folders]
         return [*super().weight_files, *(f"{part}/{names[kind]}" for part, kind in kinds if kind in names)]
+
+    @property
+    def part_folders(self) -> tuple[str, ...]:
+        return ("decoder", "encoder")
+
+    @property
+    def relation(self) -> str:
+        return "finetune" if "full" in map(self.kind_of, self.part_folders) else "adapter"
 
     @property
     def origin_site(self) -> str:

@@ -205,7 +205,7 @@ class ConsistencyLens(LensModel):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        return (*self.decoder.folders, *self.encoder.folders)
+        return self.config.part_folders
 
     def merge_for_release(self) -> Self:
         """The same lens with plain weights in the place of adapters: nobody needs peft to load it, and whoever has

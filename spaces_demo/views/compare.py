@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from brought import brought_by
 from curves import draw, history_of
-from desk import MODEL, Desk, sentence, told
+from desk import MODEL, Desk, in_turn, sentence, told
 from drawing import nats, notice, numbers, safe
 from lenses import run_of
 from links import Choice
@@ -51,14 +51,14 @@ def comparing(desk: Desk, choice: Choice, first: str, second: str) -> Iterator[t
     first, second = (desk.lenses.known(name) for name in (first, second))
     for name in (first, second):
         settled, _ = desk.settled(replace(choice, lens=name))
-        yield gr.skip(), gr.skip(), gr.skip(), notice(f"Reading with {settled.lens} …")
+        yield gr.skip(), gr.skip(), gr.skip(), notice(f"Reading with {settled.lens} …", "busy")
         rows: list[Row] = []
         for rows, of in desk.scans.read(settled.lens, settled.text):
             yield (
                 gr.skip(),
                 gr.skip(),
                 gr.skip(),
-                notice(f"{settled.lens}: {len(rows)} of {of} tokens", done=len(rows), of=of),
+                notice(f"{settled.lens}: {len(rows)} of {of} tokens", "busy", len(rows), of),
             )
         found.append(rows)
     if len(found[0]) != len(found[1]):
@@ -88,7 +88,7 @@ def build(desk: Desk) -> None:
         )
     with gr.Row():
         act = gr.Button("Compare", variant="primary", elem_id="compare", min_width=160)
-        stop = gr.Button("Stop", scale=0, min_width=110)
+        stop = gr.Button("Stop", elem_id="compare-stop", scale=0, min_width=110)
     figures = gr.HTML(elem_id="compared")
     table = gr.Dataframe(
         headers=HEADERS,
@@ -104,10 +104,11 @@ def build(desk: Desk) -> None:
     gr.Markdown("### How it was trained")
     curve = gr.HTML(curves(desk, names[0]), elem_id="curve")
 
+    @in_turn
     @told(3)
     def compare(choice: Choice, *given: str) -> Iterator[tuple[Any, ...]]:
         yield from comparing(desk, choice, *given)
 
     outputs = [figures, table, curve, desk.notice]
     work = act.click(compare, [desk.choice, first, second], outputs, api_name="compare", **MODEL)
-    stop.click(lambda: notice("Stopped."), None, desk.notice, cancels=[work], queue=False, api_visibility="private")
+    desk.stop(stop, [work])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from desk import MODEL, Desk, Follower, number_of, told
+from desk import MODEL, Desk, Follower, in_turn, number_of, told
 from drawing import bars, nats, notice, numbers, safe
 from links import Choice
 from looks import Row, paired
@@ -58,7 +58,7 @@ def steering(
     choice, lens = desk.settled(choice)
     assert lens.subject is not None
     words = checked(words, lens.subject, "explanation")
-    yield gr.skip(), notice("The model is thinking again …")
+    yield gr.skip(), notice("The model is thinking again …", "busy")
     found = lens.steer(
         choice.text,
         choice.position or -1,
@@ -101,13 +101,14 @@ def build(desk: Desk) -> Follower:
         stop = gr.Button("Stop", elem_id="steer-stop", scale=0, min_width=110)
     result = gr.HTML(elem_id="edited")
 
-    def follow(choice: Choice, found: list[Row]) -> tuple[Any, ...]:
+    def follow(choice: Choice, found: list[Row], _order: str) -> tuple[Any, ...]:
         said = next((row["explanation"] for row in found if row["position"] == choice.position), "")
         return gr.Dropdown(options(found), value=choice.position if said else None), said
 
     def other_token(position: Any, found: list[Row]) -> str:
         return next((row["explanation"] for row in found if str(row["position"]) == str(position)), "")
 
+    @in_turn
     @told(1)
     def steer(choice: Choice, *given: Any) -> Iterator[tuple[Any, ...]]:
         yield from steering(desk, choice, *given)
@@ -115,5 +116,5 @@ def build(desk: Desk) -> Follower:
     token.input(other_token, [token, desk.rows], words, queue=False, api_visibility="private")
     inputs = [desk.choice, token, words, strength, temperature, length, seed]
     work = gr.on([act.click, words.submit], steer, inputs, [result, desk.notice], api_name="steer", **MODEL)
-    stop.click(lambda: notice("Stopped."), None, desk.notice, cancels=[work], queue=False, api_visibility="private")
+    desk.stop(stop, [work])
     return follow, [token, words]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from desk import MODEL, Desk, Follower, number_of, told
+from desk import MODEL, Desk, Follower, in_turn, number_of, told
 from drawing import near, notice, tokens
 from links import Choice
 from looks import Row, look
@@ -20,13 +20,14 @@ SCRIPT = (Path(__file__).parents[1] / "tokens.js").read_text(encoding="utf-8")
 def reading(desk: Desk, wanted: Choice) -> Iterator[tuple[Any, ...]]:
     """Choice, rows, coloured text, one token from near, and a notice: as far as it has come, again and again."""
     choice, lens = desk.settled(wanted)
-    yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), notice("Reading …")
+    yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), notice("Reading …", "busy")
     rows: list[Row] = []
     since = measured_since(desk.lenses.folders[choice.lens])
     for rows, of in desk.scans.read(choice.lens, choice.text):
         if len(rows) < of:
-            coming = notice(f"{len(rows)} of {of} tokens", done=len(rows), of=of)
-            yield gr.skip(), rows, tokens(rows, 0, since), gr.skip(), coming
+            coming = notice(f"{len(rows)} of {of} tokens", "busy", len(rows), of)
+            # With the text that they are of, so that whoever stops here has not two texts at once.
+            yield choice.at(0), rows, tokens(rows, 0, since), "", coming
     last = rows[-1]["position"]
     choice = choice.at(min(choice.position or last, last))
     found = look(lens, choice.text, choice.position)
@@ -50,6 +51,7 @@ def build(desk: Desk, followers: list[Follower]) -> list[Any]:
     position = gr.Number(precision=0, visible=False)
     detail = gr.HTML(elem_id="near")
 
+    @in_turn
     @told(2)
     def open_token(choice: Choice, index: float) -> Iterator[tuple[Any, ...]]:
         yield from opening(desk, choice, index)
@@ -69,6 +71,7 @@ def on_demand(
 ) -> gr.events.Dependency:
     """Read the text, or that of another component, when something happens."""
 
+    @in_turn
     @told(4)
     def read(name: str, text: str) -> Iterator[tuple[Any, ...]]:
         yield from reading(desk, Choice(name, text))

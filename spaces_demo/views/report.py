@@ -11,7 +11,7 @@ import gradio as gr
 from brought import brought_by
 from desk import Desk, told
 from drawing import notice, safe, table
-from reports import AGAIN, folder_of
+from reports import AGAIN, folder_of, latest
 
 from consistency_lens import BadInput, Report
 
@@ -31,24 +31,24 @@ GROUPS = {
 }
 
 
-def page_of(lens: Path) -> str:
-    """Verdict, pictures, tables and definitions."""
+def page_of(lens: Path, said: str = "") -> str:
+    """Verdict, pictures, tables and definitions, and before them what is to be `said` of where they come from."""
     folder = folder_of(lens)
     if folder is None:
         raise BadInput("report", lens.name, AGAIN, "this lens brings no report along")
     with brought_by(lens, "report", AGAIN):
-        return drawn(lens, folder)
+        return drawn(lens, folder, said)
 
 
-def drawn(lens: Path, folder: Path) -> str:
+def drawn(lens: Path, folder: Path, said: str = "") -> str:
     """The page of the report in this folder."""
     report = Report.load(folder)
     data = report.data
     whose = "" if lens.name in ("lens", folder.name) or folder.parent == lens else "Of the finished lens of this run. "
     remarks = "".join(f"<li>{safe(remark)}</li>" for remark in report.remarks)
     about = (
-        f"{whose}{data['rows']:,} rows of {data['documents']:,} documents of the split {safe(data['split'])}; "
-        "brackets are 95 % bootstrap intervals over documents."
+        f"{safe(said)} {whose}{data['rows']:,} rows of {data['documents']:,} documents of the split "
+        f"{safe(data['split'])}; brackets are 95 % bootstrap intervals over documents."
     )
     pictures = "".join(
         f"<figure><img alt='{name}' src='data:image/png;base64,{b64encode(path.read_bytes()).decode()}'>"
@@ -97,8 +97,8 @@ def build(desk: Desk, tab: gr.Tab) -> None:
 
     @told(1)
     def show(name: str | None) -> Iterator[tuple[Any, ...]]:
-        yield page_of(desk.lenses.folders[desk.lenses.known(name)]), notice()
+        yield page_of(*latest(desk.lenses, desk.lenses.known(name))), notice()
 
-    # Read from the folder again each time the tab is opened: a report that was made meanwhile is there.
+    # Read again each time the tab is opened: a report that was made meanwhile is there.
     tab.select(show, desk.lens, [page, desk.notice], api_name="report")
     desk.lens.change(show, desk.lens, [page, desk.notice], api_visibility="private")

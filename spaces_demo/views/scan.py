@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from desk import Desk, Follower
 from drawing import nats, numbers
-from links import Choice
+from links import ORDERS, Choice
 from looks import Row
 from tables import HEADERS, KINDS, as_csv, as_parquet, cells
 
@@ -19,21 +19,21 @@ WIDTHS = ["60px", "100px", "90px", "300px", "90px", "235px", "235px"]
 # The address of the page is the browser's to know.
 SHARE = "(query) => { if (query) history.replaceState(null, '', query); return location.href; }"
 
-
-ORDERS: dict[str, Callable[[Row], Any]] = {
-    "as in the text": lambda row: row["position"],
-    "worst KL first": lambda row: -row["kl"],
-    "best KL first": lambda row: row["kl"],
-    "lowest cosine first": lambda row: row["cosine"],
-    "explanations from a to z": lambda row: row["explanation"],
+LABELS = ("as in the text", "worst KL first", "best KL first", "lowest cosine first", "explanations from a to z")
+KEYS: dict[str, Callable[[Row], Any]] = {
+    "text": lambda row: row["position"],
+    "worst": lambda row: -row["kl"],
+    "best": lambda row: row["kl"],
+    "cosine": lambda row: row["cosine"],
+    "words": lambda row: row["explanation"],
 }
 
 
-def table_of(rows: list[Row], order: str = "as in the text") -> Any:
+def table_of(rows: list[Row], order: str = ORDERS[0]) -> Any:
     """What the table shows."""
-    if order not in ORDERS:
-        raise BadInput("order", order, f"Use one of: {', '.join(ORDERS)}.")
-    return {"headers": HEADERS, "data": cells(sorted(rows, key=ORDERS[order]))}
+    if order not in KEYS:
+        raise BadInput("order", order, f"Use one of: {', '.join(KEYS)}.")
+    return {"headers": HEADERS, "data": cells(sorted(rows, key=KEYS[order]))}
 
 
 def summary(rows: list[Row]) -> str:
@@ -62,11 +62,11 @@ def downloads(desk: Desk, choice: Choice, rows: list[Row]) -> str:
     return f"<p class='files'>{''.join(links)}</p>"
 
 
-def shown_of(desk: Desk, choice: Choice, rows: list[Row]) -> tuple[str, str, Any]:
+def shown_of(desk: Desk, choice: Choice, rows: list[Row], order: str = ORDERS[0]) -> tuple[str, str, Any]:
     """Figures, files and table; all are empty where nothing could be read."""
     if not rows:
         return "", "", table_of(rows)
-    return summary(rows), downloads(desk, choice, rows), table_of(rows)
+    return summary(rows), downloads(desk, choice, rows), table_of(rows, order)
 
 
 def build(desk: Desk) -> Follower:
@@ -74,7 +74,7 @@ def build(desk: Desk) -> Follower:
     figures = gr.HTML(elem_id="figures")
     files = gr.HTML(elem_id="files")
     link = gr.Textbox(label="Link to what you see", interactive=False, buttons=["copy"], elem_id="link")
-    order = gr.Dropdown(list(ORDERS), value="as in the text", label="Order", elem_id="order")
+    order = gr.Dropdown(list(zip(LABELS, ORDERS, strict=True)), value=ORDERS[0], label="Order", elem_id="order")
     shown = gr.Dataframe(
         headers=HEADERS,
         datatype=KINDS,
@@ -88,9 +88,13 @@ def build(desk: Desk) -> Follower:
     )
     desk.query.change(None, desk.query, link, js=SHARE)
 
-    order.input(table_of, [desk.rows, order], shown, queue=False, api_visibility="private")
+    def put_in(order: str, rows: list[Row]) -> tuple[Any, str]:
+        return table_of(rows, order), order
 
-    def show(choice: Choice, rows: list[Row]) -> tuple[Any, ...]:
-        return *shown_of(desk, choice, rows), "as in the text"
+    put = order.input(put_in, [order, desk.rows], [shown, desk.order], queue=False, api_visibility="private")
+    desk.link(put.success)
+
+    def show(choice: Choice, rows: list[Row], order: str) -> tuple[Any, ...]:
+        return *shown_of(desk, choice, rows, order), order
 
     return show, [figures, files, shown, order]

@@ -72,6 +72,15 @@ def test_each_checkpoint_has_a_card_with_what_is_known_by_then(tmp_path: Path) -
     assert {r.metric_type: r.metric_value for r in average}["fve"] == logged["eval_ema_fve"]
 
 
+@pytest.mark.parametrize(("kind", "relation"), [("full", "finetune"), ("lora", "adapter"), ("projections", "adapter")])
+def test_the_hub_is_told_how_a_lens_relates_to_its_subject(kind: str, relation: str) -> None:
+    config = tiny_lens(tiny_lm(), trainable=kind).config
+    config.provenance = of_origin(model_id="meta/llama", weights=f"commit:{COMMIT}").to_dict()
+    card = ModelCard(model_card(facts_of(config, TrainingRecord(name="tiny"))))
+    found = card.data.to_dict()
+    assert (found["base_model"], found["base_model_relation"]) == ("meta/llama", relation)
+
+
 def test_what_a_person_adds_survives_the_rest_of_the_training(tmp_path: Path) -> None:
     trainer_of(tmp_path, **SAVING, max_steps=2).train()
     card = tmp_path / "README.md"

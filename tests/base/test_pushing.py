@@ -143,6 +143,23 @@ def test_the_end_is_pushed_with_all_parts_and_the_card(online: tuple[Hub, HubCli
     assert client(parameters, "me/finished") == trained
 
 
+def test_what_is_written_on_the_hub_while_training_goes_on_stays(
+    online: tuple[Hub, HubClient], tmp_path: Path
+) -> None:
+    server, client = online
+    settings = PUSHED | {"hub_model_id": "me/watched", "hub_strategy": "every_save"}
+    client(run_pushed, str(tmp_path / "run"), settings)
+    repo = server.repos["model", "me/watched"]
+    card = tree(server, "me/watched")["README.md"].data.decode()
+    edited = Blob(card.replace("<!-- generated: use -->", "Mine.\n\n<!-- generated: use -->").encode(), large=False)
+    repo.commit("main", repo.commits[repo.heads["main"]] | {"README.md": edited}, "by hand")
+    client(run_pushed, str(tmp_path / "again"), settings | {"max_steps": 2})
+    after = tree(server, "me/watched")["README.md"].data.decode()
+    assert "\n\nMine.\n\n<!-- generated: use -->" in after and "at step 2 of 2" in after and "at step 4" in card
+    here = (tmp_path / "again/checkpoint-2/README.md").read_text()
+    assert "Mine." not in here, "the file of this machine is as it was"
+
+
 def test_a_push_that_fails_does_not_stop_the_training(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
     server, client = online
     settings = PUSHED | {"hub_model_id": "me/flaky", "hub_strategy": "every_save"}
@@ -150,6 +167,39 @@ def test_a_push_that_fails_does_not_stop_the_training(online: tuple[Hub, HubClie
     losses, trained, logged = client(run_logged, str(tmp_path / "run"), settings)
     assert len(losses) == STEPS and client(parameters, "me/flaky") == trained, "the second save arrived"
     assert "not pushed: hub_model_id='me/flaky': the Hub says 400" in logged and TOKEN not in logged
+
+
+def test_what_is_saved_later_arrives_later(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    server, client = online
+    settings = PUSHED | {"hub_model_id": "me/slowly", "hub_strategy": "every_save"}
+    server.trouble.append(Trouble("commit/main", 200, times=1, delay=2.0))
+    _, trained = client(run_pushed, str(tmp_path / "run"), settings)
+    assert len(server.repos["model", "me/slowly"].commits) == 1 + 2 and client(parameters, "me/slowly") == trained
+
+
+def test_what_nobody_expected_of_a_push_is_said_too(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    _, client = online
+    settings = PUSHED | {"hub_model_id": "me/odd", "hub_strategy": "every_save"}
+    logged = client(run_with_odd_client, str(tmp_path / "run"), settings)
+    assert "not pushed: KeyError: 'sent ***'" in logged and TOKEN not in logged
+
+
+def run_with_odd_client(folder: str, settings: dict[str, Any]) -> str:
+    from unittest import mock
+
+    from consistency_lens import hub
+
+    with mock.patch.object(hub, "upload", side_effect=KeyError(f"sent {TOKEN}")):
+        return str(run_logged(folder, settings)[-1])
+
+
+def test_what_a_killed_run_left_ready_to_be_sent_goes(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    _, client = online
+    left = tmp_path / "run/_push-abc/decoder"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_text("half")
+    client(run_pushed, str(tmp_path / "run"), PUSHED | {"hub_model_id": "me/after-a-kill"})
+    assert not list((tmp_path / "run").glob("_push-*"))
 
 
 def run_logged(folder: str, settings: dict[str, Any]) -> Any:

@@ -1,0 +1,56 @@
+"""Nobody fills the line in which all wait: who has enough waiting is told so, and is not let in once more."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+MOST_WAITING = 500  # of everybody
+MOST_EACH = 8  # waiting, of one address
+ENOUGH = f"You have {MOST_EACH} requests waiting already. Wait for one of them, or stop it."
+HERE = ("127.0.0.1", "::1")
+_ASKS = ("/queue/join", "/call/")
+
+
+def visitor_of(scope: Scope) -> str | None:
+    """The address of whoever asks; None for this machine itself, which may ask as it likes.
+
+    On the Hub the page stands behind a proxy, which names the address it asks for; elsewhere anybody can write such a
+    name, and it is not believed.
+    """
+    if "SPACE_ID" in os.environ:
+        named = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"), "")
+        if named:
+            return named.partition(",")[0].strip()
+    host = (scope["client"] or ("",))[0]
+    return None if host in HERE else host
+
+
+class OnePlaceEach:
+    """Refuses a request that would wait, where its visitor has `MOST_EACH` waiting."""
+
+    def __init__(self, app: ASGIApp, page: gr.Blocks) -> None:
+        self.app, self.page = app, page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asks = scope["type"] == "http" and scope["method"] == "POST" and any(part in scope["path"] for part in _ASKS)
+        visitor = visitor_of(scope) if asks else None
+        if visitor is not None and self.waiting(visitor) >= MOST_EACH:
+            await JSONResponse({"detail": ENOUGH}, 429)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def waiting(self, visitor: str) -> int:
+        """How many of his are in line; what is being computed is not."""
+        lines = self.page._queue.event_queue_per_concurrency_id.values()
+        return sum(visitor_of(event.request.scope) == visitor for line in lines for event in line.queue)
+
+
+def fair(page: gr.Blocks) -> dict[str, Any]:
+    """What the server under the page has to be told."""
+    return {"middleware": [Middleware(OnePlaceEach, page=page)]}
