@@ -189,12 +189,13 @@ class LensDecoder(LensPart):
         return torch.where(here.unsqueeze(-1), vector.unsqueeze(1).to(embedded.dtype), embedded), []
 
     def _allowed(self, logits: Tensor, first: int = 0) -> Tensor:
-        """`[N, T, V]` logits without what is never written: special tokens, and an end before the first word."""
-        barred = torch.zeros(logits.shape[1:], dtype=torch.bool, device=logits.device)
-        barred[:, self.config.never_ids] = True
+        """The same `[N, T, V]`, in their own dtype, changed in their place: special tokens are never written, and no
+        text ends before its first word."""
+        lowest = torch.finfo(logits.dtype).min  # not infinite: what has no probability shall have no NaN either
+        logits.index_fill_(-1, torch.tensor(self.config.never_ids, device=logits.device).long(), lowest)
         if first == 0:
-            barred[0, self.config.stop_id] = True
-        return logits.float().masked_fill(barred, torch.finfo(torch.float32).min)
+            logits[:, 0, self.config.stop_id].fill_(lowest)
+        return logits
 
     def _steps(self, activations: Tensor) -> Callable[[Tensor | None], Tensor]:
         """A function from the embeddings of the last choice (None at first) to the next logits `[N, V]`."""

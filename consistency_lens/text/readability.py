@@ -11,7 +11,7 @@ from torch import Tensor
 from ..frozen import FrozenLM
 from ..objectives import masked_mean
 from .configuration import ConsistencyLensConfig
-from .generation import Noise, Words, straight_through_embed, straight_through_pick
+from .generation import Noise, Words, straight_through_embed, straight_through_log_probability
 
 
 def nll_with_gradient(
@@ -36,4 +36,4 @@ def nll_with_gradient(
     embedded = embedded.detach() + (chosen - chosen.detach()) * (embedded.norm() / chosen.norm()).detach()
     inputs = torch.cat([table(before), embedded[:, :-1].to(frozen.dtype)], dim=1)
     said = frozen.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=words.ids.shape[1]).logits
-    return masked_mean(-straight_through_pick(logits, words.ids, said.float().log_softmax(-1), noise), words.mask)
+    return masked_mean(-straight_through_log_probability(logits, words.ids, said, noise), words.mask)

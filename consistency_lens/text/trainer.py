@@ -19,11 +19,11 @@ from ..base.fidelity import Bench
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
-from ..objectives import direction_error_of, entropy_of, kl_of, nll_of, norm_error_of
+from ..objectives import direction_error_of, entropy_of, kl_of, log_probability_of, nll_of, norm_error_of
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
 from .controls import after_prompt, nll_after, noised
-from .generation import Noise, Words, leave_one_out, log_probability_of
+from .generation import Noise, Words, leave_one_out
 from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .readability import nll_with_gradient
 from .starting import StartingTexts
