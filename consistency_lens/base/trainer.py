@@ -160,8 +160,9 @@ class LensTrainer(PushingTrainer):
         norms = self.gradient_norms(self.lens.parts())
         for part, norm in norms.items():
             self.note(f"grad_norm/{part}", norm.nan_to_num(posinf=0.0))
-        if self.accelerator.scaler is not None or all(bool(norm.isfinite()) for norm in norms.values()):
-            return  # with fp16 the scaler does the skipping
+        # With fp16 the scaler does the skipping. All norms at once: each look waits for the device.
+        if self.accelerator.scaler is not None or not norms or bool(torch.stack([*norms.values()]).isfinite().all()):
+            return
         self.model.zero_grad(set_to_none=True)
         self.skipped_steps += 1
         if self.skipped_steps > self.args.max_skipped_steps:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from ..errors import BadInput
+from .columns import last_columns
 from .hooks import Write, editing, reading
 from .loading import (
     ATTENTION,
@@ -257,12 +258,16 @@ class FrozenLM:
                 writes.append(write)
         with self._noticing_hooks(), editing(self.model, writes):
             if soft is None:
-                return self.model(**inputs, use_cache=False, logits_to_keep=keep or 0).logits
+                width = inputs["input_ids"].shape[1]
+                kept = last_columns(min(keep, width), width, self.device) if keep else 0
+                return self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
             embedded = soft.splice(self.model.get_input_embeddings()(inputs["input_ids"]))
             self.require_length(embedded["inputs_embeds"].shape[1], "soft tokens and input_ids")
             columns = soft.own_columns[:, -(keep or 0) :]
             first = int(columns.min()) if keep else 0
-            logits = self.model(**embedded, use_cache=False, logits_to_keep=soft.order.shape[1] - first).logits
+            width = soft.order.shape[1]
+            kept = last_columns(width - first, width, self.device)
+            logits = self.model(**embedded, use_cache=False, logits_to_keep=kept).logits
             return logits.gather(1, (columns - first).unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
     def prefix(self, batch: Mapping[str, torch.Tensor]) -> Prefix:

@@ -33,7 +33,8 @@ class Prefix:
         self.input_ids = lm.input_ids(batch)
         mask = batch.get("attention_mask")
         self.mask = torch.ones_like(self.input_ids) if mask is None else mask.to(lm.device)
-        if not bool(self.mask[:, -1].all()):
+        # Only where looking costs no wait for the device.
+        if mask is not None and mask.device.type == "cpu" and not bool(mask[:, -1].all()):
             raise BadInput("attention_mask", "0 in the last column", "Pad on the left: P has to be the last column.")
         self.continuation_ids = batch.get("continuation_ids")
         self.continuation_mask = batch.get("continuation_mask")

@@ -95,6 +95,12 @@ class Words(Code):
     def lengths(self) -> Tensor:
         return self.mask.sum(1)
 
+    @property
+    def distinct(self) -> Tensor:
+        """Share of the texts that no earlier one equals; counted on the device, and nothing waits for it."""
+        same = (self.ids.unsqueeze(0) == self.ids.unsqueeze(1)).all(-1)
+        return (~same.tril(-1).any(1)).float().mean()
+
 
 def roll_out(step: Callable[[Tensor | None], Tensor], length: int, noise: Noise) -> Tensor:
     """Sample `length` tokens; `step(ids [B] or None)` takes the last choice and gives the next logits `[B, V]`."""

@@ -159,7 +159,7 @@ class ConsistencyLensTrainer(LensTrainer):
             return {}
         words, found = out.code, {}
         _, mask = words.written(self.lens.config.stop_id)
-        self.note("distinct", len(words.ids.unique(dim=0)) / len(words))  # falls where all inputs get one sentence
+        self.note("distinct", words.distinct)  # falls where all inputs get one sentence
         if not self.schedules["lm"].is_off:
             if out.logits is None or self.args.estimator == "policy":
                 found["lm"] = nll_after(after_prompt(self.lens.config, self.frozen, len(words)), words)
