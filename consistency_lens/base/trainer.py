@@ -32,6 +32,7 @@ from .engines import mean_over_processes
 from .fidelity import Bench, compare, only_site
 from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
 from .modeling import LensModel
+from .precision import tf32, wants_tf32
 from .pushing import PushingTrainer
 from .samples import SampleTable
 from .saving import load_files
@@ -334,7 +335,8 @@ class LensTrainer(PushingTrainer):
             earlier = TrainingRecord.load(resume_from_checkpoint)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
         self.meter.begin(earlier.cost if earlier else None, bool(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, **kwargs)
+        with tf32(wants_tf32(self.args)):
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
