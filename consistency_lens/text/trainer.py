@@ -36,7 +36,7 @@ MAX_TEXTS = 200_000  # starting texts that are kept
 class Rows:
     """What one step is about: activations, where they are judged, and the texts they start from if any are needed."""
 
-    bench: Bench
+    bench: Bench | None  # None where the subject is not asked
     original: Tensor  # [N, d]
     pair: Tensor  # [N]
     texts: Words | None  # [N, T]
@@ -79,9 +79,7 @@ class ConsistencyLensTrainer(LensTrainer):
         self.leave_warm_start()
         rows = self.rows(inputs)
         out = model(rows.original, **self.manner(rows))
-        restored = out.restored + self.error_elsewhere(rows, out.restored)
-        edited = rows.bench.edited(out.edits[0].at(restored))
-        terms = {"kl": rows.bench.kl(edited), **self.terms_of_vectors(out.restored, rows.original)}
+        terms = {**self.terms_of_function(rows, out), **self.terms_of_vectors(out.restored, rows.original)}
         loss = self.settle({**terms, **self.terms_of_words(rows, out, terms)})
         return (loss, out) if return_outputs else loss
 
@@ -109,6 +107,13 @@ class ConsistencyLensTrainer(LensTrainer):
         heard = self.misheard if self.args.anchor == "paraphrase" else None
         return {"noise": self.noise, "estimator": self.args.estimator, "heard": heard, "beside": rows.texts}
 
+    def terms_of_function(self, rows: Rows, out: ConsistencyLensOutput) -> dict[str, Tensor]:
+        """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the subject is not asked."""
+        if rows.bench is None or self.schedules["kl"].is_off:
+            return {}
+        restored = out.restored + self.error_elsewhere(rows, out.restored)
+        return {"kl": rows.bench.kl(rows.bench.edited(out.edits[0].at(restored)))}
+
     def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
         """`|A - Â|²` over the variance of the activations (1 - FVE), and its direction and norm by themselves."""
         found = {"mse": (restored - original).square().sum(-1) / self.variance}
@@ -120,11 +125,13 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def rows(self, inputs: Mapping[str, Any]) -> Rows:
         """The batch with each row once per rollout; a rollout's A' is the same rollout of its partner."""
-        bench, times = Bench.of(self.frozen, inputs, self.args.kl_horizon), self.rollouts
+        times = self.rollouts
+        asked = not (self.schedules["kl"].is_off and self.schedules["ground"].is_off)
+        bench = Bench.of(self.frozen, inputs, self.args.kl_horizon) if asked else None
         original, pair = inputs["activations"][self.site].float(), inputs["pair"]
         words = self.starting_texts(inputs).words if self.args.anchor == "replay" or self.args.quote else None
         if times > 1:
-            bench, original = bench.repeat(times), original.repeat_interleave(times, 0)
+            bench, original = bench and bench.repeat(times), original.repeat_interleave(times, 0)
             pair = (pair.unsqueeze(1) * times + torch.arange(times, device=pair.device)).flatten()
         return Rows(bench, original, pair, words)
 
@@ -165,7 +172,7 @@ class ConsistencyLensTrainer(LensTrainer):
                 found["lm"] = nll_after(after_prompt(self.lens.config, self.frozen, len(words)), words)
             else:
                 found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
-        if not self.schedules["ground"].is_off:
+        if rows.bench is not None and not self.schedules["ground"].is_off:
             found["ground"] = nll_after(rows.bench.prefix, words)
         if not self.schedules["entropy"].is_off and out.logits is not None:
             found["entropy"] = -entropy_of(out.logits, mask)

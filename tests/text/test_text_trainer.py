@@ -13,7 +13,7 @@ from tiny import tiny_lm
 from torch import Tensor
 
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import Edit
+from consistency_lens.frozen import Edit, FrozenLM
 from consistency_lens.objectives import entropy_of, kl_of, nll_of
 from consistency_lens.text.generation import Noise, Words
 from consistency_lens.text.trainer import ConsistencyLensTrainer
@@ -182,6 +182,23 @@ def test_readability_gives_gumbel_a_gradient_and_policy_a_reward(tmp_path: Path)
 def test_grounding_is_refused_where_it_would_teach_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"ground_weight.*estimator=policy"):
         stirred_trainer(tmp_path, ground_weight="0.1", estimator="parallel")
+
+
+@pytest.mark.parametrize("estimator", ["policy", "parallel"])
+def test_vectors_alone_do_not_ask_the_subject(
+    tmp_path: Path, estimator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = stirred_trainer(tmp_path, kl_weight="0", estimator=estimator)
+
+    def asked(*args: Any) -> None:
+        raise AssertionError("the subject was asked")
+
+    monkeypatch.setattr(FrozenLM, "prefix", asked)
+    found = losses(trainer)
+    assert found["mse"] > 0 and "kl" not in found
+    trainer = stirred_trainer(tmp_path, kl_weight="linear(0, 1, 10)", estimator=estimator)
+    with pytest.raises(AssertionError, match="was asked"):
+        losses(trainer)
 
 
 # The two stages.
