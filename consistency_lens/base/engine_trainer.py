@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType
+from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..frozen.compiling import compile_blocks
 from .callbacks import swapped
 from .checkpoint import require_complete
 from .engines import Engine, Together, reshard, unshard
@@ -38,6 +40,9 @@ class EngineTrainer(Trainer):
         self.engine = Engine.of(args)
         self.engine.require(self.lens, self.frozen, args)
         self._is_inside = False
+        if args.torch_compile:
+            for model in Together(self.lens, self.frozen).language_models:
+                compile_blocks(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         return Together(self.lens, self.frozen) if self.engine.spreads_weights else self.lens
 
     def require_engine(self) -> None:
@@ -121,6 +126,10 @@ class EngineTrainer(Trainer):
         return norms
 
     # ---- what transformers does otherwise
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """With --torch_compile accelerate would compile the lens as a whole, anew for each length, up to the limit."""
+        return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
 
     def _prepare_input(self, data: Any) -> Any:
         """To the device; transformers would cast every number to the dtype of DeepSpeed, and activations with them."""

@@ -134,9 +134,13 @@ class Together(nn.Module):
                 self.pieces[name] = piece
         self.config = lens.config  # DeepSpeed sizes its buckets by it
         self._lens = [lens]  # in a list, and so no module of this one
-        models = [piece for name, piece in self.pieces.items() if name.endswith("lm") or name == "subject"]
         # What FSDP2 gathers together: one block at a time, and what lies outside the blocks.
-        self._no_split_modules = sorted({type(blocks_of(model)[0]).__name__ for model in models})
+        self._no_split_modules = sorted({type(blocks_of(model)[0]).__name__ for model in self.language_models})
+
+    @property
+    def language_models(self) -> list[Any]:
+        """The subject and those of the lens, each once."""
+        return [piece for name, piece in self.pieces.items() if name.endswith("lm") or name == "subject"]
 
     def forward(self, act: Callable[[], Any]) -> Any:
         return act()
