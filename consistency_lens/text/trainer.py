@@ -23,6 +23,7 @@ from ..objectives import direction_error_of, entropy_of, kl_of, log_probability_
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
 from .controls import after_prompt, nll_after, noised
+from .flops import StepCost
 from .generation import Noise, Words, leave_one_out
 from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .readability import nll_with_gradient
@@ -238,6 +239,11 @@ class ConsistencyLensTrainer(LensTrainer):
         """What the decoder of the last stage's end thinks of a text."""
         with self.standing_in(lambda: self.trainable, self.reference):
             return self.lens.decoder.score(activations, words)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of one batch: rollouts, the passes of decoder and encoder, and all that the subject is asked."""
+        cost = StepCost(self, inputs)
+        return cost.warm if self.is_warming_up else cost.functional
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it."""

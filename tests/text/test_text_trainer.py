@@ -185,9 +185,7 @@ def test_grounding_is_refused_where_it_would_teach_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("estimator", ["policy", "parallel"])
-def test_vectors_alone_do_not_ask_the_subject(
-    tmp_path: Path, estimator: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_alone_do_not_ask_the_subject(tmp_path: Path, estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = stirred_trainer(tmp_path, kl_weight="0", estimator=estimator)
 
     def asked(*args: Any) -> None:
