@@ -28,12 +28,13 @@ from .shards import exchange, held_state, is_spread, restore_state, shard_of
 class EngineTrainer(Trainer):
     """Hands the lens, or lens and subject together, to an engine; saves and restores what is the engine's.
 
-    `lens`, `frozen` and `engine` are set before this class is initialised (`place`).
+    `lens`, `frozen`, `engine` and `streams` are set before this class is initialised (`place`).
     """
 
     lens: LensModel
     frozen: FrozenLM
     engine: Engine
+    streams: bool  # whether what it trains on is read while it is trained on
 
     def place(self, args: Any) -> nn.Module:
         """What is to be trained, as the engine wants it."""
@@ -128,8 +129,12 @@ class EngineTrainer(Trainer):
     # ---- what transformers does otherwise
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
-        """With --torch_compile accelerate would compile the lens as a whole, anew for each length, up to the limit."""
-        return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
+        """With --torch_compile accelerate would compile the lens as a whole, anew for each length, up to the limit.
+        And of a stream one process would read and hand out what takes all to read, where the subject is spread."""
+        made = super()._build_accelerator_args(**kwargs)
+        if self.streams:
+            made["dataloader_config"].dispatch_batches = False
+        return made | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
 
     def _prepare_input(self, data: Any) -> Any:
         """To the device; transformers would cast every number to the dtype of DeepSpeed, and activations with them."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -67,6 +67,7 @@ class LensTrainer(PushingTrainer):
         lens.config.require_subject(frozen)
         activations.require_model(frozen)
         self.site = only_site(lens.config.sites)
+        self.streams = isinstance(activations.splits["train"], IterableDataset)
         activations.provenance.at(self.site)
         _require_rows(activations, args)
         self.lens, self.frozen, self.activations = lens, frozen, activations
@@ -85,7 +86,7 @@ class LensTrainer(PushingTrainer):
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
         self.command, self.earlier_card = "", Path(args.output_dir) / CARD
         columns = ["input_ids", "continuation_ids", "position", "doc_id", self.site]
-        splits = {name: split.with_format("torch", columns=columns) for name, split in activations.splits.items()}
+        splits = {name: _formatted(split, columns) for name, split in activations.splits.items()}
         pad_id = frozen.tokenizer.pad_token_id
         super().__init__(
             model=model,
@@ -296,7 +297,7 @@ class LensTrainer(PushingTrainer):
 
     def record(self, prefix: str = "eval_") -> TrainingRecord:
         """How the lens came about, up to this step."""
-        held_out = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        held_out: Any = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
         return TrainingRecord(
             name=self.hub_model_id or Path(self.args.output_dir).resolve().name,
             step=self.state.global_step,
@@ -359,10 +360,26 @@ class LensTrainer(PushingTrainer):
         raise NotImplementedError
 
 
+def _require_end(activations: Activations, args: LensTrainingArguments) -> None:
+    """A stream has no length: the run needs an end, and held-out rows to be judged and described by."""
+    if args.max_steps <= 0:
+        raise BadInput("max_steps", args.max_steps, "Say how many steps to train: a stream has no length.")
+    if not len(activations.splits.get("validation", [])):
+        raise BadInput("validation_fraction", 0, "Extract with one above 0: a stream is not looked at twice.")
+
+
+def _formatted(split: Any, columns: list[str]) -> Any:
+    if isinstance(split, IterableDataset):
+        return split.select_columns(columns).with_format("torch")
+    return split.with_format("torch", columns=columns)
+
+
 def _require_rows(activations: Activations, args: LensTrainingArguments) -> None:
     """Raise where the rows lack what the training will ask of them."""
-    rows, batch = len(activations.splits["train"]), args.train_batch_size * args.world_size
-    if args.dataloader_drop_last and rows < batch:
+    train: Any = activations.splits["train"]
+    if isinstance(train, IterableDataset):
+        _require_end(activations, args)
+    elif args.dataloader_drop_last and (rows := len(train)) < args.train_batch_size * args.world_size:
         fix = f"Use at most {rows // args.world_size}, or extract more rows."
         raise BadInput("per_device_train_batch_size", args.per_device_train_batch_size, fix, f"there are {rows} rows")
     held = activations.metadata.get("rules", {}).get("continuation_length", args.kl_horizon)
