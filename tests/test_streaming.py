@@ -1,4 +1,4 @@
-"""Training on rows that are read meanwhile: rows and losses are those of a stored folder, also after an interruption."""
+"""Training on rows that are read meanwhile: rows and losses are those of a stored folder, resumed or not."""
 
 from __future__ import annotations
 

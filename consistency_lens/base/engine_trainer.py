@@ -20,7 +20,7 @@ from ..frozen import FrozenLM
 from ..frozen.compiling import compile_blocks
 from .callbacks import swapped
 from .checkpoint import require_complete
-from .engines import Engine, Together, reshard, unshard
+from .engines import Engine, Together, reshard, spread_zero3, unshard
 from .modeling import LensModel
 from .shards import exchange, held_state, is_spread, restore_state, shard_of
 
@@ -187,6 +187,9 @@ class EngineTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """transformers would ask DeepSpeed for frozen weights, too, which no checkpoint holds."""
         folder = resume_from_checkpoint
+        if self.engine.name == "zero3" and self.model_wrapped is self.model:
+            wanted: Any = self.args.hf_deepspeed_config
+            spread_zero3(self.model, wanted.dtype(), self.args.device)
         made = super()._prepare_for_training(max_steps, train_dataloader, None if self.engine.is_deepspeed else folder)
         if self.engine.name == "fsdp2":  # else what lies outside the blocks could not be let go of in a call
             self.model_wrapped.set_reshard_after_forward(True)
