@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from datasets import Features
@@ -48,7 +49,7 @@ class RowStream:
         half = self.features[self.extraction.sites[0]].feature.dtype == "float16"
         for _, documents in self.extraction.corpus.chunks(given.documents_per_shard):
             if prepared := prepare(documents, self.extraction.tokenizer, rules)[self.split]:
-                vectors = self.within(lambda prepared=prepared: reader.read(prepared))
+                vectors = self.within(partial(reader.read, prepared))
                 require_finite(prepared, vectors, self.frozen.dtype)
                 if half and not all(fits_float16(values) for values in vectors.values()):
                     raise BadInput("dtype", "float16", "Use float32.", why="an activation does not fit")

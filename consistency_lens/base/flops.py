@@ -40,17 +40,17 @@ class Size:
         adapter: those that an adapter adds to them; 0 for none.
         head: weights of the product with the vocabulary.
         width: of attention: heads times their size.
-        layers: how many blocks are run.
+        depth: how many blocks are run.
     """
 
     block: int
     adapter: int
     head: int
     width: int
-    layers: int
+    depth: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, layers: int | None = None, adapter: str | None = None) -> Size:
+    def of(cls, model: PreTrainedModel, depth: int | None = None, adapter: str | None = None) -> Size:
         """From the shapes that modules state, whatever holds their weights."""
         blocks, config = blocks_of(model), model.config.get_text_config()
         block = added = 0
@@ -62,7 +62,7 @@ class Size:
         given: dict[str, Any] = config.to_dict()
         heads = config.num_attention_heads
         width = heads * (given.get("head_dim") or config.hidden_size // heads)
-        return cls(block, added, config.hidden_size * config.vocab_size, width, layers or len(blocks))
+        return cls(block, added, config.hidden_size * config.vocab_size, width, depth or len(blocks))
 
     def forward(self, at: Pass) -> int:
         """A pass without gradient."""
@@ -75,13 +75,13 @@ class Size:
         return 2 * self._weights(at) + learning + 3 * (self._adapter(at) + self._attention(at))
 
     def _weights(self, at: Pass) -> int:
-        return 2 * at.rows * (self.layers * self.block * at.columns + self.head * at.said)
+        return 2 * at.rows * (self.depth * self.block * at.columns + self.head * at.said)
 
     def _adapter(self, at: Pass) -> int:
-        return 2 * at.rows * self.layers * self.adapter * at.columns
+        return 2 * at.rows * self.depth * self.adapter * at.columns
 
     def _attention(self, at: Pass) -> int:
-        return 4 * at.rows * self.layers * self.width * at.columns * (at.before + at.columns)
+        return 4 * at.rows * self.depth * self.width * at.columns * (at.before + at.columns)
 
 
 def _product_of(module: nn.Module) -> int:

@@ -112,8 +112,9 @@ class ConsistencyLensTrainer(LensTrainer):
         """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the subject is not asked."""
         if rows.bench is None or self.schedules["kl"].is_off:
             return {}
-        restored = out.restored + self.error_elsewhere(rows, out.restored)
-        return {"kl": rows.bench.kl(rows.bench.edited(out.edits[0].at(restored)))}
+        (edit,) = out.edits
+        put_back = edit.at(edit.value + self.error_elsewhere(rows, edit.value))
+        return {"kl": rows.bench.kl(rows.bench.edited(put_back))}
 
     def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
         """`|A - Â|²` over the variance of the activations (1 - FVE), and its direction and norm by themselves."""
