@@ -37,7 +37,7 @@ class _LogProbability(torch.autograd.Function):
         logits, ids, total = ctx.saved_tensors
         wanted, grad = torch.empty_like(logits), grad.unsqueeze(-1)
         for rows in _parts(len(logits), logits):
-            soft = logits[rows].float().sub_(total[rows].unsqueeze(-1)).exp_().mul_(-grad[rows])
+            soft = (logits[rows].float() - total[rows].unsqueeze(-1)).exp_().mul_(-grad[rows])
             wanted[rows] = soft.scatter_add_(-1, ids[rows].unsqueeze(-1), grad[rows])
         return wanted, None
 
