@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import vocabulary
+from .errors import BadInput
+
 _SMALLEST = 1e-12
 
 
@@ -20,26 +23,31 @@ def kl_of(original: Tensor, edited: Tensor, mask: Tensor | None = None) -> Tenso
 
     Args:
         original: logits `[B, H, V]` (or `[B, V]`) of p.
-        edited: logits of q; the gradient goes here.
-        mask: `[B, H]`, the columns that count; P always should.
+        edited: logits of q; where there are G edited rows for each original one, they stand together.
+        mask: of the edited rows, `[B, H]`, the columns that count; P always should.
 
     Returns:
-        `[B]`, exactly 0 where the logits are equal.
+        One number for each edited row, `[B]`, exactly 0 where the logits are equal.
     """
-    log_p, log_q = original.float().log_softmax(-1), edited.float().log_softmax(-1)
-    return masked_mean((log_p.exp() * (log_p - log_q)).sum(-1), mask)
+    if len(edited) % max(1, len(original)):
+        fix = f"Give as many edited rows for each of the {len(original)} original ones."
+        raise BadInput("edited", f"{len(edited)} rows", fix)
+    return masked_mean(vocabulary.kl(original, edited), mask)
+
+
+def log_probability_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """log M(t_t | t_<t) of each chosen token, `[B, T]`: what a policy gradient multiplies."""
+    return vocabulary.log_probability(logits, ids)
 
 
 def nll_of(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """- mean_t log M(t_t | t_<t): `logits [B, T, V]` that predict `ids [B, T]`, in nats per token, `[B]`."""
-    nll = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
-    return masked_mean(nll, mask)
+    return masked_mean(-log_probability_of(logits, ids), mask)
 
 
 def entropy_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """- sum_v p(v) log p(v) of `[B, T, V]`, mean over the tokens, `[B]`."""
-    log_p = logits.float().log_softmax(-1)
-    return masked_mean(-(log_p.exp() * log_p).sum(-1), mask)
+    return masked_mean(vocabulary.entropy(logits), mask)
 
 
 def direction_error_of(restored: Tensor, original: Tensor) -> Tensor:
@@ -63,8 +71,9 @@ def norm_ratio_of(restored: Tensor, original: Tensor) -> Tensor:
 
 
 def top1_of(original: Tensor, edited: Tensor) -> Tensor:
-    """Whether argmax M(Â) = argmax M(A), for logits `[B, V]`, as 0 or 1."""
-    return (original.argmax(-1) == edited.argmax(-1)).float()
+    """Whether argmax M(Â) = argmax M(A), for logits `[B, V]`, as 0 or 1; edited rows as for `kl_of`."""
+    best = original.argmax(-1).repeat_interleave(len(edited) // max(1, len(original)), 0)
+    return (best == edited.argmax(-1)).float()
 
 
 def recovered(harm: Tensor, harm_of_baseline: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict, load_dataset, load_from_disk
+from datasets import DatasetDict, IterableDataset, load_dataset, load_from_disk
 from huggingface_hub import get_token, hf_hub_download
 from safetensors.numpy import load_file
 from tqdm.auto import tqdm
@@ -92,6 +92,11 @@ class Activations:
     def dtype(self) -> torch.dtype:
         """Of the stored vectors."""
         return {"float16": torch.float16, "float32": torch.float32}[self.metadata["dtype"]]
+
+    def streaming(self, rows: IterableDataset) -> Activations:
+        """The same held-out rows and statistics, with a stream to train on. It shall have no end: what is left of the
+        last batch may be a single row, which has no partner."""
+        return replace(self, splits=DatasetDict({**self.splits, "train": rows}))
 
     def collator(
         self, pad_token_id: int = 0, pair: bool = True, sites: Sequence[str] | None = None

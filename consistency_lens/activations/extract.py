@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -234,10 +234,22 @@ class Extraction:
             )
         return notes
 
-    def stream(self, frozen: FrozenLM, split: str = "train", dtype: str = "float32") -> IterableDataset:
+    def stream(
+        self,
+        frozen: FrozenLM,
+        split: str = "train",
+        dtype: str = "float32",
+        within: Callable[[Callable[[], Any]], Any] = lambda read: read(),
+    ) -> IterableDataset:
         """The same rows in the same order, computed while they are consumed and never stored.
 
         Shuffle with `.shuffle(seed, buffer_size)`, as any stream.
+
+        Args:
+            frozen: the model.
+            split: which documents.
+            dtype: of the vectors, `float16` or `float32`.
+            within: calls what reads; `LensTrainer.as_one` where the weights are spread over processes.
         """
         if split not in SPLITS:
             raise BadInput("split", split, f"Use one of {', '.join(SPLITS)}.")
@@ -245,7 +257,7 @@ class Extraction:
             raise BadInput("dtype", dtype, "Use float16 or float32: Arrow has no other.")
         self._require_same_model(frozen)
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
-        return IterableDataset.from_generator(RowStream(self, frozen, split, features), features=features)
+        return IterableDataset.from_generator(RowStream(self, frozen, split, features, within), features=features)
 
     def _wanted_dtype(self, frozen: FrozenLM) -> str:
         if self.arguments.storage_dtype != "auto":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from datasets import Features
@@ -25,10 +26,22 @@ class RowStream:
 
     `datasets` pickles what it generates from, to have a hash of it. It sees the request alone: the weights would come
     along otherwise, byte by byte.
+
+    Args:
+        within: does what it is given; where the model's weights are spread over processes, inside a call of what
+            holds them.
     """
 
-    def __init__(self, extraction: Extraction, frozen: FrozenLM, split: str, features: Features) -> None:
+    def __init__(
+        self,
+        extraction: Extraction,
+        frozen: FrozenLM,
+        split: str,
+        features: Features,
+        within: Callable[[Callable[[], Any]], Any],
+    ) -> None:
         self.extraction, self.frozen, self.split, self.features = extraction, frozen, split, features
+        self.within = within
 
     def __call__(self) -> Iterator[dict[str, Any]]:
         given, rules = self.extraction.arguments, self.extraction.rules
@@ -36,7 +49,7 @@ class RowStream:
         half = self.features[self.extraction.sites[0]].feature.dtype == "float16"
         for _, documents in self.extraction.corpus.chunks(given.documents_per_shard):
             if prepared := prepare(documents, self.extraction.tokenizer, rules)[self.split]:
-                vectors = reader.read(prepared)
+                vectors = self.within(partial(reader.read, prepared))
                 require_finite(prepared, vectors, self.frozen.dtype)
                 if half and not all(fits_float16(values) for values in vectors.values()):
                     raise BadInput("dtype", "float16", "Use float32.", why="an activation does not fit")

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import BadInput
+from ..frozen.compiling import noticing_hooks
 from ..frozen.hooks import taking_turns
 from ..frozen.sites import blocks_of
 
@@ -120,14 +121,15 @@ def _recompute_blocks(model: PreTrainedModel, mode: bool) -> None:
 @contextmanager
 def _recomputing(model: PreTrainedModel, name: str | None) -> Iterator[None]:
     before = _active(model)
-    if name == before:
-        yield
-        return
-    _switch(model, name)
-    try:
-        yield
-    finally:
-        _switch(model, before)
+    with noticing_hooks(model):
+        if name == before:
+            yield
+            return
+        _switch(model, name)
+        try:
+            yield
+        finally:
+            _switch(model, before)
 
 
 def _iterate(model: nn.Module) -> Iterator[Any]:

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType
+from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..frozen.compiling import compile_blocks
 from .callbacks import swapped
 from .checkpoint import require_complete
-from .engines import Engine, Together, reshard, unshard
+from .engines import Engine, Together, reshard, spread_zero3, unshard
 from .modeling import LensModel
 from .shards import exchange, held_state, is_spread, restore_state, shard_of
 
@@ -26,18 +28,22 @@ from .shards import exchange, held_state, is_spread, restore_state, shard_of
 class EngineTrainer(Trainer):
     """Hands the lens, or lens and subject together, to an engine; saves and restores what is the engine's.
 
-    `lens`, `frozen` and `engine` are set before this class is initialised (`place`).
+    `lens`, `frozen`, `engine` and `streams` are set before this class is initialised (`place`).
     """
 
     lens: LensModel
     frozen: FrozenLM
     engine: Engine
+    streams: bool  # whether what it trains on is read while it is trained on
 
     def place(self, args: Any) -> nn.Module:
         """What is to be trained, as the engine wants it."""
         self.engine = Engine.of(args)
         self.engine.require(self.lens, self.frozen, args)
         self._is_inside = False
+        if args.torch_compile:
+            for model in Together(self.lens, self.frozen).language_models:
+                compile_blocks(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         return Together(self.lens, self.frozen) if self.engine.spreads_weights else self.lens
 
     def require_engine(self) -> None:
@@ -122,6 +128,14 @@ class EngineTrainer(Trainer):
 
     # ---- what transformers does otherwise
 
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """With --torch_compile accelerate would compile the lens as a whole, anew for each length, up to the limit.
+        And of a stream one process would read and hand out what takes all to read, where the subject is spread."""
+        made = super()._build_accelerator_args(**kwargs)
+        if self.streams:
+            made["dataloader_config"].dispatch_batches = False
+        return made | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
+
     def _prepare_input(self, data: Any) -> Any:
         """To the device; transformers would cast every number to the dtype of DeepSpeed, and activations with them."""
         return data.to(self.args.device) if isinstance(data, Tensor) else super()._prepare_input(data)
@@ -173,6 +187,9 @@ class EngineTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """transformers would ask DeepSpeed for frozen weights, too, which no checkpoint holds."""
         folder = resume_from_checkpoint
+        if self.engine.name == "zero3" and self.model_wrapped is self.model:
+            wanted: Any = self.args.hf_deepspeed_config
+            spread_zero3(self.model, wanted.dtype(), self.args.device)
         made = super()._prepare_for_training(max_steps, train_dataloader, None if self.engine.is_deepspeed else folder)
         if self.engine.name == "fsdp2":  # else what lies outside the blocks could not be let go of in a call
             self.model_wrapped.set_reshard_after_forward(True)

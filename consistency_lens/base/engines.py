@@ -139,9 +139,13 @@ class Together(nn.Module):
                 self.pieces[name] = piece
         self.config = lens.config  # DeepSpeed sizes its buckets by it
         self._lens = [lens]  # in a list, and so no module of this one
-        models = [piece for name, piece in self.pieces.items() if name.endswith("lm") or name == "subject"]
         # What FSDP2 gathers together: one block at a time, and what lies outside the blocks.
-        self._no_split_modules = sorted({type(blocks_of(model)[0]).__name__ for model in models})
+        self._no_split_modules = sorted({type(blocks_of(model)[0]).__name__ for model in self.language_models})
+
+    @property
+    def language_models(self) -> list[Any]:
+        """The subject and those of the lens, each once."""
+        return [piece for name, piece in self.pieces.items() if name.endswith("lm") or name == "subject"]
 
     def forward(self, act: Callable[[], Any]) -> Any:
         return act()
@@ -184,6 +188,33 @@ def unshard(model: nn.Module) -> None:
 
     if isinstance(model, FSDPModule):
         model.unshard()
+
+
+def spread_zero3(model: Together, dtype: torch.dtype, device: torch.device) -> None:
+    """Spread weights that wait on the CPU over the processes, block by block.
+
+    DeepSpeed would first bring the whole model to each device. What lies on the CPU is a view of the checkpoint's
+    files, shared by the processes of a machine; the first process's weights are sent to the others, which would make
+    a whole copy of their own by writing there.
+
+    Args:
+        model: lens and subject.
+        dtype: that the engine computes in; it casts all weights to it.
+        device: of this process.
+    """
+    import deepspeed
+
+    for parameter in model.parameters():  # and no buffer: positions are in float32 in a model of bfloat16, too
+        parameter.data = parameter.data.to(dtype)
+    stage = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    for module in (*(block for lm in model.language_models for block in blocks_of(lm)), model):
+        if torch.distributed.get_rank() > 0:
+            for parameter in module.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = torch.empty_like(parameter.data)
+        deepspeed.zero.Init(module=module, config_dict_or_path=stage, dtype=dtype)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

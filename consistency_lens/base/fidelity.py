@@ -25,7 +25,8 @@ class Bench:
 
     Args:
         prefix: the contexts, up to P.
-        clean: logits of the untouched subject at P and the horizon, `[B, H, V]`.
+        clean: logits of the untouched subject at P and the horizon, `[B, H, V]`; of a bench that was repeated, still
+            one row for all the rows that it was made of.
         mask: `[B, H]`, which columns a row has; P always counts.
     """
 
@@ -49,7 +50,7 @@ class Bench:
 
     def repeat(self, times: int) -> Bench:
         """The same with each row `times` in a row: several codes per activation."""
-        return Bench(self.prefix.repeat(times), *(x.repeat_interleave(times, 0) for x in (self.clean, self.mask)))
+        return Bench(self.prefix.repeat(times), self.clean, self.mask.repeat_interleave(times, 0))
 
     def edited(self, edits: Edit | Sequence[Edit]) -> Tensor:
         """Logits of the edited subject, `[B, H, V]`, with gradient."""

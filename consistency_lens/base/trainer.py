@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl
@@ -34,7 +34,9 @@ from .fidelity import Bench, compare, only_site
 from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
 from .memory import FirstWeights, evaluating
 from .modeling import LensModel
+from .precision import tf32, wants_tf32
 from .robust_trainer import RobustTrainer
+from .rows import formatted, require_rows
 from .samples import SampleTable
 from .saving import load_files
 
@@ -68,8 +70,9 @@ class LensTrainer(RobustTrainer):
         lens.config.require_subject(frozen)
         activations.require_model(frozen)
         self.site = only_site(lens.config.sites)
+        self.streams = isinstance(activations.splits["train"], IterableDataset)
         activations.provenance.at(self.site)
-        _require_rows(activations, args)
+        require_rows(activations, args)
         self.lens, self.frozen, self.activations = lens, frozen, activations
         self.schedules = self.weigh(args)
         model = self.place(args)
@@ -83,7 +86,7 @@ class LensTrainer(RobustTrainer):
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
         self.command, self.earlier_card = "", Path(args.output_dir) / CARD
         columns = ["input_ids", "continuation_ids", "position", "doc_id", self.site]
-        splits = {name: split.with_format("torch", columns=columns) for name, split in activations.splits.items()}
+        splits = {name: formatted(split, columns) for name, split in activations.splits.items()}
         pad_id = frozen.tokenizer.pad_token_id
         super().__init__(
             model=model,
@@ -176,8 +179,9 @@ class LensTrainer(RobustTrainer):
         norms = self.gradient_norms(self.lens.parts())
         for part, norm in norms.items():
             self.note(f"grad_norm/{part}", norm.nan_to_num(posinf=0.0))
-        if self.accelerator.scaler is not None or all(bool(norm.isfinite()) for norm in norms.values()):
-            return  # with fp16 the scaler does the skipping
+        # With fp16 the scaler does the skipping. All norms at once: each look waits for the device.
+        if self.accelerator.scaler is not None or not norms or bool(torch.stack([*norms.values()]).isfinite().all()):
+            return
         self.model.zero_grad(set_to_none=True)
         self.meter.skipped += 1
         if self.average:
@@ -316,7 +320,7 @@ class LensTrainer(RobustTrainer):
 
     def record(self, prefix: str = "eval_") -> TrainingRecord:
         """How the lens came about, up to this step."""
-        held_out = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        held_out: Any = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
         return TrainingRecord(
             name=self.hub_model_id or Path(self.args.output_dir).resolve().name,
             step=self.state.global_step,
@@ -353,7 +357,8 @@ class LensTrainer(RobustTrainer):
             earlier = TrainingRecord.load(resume_from_checkpoint)
             self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
-        return super().train(resume_from_checkpoint, **kwargs)
+        with tf32(wants_tf32(self.args)):
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -372,17 +377,5 @@ class LensTrainer(RobustTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Two for each weight and token, forward; a backward pass costs twice that. The subject's are not counted."""
-        return 6 * sum(p.numel() for p in self.trainable.values()) * len(inputs["input_ids"])
-
-
-def _require_rows(activations: Activations, args: LensTrainingArguments) -> None:
-    """Raise where the rows lack what the training will ask of them."""
-    rows, batch = len(activations.splits["train"]), args.train_batch_size * args.world_size
-    if args.dataloader_drop_last and rows < batch:
-        fix = f"Use at most {rows // args.world_size}, or extract more rows."
-        raise BadInput("per_device_train_batch_size", args.per_device_train_batch_size, fix, f"there are {rows} rows")
-    held = activations.metadata.get("rules", {}).get("continuation_length", args.kl_horizon)
-    if args.kl_horizon > held:
-        fix = f"Use at most {held}, or extract with a larger continuation_length."
-        raise BadInput("kl_horizon", args.kl_horizon, fix)
+        """Of one batch, for `total_flos`: every pass that the objective asks for, those of the subject too."""
+        raise NotImplementedError

@@ -85,6 +85,14 @@ class RunArguments:
         default=None,
         metadata={"help": "Rows that are there already: folder or Hub dataset. Default: those in activations_dir."},
     )
+    stream_activations: bool = field(
+        default=False,
+        metadata={
+            "help": "Train on rows that are read from the corpus meanwhile and never stored; held-out rows and the "
+            "mean come from those of --activations, of the same corpus and rules."
+        },
+    )
+    stream_buffer: int = field(default=4096, metadata={"help": "Rows of the stream that are shuffled together."})
     lens: str | None = field(
         default=None, metadata={"help": "For evaluate and explain: run folder, lens folder, or a lens on the Hub."}
     )

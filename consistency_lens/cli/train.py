@@ -36,6 +36,7 @@ from .opening import require_room
 from .parsing import Request
 from .progress import Progress
 from .run_folder import EMA, HISTORY, LENS, TAIL, WARM, first_command, keep_wandb_run
+from .streaming import require_streamable, streamed
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class KeepWarmStart(TrainerCallback):
 
 def require_trainable(request: Request, folder: Path, resumed: Path | None = None) -> Engine:
     """What can be wrong with the arguments together, before anything slow. Returns what spreads the work."""
+    require_streamable(request)
     training, patience = _training(request, folder), request.run.early_stopping_patience
     engine = _engine(request, training, resumed)
     for tracker in training.report_to:
@@ -128,7 +130,7 @@ def train(
     callbacks: list[Any] = [Progress()]
     if request.run.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(request.run.early_stopping_patience))
-    trainer = _trainer(lens, training, activations, callbacks)
+    trainer = _trainer(request, lens, training, activations, callbacks)
     if request.run.keep_warm_start:
         trainer.add_callback(KeepWarmStart(trainer, folder / WARM))
     trainer.command = first_command(folder)
@@ -173,7 +175,7 @@ def train_tail(
         report_to="none",
         push_to_hub=False,
     )
-    trainer = _trainer(lens, training, activations, [Progress("context tail")])
+    trainer = _trainer(request, lens, training, activations, [Progress("context tail")])
     found = checkpoints(place)
     trainer.train(str(found[-1]) if found else None)
     trainer.save_lens(place)
@@ -195,13 +197,18 @@ def _training(request: Request, folder: Path, **changes: Any) -> ConsistencyLens
 
 
 def _trainer(
+    request: Request,
     lens: ConsistencyLens,
     training: ConsistencyLensArguments,
     activations: Activations,
     callbacks: list[Any],
 ) -> ConsistencyLensTrainer:
     assert lens.subject is not None
+    trainers: list[ConsistencyLensTrainer] = []
+    if request.run.stream_activations:
+        activations = streamed(request, activations, lens.subject, lambda read: trainers[0].as_one(read))
     trainer = ConsistencyLensTrainer(lens, lens.subject, training, activations, callbacks)
+    trainers.append(trainer)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -6,8 +6,7 @@ Shapes: B rows, S columns of `input_ids`, K chosen columns, d hidden size, V voc
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from transformers import (
 )
 
 from ..errors import BadInput
+from .columns import last_columns
+from .compiling import compile_blocks
 from .hooks import Write, editing, reading
 from .loading import (
     ATTENTION,
@@ -74,7 +75,6 @@ class FrozenLM:
         self.model_id = public_name(model_id or model.config.name_or_path or type(model).__name__)
         self.name = name
         self._weights = weights
-        self._compiled = False
 
     @classmethod
     def from_pretrained(
@@ -186,26 +186,8 @@ class FrozenLM:
         `torch.compile(model)` from outside would not do: compiled code does not notice hooks that come later, and
         edits would be dropped without a word.
         """
-        for block in blocks_of(self.model):
-            block.compile(**options)
-        self._compiled = True
+        compile_blocks(self.model, **options)
         return self
-
-    @contextmanager
-    def _noticing_hooks(self) -> Iterator[None]:
-        """Let compiled code look at hooks before it runs, and make another version of itself where they differ."""
-        if not self._compiled:
-            yield
-            return
-        # Slow to import, and of no use to who does not compile.
-        from torch._dynamo import config as dynamo_config
-
-        # Blocks share their code, and each (block, hooked or not, cached or not) is one version of it.
-        versions = 8 * self.num_layers
-        with dynamo_config.patch(
-            skip_nnmodule_hook_guards=False, recompile_limit=versions, accumulated_recompile_limit=8 * versions
-        ):
-            yield
 
     @torch.no_grad()
     def read(
@@ -228,7 +210,7 @@ class FrozenLM:
         inputs = self._inputs(batch)
         wanted = resolve_sites(sites, self.num_layers)
         columns = None if positions is None else _columns(positions, inputs["input_ids"])
-        with self._noticing_hooks(), reading(self.model, wanted, columns, cut=True) as found:
+        with reading(self.model, wanted, columns, cut=True) as found:
             self.model(**inputs, use_cache=False)
         return found
 
@@ -257,14 +239,18 @@ class FrozenLM:
                 if soft and write.site.stage != "embed":
                     write = write._replace(columns=soft.moved(write.columns))
                 writes.append(write)
-        with self._noticing_hooks(), editing(self.model, writes):
+        with editing(self.model, writes):
             if soft is None:
-                return self.model(**inputs, use_cache=False, logits_to_keep=keep or 0).logits
+                width = inputs["input_ids"].shape[1]
+                kept = last_columns(min(keep, width), width, self.device) if keep else 0
+                return self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
             embedded = soft.splice(self.model.get_input_embeddings()(inputs["input_ids"]))
             self.require_length(embedded["inputs_embeds"].shape[1], "soft tokens and input_ids")
             columns = soft.own_columns[:, -(keep or 0) :]
             first = int(columns.min()) if keep else 0
-            logits = self.model(**embedded, use_cache=False, logits_to_keep=soft.order.shape[1] - first).logits
+            width = soft.order.shape[1]
+            kept = last_columns(width - first, width, self.device)
+            logits = self.model(**embedded, use_cache=False, logits_to_keep=kept).logits
             return logits.gather(1, (columns - first).unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
     def prefix(self, batch: Mapping[str, torch.Tensor]) -> Prefix:

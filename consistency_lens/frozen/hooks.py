@@ -19,6 +19,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from .compiling import noticing_hooks
 from .sites import Port, Site, locate
 
 # Takes what flows through a site [B, S, d] and returns what shall flow on, or None to leave it as it is.
@@ -40,8 +41,8 @@ _TURNS: WeakKeyDictionary[PreTrainedModel, Any] = WeakKeyDictionary()
 
 @contextmanager
 def taking_turns(model: PreTrainedModel) -> Iterator[None]:
-    """Keep other threads out of the model's forward pass."""
-    with _TURNS.setdefault(model, RLock()):
+    """Keep other threads out of the model's forward pass. Compiled code looks at hooks in here."""
+    with _TURNS.setdefault(model, RLock()), noticing_hooks(model):
         yield
 
 

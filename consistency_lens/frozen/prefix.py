@@ -34,7 +34,8 @@ class Prefix:
         self.input_ids = lm.input_ids(batch)
         mask = batch.get("attention_mask")
         self.mask = torch.ones_like(self.input_ids) if mask is None else mask.to(lm.device)
-        if not bool(self.mask[:, -1].all()):
+        # Only where looking costs no wait for the device.
+        if mask is not None and mask.device.type == "cpu" and not bool(mask[:, -1].all()):
             raise BadInput("attention_mask", "0 in the last column", "Pad on the left: P has to be the last column.")
         self.continuation_ids = batch.get("continuation_ids")
         self.continuation_mask = batch.get("continuation_mask")
@@ -53,7 +54,7 @@ class Prefix:
             raise BadInput("horizon", horizon, "Give 0 for P alone, or how many true next tokens to go on with.")
         inputs = self._inputs(horizon)
         writes = [self.lm.place(self._at_last(edit), inputs["input_ids"]) for edit in self.lm.own_edits(edits)]
-        with self.lm._noticing_hooks(), editing(self.lm.model, writes):
+        with editing(self.lm.model, writes):
             return self.lm.model(**inputs, past_key_values=self._fresh_cache(), use_cache=True).logits
 
     @torch.no_grad()
@@ -63,7 +64,7 @@ class Prefix:
         A pass over more columns may differ in the last bit: `horizon` is that of the pass they are compared with.
         """
         wanted = resolve_sites(sites, self.lm.num_layers)
-        with self.lm._noticing_hooks(), reading(self.lm.model, wanted, cut=True) as found:
+        with reading(self.lm.model, wanted, cut=True) as found:
             self.lm.model(**self._inputs(horizon), past_key_values=self._fresh_cache(), use_cache=True)
         return {name: hidden[:, 0] for name, hidden in found.items()}
 
@@ -144,7 +145,7 @@ class Prefix:
                 "attention_mask": mask,
                 "position_ids": positions_from(mask)[:, -1:],
             }
-            with self.lm._noticing_hooks(), editing(self.lm.model, at_p if last is None else []):
+            with editing(self.lm.model, at_p if last is None else []):
                 return self.lm.model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
 
         return step
@@ -184,7 +185,7 @@ class Prefix:
             "attention_mask": mask,
             "position_ids": positions_from(mask)[:, -columns:],
         }
-        with taking_turns(self.lm.model), self.lm._noticing_hooks():
+        with taking_turns(self.lm.model):
             # The base model: no logits are wanted here.
             self.lm.model.base_model(**inputs, past_key_values=self._cache, use_cache=True)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .. import vocabulary
 from ..base.modeling import Code
 
 # Seeds of different steps of one rollout lie this far apart, so that neighbouring rollouts share none.
@@ -94,6 +95,12 @@ class Words(Code):
     def lengths(self) -> Tensor:
         return self.mask.sum(1)
 
+    @property
+    def distinct(self) -> Tensor:
+        """Share of the texts that no earlier one equals; counted on the device, and nothing waits for it."""
+        same = (self.ids.unsqueeze(0) == self.ids.unsqueeze(1)).all(-1)
+        return (~same.tril(-1).any(1)).float().mean()
+
 
 def roll_out(step: Callable[[Tensor | None], Tensor], length: int, noise: Noise) -> Tensor:
     """Sample `length` tokens; `step(ids [B] or None)` takes the last choice and gives the next logits `[B, V]`."""
@@ -124,43 +131,44 @@ class _LookUp(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # One product for all steps: the table is read once.
             of_choices = grad[:, ids.shape[1] - logits.shape[1] :]
-            wanted = (of_choices.to(table.dtype) @ table.T).to(logits.dtype)
-            grad_logits = _through_softmax(ctx.noise, logits, wanted)
+            grad_logits = (of_choices.to(table.dtype) @ table.T).to(logits.dtype)
+            for t in range(logits.shape[1]):  # in its place: nothing else is of size T times V
+                grad_logits[:, t] = _through_softmax(ctx.noise, t, logits[:, t], grad_logits[:, t])
         if ctx.needs_input_grad[2]:
             grad_table = torch.zeros_like(table).index_add_(0, ids.flatten(), grad.flatten(0, 1).to(table.dtype))
         return grad_logits, None, grad_table, None
 
 
-class _Pick(torch.autograd.Function):
-    """`sum_v y_v values_v` with the same `y`: the value at the chosen token, with a gradient to the choice."""
+class _LogProbability(torch.autograd.Function):
+    """`sum_v y_v log p_v` with the same `y` and `p = softmax(said)`: with a gradient to the choice and to `said`."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor, values: Tensor, noise: Noise) -> Tensor:
-        ctx.save_for_backward(logits, ids, values)
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, said: Tensor, noise: Noise) -> Tensor:
+        ctx.save_for_backward(logits, ids, said)
         ctx.noise = noise
-        return values.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        return vocabulary.log_probability(said, ids)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
-        logits, ids, values = ctx.saved_tensors
-        grad_logits = grad_values = None
-        if ctx.needs_input_grad[0]:
-            grad_logits = _through_softmax(ctx.noise, logits, (grad.unsqueeze(-1) * values).to(logits.dtype))
-        if ctx.needs_input_grad[2]:
-            grad_values = torch.zeros_like(values).scatter_(-1, ids.unsqueeze(-1), grad.unsqueeze(-1).to(values.dtype))
-        return grad_logits, None, grad_values, None
+        logits, ids, said = ctx.saved_tensors
+        grad_logits, grad_said = (
+            torch.empty_like(x) if ctx.needs_input_grad[i] else None for i, x in ((0, logits), (2, said))
+        )
+        for t in range(ids.shape[1]):
+            here, log_p = grad[:, t : t + 1], said[:, t].float().log_softmax(-1)
+            if grad_said is not None:
+                grad_said[:, t] = (log_p.exp() * -here).scatter_add_(-1, ids[:, t : t + 1], here)
+            if grad_logits is not None:
+                grad_logits[:, t] = _through_softmax(ctx.noise, t, logits[:, t], log_p.mul_(here))
+        return grad_logits, None, grad_said, None
 
 
-def _through_softmax(noise: Noise, logits: Tensor, wanted: Tensor) -> Tensor:
-    """The gradient `[B, T, V]` to the logits, where `wanted` is the one to `softmax((l + g) / tau)`: in its place.
-
-    One step of the text at a time: nothing but the result is of size T times V.
-    """
-    for t in range(logits.shape[1]):
-        soft, here = noise.soften(t, logits[:, t]), wanted[:, t]
-        here.sub_((soft * here).sum(-1, keepdim=True)).mul_(soft).div_(noise.temperature)
-    return wanted
+def _through_softmax(noise: Noise, step: int, logits: Tensor, wanted: Tensor) -> Tensor:
+    """The gradient `[B, V]` to the logits of one step, where `wanted` is the one to `softmax((l + g) / tau)`."""
+    soft = noise.soften(step, logits)
+    wanted = wanted.float()
+    return (wanted - (soft * wanted).sum(-1, keepdim=True)).mul_(soft).div_(noise.temperature)
 
 
 def straight_through_embed(logits: Tensor, ids: Tensor, table: Tensor, noise: Noise) -> Tensor:
@@ -176,15 +184,9 @@ def straight_through_embed(logits: Tensor, ids: Tensor, table: Tensor, noise: No
     return _LookUp.apply(logits, ids, table, noise)
 
 
-def straight_through_pick(logits: Tensor, ids: Tensor, values: Tensor, noise: Noise) -> Tensor:
-    """`values [B, T, V]` at the chosen tokens, `[B, T]`, with the same gradient: for terms that score each token."""
-    return _Pick.apply(logits, ids, values, noise)
-
-
-def log_probability_of(logits: Tensor, ids: Tensor) -> Tensor:
-    """log-probability of each chosen token, `[B, T]`, in float32: what a policy gradient multiplies."""
-    chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
-    return chosen - logits.float().logsumexp(-1)
+def straight_through_log_probability(logits: Tensor, ids: Tensor, said: Tensor, noise: Noise) -> Tensor:
+    """log-probability of each chosen token under other logits `said [B, T, V]`, `[B, T]`, with the same gradient."""
+    return _LogProbability.apply(logits, ids, said, noise)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: N rows, S prompt length, T tokens of a text, V vocabulary, d hidden size
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,6 +21,7 @@ from ..base.fidelity import only_site
 from ..base.saving import HEADS, SavedModel, fetch_beside, heads_beside, load_files, open_folder, save_files
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
+from ..frozen.columns import last_columns
 from ..frozen.hooks import Write, editing, reading
 from .backbone import backbone
 from .configuration import ConsistencyLensConfig
@@ -168,16 +169,21 @@ class LensDecoder(LensPart):
 
     name = "decoder"
 
+    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
+        super().__init__(config, lm, trainable)
+        self._constants: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
     def _prompt(self, activations: Tensor, text: Tensor | None = None) -> tuple[Tensor, list[Write]]:
         """Embeddings `[N, S, d]` of the prompt with the activation in it, and what to write further up.
 
         With the ids `[N, k]` of a text, its embeddings are behind them. They are looked up together: each look-up has
         a gradient of the size of the whole table.
         """
-        ids = torch.tensor([self.config.prompt_ids], device=activations.device).expand(len(activations), -1)
+        prompt = self.config.prompt_ids or []
+        if prompt.count(self.config.placeholder_id) != 1:  # of the list, which does not wait for the device
+            raise BadInput("prompt_ids", prompt, "The placeholder has to occur exactly once per row.")
+        ids = self._constant(prompt, activations.device).expand(len(activations), -1)
         here = ids == self.config.placeholder_id
-        if not bool((here.sum(1) == 1).all()):
-            raise BadInput("prompt_ids", self.config.prompt_ids, "The placeholder has to occur exactly once per row.")
         if text is not None:
             ids, here = torch.cat([ids, text], dim=1), F.pad(here, (0, text.shape[1]))
         vector = self.map(activations.to(self.map.weight.dtype) / self.config.activation_norm)
@@ -189,12 +195,21 @@ class LensDecoder(LensPart):
         return torch.where(here.unsqueeze(-1), vector.unsqueeze(1).to(embedded.dtype), embedded), []
 
     def _allowed(self, logits: Tensor, first: int = 0) -> Tensor:
-        """`[N, T, V]` logits without what is never written: special tokens, and an end before the first word."""
-        barred = torch.zeros(logits.shape[1:], dtype=torch.bool, device=logits.device)
-        barred[:, self.config.never_ids] = True
+        """The same `[N, T, V]`, in their own dtype, changed in their place: special tokens are never written, and no
+        text ends before its first word."""
+        lowest = torch.finfo(logits.dtype).min  # not infinite: what has no probability shall have no NaN either
+        logits.index_fill_(-1, self._constant(self.config.never_ids or [], logits.device), lowest)
         if first == 0:
-            barred[0, self.config.stop_id] = True
-        return logits.float().masked_fill(barred, torch.finfo(torch.float32).min)
+            logits[:, 0, self.config.stop_id].fill_(lowest)
+        return logits
+
+    def _constant(self, ids: Sequence[int], device: torch.device) -> Tensor:
+        """Ids as a tensor that is made once: making it of a list waits for the device."""
+        key = (tuple(ids), device)
+        if key not in self._constants:
+            with torch.inference_mode(False):  # a gradient may be asked for later
+                self._constants[key] = torch.tensor(key[0], dtype=torch.long, device=device)
+        return self._constants[key]
 
     def _steps(self, activations: Tensor) -> Callable[[Tensor | None], Tensor]:
         """A function from the embeddings of the last choice (None at first) to the next logits `[N, V]`."""
@@ -204,8 +219,9 @@ class LensDecoder(LensPart):
         def step(embedded: Tensor | None) -> Tensor:
             nonlocal count
             inputs, writes = self._prompt(activations) if embedded is None else (embedded.unsqueeze(1), [])
+            asked = {"logits_to_keep": last_columns(1, inputs.shape[1], inputs.device)} if embedded is None else {}
             with self.working(), editing(self.lm, writes):
-                logits = self.lm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                logits = self.lm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, **asked).logits
             count += 1
             return self._allowed(logits, count - 1)[:, 0]
 
@@ -242,8 +258,9 @@ class LensDecoder(LensPart):
         """Logits `[N, T, V]` that the tokens of a text (and its end) were chosen from, in one pass with gradient."""
         ids, _ = words.written(self.config.stop_id)
         inputs, writes = self._prompt(activations, ids[:, :-1])
+        kept = last_columns(ids.shape[1], inputs.shape[1], inputs.device)
         with self.working(learning=True), editing(self.lm, writes):
-            logits = self.lm(inputs_embeds=inputs, use_cache=False, logits_to_keep=ids.shape[1]).logits
+            logits = self.lm(inputs_embeds=inputs, use_cache=False, logits_to_keep=kept).logits
         return self._allowed(logits)
 
 

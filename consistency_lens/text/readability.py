@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..frozen import FrozenLM
+from ..frozen.columns import last_columns
 from ..objectives import masked_mean
 from .configuration import ConsistencyLensConfig
-from .generation import Noise, Words, straight_through_embed, straight_through_pick
+from .generation import Noise, Words, straight_through_embed, straight_through_log_probability
 
 
 def nll_with_gradient(
@@ -35,5 +36,6 @@ def nll_with_gradient(
     # Some embeddings give out their table times a constant.
     embedded = embedded.detach() + (chosen - chosen.detach()) * (embedded.norm() / chosen.norm()).detach()
     inputs = torch.cat([table(before), embedded[:, :-1].to(frozen.dtype)], dim=1)
-    said = frozen.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=words.ids.shape[1]).logits
-    return masked_mean(-straight_through_pick(logits, words.ids, said.float().log_softmax(-1), noise), words.mask)
+    kept = last_columns(words.ids.shape[1], inputs.shape[1], frozen.device)
+    said = frozen.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=kept).logits
+    return masked_mean(-straight_through_log_probability(logits, words.ids, said, noise), words.mask)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..frozen import FrozenLM
+from ..objectives import log_probability_of
 from .configuration import ConsistencyLensConfig
 from .generation import Words
 from .warm_start import NO_DOUBT, Doubt, packed, quoted_of, starting_words, tail_of
@@ -74,7 +75,7 @@ class StartingTexts:
         if doubt.below <= 0:
             return self
         ids, mask = self.words.ids, self.words.mask.bool()
-        probability = logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1).exp()
+        probability = log_probability_of(logits, ids).exp()
         columns, middle = torch.arange(ids.shape[1], device=ids.device), (self.tail - 1).clamp_min(0).unsqueeze(1)
         if doubt.word is None:
             doubtful_before = (probability < doubt.below) & (columns < middle)

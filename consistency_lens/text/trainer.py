@@ -23,11 +23,20 @@ from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
 from ..frozen import Prefix
-from ..objectives import direction_error_of, entropy_of, kl_of, masked_mean, nll_of, norm_error_of
+from ..objectives import (
+    direction_error_of,
+    entropy_of,
+    kl_of,
+    log_probability_of,
+    masked_mean,
+    nll_of,
+    norm_error_of,
+)
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
 from .controls import after_prompt, nll_after, nll_of_tokens, noised
-from .generation import Noise, Words, leave_one_out, log_probability_of
+from .flops import StepCost
+from .generation import Noise, Words, leave_one_out
 from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .prepared import PreparedTexts
 from .readability import nll_with_gradient
@@ -42,7 +51,7 @@ MISQUOTED = 4.6  # nats: as if a context would hold another token once in a hund
 class Rows:
     """What one step is about: activations, where they are judged, and the texts they start from if any are needed."""
 
-    bench: Bench
+    bench: Bench | None  # None where the subject is not asked
     original: Tensor  # [N, d]
     pair: Tensor  # [N]
     texts: Words | None  # [N, T]
@@ -90,9 +99,7 @@ class ConsistencyLensTrainer(LensTrainer):
         self.leave_warm_start()
         rows = self.rows(inputs)
         out = model(rows.original, **self.manner(rows))
-        restored = out.restored + self.error_elsewhere(rows, out.restored)
-        edited = rows.bench.edited(out.edits[0].at(restored))
-        terms = {"kl": rows.bench.kl(edited), **self.terms_of_vectors(out.restored, rows.original)}
+        terms = {**self.terms_of_function(rows, out), **self.terms_of_vectors(out.restored, rows.original)}
         loss = self.settle({**terms, **self.terms_of_words(rows, out, terms)})
         return (loss, out) if return_outputs else loss
 
@@ -120,6 +127,14 @@ class ConsistencyLensTrainer(LensTrainer):
         heard = self.misheard if self.args.anchor == "paraphrase" else None
         return {"noise": self.noise, "estimator": self.args.estimator, "heard": heard, "beside": rows.texts}
 
+    def terms_of_function(self, rows: Rows, out: ConsistencyLensOutput) -> dict[str, Tensor]:
+        """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the subject is not asked."""
+        if rows.bench is None or self.schedules["kl"].is_off:
+            return {}
+        (edit,) = out.edits
+        put_back = edit.at(edit.value + self.error_elsewhere(rows, edit.value))
+        return {"kl": rows.bench.kl(rows.bench.edited(put_back))}
+
     def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
         """`|A - Â|²` over the variance of the activations (1 - FVE), and its direction and norm by themselves."""
         found = {"mse": (restored - original).square().sum(-1) / self.variance}
@@ -131,11 +146,13 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def rows(self, inputs: Mapping[str, Any]) -> Rows:
         """The batch with each row once per rollout; a rollout's A' is the same rollout of its partner."""
-        bench, times = Bench.of(self.frozen, inputs, self.args.kl_horizon), self.rollouts
+        times = self.rollouts
+        asked = not (self.schedules["kl"].is_off and self.schedules["ground"].is_off)
+        bench = Bench.of(self.frozen, inputs, self.args.kl_horizon) if asked else None
         original, pair = inputs["activations"][self.site].float(), inputs["pair"]
         words = self.starting_texts(inputs).words if self.args.anchor == "replay" or self.args.quote else None
         if times > 1:
-            bench, original = bench.repeat(times), original.repeat_interleave(times, 0)
+            bench, original = bench and bench.repeat(times), original.repeat_interleave(times, 0)
             pair = (pair.unsqueeze(1) * times + torch.arange(times, device=pair.device)).flatten()
         return Rows(bench, original, pair, words)
 
@@ -214,13 +231,13 @@ class ConsistencyLensTrainer(LensTrainer):
             return {}
         words, found = out.code, {}
         _, mask = words.written(self.lens.config.stop_id)
-        self.note("distinct", len(words.ids.unique(dim=0)) / len(words))  # falls where all inputs get one sentence
+        self.note("distinct", words.distinct)  # falls where all inputs get one sentence
         if not self.schedules["lm"].is_off:
             if out.logits is None or self.args.estimator == "policy":
                 found["lm"] = nll_after(after_prompt(self.lens.config, self.frozen, len(words)), words)
             else:
                 found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
-        if not self.schedules["ground"].is_off:
+        if rows.bench is not None and not self.schedules["ground"].is_off:
             found["ground"] = self.surprise_in_place(rows.bench.prefix, words)
         if not self.schedules["entropy"].is_off and out.logits is not None:
             found["entropy"] = -entropy_of(out.logits, mask)
@@ -305,6 +322,11 @@ class ConsistencyLensTrainer(LensTrainer):
         """What the decoder of the last stage's end thinks of a text."""
         with self.standing_in(lambda: self.trainable, self.reference):
             return self.lens.decoder.score(activations, words)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of one batch: rollouts, the passes of decoder and encoder, and all that the subject is asked."""
+        cost = StepCost(self, inputs)
+        return cost.warm if self.is_warming_up else cost.functional
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it."""

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,37 @@ from consistency_lens.base import trainer as base_trainer  # noqa: E402
 from consistency_lens.base.shards import shard_of  # noqa: E402
 
 
+class Memory(threading.Thread):
+    """The most that this process has held by itself: files that it only looks at are shared, and not counted."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+
+    @property
+    def now(self) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    def run(self) -> None:
+        while True:
+            self.peak = max(self.peak, self.now)
+            time.sleep(0.005)
+
+
 class Witness(TrainerCallback):
     """Writes down, in every process, what the training really ran on."""
 
     def __init__(self, trainer: base_trainer.LensTrainer, place: Path) -> None:
         self.trainer, self.place, self.seeds, self.weights = trainer, place, [], []
         place.mkdir(parents=True, exist_ok=True)
+        self.memory, self.grown = Memory(), 0
+        self.before = self.memory.now
+        self.memory.start()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.seeds:  # by now an engine has taken the weights over
+            self.grown = self.memory.peak - self.before
         self.seeds.append(self.trainer.noise.seed)
         self.weights.append([round(schedule(state.global_step), 9) for schedule in self.trainer.schedules.values()])
         if (slow := os.environ.get("TEST_SLOW_FROM")) and state.global_step >= int(slow):
@@ -83,6 +107,7 @@ class Witness(TrainerCallback):
             "trained_whole": self.trainer.lens.config.hidden_size**2,
             "subject_kind": type(frozen).__name__,
             "subject_held": sum(shard_of(p).numel() for p in self.trainer.frozen.model.parameters()),
+            "grown": self.grown,
             "seeds": self.seeds,
             "weights": self.weights,
             "trained_dtype": str(trained.dtype),

@@ -13,7 +13,8 @@ from tiny import tiny_lm
 from torch import Tensor
 
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import Edit
+from consistency_lens.frozen import Edit, FrozenLM
+from consistency_lens.objectives import entropy_of, kl_of, nll_of
 from consistency_lens.text.generation import Noise, Words
 from consistency_lens.text.trainer import MISQUOTED, ConsistencyLensTrainer
 from consistency_lens.text.warm_start import Doubt
@@ -104,14 +105,17 @@ def test_a_rollout_is_paired_with_the_same_rollout_of_another_document(tmp_path:
     trainer = stirred_trainer(tmp_path, rollouts=3)
     batch = first_batch(trainer)
     rows = trainer.rows(batch)
-    assert len(rows.pair) == 18 and len(rows.bench.clean) == 18
+    assert len(rows.pair) == 18 and len(rows.bench.clean) == 6, "what the subject says untouched is there once"
     for n in range(18):
         i, g = divmod(n, 3)
         assert torch.equal(rows.original[n], batch["activations"][SITE][i].float())
         assert int(rows.pair[n]) == int(batch["pair"][i]) * 3 + g
         assert batch["doc_id"][int(rows.pair[n]) // 3] != batch["doc_id"][i]
     clean = trainer.frozen.logits(batch, keep=1)
-    torch.testing.assert_close(rows.bench.clean, clean.repeat_interleave(3, 0), **CLOSE)
+    torch.testing.assert_close(rows.bench.clean, clean, **CLOSE)
+    edited = rows.bench.edited(Edit(SITE, torch.randn(18, 32, generator=torch.Generator().manual_seed(0))))
+    by_row = [kl_of(clean[n // 3], edited[n : n + 1, 0]) for n in range(18)]
+    torch.testing.assert_close(rows.bench.kl(edited), torch.cat(by_row))
     # Each under noise of its own.
     written = trainer.lens.decoder.write(rows.original, trainer.noise).ids
     assert len(written.unique(dim=0)) > 6
@@ -215,6 +219,21 @@ def test_readability_gives_gumbel_a_gradient_and_policy_a_reward(tmp_path: Path)
 def test_grounding_is_refused_where_it_would_teach_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"ground_weight.*estimator=policy"):
         stirred_trainer(tmp_path, ground_weight="0.1", estimator="parallel")
+
+
+@pytest.mark.parametrize("estimator", ["policy", "parallel"])
+def test_vectors_alone_do_not_ask_the_subject(tmp_path: Path, estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = stirred_trainer(tmp_path, kl_weight="0", estimator=estimator)
+
+    def asked(*args: Any) -> None:
+        raise AssertionError("the subject was asked")
+
+    monkeypatch.setattr(FrozenLM, "prefix", asked)
+    found = losses(trainer)
+    assert found["mse"] > 0 and "kl" not in found
+    trainer = stirred_trainer(tmp_path, kl_weight="linear(0, 1, 10)", estimator=estimator)
+    with pytest.raises(AssertionError, match="was asked"):
+        losses(trainer)
 
 
 # The two stages.
@@ -345,7 +364,8 @@ def test_what_is_misheard_is_what_the_encoder_reads(tmp_path: Path, estimator: s
 @pytest.mark.parametrize("vocabulary", [50_000, pytest.param(262_144, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("estimator", ["policy", "parallel", "sequential"])
 def test_large_vocabularies(vocabulary: int, estimator: str) -> None:
-    """A step over all of the lens; only logits and what is made of them is as wide as the vocabulary."""
+    """All that asks for the decoder's logits: what is kept for the backward pass, and as wide as the vocabulary, is
+    the logits alone, and what Gemma's cap on them keeps. With a graph through time each step's are kept, too."""
     frozen = tiny_lm("gemma2", vocab_size=vocabulary, hidden_size=16, intermediate_size=16, head_dim=4)
     lens = tiny_lens(frozen, trainable="lora")
     kept: list[Tensor] = []
@@ -355,11 +375,18 @@ def test_large_vocabularies(vocabulary: int, estimator: str) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = lens(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)), noise=Noise(1), estimator=estimator)
-    out.restored.square().sum().backward()
+        given = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+        out = lens(given, noise=Noise(1), estimator=estimator)
+        ids, mask = out.code.written(lens.config.stop_id)
+        with torch.no_grad():
+            before = lens.decoder.score(given, out.code)
+        terms = [nll_of(out.logits, ids, mask), entropy_of(out.logits, mask), kl_of(out.logits, before, mask)]
+    (out.restored.square().sum() + torch.stack(terms).sum()).backward()
     assert bool(out.restored.isfinite().all()) and int(out.code.ids.max()) < 96  # the tokenizer's own
-    wide = {t.untyped_storage().data_ptr() for t in kept if t.numel() >= 2 * 5 * vocabulary and t.dim() == 3}
-    assert len(wide) <= 3
+    assert all(bool(g.isfinite().all()) for g in gradients(lens.parts()["decoder"]).values())
+    wide = {t.untyped_storage().data_ptr() for t in kept if t.numel() >= 2 * 5 * vocabulary}
+    known = {t.untyped_storage().data_ptr() for t in (lens.decoder.table, before)}
+    assert len(wide - known) == (2 if estimator != "sequential" else 1)
 
 
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Rows to train on that are read from the corpus meanwhile; what is stored is held out and says by which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..activations import Activations, Extraction
+from ..errors import BadInput
+from ..frozen import FrozenLM
+from .opening import open_corpus
+from .parsing import Request
+
+
+def require_streamable(request: Request) -> None:
+    """What can be wrong with a stream before anything is read."""
+    if not request.run.stream_activations:
+        return
+    if request.run.activations is None:
+        fix = "Extract a few thousand documents first, and name them with --activations."
+        raise BadInput("activations", None, fix, why="held-out rows and the mean activation are not streamed")
+    if request.values["max_steps"] <= 0:
+        fix = "Say how many steps to train: a stream has no length."
+        raise BadInput("max_steps", request.values["max_steps"], fix)
+    if request.run.stream_buffer < 1:
+        raise BadInput("stream_buffer", request.run.stream_buffer, "Use 1 for the order of the corpus, or more.")
+
+
+def streamed(
+    request: Request, activations: Activations, frozen: FrozenLM, within: Callable[[Callable[[], Any]], Any]
+) -> Activations:
+    """The stored rows with the training split of the whole corpus, by the same rules, in the place of theirs. A
+    document's split hangs on its words alone: none that is held out is ever trained on."""
+    corpus, stored = open_corpus(request.corpus), activations.metadata["corpus"]
+    given = {name: value for name, value in corpus.identity.items() if name in ("corpus", "split", "text_column")}
+    for name, value in given.items():
+        if stored.get(name, value) != value:
+            fix = "Name the corpus that the stored rows were made of."
+            raise BadInput("dataset_name", value, fix, why=f"{name} of the stored rows is {stored[name]}")
+    rules = {**activations.metadata["rules"], "sites": list(activations.sites)}
+    arguments = replace(request.extraction, **rules)
+    extraction = Extraction(corpus, frozen.tokenizer, frozen.model.config, arguments)
+    rows = extraction.stream(frozen, dtype=activations.metadata["dtype"], within=within)
+    order = rows.shuffle(seed=request.values["seed"], buffer_size=request.run.stream_buffer)
+    return activations.streaming(order.repeat(None))
