@@ -93,9 +93,11 @@ class Activations:
         """Of the stored vectors."""
         return {"float16": torch.float16, "float32": torch.float32}[self.metadata["dtype"]]
 
-    def collator(self, pad_token_id: int = 0, pair: bool = True) -> ActivationCollator:
-        """Makes batches of these rows, all their sites, in the stored dtype."""
-        return ActivationCollator(self.sites, pad_token_id, pair, self.dtype)
+    def collator(
+        self, pad_token_id: int = 0, pair: bool = True, sites: Sequence[str] | None = None
+    ) -> ActivationCollator:
+        """Makes batches of these rows in the stored dtype, with all their sites or those that are named."""
+        return ActivationCollator(self.sites if sites is None else sites, pad_token_id, pair, self.dtype)
 
     def mean(self, site: str) -> torch.Tensor:
         """Mean training activation of a site, `[d]` float32."""

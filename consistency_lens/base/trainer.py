@@ -89,7 +89,7 @@ class LensTrainer(PushingTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=activations.collator(pad_token_id=pad_id if pad_id is not None else 0),
+            data_collator=activations.collator(pad_id if pad_id is not None else 0, sites=[self.site]),
             train_dataset=splits["train"],
             eval_dataset=splits.get("validation"),
             callbacks=callbacks,

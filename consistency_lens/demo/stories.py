@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from consistency_lens.demo.grammar import FILLERS, GROUPS, NEEDED, STATED, SUMMARY, SUMMARY_OPENERS
-from consistency_lens.demo.words import FACT_WORDS, KINDS, LEXICON, NEUTRAL, wordings
+from consistency_lens.demo.words import FACT_WORDS, KINDS, LEXICON, NEUTRAL, VAGUE, commonness, wordings
 from consistency_lens.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ WINDOW = 8  # the last WINDOW tokens never hold what a fact position needs
 SUMMARY_SHARE = 0.4
 SYNONYM_SHARE = 0.25
 NEUTRAL_SHARE = 0.3
+# Nobody who speaks says everything. What is left open is said in one word, which is likelier than any single value: so
+# a model of these stories that does not know has a word for it, as models of real language have.
+VAGUE_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class _Draft:
     """A story while it is written: words so far, when each slot was said, which slots are needed again."""
 
     rng: random.Random
-    values: dict[str, str]
+    values: dict[str, str]  # what has no value is left open
     words: list[str] = field(default_factory=list)
     stated_at: dict[str, int] = field(default_factory=dict)
     needed: list[tuple[int, str]] = field(default_factory=list)
@@ -67,7 +70,8 @@ class _Draft:
         """Append a sentence of the grammar, filling its slots."""
         for token in sentence.split():
             if token.startswith("["):
-                word = self._neutral(self.rng.choice(LEXICON[token[1:-1]]))
+                choices = LEXICON[token[1:-1]]
+                word = self._neutral(self.rng.choices(choices, commonness(len(choices)))[0])
             elif token.startswith("{"):
                 word = self._fact_word(token[1:-1])
             else:
@@ -81,6 +85,8 @@ class _Draft:
     def _fact_word(self, slot: str) -> str:
         """A first statement in any wording, a later one in the canonical word."""
         kind, index = slot.removeprefix("~"), len(self.words) + 1
+        if kind not in self.values:
+            return VAGUE
         value = self.values[kind]
         if kind not in self.stated_at:
             self.stated_at[kind] = index
@@ -109,10 +115,11 @@ def _choose_groups(rng: random.Random) -> list[str]:
     return ["hero", *rng.sample(others, rng.choice((4, 5)))]
 
 
-def _draft(rng: random.Random, stated: list[str]) -> _Draft:
-    """State some facts, let time pass, need some of them again, and perhaps sum up."""
+def _draft(rng: random.Random, told: list[str], vague_share: float = 0.0) -> _Draft:
+    """State some facts and leave others open, let time pass, need some of them again, and perhaps sum up."""
+    stated = [group for group in told if group == "hero" or rng.random() >= vague_share]
     draft = _Draft(rng, {kind: rng.choice(list(KINDS[kind])) for group in stated for kind in GROUPS[group]})
-    for group in stated:
+    for group in told:
         draft.write(rng.choice(STATED[group]))
         if rng.random() < 0.15:
             draft.write(rng.choice(FILLERS))
@@ -132,9 +139,9 @@ def _draft(rng: random.Random, stated: list[str]) -> _Draft:
 def story(seed: int, index: int) -> Story:
     """The story number `index` of the world `seed`; it depends on no other story."""
     rng = random.Random(f"{seed}/{index}")
-    draft = _draft(rng, _choose_groups(rng))
+    draft = _draft(rng, _choose_groups(rng), VAGUE_SHARE)
     while not MIN_TOKENS <= len(draft.words) + 1 <= MAX_TOKENS:
-        draft = _draft(rng, _choose_groups(rng))
+        draft = _draft(rng, _choose_groups(rng), VAGUE_SHARE)
     return _finish(draft, index)
 
 
@@ -179,4 +186,6 @@ def all_words() -> list[str]:
     of_groups = [s for table in (STATED, NEEDED, SUMMARY) for group in table for s in table[group]]
     sentences = [*FILLERS, *SUMMARY_OPENERS, *of_groups]
     plain = {token for sentence in sentences for token in sentence.split() if token[0] not in "[{"}
-    return sorted(plain | set(FACT_WORDS) | set(NEUTRAL) | {word for words in LEXICON.values() for word in words})
+    return sorted(
+        plain | {VAGUE} | set(FACT_WORDS) | set(NEUTRAL) | {word for words in LEXICON.values() for word in words}
+    )

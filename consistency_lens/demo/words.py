@@ -68,17 +68,28 @@ NEUTRAL_PAIRS: tuple[tuple[str, str], ...] = (
 )
 NEUTRAL: dict[str, str] = {a: b for pair in NEUTRAL_PAIRS for a, b in (pair, pair[::-1])}
 
-# What fillers are made of: free choices, so that the LM has something to be uncertain about.
+# What stands for a fact that a story leaves open.
+VAGUE = "something"
+
+# What fillers are made of: free choices, so that the LM has something to be uncertain about. The first are the
+# commonest.
 LEXICON: dict[str, tuple[str, ...]] = {
     "weather": ("rain", "wind", "snow", "fog", "sunshine", "thunder", "dust", "smoke"),
     "how": ("slowly", "softly", "loudly", "quickly", "gently", "suddenly", "quietly"),
     "thing": ("river", "road", "hill", "bridge", "window", "door", "tower", "roof", "field", "wall", "gate", "fence"),
-    "like": ("new", "long", "tall", "quiet", "loud", "warm", "cold", "dark", "bright", "strange", "heavy", "narrow"),
+    "like": ("quiet", "dark", "cold", "long", "warm", "strange", "tall", "bright", "loud", "new", "heavy", "narrow"),
     "number": ("two", "three", "four", "five", "six", "seven"),
     "time": ("morning", "evening", "night", "afternoon", "summer", "winter"),
     "moved": ("walked", "ran", "danced", "wandered", "climbed", "hurried"),
     "noise": ("knock", "song", "whistle", "cry", "laugh", "bang"),
 }
+
+
+def commonness(choices: int) -> list[float]:
+    """Weights of so many free choices, as Zipf found them for words. Drawn evenly, the likeliest of twelve would be
+    decided by noise, and so would every measure that asks for the likeliest."""
+    return [(1 + rank) ** -1.5 for rank in range(choices)]
+
 
 # Words a decoder prompt, a lens or a person may want to write, whether or not a story uses them.
 _PROMPT_TEXT = (

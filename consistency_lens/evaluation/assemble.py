@@ -27,6 +27,7 @@ def assemble(
     lens: Mapping[str, Any],
     data: Mapping[str, Any],
     judged: Mapping[str, str],
+    gains: Mapping[str, Numbers] | None = None,
     training: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """
@@ -37,6 +38,7 @@ def assemble(
         horizon: k.
         lens, data: what was judged, on what; told as it is.
         judged: definitions of what judges measured and of the subsets they named.
+        gains: what the lens gained since an earlier moment.
         training: rows for the curves.
     """
     codes = [name for group in groups.values() for name in group]
@@ -53,6 +55,7 @@ def assemble(
         ),
         traits=numbers_of(samples, "traits", names=samples.records.measures("traits")),
         judged=_pairs((code, dict(numbers_of(samples, code, names=judged))) for code in codes),
+        gains=dict(gains or {}),
         by_position=_by_position(samples, codes, positions),
         training=[{name: value for name, value in row.items() if _is_plain(value)} for row in training],
         definitions=collect(codes, samples.records.measures("traits"), judged, horizon),

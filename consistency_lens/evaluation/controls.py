@@ -63,15 +63,20 @@ def code_controls(
 ) -> dict[str, dict[str, Code]]:
     """Group -> name -> code: `text` controls, what looks `ahead`, and the lens's own code `tampered` with."""
     rivals = lens.rivals(batch, prefix, frozen, seed)
-    tampered = lens.tampered(code, prefix, frozen, seed)
-    if reword is not None:
-        said = [str(row["explanation"]) for row in lens.explain(code)]
-        tampered = tampered | {REWORDED: lens.reread(list(reword(said, seed)))}
+    tampered = lens.tampered(code, prefix, frozen, seed) | reworded(lens, code, seed, reword)
     return {
         "text": {SHUFFLED: code.take(batch["pair"])} | {n: c for n, c in rivals.items() if n != AHEAD},
         "ahead": {n: c for n, c in rivals.items() if n == AHEAD},
         "tampered": tampered,
     }
+
+
+def reworded(lens: LensModel, code: Code, seed: int, reword: Reword | None) -> dict[str, Code]:
+    """The code in a world's other words for it, where there is such a world."""
+    if reword is None:
+        return {}
+    said = [str(row["explanation"]) for row in lens.explain(code)]
+    return {REWORDED: lens.reread(list(reword(said, seed)))}
 
 
 def require_tail(codes: Mapping[str, Code], rivals: Mapping[str, LensModel]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ from .samples import Number, Records, Samples, ratio
 
 ROW = "row"  # what does not depend on a code: spread of A, cross-entropy of the clean pass
 Numbers = dict[str, Number]
+BLOCK = 500  # rows among which explanations are told apart
 # For these a control's distance to the lens is given, and what survives tampering.
 COMPARED = ("kl_recovered", "kl_horizon_recovered", "kl_after_recovered", "top1", "loss_recovered")
 
@@ -61,16 +63,21 @@ def difference(samples: Samples, code: str, other: str, name: str, subset: str =
 
 def retained(samples: Samples, code: str, whole: str, name: str) -> Number | None:
     """The share of a lens's number that a code made from its own keeps; None where the lens has none to keep."""
+    draws = retention_of(samples, code, whole, name)
+    return None if draws is None else Number.of(draws)
+
+
+def retention_of(samples: Samples, code: str, whole: str, name: str) -> np.ndarray | None:
     here, there = draws_of(samples, code, name), draws_of(samples, whole, name)
-    if here is None or there is None or there[0] <= 0:
-        return None
-    return Number.of(ratio(here, there))
+    return None if here is None or there is None or there[0] <= 0 else ratio(here, there)
 
 
 def traits_of(records: Records, texts: list[str]) -> None:
-    """Add to the lens what only shows over all rows: how many different things it says.
+    """Add to the lens what only shows over many rows: how many different things it says.
 
-    Each row counts by one over how often its words were said, so that the sum is the number of different ones.
+    Each row counts by one over how often its words were said, so that the sum is the number of different ones. That
+    number falls with the number of rows, whatever the lens does; so rows are counted in blocks of one size, and what
+    is left over of a last one does not count.
     """
     words = [text.split() for text in texts]
     units: dict[str, list[list[Any]]] = {
@@ -78,10 +85,13 @@ def traits_of(records: Records, texts: list[str]) -> None:
         "distinct_1": [[(word,) for word in said] for said in words],
         "distinct_2": [list(pairwise(said)) for said in words],
     }
+    whole = len(texts) - len(texts) % BLOCK or len(texts)
     for name, rows in units.items():
-        counts: dict[Any, int] = {}
-        for row in rows:
-            for unit in row:
-                counts[unit] = counts.get(unit, 0) + 1
-        records.values["traits", name] = [np.array([sum(1 / counts[unit] for unit in row) for row in rows])]
-        records.weights["traits", name] = [np.array([float(len(row)) for row in rows])]
+        values, weights = np.zeros(len(texts)), np.zeros(len(texts))
+        for first in range(0, whole, BLOCK):
+            block = rows[first : min(first + BLOCK, whole)]
+            counts = Counter(unit for row in block for unit in row)
+            values[first : first + len(block)] = [sum(1 / counts[unit] for unit in row) for row in block]
+            weights[first : first + len(block)] = [len(row) for row in block]
+        records.values["traits", name] = [values]
+        records.weights["traits", name] = [weights]

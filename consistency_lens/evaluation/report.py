@@ -46,6 +46,7 @@ class Report:
         retention: tampered code -> the share of the lens's numbers that it keeps.
         traits: of the lens's codes.
         judged: code -> what judges measured of its explanations.
+        gains: number -> `before`, `after` and `gain`, where an earlier moment of the lens was judged beside it.
         by_position: bins of P with the numbers of each code.
         training: rows with `step` and what was measured then.
         definitions: name -> what it means, for all the above.
@@ -59,6 +60,7 @@ class Report:
     retention: dict[str, Numbers] = field(default_factory=dict)
     traits: Numbers = field(default_factory=dict)
     judged: dict[str, Numbers] = field(default_factory=dict)
+    gains: dict[str, Numbers] = field(default_factory=dict)
     by_position: list[dict[str, Any]] = field(default_factory=list)
     training: list[dict[str, Any]] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class Report:
             "retention": _each(own["retention"]),
             "judged": _each(own["judged"]),
             "traits": _numbers(own["traits"]),
+            "gains": _each(own.get("gains", {})),  # reports of the first version have none
         }
         return cls(**own | read | {"parts": parts, "by_position": bins})
 

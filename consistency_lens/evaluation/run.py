@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ from .controls import (
     code_controls,
     edit_controls,
     require_tail,
+    reworded,
 )
+from .gains import gains_of
 from .judge import Judge, rows_for
 from .numbers import ROW, traits_of
 from .report import Report
@@ -53,6 +56,7 @@ def evaluate_lens(
     horizon: int = 8,
     seed: int = 0,
     rivals: Mapping[str, LensModel] | None = None,
+    before: LensModel | None = None,
     judges: Sequence[Judge] = (),
     reword: Reword | None = None,
     training_history: Sequence[Mapping[str, Any]] | None = None,
@@ -71,6 +75,8 @@ def evaluate_lens(
         seed: of the choice of rows, the noise, the controls and the bootstrap.
         rivals: name -> a lens that restores this lens's code `context_tail`; `context_tail_trained` is one trained on
             such tails with the same objective and budget, the honest text baseline.
+        before: the same lens at an earlier moment, such as the end of its warm start: the report says what it has
+            gained since, row by row.
         judges: worlds whose truth is known.
         reword: explanations and a seed -> the same in other words, where a world can do that.
         training_history: rows with `step` and what was measured then, for the curves.
@@ -83,17 +89,24 @@ def evaluate_lens(
     activations.require_model(frozen)
     _require_rows(activations, split, horizon, max_rows, batch_size)
     began = time.monotonic()
+    if before is not None:
+        before.config.require_subject(frozen)
     study = _Study(lens, frozen, activations, horizon, dict(rivals or {}), judges, reword)
-    was_training = lens.training
-    lens.eval()
-    try:
-        bar = tqdm(list(_choose(activations, split, max_rows, batch_size, seed)), desc="evaluating", unit="batch",
-                   disable=None if progress else True)  # fmt: skip
+    earlier = None if before is None else _Earlier(before, frozen, activations, horizon, {}, judges, reword)
+    pad_id = frozen.tokenizer.pad_token_id
+    collate = activations.collator(pad_id if pad_id is not None else 0, sites=lens.config.sites)
+    chosen = list(_choose(activations, split, max_rows, batch_size, seed))
+    with ExitStack() as modes:
+        for each in (lens, *filter(None, [before])):
+            modes.callback(each.train, each.training)
+            each.eval()
+        bar = tqdm(chosen, desc="evaluating", unit="batch", disable=None if progress else True)
         for number, rows in enumerate(bar):
-            study.add(rows, seed + number)
-    finally:
-        lens.train(was_training)
-    return study.report(split, seed, list(training_history or ()), began)
+            batch = _moved(collate(rows), frozen.device)
+            bench = Bench.of(frozen, batch, horizon)
+            for one in (study, *filter(None, [earlier])):
+                one.add(batch, bench, seed + number)
+    return study.report(split, seed, list(training_history or ()), began, earlier)
 
 
 class _Study:
@@ -113,8 +126,6 @@ class _Study:
         self.rivals, self.judges, self.reword = rivals, judges, reword
         self.sites = lens.config.sites or []
         self.means = {site: activations.mean(site).to(frozen.device) for site in self.sites}
-        pad_id = frozen.tokenizer.pad_token_id
-        self.collate = activations.collator(pad_token_id=pad_id if pad_id is not None else 0)
         self.records = Records()
         self.groups: dict[str, list[str]] = {}
         self.texts: list[str] = []
@@ -125,20 +136,15 @@ class _Study:
         self.stored_difference = 0.0
 
     @torch.no_grad()
-    def add(self, rows: Sequence[Mapping[str, Any]], seed: int) -> None:
+    def add(self, batch: Mapping[str, Any], bench: Bench, seed: int) -> None:
         """One batch: the clean pass, then each edit and each code in A's place."""
-        batch = _moved(self.collate(rows), self.frozen.device)
-        bench = Bench.of(self.frozen, batch, self.horizon)
         stored = {site: batch["activations"][site].float() for site in self.sites}
         own = bench.prefix.read(self.sites, self.horizon)
         self._note_rows(batch, bench, own, stored)
-        for name, vectors in edit_controls(own, stored, self.means, batch["pair"], seed).items():
+        for name, vectors in self.edits(own, stored, batch["pair"], seed).items():
             self._judge("edit", name, bench, as_edits(vectors), stored)
-        self._require_exact()
-
         code = self.lens.compress(batch)
-        groups: dict[str, dict[str, Code]] = {"lens": {LENS: code}}
-        groups |= code_controls(self.lens, code, batch, bench.prefix, self.frozen, seed, self.reword)
+        groups: dict[str, dict[str, Code]] = {"lens": {LENS: code}, **self.codes(code, batch, bench, seed)}
         codes = {name: found for group in groups.values() for name, found in group.items()}
         for group, members in groups.items():
             for name, member in members.items():
@@ -152,6 +158,12 @@ class _Study:
             traits["text_nll_above_samples"] = traits["text_nll"] - traits["sample_nll"]
         self.records.add("traits", traits)
         self._read(batch, {name: codes[name] for name in JUDGED if name in codes})
+
+    def edits(self, own: Vectors, stored: Vectors, pair: Tensor, seed: int) -> dict[str, Vectors]:
+        return edit_controls(own, stored, self.means, pair, seed)
+
+    def codes(self, code: Code, batch: Mapping[str, Any], bench: Bench, seed: int) -> dict[str, dict[str, Code]]:
+        return code_controls(self.lens, code, batch, bench.prefix, self.frozen, seed, self.reword)
 
     def _note_rows(self, batch: Mapping[str, Any], bench: Bench, own: Vectors, stored: Vectors) -> None:
         """What belongs to a row and to no code."""
@@ -179,6 +191,8 @@ class _Study:
         restored = _as_one({site: by_site[site] for site in stored}).expand_as(original)
         found |= compare(restored, original) | {"direction_error": direction_error_of(restored, original)}
         self.records.add(name, found)
+        if name == "self":
+            self._require_exact()
 
     def _require_exact(self) -> None:
         """A in its own place must do nothing at all; where it does something, no other number means anything."""
@@ -205,13 +219,19 @@ class _Study:
                 numerators = {measure: above for measure, (above, _) in judged.items()}
                 self.records.add(name, numerators, {measure: below for measure, (_, below) in judged.items()})
 
-    def report(self, split: str, seed: int, history: Sequence[Mapping[str, Any]], began: float) -> Report:
+    def samples(self, seed: int) -> Samples:
+        """With what only shows over all rows."""
         directions = torch.cat(self.directions)
         self.records.add(ROW, {"direction_spread": (directions - directions.mean(0)).square().sum(-1)})
         traits_of(self.records, self.texts)
-        definitions = {k: v for judge in self.judges for k, v in judge.definitions.items()}
         subsets = {name: np.concatenate(parts) for name, parts in self.subsets.items()}
-        samples = Samples(self.records, np.array(self.documents), subsets, seed=seed)
+        return Samples(self.records, np.array(self.documents), subsets, seed=seed)
+
+    def report(
+        self, split: str, seed: int, history: Sequence[Mapping[str, Any]], began: float, earlier: _Earlier | None
+    ) -> Report:
+        definitions = {k: v for judge in self.judges for k, v in judge.definitions.items()}
+        samples = self.samples(seed)
         duplicates = self.activations.metadata.get("near_duplicates", {})
         origin = self.lens.config.origin
         return assemble(
@@ -220,6 +240,7 @@ class _Study:
             np.array(self.positions),
             self.horizon,
             judged=definitions,
+            gains=gains_of(samples, earlier.samples(seed), definitions) if earlier else {},
             training=[dict(row) for row in history],
             lens={
                 "family": self.lens.config.model_type,
@@ -239,6 +260,17 @@ class _Study:
                 "seconds": round(time.monotonic() - began, 1),
             },
         )
+
+
+class _Earlier(_Study):
+    """An earlier moment of the lens: its own codes, and what its numbers are measured by."""
+
+    def edits(self, own: Vectors, stored: Vectors, pair: Tensor, seed: int) -> dict[str, Vectors]:
+        every = super().edits(own, stored, pair, seed)
+        return {name: every[name] for name in ("mean", "resample")}
+
+    def codes(self, code: Code, batch: Mapping[str, Any], bench: Bench, seed: int) -> dict[str, dict[str, Code]]:
+        return {"tampered": reworded(self.lens, code, seed, self.reword)}
 
 
 def _require_rows(activations: Activations, split: str, horizon: int, max_rows: int | None, batch_size: int) -> None:

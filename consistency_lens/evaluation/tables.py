@@ -24,6 +24,7 @@ GROUPS = {
 QUESTIONS = ("kl_recovered", "kl_horizon_recovered", "kl_after_recovered", "top1", "fve")
 DETAILS = ("kl", "kl_horizon", "kl_after", "loss_recovered", "fve_nrm", "cosine", "norm_ratio")
 ORDER = (*QUESTIONS, *DETAILS)
+GAINS = ("before", "after", "gain")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def tables_of(report: Report) -> list[Table]:
     tables.append(_plain("Where the truth is known", list(judged), report.judged))
     traits = {name: {"value": number} for name, number in report.traits.items()}
     tables.append(_plain("The code itself", ["value"], traits))
+    tables.append(_plain("Since its warm start: what training on function changed", GAINS, report.gains))
     kept = _named(ORDER, report.retention)
     tables.append(_plain("Language or a private code: share that survives tampering", kept, report.retention))
     return [table for table in tables if table.rows]

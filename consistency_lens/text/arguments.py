@@ -44,8 +44,15 @@ class ConsistencyLensArguments(LensTrainingArguments):
     warm_sure: float = field(
         default=0.0,
         metadata={
-            "help": "Starting texts hold no guesses: they end where M, going on, or the decoder, reading A, gives the "
-            "next token less than this probability. 0: whole texts."
+            "help": "Starting texts hold no guesses: no token that M, going on, or the decoder, reading A, gives less "
+            "than this probability. 0: whole texts."
+        },
+    )
+    warm_vague: str | None = field(
+        default=None,
+        metadata={
+            "help": "What they say in the place of a guess: a general word of one token, such as 'something'. Without "
+            "one they end there."
         },
     )
     warm_guess_share: float = field(

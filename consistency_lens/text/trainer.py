@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,11 +26,12 @@ from .arguments import ConsistencyLensArguments
 from .controls import after_prompt, nll_after, noised
 from .generation import Noise, Words, leave_one_out, log_probability_of
 from .modeling import ConsistencyLens, ConsistencyLensOutput
+from .prepared import PreparedTexts
 from .readability import nll_with_gradient
 from .starting import StartingTexts
+from .warm_start import Doubt
 
 REFERENCE = "reference.safetensors"
-MAX_TEXTS = 200_000  # starting texts that are kept
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.anchor == "frozen" and (self.engine.is_deepspeed or self.engine.spreads_weights):
             fix = "Use ds_configs/ddp.yaml, or another anchor."
             raise BadInput("anchor", "frozen", fix, why=f"{self.engine.name} settles at the start what is trained")
+        self.doubt = Doubt(self.args.warm_sure, self._vague_id())
         self.reference: dict[str, Tensor] = {}
-        self._texts: dict[tuple[int, int], Any] = {}
+        self._prepared: PreparedTexts | None = None
         if self.args.anchor == "projections":
             for parameter in self.lens.encoder.own_parameters().values():
                 parameter.requires_grad_(False)
@@ -95,7 +98,7 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.warm_sure and self.state.global_step >= self.args.num_guessing_steps:
             if self.state.global_step == self.args.num_guessing_steps or not self.reference:
                 self.remember_decoder()
-            words = words.supported(self.score_by_reference(original, words.words), self.args.warm_sure)
+            words = words.supported(self.score_by_reference(original, words.words), self.doubt)
         out = model(original, words=words.words)
         ids, mask = words.words.written(self.lens.config.stop_id)
         return self.settle({"start": nll_of(out.logits, ids, mask), **self.terms_of_vectors(out.restored, original)})
@@ -129,18 +132,50 @@ class ConsistencyLensTrainer(LensTrainer):
         return Rows(bench, original, pair, words)
 
     def starting_texts(self, inputs: Mapping[str, Any]) -> StartingTexts:
-        """Those of these rows; what was made once is kept."""
-        keys = list(zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True))
-        new = [i for i, key in enumerate(keys) if key not in self._texts]
-        if len(self._texts) > MAX_TEXTS:
-            self._texts, new = {}, list(range(len(keys)))
-        if self.any_process(bool(new)):
-            new = new or [0]
-            contexts = {name: inputs[name][new] for name in ("input_ids", "attention_mask")}
-            kind, sure, config = self.args.warm_start, self.args.warm_sure, self.lens.config
-            made = StartingTexts.of(kind, contexts, config, self.frozen, sure, self.any_process)
-            self._texts |= {keys[i]: row for i, row in zip(new, made.rows(), strict=True)}
-        return StartingTexts.gather([self._texts[key] for key in keys], self.lens.config.pad_id, self.lens.device)
+        """Those of these rows."""
+        if not self.prepares:
+            return self._texts_of(inputs)
+        if self._prepared is None:
+            alone = self.engine.spreads_weights  # then all processes make the same passes, and so all texts
+            self._prepared = PreparedTexts.of(
+                self.train_dataset,
+                self._texts_of,
+                self.lens.config.pad_id,
+                share=(0, 1) if alone else (self.args.process_index, self.args.world_size),
+                progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+            )
+        keys = zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True)
+        return self._prepared.find(list(keys), self.lens.device)
+
+    @property
+    def prepares(self) -> bool:
+        """Whether every row will be wanted about as often as it costs to make all texts at once, in good order."""
+        if not isinstance(self.train_dataset, Dataset):
+            return False
+        kept = self.args.quote or self.args.anchor == "replay"
+        steps = self.state.max_steps if kept else self.args.num_warm_steps
+        return (
+            2 * steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            > len(self.train_dataset)
+        )
+
+    def _texts_of(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
+        kind = self.args.warm_start
+        return StartingTexts.of(kind, contexts, self.lens.config, self.frozen, self.doubt, self.any_process)
+
+    def _vague_id(self) -> int | None:
+        """The token of `warm_vague`, as it stands behind another word."""
+        word = self.args.warm_vague
+        if word is None:
+            return None
+        ids = min(
+            (self.frozen.tokenizer(form, add_special_tokens=False)["input_ids"] for form in (f" {word}", word)),
+            key=len,
+        )
+        if len(ids) != 1 or ids[0] in {self.lens.config.stop_id, *(self.lens.config.never_ids or [])}:
+            fix = "Use a word that is one token of this model, such as 'something', or leave it out."
+            raise BadInput("warm_vague", word, fix, why=f"it is {len(ids)} tokens or a special one")
+        return int(ids[0])
 
     def any_process(self, flag: bool) -> bool:
         """Whether it is true here; where weights are spread, on any process, since all make the same passes."""

@@ -8,6 +8,8 @@ Shapes: B rows, S columns of the contexts, T tokens of a text.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,30 @@ from .configuration import PLACEHOLDER, ConsistencyLensConfig
 from .generation import Words
 
 WARM_STARTS = ("none", "context", "continuation", "onward", "span", "summary")
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What a starting text does where its next token would be a guess: decoders that learn guesses make up more.
+
+    Args:
+        below: a token with less than this probability is a guess.
+        word: id of a general word that is said in its place; without one the text ends before it.
+    """
+
+    below: float = 0.0
+    word: int | None = None
+
+    def of(self, ids: Tensor, probability: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and which of them are kept, `[B, T]`, once every guess is dealt with. No text ends in general words."""
+        guessed = probability < self.below
+        if self.word is None:
+            return ids, keep & (guessed.cumsum(1) == 0)
+        said = keep & ~guessed
+        return torch.where(guessed, self.word, ids), keep & (said.flip(1).cumsum(1).flip(1) > 0)
+
+
+NO_DOUBT = Doubt()
 
 
 def quoted_of(kind: str, length: int) -> int:
@@ -32,7 +58,7 @@ def starting_words(
     frozen: FrozenLM,
     length: int | None = None,
     summary_prompt: str | None = None,
-    sure: float = 0.0,
+    doubt: Doubt = NO_DOUBT,
 ) -> Words:
     """One text per row, for the decoder to begin with.
 
@@ -49,7 +75,7 @@ def starting_words(
         length: T; default `config.code_length`.
         summary_prompt: what the subject is asked for a `summary`; default `config.prompt`, with "this" where the
             activation would enter.
-        sure: what the subject says ends before the first token that it gives less than this probability.
+        doubt: what becomes of tokens in what the subject says that it is not sure of.
     """
     if kind not in WARM_STARTS or kind == "none":
         texts = ", ".join(name for name in WARM_STARTS if name != "none")
@@ -60,11 +86,11 @@ def starting_words(
     quoted = quoted_of(kind, length)
     if kind == "summary":
         asked = prompted(prefix, frozen, summary_prompt or config.prompt.replace(PLACEHOLDER, "this"))
-        words = said_after(asked, config, length, sure)
+        words = said_after(asked, config, length, doubt)
     elif quoted == length:
         words = tail_of(prefix.input_ids, prefix.mask, config, length)
     else:
-        words = said_after(prefix, config, length - quoted, sure)
+        words = said_after(prefix, config, length - quoted, doubt)
         if quoted:
             words = joined(tail_of(prefix.input_ids, prefix.mask, config, quoted), words, config.pad_id)
     return never_empty(words, prefix, config)
@@ -101,11 +127,10 @@ def tail_of(input_ids: Tensor, mask: Tensor, config: ConsistencyLensConfig, leng
     )
 
 
-def said_after(prefix: Prefix, config: ConsistencyLensConfig, length: int, sure: float = 0.0) -> Words:
-    """What the subject goes on with, greedily, up to the first token that no text may hold or that is a guess."""
+def said_after(prefix: Prefix, config: ConsistencyLensConfig, length: int, doubt: Doubt = NO_DOUBT) -> Words:
+    """What the subject goes on with, greedily, up to the first token that no text may hold."""
     ids, probability = prefix.continue_greedily(length)
-    ends = barred(ids, config) | (probability < sure)
-    return packed(ids, ends.cumsum(1) == 0, config.pad_id)
+    return packed(*doubt.of(ids, probability, barred(ids, config).cumsum(1) == 0), config.pad_id)
 
 
 def prompted(prefix: Prefix, frozen: FrozenLM, prompt: str) -> Prefix:

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from lens_runs import first_batch, tiny_lens, tiny_rows, trainer_of
-from tiny import shared_lm, tiny_model
+from extracting import extract_to, random_texts
+from lens_runs import SITE, WARM, arguments, first_batch, tiny_lens, tiny_rows, trainer_of
+from tiny import shared_lm, tiny_lm, tiny_model
 
+from consistency_lens.activations import Activations
 from consistency_lens.base.fidelity import Bench
 from consistency_lens.errors import BadInput
 from consistency_lens.text.modeling import ConsistencyLens
+from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 
 def test_an_epoch_may_leave_a_single_row(tmp_path: Path) -> None:
@@ -22,6 +25,21 @@ def test_an_epoch_may_leave_a_single_row(tmp_path: Path) -> None:
     kwargs = {"per_device_train_batch_size": batch, "warm_start": "none", "estimator": "none"}
     trainer = trainer_of(tmp_path, max_steps=per_epoch + 1, **kwargs)
     assert trainer.train().global_step == per_epoch + 1
+
+
+def test_rows_of_several_sites_serve_a_lens_of_one(tmp_path: Path) -> None:
+    frozen = tiny_lm()
+    extract_to(
+        tmp_path / "rows",
+        random_texts(40, shortest=8, longest=12),
+        shared_lm("llama"),
+        sites=["resid_post.0", SITE],
+        continuation_length=4,
+    )
+    rows = Activations.load(tmp_path / "rows")
+    trainer = ConsistencyLensTrainer(tiny_lens(frozen), frozen, arguments(tmp_path / "run"), rows)
+    assert trainer.train().global_step == WARM + 2
+    assert list(first_batch(trainer)["activations"]) == [SITE]
 
 
 def test_an_evaluation_leaves_no_row_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from consistency_lens.demo.grammar import FILLERS, NEEDED, STATED, SUMMARY
 from consistency_lens.demo.stories import (
     MAX_TOKENS,
     MIN_TOKENS,
+    VAGUE_SHARE,
     WINDOW,
     Story,
     short_tale,
@@ -18,7 +19,7 @@ from consistency_lens.demo.stories import (
     story_dataset,
 )
 from consistency_lens.demo.tokenizer import build_tokenizer, vocabulary
-from consistency_lens.demo.words import FACT_WORDS, KINDS, LEXICON, NEUTRAL, wordings
+from consistency_lens.demo.words import FACT_WORDS, KINDS, LEXICON, NEUTRAL, VAGUE, wordings
 from consistency_lens.errors import BadInput
 
 NUM_STORIES = 3000
@@ -136,6 +137,25 @@ def test_one_value_of_a_kind(rows: list[Story]) -> None:
         assert len(kinds) == len(set(kinds)) and kinds[0] == "hero"
 
 
+def test_what_a_story_leaves_open_is_no_fact_of_it(rows: list[Story]) -> None:
+    """Said in one word that is likelier than any value, and never needed."""
+    told = Counter(word for row in rows for word in row.words if word == VAGUE)[VAGUE]
+    stated = Counter((fact.kind, fact.value) for row in rows for fact in row.facts if fact.kind != "hero")
+    share = told / (told + stated.total())
+    assert abs(share - VAGUE_SHARE) < 0.01
+    of_a_value = {kind: max(n for (k, _), n in stated.items() if k == kind) for kind, _ in stated}
+    of_a_kind = {kind: sum(n for (k, _), n in stated.items() if k == kind) for kind in of_a_value}
+    assert all(of_a_value[kind] / of_a_kind[kind] * (1 - VAGUE_SHARE) < VAGUE_SHARE for kind in of_a_value)
+    assert VAGUE not in FACT_WORDS
+
+
+def test_free_choices_are_as_common_as_words_are(rows: list[Story]) -> None:
+    counts = Counter(word for row in rows for word in row.words)
+    for choices in (LEXICON["weather"], LEXICON["number"], LEXICON["noise"]):  # no other sentence says these
+        found = [counts[word] + counts[NEUTRAL.get(word, "")] for word in choices]
+        assert found == sorted(found, reverse=True) and found[0] > 2 * found[1] > 0
+
+
 def test_every_kind_is_needed_and_every_wording_used(rows: list[Story]) -> None:
     needed = Counter(row.facts[spot.fact].kind for row in rows for spot in row.fact_positions)
     assert set(needed) == set(KINDS) and min(needed.values()) > NUM_STORIES / 5
@@ -145,7 +165,7 @@ def test_every_kind_is_needed_and_every_wording_used(rows: list[Story]) -> None:
 def test_deterministic_and_independent_of_the_others() -> None:
     assert stories(5, seed=3, start=10)[2] == story(3, 12) == story(3, 12)
     assert story(3, 12).text != story(4, 12).text != story(4, 13).text
-    assert story(0, 0).text.startswith("a child called clara woke up early one afternoon .")
+    assert story(0, 0).text.startswith("once there was a child named nora . the child had a wagon ,")
 
 
 def test_short_tales_keep_the_same_promises() -> None:

@@ -16,6 +16,7 @@ from consistency_lens import objectives
 from consistency_lens.activations import Activations
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report, evaluate_lens
+from consistency_lens.evaluation.tables import tables_of
 from consistency_lens.frozen import Edit, FrozenLM
 from consistency_lens.frozen.provenance import ProvenanceMismatch
 
@@ -255,3 +256,27 @@ def test_the_lens_is_left_in_the_mode_it_was_in(rows: Activations) -> None:
     lens.train()
     judged(rows, lens, max_rows=16)
     assert lens.training
+
+
+def test_gains_are_measured_on_the_same_rows(rows: Activations) -> None:
+    """Against two reports by themselves; and what both lenses have in common is in no interval."""
+    now, before = lens_of(rows, 0.9), lens_of(rows, 0.6)
+    report = judged(rows, now, before=before, judges=[EvenJudge()])
+    alone = judged(rows, before, judges=[EvenJudge()])
+    for name, part in (("kl_recovered", "all"), ("fve", "all"), ("fve_nrm", "all"), ("top1", "even")):
+        gain = report.gains[name if part == "all" else f"{part}: {name}"]
+        after, earlier = report.number(name, part=part), alone.number(name, part=part)
+        assert gain["after"] == after and gain["before"] == earlier
+        assert gain["gain"].value == pytest.approx(after.value - earlier.value)
+    fve = report.gains["fve"]
+    assert fve["gain"].low > 0 and fve["gain"].high - fve["gain"].low < fve["before"].high - fve["before"].low
+    assert report.gains["words"]["gain"].value == 0
+    assert Report.from_dict(report.to_dict()).gains == report.gains
+    assert alone.gains == {} and any("warm start" in table.title for table in tables_of(report))
+    assert report.number("kl", "self").value == 0
+
+
+def test_an_earlier_lens_of_another_subject_is_refused(rows: Activations) -> None:
+    other = VectorLens(shared_lm("gpt2"), torch.zeros(32))
+    with pytest.raises(ProvenanceMismatch):
+        judged(rows, lens_of(rows), before=other)

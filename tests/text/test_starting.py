@@ -10,7 +10,7 @@ from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.configuration import ConsistencyLensConfig
 from consistency_lens.text.generation import Words
 from consistency_lens.text.starting import StartingTexts
-from consistency_lens.text.warm_start import starting_words
+from consistency_lens.text.warm_start import NO_DOUBT, Doubt, starting_words
 
 
 @pytest.fixture
@@ -26,10 +26,8 @@ def test_equals_the_texts_of_a_prefix(kind: str, lm: FrozenLM, config: Consisten
     assert torch.equal(found.words.ids, expected.ids) and torch.equal(found.words.mask, expected.mask)
     longest = {"context": 6, "onward": 1, "span": 3}.get(kind, 0)
     assert found.tail.tolist() == [min(longest, n) for n in (12, 7, 1, 9)]
-    gathered = StartingTexts.gather([found.rows()[i] for i in (2, 0)], config.pad_id)
-    assert (
-        torch.equal(gathered.words.ids, expected.ids[[2, 0]]) and gathered.tail.tolist() == found.tail[[2, 0]].tolist()
-    )
+    taken = found.take(torch.tensor([2, 0]))
+    assert torch.equal(taken.words.ids, expected.ids[[2, 0]]) and taken.tail.tolist() == found.tail[[2, 0]].tolist()
 
 
 def logits_for(ids: list[int], chances: list[float]) -> torch.Tensor:
@@ -54,7 +52,28 @@ def logits_for(ids: list[int], chances: list[float]) -> torch.Tensor:
 def test_only_what_the_decoder_is_sure_of_is_kept(chances: list[float], tail: int, kept: list[int]) -> None:
     ids = list(range(10, 16))
     whole = StartingTexts(Words(torch.tensor([ids]), torch.ones(1, 6, dtype=torch.long)), torch.tensor([tail]), 0)
-    cut = whole.supported(logits_for(ids, chances), 0.5)
+    cut = whole.supported(logits_for(ids, chances), Doubt(0.5))
     assert cut.words.ids[0, : int(cut.words.lengths)].tolist() == kept
     assert int(cut.tail) == len([i for i in kept if i < 10 + tail])
-    assert whole.supported(logits_for(ids, chances), 0.0) is whole
+    assert whole.supported(logits_for(ids, chances), NO_DOUBT) is whole
+
+
+@pytest.mark.parametrize(
+    ("chances", "tail", "kept"),
+    [
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 3, [10, 11, 12, 13, 14, 15]),
+        (
+            [0.9, 0.1, 0.1, 0.9, 0.1, 0.9],
+            3,
+            [10, 7, 12, 13, 7, 15],
+        ),  # in the place of each guess, but not of P's token
+        ([0.1, 0.9, 0.9, 0.9, 0.1, 0.1], 3, [7, 11, 12, 13]),  # no text ends with it
+        ([0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 1, [10]),
+    ],
+)
+def test_a_general_word_takes_the_place_of_a_guess(chances: list[float], tail: int, kept: list[int]) -> None:
+    ids = list(range(10, 16))
+    whole = StartingTexts(Words(torch.tensor([ids]), torch.ones(1, 6, dtype=torch.long)), torch.tensor([tail]), 0)
+    vague = whole.supported(logits_for(ids, chances), Doubt(0.5, 7))
+    assert vague.words.ids[0, : int(vague.words.lengths)].tolist() == kept
+    assert int(vague.words.ids[0, int(vague.words.lengths) :].sum()) == 0 and int(vague.tail) == tail

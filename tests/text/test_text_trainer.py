@@ -16,6 +16,7 @@ from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit
 from consistency_lens.text.generation import Noise, Words
 from consistency_lens.text.trainer import ConsistencyLensTrainer
+from consistency_lens.text.warm_start import Doubt
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 WAYS: list[Any] = [("full", "policy"), ("lora", "parallel"), ("projections", "sequential")]
@@ -276,7 +277,7 @@ def test_what_the_decoder_would_have_to_guess_is_left_out_of_starting_texts(tmp_
     assert all(torch.equal(tensor, seen[name]) for name, tensor in trainer.reference.items())
     batch = first_batch(trainer)
     whole = trainer.starting_texts(batch)
-    kept = whole.supported(trainer.score_by_reference(batch["activations"][SITE].float(), whole.words), 0.9)
+    kept = whole.supported(trainer.score_by_reference(batch["activations"][SITE].float(), whole.words), Doubt(0.9))
     assert bool((kept.words.lengths <= whole.words.lengths).all()) and int(kept.words.lengths.min()) >= 1
     assert int(kept.words.lengths.sum()) < int(whole.words.lengths.sum())
 
@@ -331,6 +332,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
         ({"anchor": "chain"}, "anchor='chain'"),
         ({"delta": "on"}, "delta='on'"),
         ({"rollouts": 1}, "rollouts=1"),
+        ({"warm_vague": "nosuchword"}, r"warm_vague='nosuchword'.*one token"),
         ({"temperature": 0.0}, r"temperature=0\.0"),
         ({"warm_start": "none", "anchor": "replay"}, "anchor='replay'"),
         ({"kl_weight": "linear(1)"}, "kl_weight"),

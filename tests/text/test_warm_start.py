@@ -10,7 +10,7 @@ from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, Prefix
 from consistency_lens.text.configuration import ConsistencyLensConfig
 from consistency_lens.text.generation import Words
-from consistency_lens.text.warm_start import WARM_STARTS, starting_words
+from consistency_lens.text.warm_start import WARM_STARTS, Doubt, starting_words
 
 LENGTHS = (12, 7, 1, 9)
 KINDS = [kind for kind in WARM_STARTS if kind != "none"]
@@ -94,10 +94,18 @@ def test_the_subject_stops_before_it_guesses(lm: FrozenLM, config: ConsistencyLe
         for row, chance in zip(ids, probability, strict=True)
     ]
     assert len({len(row) for row in expected}) > 1
-    found = texts(starting_words("continuation", prefix, config, lm, sure=limit))
+    found = texts(starting_words("continuation", prefix, config, lm, doubt=Doubt(limit)))
     assert [row for row, other in zip(found, expected, strict=True) if other] == [row for row in expected if row]
     assert all(found), "no text is empty"
-    assert texts(starting_words("onward", prefix, config, lm, sure=1.0)) == [[int(i)] for i in prefix.input_ids[:, -1]]
+    vague = texts(starting_words("continuation", prefix, config, lm, doubt=Doubt(limit, 9)))
+    for row, said, chance in zip(vague, ids.tolist(), probability.tolist(), strict=True):
+        told = [token if p >= limit else 9 for token, p in zip(said, chance, strict=True)]
+        while told and told[-1] == 9:
+            told.pop()
+        assert row == told or not told
+    assert texts(starting_words("onward", prefix, config, lm, doubt=Doubt(1.0))) == [
+        [int(i)] for i in prefix.input_ids[:, -1]
+    ]
 
 
 def test_summary_is_said_behind_the_prompt(lm: FrozenLM, config: ConsistencyLensConfig) -> None:

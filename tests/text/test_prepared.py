@@ -1,0 +1,66 @@
+"""Texts that are made for all rows at once are those that each row would get by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from lens_runs import tiny_rows
+from tiny import shared_lm
+
+from consistency_lens.frozen import FrozenLM
+from consistency_lens.text import prepared
+from consistency_lens.text.configuration import ConsistencyLensConfig
+from consistency_lens.text.prepared import PreparedTexts
+from consistency_lens.text.starting import StartingTexts
+
+
+@pytest.fixture
+def lm() -> FrozenLM:
+    return shared_lm("llama")
+
+
+@pytest.fixture
+def config(lm: FrozenLM) -> ConsistencyLensConfig:
+    return ConsistencyLensConfig.for_subject(lm, "resid_post.1", code_length=5, prompt="w1 <A> w2")
+
+
+def prepare(dataset: Dataset, lm: FrozenLM, config: ConsistencyLensConfig, kind: str = "span") -> PreparedTexts:
+    return PreparedTexts.of(
+        dataset, lambda contexts: StartingTexts.of(kind, contexts, config, lm), config.pad_id, progress=False
+    )
+
+
+@pytest.mark.parametrize("kind", ["context", "onward", "span"])
+def test_each_row_has_its_own(kind: str, lm: FrozenLM, config: ConsistencyLensConfig) -> None:
+    rows = tiny_rows().splits["train"]
+    found = prepare(rows, lm, config, kind)
+    assert len(found) == len(rows)
+    for row in (rows[i] for i in range(0, len(rows), 7)):
+        ids = torch.tensor([row["input_ids"]])
+        alone = StartingTexts.of(kind, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, config, lm)
+        (here,) = [found.find([(row["doc_id"], row["position"])], torch.device("cpu"))]
+        assert torch.equal(here.words.ids, alone.words.ids) and torch.equal(here.words.mask, alone.words.mask)
+        assert int(here.tail) == int(alone.tail)
+
+
+def test_the_batches_depend_on_the_rows_alone(
+    monkeypatch: pytest.MonkeyPatch, lm: FrozenLM, config: ConsistencyLensConfig
+) -> None:
+    """Whatever order they come in; and a batch holds about as many tokens as it may."""
+    monkeypatch.setattr(prepared, "TOKENS", 200)
+    rows = tiny_rows().splits["train"]
+    seen: list[list[tuple[int, ...]]] = []
+
+    def make(contexts: dict[str, torch.Tensor]) -> StartingTexts:
+        real = contexts["attention_mask"].bool()
+        assert contexts["input_ids"].numel() <= 200
+        seen.append([tuple(ids[mask].tolist()) for ids, mask in zip(contexts["input_ids"], real, strict=True)])
+        return StartingTexts.of("context", contexts, config, lm)
+
+    for dataset in (rows, rows.shuffle(seed=3)):
+        PreparedTexts.of(dataset, make, config.pad_id, progress=False)
+    half = len(seen) // 2
+    lengths = [len(row) for batch in seen[:half] for row in batch]
+    assert half > 5 and lengths == sorted(lengths)
+    assert [[len(row) for row in batch] for batch in seen[:half]] == [[len(row) for row in b] for b in seen[half:]]
