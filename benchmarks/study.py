@@ -136,6 +136,8 @@ class Study:
     def seconds_per_step(self, *variants: Variant) -> list[float]:
         """Processor time of forward and backward, one step of each in turn."""
         trainers = [self.behind(variant, 1)[1] for variant in variants]
+        for trainer in trainers:
+            trainer.state.max_steps = self.functional_steps  # whether starting texts are made in advance hangs on it
         seconds: list[list[float]] = [[] for _ in variants]
         for turn in range(ROUNDS + 1):
             for trainer, times in zip(trainers, seconds, strict=True):

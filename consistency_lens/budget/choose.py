@@ -60,7 +60,7 @@ def choose(
 
 
 def _ways(sizes: Sizes, work: Work, given: Mapping[str, Any]) -> Iterator[Work]:
-    """In the order in which one would take them: whole subjects before packed ones, whole weights before spread ones."""
+    """In the order in which one would take them: plain subjects before packed ones, whole weights before spread."""
     kinds = ("full", "lora") if sizes.weights < SMALL else ("lora", "full")
     for spread in (False, True) if work.processes > 1 else (False,):
         for quantization in (given["quantization"],) if "quantization" in given else ("none", "8bit", "4bit"):

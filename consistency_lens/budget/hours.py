@@ -1,9 +1,9 @@
 """Operations of a step, part by part, and the time they take.
 
-Two operations per weight and token, forward; the backward pass costs as much again for what gradients pass through, and
-as much again for weights that learn. Attention adds, for each token, twice its width for each token it attends to, for
-scores and for values. A long pass is bound by the card's speed; a step of a rollout reads all weights for a few tokens
-and is bound by its memory, whichever takes longer.
+Two operations per weight and token, forward; the backward pass costs as much again for what gradients pass through,
+and as much again for weights that learn. Attention adds, for each token, twice its width for each token it attends to,
+for scores and for values. A long pass is bound by the card's speed; a step of a rollout reads all weights for a few
+tokens and is bound by its memory, whichever takes longer.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def hours_of(sizes: Sizes, work: Work, card: Card, steps: int, warm_steps: int) 
     warm += seconds["prefix"] + seconds["rollout"] / work.rollouts  # the starting texts, which the subject says
     warm += seconds.get("between cards", 0.0)
     step = sum(seconds.values())
-    judged = sum(seconds[name] for name in ("prefix", "clean")) + (seconds["encoder"] + seconds["edited"]) / work.rollouts
+    judged = (
+        sum(seconds[name] for name in ("prefix", "clean")) + (seconds["encoder"] + seconds["edited"]) / work.rollouts
+    )
     tokens = work.processes * work.accumulation * tokens_of(work) / step
     functional = steps - warm_steps
     return Hours(

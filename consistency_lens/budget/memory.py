@@ -1,7 +1,7 @@
 """Peak memory of a process, item by item.
 
-Some items are there all the time. Others come and go, so the peak is that of the worst moment: while texts are written,
-when the last loss term has been made, at the start of the backward pass, or when it is through the encoder.
+Some items are there all the time. Others come and go, so the peak is that of the worst moment: while texts are
+written, when the last loss term has been made, at the start of the backward pass, or behind the encoder in it.
 """
 
 from __future__ import annotations

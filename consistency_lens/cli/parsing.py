@@ -23,6 +23,7 @@ from .arguments import (
     USUAL,
     ExplainArguments,
     LensArguments,
+    PlanArguments,
     PublishArguments,
     ReportArguments,
     RunArguments,
@@ -42,6 +43,7 @@ COMMANDS = {
     "train": "train a lens on rows that are there",
     "evaluate": "judge a lens on held-out documents, beside every control",
     "explain": "say in words what each token of a text makes the model think",
+    "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
@@ -55,12 +57,14 @@ class Request:
         command: one of `COMMANDS`, or `run` for all of them in turn.
         values: every field by its name on the command line, settled.
         text: what `explain` is to read.
+        given: the fields that options name, whatever a recipe says.
         folder: of the run, once it has one.
     """
 
     command: str
     values: dict[str, Any]
     text: str | None = None
+    given: frozenset[str] = field(default=frozenset(), compare=False)
     folder: Path | None = field(default=None, compare=False)
 
     def part(self, arguments: Any) -> Any:
@@ -98,6 +102,10 @@ class Request:
     @property
     def explanation(self) -> ExplainArguments:
         return self.part(ExplainArguments)
+
+    @property
+    def plan(self) -> PlanArguments:
+        return self.part(PlanArguments)
 
     @property
     def publishing(self) -> PublishArguments:
@@ -210,7 +218,7 @@ def parse(argv: Sequence[str]) -> Request:
         for shared, own in OWN_NAMES.items():
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
-    return Request(command, values, text)
+    return Request(command, values, text, frozenset(explicit))
 
 
 def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:

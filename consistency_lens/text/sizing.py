@@ -95,6 +95,9 @@ def _saved(model: PreTrainedModel, kind: str, tokens: int) -> float:
     width = model.config.get_text_config().hidden_size
     inputs = torch.zeros(1, tokens, width, dtype=model.dtype, device="meta", requires_grad=True)
     mask = torch.zeros(1, 1, tokens, tokens, dtype=model.dtype, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), speaking(model, PART if kind == "lora" else None):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+        speaking(model, PART if kind == "lora" else None),
+    ):
         model.base_model(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
     return float(sum(found.values()))
