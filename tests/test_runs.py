@@ -69,10 +69,11 @@ def test_a_whole_run_leaves_everything_in_a_folder_with_a_name(made: Path, place
     assert re.fullmatch(r"tiny-llama_resid_post\.1_texts_lr0\.0003_t3_\d{8}-\d{6}", made.name)
     assert [folder.name for folder in checkpoints(made)] == ["checkpoint-2", "checkpoint-4"]
     kept = {entry.name for entry in made.iterdir()}
-    assert {"lens", "lens-ema", "tail_lens", "report", "samples.parquet", "recipe.yaml"} <= kept
+    assert {"lens", "lens-ema", "tail_lens", "warm_lens", "report", "samples.parquet", "recipe.yaml"} <= kept
     assert [step for step, _ in losses(made)] == [1, 2, 3, 4]
     report = Report.load(made / "report")
     assert {"context_tail", "context_tail_trained"} <= set(report.groups["text"]) and report.data["rows"] == 24
+    assert report.gains["kl_recovered"]["after"] == report.number("kl_recovered")
     record = json.loads((made / "run.json").read_text())
     assert record["name"] == made.name and {"torch", "python"} <= set(record["starts"][0]["versions"])
     assert str(saved_model().parent) not in (made / "run.json").read_text()
@@ -99,6 +100,14 @@ def test_what_is_saved_is_the_lens_and_its_average(made: Path) -> None:
     assert lens.config.activation_norm == pytest.approx(average_norm(rows_of(made)), rel=0.05)
 
 
+def test_the_warm_start_is_kept_as_it_was(made: Path) -> None:
+    """The run's second step ends it, and its checkpoint was written there."""
+    subject = FrozenLM.from_pretrained(saved_model())
+    warm, checkpoint = (AutoLens.from_pretrained(made / name, subject) for name in ("warm_lens", "checkpoint-2"))
+    others = dict(checkpoint.named_parameters())
+    assert all(torch.equal(p, others[name]) for name, p in warm.named_parameters())
+
+
 def average_norm(rows: Path) -> float:
     train = Activations.load(rows).splits["train"].with_format("torch")
     return float(torch.as_tensor(train["resid_post.1"][:]).norm(dim=-1).square().mean().sqrt())
@@ -107,13 +116,22 @@ def average_norm(rows: Path) -> float:
 def test_the_recipe_of_a_run_is_the_run_again(made: Path, place: Path) -> None:
     again = place / "again"
     code, said = run(
-        ["--config", str(made / "recipe.yaml"), "--output_dir", str(again), "--no_tail_baseline"],
+        [
+            "--config",
+            str(made / "recipe.yaml"),
+            "--output_dir",
+            str(again),
+            "--no_tail_baseline",
+            "--no_keep_warm_start",
+        ],
         place / "log2",
         os.chdir,
         place,
     )
     assert code == 0, said
-    assert losses(again) == losses(made) and not (again / "tail_lens").exists()
+    assert losses(again) == losses(made)
+    assert not (again / "tail_lens").exists() and not (again / "warm_lens").exists()
+    assert Report.load(again / "report").gains == {}
     assert "is complete: every shard is there" in said, "the rows of the first run were found"
 
 

@@ -95,6 +95,12 @@ class RunArguments:
         default=True,
         metadata={"help": "Also train an encoder on the last T tokens of each context: the baseline to beat."},
     )
+    keep_warm_start: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the lens as its warm start left it, too: the report says what training on function changed."
+        },
+    )
 
 
 @dataclass

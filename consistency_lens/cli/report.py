@@ -25,7 +25,7 @@ from ..frozen import FrozenLM
 from .final_card import finish_card
 from .opening import console, load_model, model_path, open_rows, own_device
 from .parsing import Request, run_of
-from .run_folder import HISTORY, REPORT, TAIL, Log
+from .run_folder import HISTORY, REPORT, TAIL, WARM, Log
 
 SHOWN, WORDS, HORIZON = 4, 14, 8
 
@@ -39,16 +39,14 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
     TrainingRecord.load(home_of_lens)  # the card tells it again: it can be read, or nothing is begun
     lens = load_lens(request)
     assert lens.subject is not None
-    tail, history = None, None
-    if home is not None and (home / TAIL / "config.json").is_file():
-        tail = AutoLens.from_pretrained(home / TAIL, subject=subject_for_another(lens, request))
+    tail, warm, history = companion(TAIL, home, lens, request), companion(WARM, home, lens, request), None
     if home is not None and (home / HISTORY).is_file():
         history = json.loads((home / HISTORY).read_text(encoding="utf-8"))
     folder = report_folder(request, home)
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         exits.enter_context(Log(folder))
-    return judge(request, lens, activations, folder, tail, history, home=home_of_lens)
+    return judge(request, lens, activations, folder, tail, warm, history, home=home_of_lens)
 
 
 def named_lens(request: Request) -> str:
@@ -84,6 +82,13 @@ def subject_for_another(lens: LensModel, request: Request) -> FrozenLM:
     return load_model(model_path(request.subject), request.subject)
 
 
+def companion(name: str, home: Path | None, lens: LensModel, request: Request) -> LensModel | None:
+    """The lens of that name in a run's folder, if there is one."""
+    if home is None or not (home / name / "config.json").is_file():
+        return None
+    return AutoLens.from_pretrained(home / name, subject=subject_for_another(lens, request))
+
+
 def require_split(activations: Activations, split: str) -> None:
     if not len(activations.splits.get(split, [])):
         full = [name for name, rows in activations.splits.items() if len(rows)]
@@ -97,6 +102,7 @@ def judge(
     activations: Activations,
     folder: Path,
     tail: LensModel | None,
+    warm: LensModel | None,
     history: Sequence[Mapping[str, Any]] | None,
     home: Path | None = None,
 ) -> Report:
@@ -107,11 +113,13 @@ def judge(
     judges: list[Judge] = []
     reword = None
     if is_demo(frozen.model_id):
-        from ..demo.judge import FactJudge, reword_all
+        from ..demo.held import Held
+        from ..demo.judge import FACT_COLUMNS, FactJudge, reword_all
 
         reword = reword_all
-        if set(FactJudge.columns) <= set(activations.splits[given.report_split].column_names):
-            judges = [FactJudge()]
+        if set(FACT_COLUMNS) <= set(activations.splits[given.report_split].column_names):
+            (site,) = lens.config.sites or [""]
+            judges = [FactJudge(Held.learned(activations.splits["train"], site), site)]
     main = PartialState().is_main_process
     held = int(activations.metadata["rules"]["continuation_length"])
     report = evaluate_lens(
@@ -123,6 +131,7 @@ def judge(
         batch_size=given.report_batch_size,
         horizon=min(HORIZON, held) if given.report_horizon is None else given.report_horizon,
         rivals={"context_tail_trained": tail} if tail is not None else None,
+        before=warm,
         judges=judges,
         reword=reword,
         training_history=history,

@@ -29,7 +29,8 @@ from ..hub import redacted
 from .parsing import RECIPE, RECORD, Request
 from .recipes import SECRETS, as_recipe
 
-LOG, HISTORY, LENS, EMA, TAIL, REPORT = "log.txt", "history.json", "lens", "lens-ema", "tail_lens", "report"
+LOG, HISTORY, REPORT = "log.txt", "history.json", "report"
+LENS, EMA, TAIL, WARM = "lens", "lens-ema", "tail_lens", "warm_lens"
 WANDB_ID = "wandb_id.txt"
 LIBRARIES = ("consistency-lens", "torch", "transformers", "accelerate", "datasets", "peft", "huggingface_hub")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -27,8 +27,8 @@ from .opening import (
 )
 from .parsing import Request
 from .publish import publish_run
-from .report import judge, require_split, subject_for_another
-from .run_folder import LENS, TAIL, Log, begin, checkpoint_of, command_of, settle_folder
+from .report import companion, judge, require_split, subject_for_another
+from .run_folder import LENS, TAIL, WARM, Log, begin, checkpoint_of, command_of, settle_folder
 from .train import new_lens, require_trainable, train, train_tail
 
 
@@ -111,7 +111,8 @@ def _train_and_judge(
     history, steps = train(request, lens, activations, folder, resumed)
     tail = _tail(request, lens, activations, site, folder, steps, resumed) if request.run.tail_baseline else None
     if report:
-        judge(request, lens, activations, folder, tail, history, home=folder / LENS)
+        warm = companion(WARM, folder, lens, request)
+        judge(request, lens, activations, folder, tail, warm, history, home=folder / LENS)
     if request.values["push_to_hub"]:
         publish_run(request, folder)
 

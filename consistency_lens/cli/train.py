@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from ..activations import Activations
 from ..base.engines import Engine
@@ -23,11 +32,24 @@ from ..text.trainer import ConsistencyLensTrainer
 from .opening import require_room
 from .parsing import Request
 from .progress import Progress
-from .run_folder import EMA, HISTORY, LENS, TAIL, first_command, keep_wandb_run
+from .run_folder import EMA, HISTORY, LENS, TAIL, WARM, first_command, keep_wandb_run
 
 logger = logging.getLogger(__name__)
 
 EXTRAS = {"trackio": "track", "wandb": "track", "tensorboard": "train"}
+
+
+class KeepWarmStart(TrainerCallback):
+    """Saves the lens once more where its warm start ends, if it goes on from there."""
+
+    def __init__(self, trainer: ConsistencyLensTrainer, folder: Path) -> None:
+        self.trainer, self.folder = trainer, folder
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == self.trainer.args.num_warm_steps < state.max_steps:
+            self.trainer.save_lens(self.folder)
 
 
 def require_trainable(request: Request, folder: Path, resumed: Path | None = None) -> Engine:
@@ -104,6 +126,8 @@ def train(
     if request.run.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(request.run.early_stopping_patience))
     trainer = _trainer(lens, training, activations, callbacks)
+    if request.run.keep_warm_start:
+        trainer.add_callback(KeepWarmStart(trainer, folder / WARM))
     trainer.command = first_command(folder)
     trainer.train(str(resumed) if resumed else None)
     trainer.save_lens(folder / LENS)

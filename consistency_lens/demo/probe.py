@@ -72,20 +72,6 @@ class LinearProbe:
 
 
 @dataclass(frozen=True)
-class FactProbe:
-    """A probe for one kind of fact at any position after its statement: what A holds, needed there or not."""
-
-    kind: str
-    site: str
-    probe: LinearProbe
-    accuracy: float
-    low: float
-    high: float
-    chance: float
-    num_positions: int
-
-
-@dataclass(frozen=True)
 class _Reading:
     """One activation to be read: which story, at which position, and what it should hold."""
 
@@ -117,15 +103,15 @@ def probe_sites(frozen: FrozenLM, rows: Sequence[Story], seed: int = 0) -> list[
     shuffled = _shuffle_within_kind(needed, seed)
     table = []
     for site in sites:
-        accuracy, low, high, count = held_out_accuracy(at_need[site], needed, len(rows), seed)[1:]
+        accuracy, low, high, count = held_out_accuracy(at_need[site], needed, len(rows), seed)
         table.append(
             SiteProbe(
                 site=site,
                 accuracy=accuracy,
                 low=low,
                 high=high,
-                shuffled=held_out_accuracy(at_need[site], shuffled, len(rows), seed)[1],
-                early=held_out_accuracy(at_early[site], early, len(rows), seed)[1],
+                shuffled=held_out_accuracy(at_need[site], shuffled, len(rows), seed)[0],
+                early=held_out_accuracy(at_early[site], early, len(rows), seed)[0],
                 chance=_chance(needed),
                 num_positions=count,
             )
@@ -133,28 +119,10 @@ def probe_sites(frozen: FrozenLM, rows: Sequence[Story], seed: int = 0) -> list[
     return table
 
 
-def probe_facts(frozen: FrozenLM, rows: Sequence[Story], site: str = DEMO_SITE, seed: int = 0) -> list[FactProbe]:
-    """For each fact a story can tell: can its value be read anywhere later, needed there or not?"""
-    rng = random.Random(seed)
-    found = []
-    for kind in sorted({fact.kind for row in rows for fact in row.facts}):
-        readings = [
-            _Reading(i, position, (kind, fact.value))
-            for i, row in enumerate(rows)
-            for fact in row.facts
-            if fact.kind == kind
-            for position in rng.sample(range(fact.stated_at + 1, len(row.words) + 1), 4)
-        ]
-        x = _gather(frozen, rows, readings, [site])[site]
-        probe, accuracy, low, high, count = held_out_accuracy(x, readings, len(rows), seed)
-        found.append(FactProbe(kind, site, probe, accuracy, low, high, _chance(readings), count))
-    return found
-
-
 def held_out_accuracy(
     x: Tensor, readings: Sequence[_Reading], num_stories: int, seed: int
-) -> tuple[LinearProbe, float, float, float, int]:
-    """Fit on some stories, score on the others: the probe, its accuracy, a 95 % interval over stories, the count."""
+) -> tuple[float, float, float, int]:
+    """Fit on some stories, score on the others: the accuracy, a 95 % interval over stories, the count."""
     order = list(range(num_stories))
     random.Random(f"split/{seed}").shuffle(order)
     train_stories = set(order[: int(TRAIN_SHARE * num_stories)])
@@ -167,7 +135,7 @@ def held_out_accuracy(
         right, count = by_story.get(readings[i].story, (0, 0))
         by_story[readings[i].story] = (right + hit, count + 1)
     low, high = _bootstrap(list(by_story.values()), seed)
-    return probe, sum(hits) / len(hits), low, high, len(hits)
+    return sum(hits) / len(hits), low, high, len(hits)
 
 
 def _bootstrap(by_story: list[tuple[int, int]], seed: int, rounds: int = 1000) -> tuple[float, float]:

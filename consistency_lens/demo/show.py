@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from consistency_lens.demo.probe import FactProbe, SiteProbe
+from consistency_lens.demo.probe import SiteProbe
 from consistency_lens.demo.reword import reword
 from consistency_lens.demo.stories import Story
 from consistency_lens.demo.training import SubjectReport
@@ -63,15 +63,4 @@ def site_table(sites: list[SiteProbe], demo_site: str) -> Table:
             f"{row.chance:.1%}",
             style="bold" if row.site == demo_site else None,
         )
-    return table
-
-
-def fact_table(probes: list[FactProbe]) -> Table:
-    """What an activation holds at any later position, needed there or not."""
-    table = Table(title=f"What {probes[0].site} holds anywhere after the statement", title_justify="left")
-    for column in ("fact", "n", "accuracy", "95 % interval", "chance"):
-        table.add_column(column, justify="left" if column == "fact" else "right")
-    for row in probes:
-        interval = f"{row.low:.1%} .. {row.high:.1%}"
-        table.add_row(row.kind, str(row.num_positions), f"{row.accuracy:.1%}", interval, f"{row.chance:.1%}")
     return table

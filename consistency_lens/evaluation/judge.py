@@ -19,12 +19,13 @@ class Judge(Protocol):
 
     @property
     def columns(self) -> Sequence[str]:
-        """What it needs of a row, beyond `position` and `doc_id`, which are always there."""
+        """What it needs of a row, beyond `position` and `doc_id`, which are always there: columns, or sites."""
         ...
 
     @property
     def definitions(self) -> Mapping[str, str]:
-        """A sentence for every number and every subset it names."""
+        """A sentence for every number and every subset it names. A number `name/kind` is `name` of one kind of thing:
+        such numbers stand in a table of their own."""
         ...
 
     def judge(self, explanations: Sequence[str], rows: Rows) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -40,6 +41,6 @@ def rows_for(judge: Judge, batch: Mapping[str, Any]) -> dict[str, Sequence[Any]]
     """The columns that a judge asked for, as lists."""
     rows: dict[str, Sequence[Any]] = {}
     for column in ("position", "doc_id", *judge.columns):
-        values = batch[column]
-        rows[column] = values.tolist() if isinstance(values, torch.Tensor) else values
+        values = batch["activations"][column] if column in batch["activations"] else batch[column]
+        rows[column] = values.tolist() if isinstance(values, torch.Tensor) and values.dim() == 1 else values
     return rows

@@ -46,7 +46,7 @@ def _blindness(report: Report) -> str:
 
 def _confabulation(report: Report) -> str:
     judged = report.judged.get(LENS, {})
-    precisions = {name: number for name, number in judged.items() if "precision" in name}
+    precisions = {name: number for name, number in judged.items() if "precision" in name and "/" not in name}
     if not precisions:
         return (
             "How often it makes things up was not measured: nobody knows the truth of these texts. Take what it names "

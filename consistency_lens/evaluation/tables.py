@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .controls import LENS
 from .definitions import of_code
 from .numbers import Numbers
 from .samples import Number
@@ -56,8 +57,9 @@ def tables_of(report: Report) -> list[Table]:
             tables.append(Table(f"In detail: {where}", _named(DETAILS, found.numbers), rows))
         apart = {f"lens - {code}": numbers for code, numbers in found.differences.items()}
         tables.append(_plain(f"How far the lens is above text: {where}", _named(ORDER, apart), apart))
-    judged = dict.fromkeys(name for numbers in report.judged.values() for name in numbers)
+    judged = dict.fromkeys(name for numbers in report.judged.values() for name in numbers if "/" not in name)
     tables.append(_plain("Where the truth is known", list(judged), report.judged))
+    tables.append(_by_kind(report.judged.get(LENS, {})))
     traits = {name: {"value": number} for name, number in report.traits.items()}
     tables.append(_plain("The code itself", ["value"], traits))
     tables.append(_plain("Since its warm start: what training on function changed", GAINS, report.gains))
@@ -68,6 +70,17 @@ def tables_of(report: Report) -> list[Table]:
 
 def _plain(title: str, columns: Sequence[str], numbers: Mapping[str, Numbers]) -> Table:
     return Table(title, columns, [("", name, row) for name, row in numbers.items()])
+
+
+def _by_kind(numbers: Numbers) -> Table:
+    """Numbers `name/kind`: a row for each kind, a column for each name."""
+    rows: dict[str, Numbers] = {}
+    for full, number in numbers.items():
+        name, slash, kind = full.partition("/")
+        if slash:
+            rows.setdefault(kind, {})[name] = number
+    columns = dict.fromkeys(name for row in rows.values() for name in row)
+    return _plain("By kind: what the lens names, and what the activation holds", list(columns), rows)
 
 
 def _named(names: Sequence[str], rows: Mapping[str, Numbers]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from ..errors import BadInput
 from .hooks import editing, reading, taking_turns
@@ -93,6 +94,27 @@ class Prefix:
         self.lm.require_length(more.mask.shape[1])
         more._run(ids.shape[1])
         return more
+
+    def shortened(self, columns: int) -> Prefix:
+        """The same contexts without their last columns, up to an earlier P.
+
+        What was run is used again; a layer with a window has let go of what an earlier P would see, and runs again.
+        """
+        if not 0 <= columns < self.input_ids.shape[1]:
+            fix = f"Take 0 to {self.input_ids.shape[1] - 1}: one column has to stay."
+            raise BadInput("columns", columns, fix)
+        less = copy.copy(self)
+        less.continuation_ids = less.continuation_mask = None
+        if not columns:
+            return less
+        less.input_ids, less.mask = self.input_ids[:, :-columns], self.mask[:, :-columns].clone()
+        less.mask[:, -1] = 1  # a row of which nothing is left has to read something
+        if any(type(layer) is not DynamicLayer for layer in self._cache.layers):
+            return type(self)(self.lm, {"input_ids": less.input_ids, "attention_mask": less.mask})
+        less._cache = self._fresh_cache()
+        for layer in less._cache.layers:
+            layer.keys, layer.values = layer.keys[..., :-columns, :], layer.values[..., :-columns, :]
+        return less
 
     def followed_by(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> Prefix:
         """The same contexts with other tokens `[B, k]` after P in place of the true continuation."""

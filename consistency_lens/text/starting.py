@@ -76,12 +76,11 @@ class StartingTexts:
         ids, mask = self.words.ids, self.words.mask.bool()
         probability = logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1).exp()
         columns, middle = torch.arange(ids.shape[1], device=ids.device), (self.tail - 1).clamp_min(0).unsqueeze(1)
-        probability = torch.where(columns == middle, 1.0, probability)
-        keep = mask
+        keep, known = mask, columns == middle
         if doubt.word is None:
             doubtful_before = (probability < doubt.below) & (columns < middle)
             keep = mask & (doubtful_before.flip(1).cumsum(1).flip(1) == 0)
-            probability = torch.where(columns < middle, 1.0, probability)
-        ids, keep = doubt.of(ids, probability, keep)
+            known = columns <= middle
+        ids, keep = doubt.of(ids, probability, keep, known)
         kept_tail = (keep & (columns < self.tail.unsqueeze(1))).sum(1)
         return type(self)(packed(ids, keep, self.pad_id), kept_tail, self.pad_id)

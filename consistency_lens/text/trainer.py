@@ -6,7 +6,7 @@ Shapes: B rows, G rollouts per row, N = B * G, H columns (P and the horizon), T 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..base.fidelity import Bench
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
+from ..frozen import Prefix
 from ..objectives import direction_error_of, entropy_of, kl_of, nll_of, norm_error_of
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
@@ -29,7 +30,7 @@ from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .prepared import PreparedTexts
 from .readability import nll_with_gradient
 from .starting import StartingTexts
-from .warm_start import Doubt
+from .warm_start import Doubt, quoted_of
 
 REFERENCE = "reference.safetensors"
 
@@ -141,8 +142,10 @@ class ConsistencyLensTrainer(LensTrainer):
                 self.train_dataset,
                 self._texts_of,
                 self.lens.config.pad_id,
+                recipe=self._recipe_of_texts(),
                 share=(0, 1) if alone else (self.args.process_index, self.args.world_size),
-                progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+                main=self.is_world_process_zero(),
+                any_process=lambda flag: any_process(flag, self.args.device),
             )
         keys = zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True)
         return self._prepared.find(list(keys), self.lens.device)
@@ -158,6 +161,16 @@ class ConsistencyLensTrainer(LensTrainer):
             2 * steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             > len(self.train_dataset)
         )
+
+    def _recipe_of_texts(self) -> dict[str, Any]:
+        config = self.lens.config
+        names = ("code_length", "stop_id", "never_ids", *(["prompt"] if self.args.warm_start == "summary" else []))
+        return {
+            "kind": self.args.warm_start,
+            "doubt": asdict(self.doubt),
+            "subject": config.origin.to_dict(),
+            **{name: config.to_dict()[name] for name in names},
+        }
 
     def _texts_of(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
         kind = self.args.warm_start
@@ -201,7 +214,7 @@ class ConsistencyLensTrainer(LensTrainer):
             else:
                 found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
         if not self.schedules["ground"].is_off:
-            found["ground"] = nll_after(rows.bench.prefix, words)
+            found["ground"] = self.surprise_in_place(rows.bench.prefix, words)
         if not self.schedules["entropy"].is_off and out.logits is not None:
             found["entropy"] = -entropy_of(out.logits, mask)
         if out.beside is not None:
@@ -210,6 +223,13 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.estimator == "policy":
             found |= self.terms_of_policy(rows, out, {**terms, **found})
         return found
+
+    def surprise_in_place(self, prefix: Prefix, words: Words) -> Tensor:
+        """`- mean_t log M(t_t | x_0..x_{P-q}, t_<t)`: the text where it belongs, in its row's own context and in the
+        place of the q tokens that it begins with quoting. What the subject would not say there is made up."""
+        quoted = min(quoted_of(self.args.warm_start, self.lens.config.code_length), prefix.input_ids.shape[1] - 1)
+        short = prefix.mask.sum(1) <= quoted  # nothing is left of these
+        return nll_after(prefix.shortened(quoted), words).masked_fill(short, 0.0)
 
     def terms_of_policy(
         self, rows: Rows, out: ConsistencyLensOutput, terms: Mapping[str, Tensor]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, Prefix
@@ -27,17 +28,30 @@ class Doubt:
 
     Args:
         below: a token with less than this probability is a guess.
-        word: id of a general word that is said in its place; without one the text ends before it.
+        word: id of a general word that is said in its place; without one the text ends before it. Where two in a row
+            would be guesses nothing is known any more, and the text ends too.
     """
 
     below: float = 0.0
     word: int | None = None
 
-    def of(self, ids: Tensor, probability: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and which of them are kept, `[B, T]`, once every guess is dealt with. No text ends in general words."""
+    def of(self, ids: Tensor, probability: Tensor, keep: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Ids and which of them are kept, once every guess is dealt with. No text ends in general words.
+
+        Args:
+            ids, probability: `[B, T]`, tokens and how likely each was held to be.
+            keep: `[B, T]`, which of them are a text.
+            known: `[B, T]`, which of them are no guesses, whatever their probability.
+        """
         guessed = probability < self.below
+        if self.word is not None:
+            guessed |= ids == self.word
+        if known is not None:
+            guessed &= ~known
         if self.word is None:
             return ids, keep & (guessed.cumsum(1) == 0)
+        lost = guessed & F.pad(guessed[:, 1:], (0, 1))
+        keep = keep & (lost.cumsum(1) == 0)
         said = keep & ~guessed
         return torch.where(guessed, self.word, ids), keep & (said.flip(1).cumsum(1).flip(1) > 0)
 

@@ -80,3 +80,12 @@ def test_rewording_keeps_what_is_said() -> None:
     assert all(a != b for a, b in zip(texts, other, strict=True)) and other == reword_all(texts, seed=1)
     for story, text in zip(stories(5, seed=6), other, strict=True):
         assert all(is_true(story, mention) for mention in mentions(text))
+
+
+def test_each_kind_has_numbers_of_its_own() -> None:
+    texts = ["the forest and a cat", "a dog in the cave", "a dog"]
+    found = FactJudge().judge(texts, rows_at(20, 30, 25))
+    assert value(found, "fact_recall/place") == 1 and value(found, "fact_recall/animal") == 1
+    assert value(found, "fact_precision/place") == 1 / 2 and value(found, "fact_precision/animal") == 2 / 3
+    assert float(found["fact_precision/colour"][1].sum()) == 0
+    assert set(found) <= set(FactJudge().definitions)

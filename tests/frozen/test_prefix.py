@@ -175,6 +175,34 @@ def test_an_extended_prefix_is_that_of_the_longer_rows(any_lm: FrozenLM, lengths
         extended.logits(horizon=1)
 
 
+@pytest.mark.parametrize("lengths", [(12, 7, 4, 9), (6, 6)], ids=str)
+def test_a_shortened_prefix_is_that_of_the_shorter_rows(any_lm: FrozenLM, lengths: tuple[int, ...]) -> None:
+    """What was run is used again, and windows see what they would have seen."""
+    batch, edit = padded_batch(lengths, horizon=4), Edit("resid_post.1", value(len(lengths)))
+    whole = any_lm.prefix(batch)
+    for columns in (1, 3):
+        shorter = {name: batch[name][:, :-columns] for name in ("input_ids", "attention_mask")}
+        for edits in ([], [edit]):
+            slow = any_lm.logits(shorter, edits, keep=1)
+            torch.testing.assert_close(whole.shortened(columns).logits(edits), slow, rtol=1e-4, atol=TOLERANCE)
+        assert torch.equal(
+            whole.shortened(columns).continue_greedily(3)[0], any_lm.prefix(shorter).continue_greedily(3)[0]
+        )
+    torch.testing.assert_close(whole.logits(), any_lm.logits(batch, keep=1), rtol=1e-4, atol=TOLERANCE)
+    with pytest.raises(BadInput, match="rows hold 0 tokens"):  # the old continuation is not the new one
+        whole.shortened(0).logits(horizon=1)
+    with pytest.raises(BadInput, match="columns"):
+        whole.shortened(max(lengths))
+
+
+def test_a_row_of_which_nothing_is_left_spoils_no_other(any_lm: FrozenLM) -> None:
+    batch = padded_batch((9, 2))
+    logits = any_lm.prefix(batch).shortened(2).logits()
+    alone = any_lm.logits({"input_ids": batch["input_ids"][:1, :-2]}, keep=1)
+    torch.testing.assert_close(logits[:1], alone, rtol=1e-4, atol=TOLERANCE)
+    assert bool(logits.isfinite().all())
+
+
 def test_another_continuation_takes_the_place_of_the_true_one(any_lm: FrozenLM) -> None:
     batch, other = padded_batch(horizon=3), padded_batch(horizon=3, seed=1)
     swapped = batch | {name: other[name] for name in ("continuation_ids", "continuation_mask")}

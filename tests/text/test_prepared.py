@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from datasets import Dataset
-from lens_runs import tiny_rows
+from datasets import Dataset, load_from_disk
+from lens_runs import rows_folder, tiny_rows
 from tiny import shared_lm
 
+from consistency_lens.activations import Activations
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text import prepared
 from consistency_lens.text.configuration import ConsistencyLensConfig
@@ -26,9 +31,7 @@ def config(lm: FrozenLM) -> ConsistencyLensConfig:
 
 
 def prepare(dataset: Dataset, lm: FrozenLM, config: ConsistencyLensConfig, kind: str = "span") -> PreparedTexts:
-    return PreparedTexts.of(
-        dataset, lambda contexts: StartingTexts.of(kind, contexts, config, lm), config.pad_id, progress=False
-    )
+    return PreparedTexts.of(dataset, lambda contexts: StartingTexts.of(kind, contexts, config, lm), config.pad_id)
 
 
 @pytest.mark.parametrize("kind", ["context", "onward", "span"])
@@ -59,8 +62,38 @@ def test_the_batches_depend_on_the_rows_alone(
         return StartingTexts.of("context", contexts, config, lm)
 
     for dataset in (rows, rows.shuffle(seed=3)):
-        PreparedTexts.of(dataset, make, config.pad_id, progress=False)
+        PreparedTexts.of(dataset, make, config.pad_id)
     half = len(seen) // 2
     lengths = [len(row) for batch in seen[:half] for row in batch]
     assert half > 5 and lengths == sorted(lengths)
     assert [[len(row) for row in batch] for batch in seen[:half]] == [[len(row) for row in b] for b in seen[half:]]
+
+
+def test_what_was_made_is_found_again_beside_the_rows(
+    tmp_path: Path, lm: FrozenLM, config: ConsistencyLensConfig
+) -> None:
+    """By the same rows and the same recipe; anything else is made anew."""
+    shutil.copytree(rows_folder("llama"), tmp_path / "rows")
+    rows, made = load_from_disk(tmp_path / "rows")["train"], 0
+
+    def make(contexts: dict[str, torch.Tensor]) -> StartingTexts:
+        nonlocal made
+        made += 1
+        return StartingTexts.of("onward", contexts, config, lm)
+
+    def prepared_by(recipe: dict[str, Any], dataset: Dataset = rows) -> PreparedTexts:
+        return PreparedTexts.of(dataset, make, config.pad_id, recipe=recipe)
+
+    first = prepared_by({"kind": "onward"})
+    for again, fresh in ((first, True), (prepared_by({"kind": "onward"}), False)):
+        assert (made > 0) is fresh and torch.equal(again.texts.words.ids, first.texts.words.ids)
+        assert torch.equal(again.texts.words.mask, first.texts.words.mask)
+        assert torch.equal(again.texts.tail, first.texts.tail)
+        made = 0
+    for other in ({"recipe": {"kind": "span"}}, {"recipe": {"kind": "onward"}, "dataset": rows.select(range(9))}):
+        prepared_by(**other)
+        assert made > 0
+        made = 0
+    assert len(list((tmp_path / "rows").rglob("starting-texts-*"))) == 3
+    assert not list((tmp_path / "rows").rglob("*.part"))
+    assert len(Activations.load(tmp_path / "rows").splits["train"]) == len(rows)

@@ -143,16 +143,24 @@ def test_the_horizon_counts_the_true_continuation(tmp_path: Path) -> None:
     assert losses(trainer)["kl"] == pytest.approx(float(expected.mean()), rel=1e-3)
 
 
-@pytest.mark.parametrize("estimator", ["policy", "parallel"])
-def test_text_is_judged_behind_the_prompt_and_behind_the_context(tmp_path: Path, estimator: str) -> None:
+@pytest.mark.parametrize(
+    ("estimator", "warm_start", "quoted"),
+    [("policy", "none", 0), ("policy", "onward", 1), ("policy", "span", 2), ("parallel", "none", 0)],
+)
+def test_text_is_judged_behind_the_prompt_and_in_its_place(
+    tmp_path: Path, estimator: str, warm_start: str, quoted: int
+) -> None:
+    """Its place is that of the tokens which it quotes."""
     weight = "0.1" if estimator == "policy" else "0"  # no gradient leads from there to Gumbel's choice of words
-    trainer = stirred_trainer(tmp_path, lm_weight="0.1", ground_weight=weight, estimator=estimator)
+    changes = {"lm_weight": "0.1", "ground_weight": weight, "warm_start": warm_start, "warm_steps": 0}
+    trainer = stirred_trainer(tmp_path, estimator=estimator, **changes)
     hand, frozen, config = ByHand(trainer, "stopgrad"), trainer.frozen, trainer.lens.config
     prompt = [i for i in config.prompt_ids if i != config.placeholder_id]
     lm, ground = [], []
     for n, (ids, length) in enumerate(zip(hand.words.ids.tolist(), hand.words.lengths.tolist(), strict=True)):
         text = ids[:length]
         own = hand.contexts["input_ids"][n][hand.contexts["attention_mask"][n].bool()].tolist()
+        own = own[: len(own) - quoted]
         for before, into in ((prompt, lm), (own, ground)):
             said = frozen.logits({"input_ids": torch.tensor([[*before, *text]])})[0].log_softmax(-1)
             nll = [-float(said[len(before) - 1 + t, token]) for t, token in enumerate(text)]
