@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -72,9 +73,16 @@ class Step:
 
 
 def peak(options: argparse.Namespace, way: str) -> float:
-    """In a process of its own."""
+    """In a process of its own, after steps of a small model: libraries take what they keep."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    steps_of(argparse.Namespace(**vars(options) | {"size": "pilot", "rows": 2}), way)
+    return steps_of(options, way)
+
+
+def steps_of(options: argparse.Namespace, way: str) -> float:
+    """Load, make two steps, say what that took."""
+    gc.collect()
     before = held(options.device)
     frozen = random_lm(options.size, 2 * options.context, options.dtype, options.device)
     subject = held(options.device) - before

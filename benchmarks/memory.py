@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 from typing import Any
 
 import torch
@@ -57,9 +58,16 @@ def lens_of(way: str, frozen: FrozenLM, length: int, rank: int = 16) -> Consiste
 
 
 def peak(options: argparse.Namespace, way: str) -> dict[str, Any]:
-    """In a process of its own."""
+    """In a process of its own, after steps of a small model: libraries take what they keep."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    steps_of(argparse.Namespace(**vars(options) | {"size": "pilot", "rows": 2}), way)
+    return steps_of(options, way)
+
+
+def steps_of(options: argparse.Namespace, way: str) -> dict[str, Any]:
+    """Load, make two steps, say what that took."""
+    gc.collect()
     before = held(options.device)
     quantization = "4bit" if "4-bit" in way else "none"
     frozen = random_lm(options.size, 2 * options.context, options.dtype, options.device, quantization)

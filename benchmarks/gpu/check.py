@@ -35,6 +35,7 @@ def run(
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=list(fixed), help="or others: pilot runs anywhere")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path, help="the same into this file: libraries print what they like")
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="options of the benchmark that win")
     given = parser.parse_args()
     found: dict[str, Any] = {
@@ -49,4 +50,7 @@ def run(
         results = measure(options)
         settings = {name: value for name, value in vars(options).items() if name != "json"}
         found["sizes"][size] = {**verdict(results), "settings": settings, "results": results}
-    print(json.dumps(found, indent=1, default=str))
+    said = json.dumps(found, indent=1, default=str)
+    if given.json:
+        given.json.write_text(said + "\n", encoding="utf-8")
+    print(said)
