@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .base.trainer import LensTrainer
     from .errors import BadInput
     from .evaluation import Report, evaluate_lens
+    from .evaluation.metric import Fidelity
     from .frozen import Edit, FrozenLM, Prefix, Provenance, ProvenanceMismatch, Site
     from .text.arguments import ConsistencyLensArguments
     from .text.configuration import ConsistencyLensConfig
@@ -46,6 +47,7 @@ _HOMES = {
     "Edit": ".frozen",
     "ExtractArguments": ".activations",
     "Extraction": ".activations",
+    "Fidelity": ".evaluation.metric",
     "FrozenLM": ".frozen",
     "LensConfig": ".base.configuration",
     "LensDecoder": ".text.parts",
@@ -77,6 +79,7 @@ __all__ = [
     "Edit",
     "ExtractArguments",
     "Extraction",
+    "Fidelity",
     "FrozenLM",
     "LensConfig",
     "LensDecoder",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TORN = ("inline_container.cc", "iostream error", "PytorchStreamWriter failed")  # what torch says of its archives
 
 
 class BadInput(ValueError):
@@ -22,3 +26,12 @@ class BadInput(ValueError):
 
     def __reduce__(self) -> tuple[type[BadInput], tuple[str, Any, str, str]]:
         return type(self), (self.field, self.value, self.fix, self.why)
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether something could not be written for want of room. safetensors gives the number in words; of torch's
+    archives no more is known than that a write has failed."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    said = str(error)
+    return any(f"(os error {number})" in said for number in _NO_ROOM) or any(sign in said for sign in _TORN)

@@ -25,7 +25,7 @@ SECTIONS = {
         "CorruptShard",
     ],
     "Training": ["ConsistencyLensTrainer", "ConsistencyLensArguments"],
-    "Judging": ["evaluate_lens", "Report"],
+    "Judging": ["evaluate_lens", "Report", "Fidelity"],
     "For a family of your own": ["LensModel", "LensConfig", "LensTrainer", "LensTrainingArguments"],
     "Errors": ["BadInput"],
 }

@@ -49,13 +49,8 @@ main_port=$((20000 + SLURM_JOB_ID % 20000))
 gpus="${SLURM_GPUS_ON_NODE:-8}"
 restarts="${SLURM_RESTART_COUNT:-0}"
 
-resume=()
-whole=$(find "$run_folder" -mindepth 2 -maxdepth 2 -path '*/checkpoint-*/trainer_state.json' -print -quit \
-    2> /dev/null || true)
-if [ -n "$whole" ]; then
-    # The newest checkpoint that is whole; same number of processes, same engine, same losses.
-    resume=(--resume_from_checkpoint true)
-fi
+# The newest checkpoint that is whole, if there is one; same number of processes, same engine, same losses.
+resume=(--resume_from_checkpoint auto)
 
 rendezvous=(--nnodes "${#hosts[@]}" --nproc_per_node "$gpus" --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID-$restarts"
     --rdzv_endpoint "$main_host:$main_port" --max_restarts 0)
@@ -70,13 +65,14 @@ else
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
-echo "slurm.sh: job $SLURM_JOB_ID, start $restarts, ${#hosts[@]} nodes of $gpus GPUs, $main_host:$main_port, ${resume[*]:-from the beginning}"
+echo "slurm.sh: job $SLURM_JOB_ID, start $restarts, ${#hosts[@]} nodes of $gpus GPUs, $main_host:$main_port, ${resume[*]}"
 
 # One node that dies takes the others down within a minute; what is saved stays whole.
-srun --kill-on-bad-exit=1 --wait=60 "${launch[@]}" run_lens.py "$@" ${resume[@]+"${resume[@]}"} &
+srun --kill-on-bad-exit=1 --wait=60 "${launch[@]}" run_lens.py "$@" "${resume[@]}" &
 step=$!
 
 preempted() {
+    # Each process finishes its step and saves: the launchers give them half a minute for that.
     echo "slurm.sh: the time is up or the nodes are wanted; back into the queue"
     kill -TERM "$step" 2> /dev/null || true
     wait "$step" || true

@@ -12,6 +12,7 @@ from typing import Any
 _HOME = tempfile.TemporaryDirectory(prefix="consistency-lens-tests-", ignore_cleanup_errors=True)
 os.environ |= {"HF_HOME": _HOME.name, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ["TRACKIO_DIR"] = f"{_HOME.name}/trackio"
 # What a machine may have set wins over HF_HOME.
 for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
     os.environ.pop(name, None)

@@ -97,6 +97,11 @@ def test_the_arithmetic_is_what_is_shown() -> None:
         assert snippet.run() == snippet.shown
 
 
+def test_the_metric_of_the_report_page() -> None:
+    snippet = SNIPPETS["metric"]
+    assert snippet.run() == snippet.shown
+
+
 def test_every_python_block_is_a_snippet_that_is_run_here() -> None:
     standing = [code for page in PAGES for code in blocks(page, "python")]
     assert sorted(standing) == sorted(snippet.code for snippet in SNIPPETS.values())

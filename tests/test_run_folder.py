@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
-from consistency_lens.cli.run_folder import Log, Tee, command_of, keep_wandb_run
+from consistency_lens.cli.parsing import Request
+from consistency_lens.cli.run_folder import Log, Tee, claim, command_of, keep_wandb_run
+from consistency_lens.errors import BadInput
 
 
 def test_of_a_line_that_was_written_over_the_log_keeps_the_end(tmp_path: Path) -> None:
@@ -45,3 +50,26 @@ def test_wandb_goes_on_under_the_id_of_the_run(tmp_path: Path, monkeypatch: pyte
     keep_wandb_run(tmp_path, "consistency-lens")
     assert os.environ["WANDB_RUN_ID"] == first == (tmp_path / "wandb_id.txt").read_text() and len(first) == 8
     assert (os.environ["WANDB_RESUME"], os.environ["WANDB_PROJECT"]) == ("allow", "mine")
+
+
+@pytest.mark.parametrize("named_itself", [True, False])
+def test_of_runs_that_start_together_each_has_a_folder_or_is_refused(tmp_path: Path, named_itself: bool) -> None:
+    all_there, wanted = Barrier(3), tmp_path / "outputs/run"
+
+    def found() -> str:
+        """What a run gets that starts at the same moment as others; it stays until all have got something."""
+        with ExitStack() as exits:
+            all_there.wait()
+            try:
+                return claim(Request("train", {}, named_itself=named_itself), wanted, exits).name
+            except BadInput as error:
+                return error.why
+            finally:
+                all_there.wait()
+
+    with ThreadPoolExecutor(3) as pool:
+        names = sorted(run.result(60) for run in [pool.submit(found) for _ in range(3)])
+    busy = "another run is writing there"
+    assert names == (["run", "run-2", "run-3"] if named_itself else [busy, busy, "run"])
+    with ExitStack() as exits:
+        assert claim(Request("train", {}), wanted, exits).name == "run", "it is free again"

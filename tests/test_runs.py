@@ -21,6 +21,7 @@ from tiny import shared_lm
 
 from consistency_lens import Activations, AutoLens, FrozenLM, Report, cli
 from consistency_lens.base.checkpoint import checkpoints
+from consistency_lens.base.memory import MemoryShortInEvaluation
 from consistency_lens.cli import memory
 
 PROMPT = "w1 <A> w2"
@@ -81,7 +82,7 @@ def test_a_whole_run_leaves_everything_in_a_folder_with_a_name(made: Path, place
 
 def test_the_log_holds_what_was_printed_and_no_rewritten_lines(made: Path, place: Path) -> None:
     log, printed = (made / "log.txt").read_text(), (place / "log").read_text()
-    assert report_line(log) == report_line(printed) and "kl_recovered" in log and "training 4/4" in log
+    assert report_line(log) == report_line(printed) and "kl_recovered" in log and "training 2/2" in log
     assert "\r" not in log and "\x1b" not in log and len(log) < 40_000
 
 
@@ -228,7 +229,7 @@ def test_two_processes_make_one_run(made: Path, place: Path) -> None:
         [sys.executable, *launcher, *words], capture_output=True, text=True, timeout=300, cwd=place, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("training 4/4") == 1 and done.stdout.count("report in ") == 1
+    assert done.stderr.count("training 2/2") == 1 and done.stdout.count("report in ") == 1
     assert json.loads((place / "pair/run.json").read_text())["starts"][0]["processes"] == 2
     assert (place / "pair/lens/config.json").is_file() and (place / "pair/tail_lens/config.json").is_file()
 
@@ -396,5 +397,16 @@ def test_out_of_memory_says_what_helps_in_order_and_what_is_kept(
     request.folder = made
     said = memory.advice(request, torch.OutOfMemoryError("CUDA out of memory."))
     assert said.index("--per_device_train_batch_size") < said.index("--trainable lora")
+    short = torch.OutOfMemoryError("CUDA out of memory.")
+    request.stage = "extract"
+    assert "lower --batch_size" in memory.advice(request, short) and "same command" in memory.advice(request, short)
+    request.stage = "evaluate"
+    judged = memory.advice(request, short)
+    assert "lower --report_batch_size" in judged and judged.endswith(f"evaluate --lens {made} judges it.")
+    request.stage = "train"
+    watched = memory.advice(request, MemoryShortInEvaluation("CUDA out of memory."))
+    assert "1. lower --per_device_eval_batch_size" in watched and "train_batch_size" not in watched
+    assert "in an evaluation" not in watched and watched.endswith("goes on from there.")
+    assert memory.advice(request, short) == said
     assert said.endswith(f"--resume_from_checkpoint {made / 'checkpoint-4'} goes on from there.")
     assert all(word.strip(",") in cli.parsing.new_parser().format_help() for word in said.split() if word[:2] == "--")

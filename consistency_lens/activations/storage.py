@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ import xxhash
 from datasets import DatasetInfo, Features, List, Value
 from safetensors.numpy import load_file, save
 
-from ..errors import BadInput
+from ..errors import BadInput, is_full_disk
 from .rows import SPLITS
 
 METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
@@ -82,7 +81,7 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_full_disk(error):
             raise BadInput(
                 "output_dir",
                 str(path.parent),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import BadInput
+
+logger = logging.getLogger(__name__)
 
 
 class MovingAverage(TrainerCallback):
@@ -28,12 +32,20 @@ class MovingAverage(TrainerCallback):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.parameters, self.decay = parameters, decay
-        self.averages: dict[str, Tensor] = {name: p.detach().clone() for name, p in parameters.items()}
+        self.skips = False  # the present step is not taken
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the parameters as they are."""
+        self.averages: dict[str, Tensor] = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self.skips or kwargs["optimizer"].step_was_skipped:
+            self.skips = False
+            return
         for name, parameter in self.parameters.items():
             # Early on, what was before the first steps would weigh too much.
             decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
@@ -74,6 +86,15 @@ def accelerator_load() -> dict[str, float]:
     if not torch.cuda.is_available():
         return {}
     found = {"gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
-    if find_spec("pynvml"):
+    if _can_ask_how_busy():
         found["gpu_utilization"] = float(torch.cuda.utilization())
     return found
+
+
+@cache
+def _can_ask_how_busy() -> bool:
+    """Said once: a training logs often."""
+    if find_spec("pynvml") is None:
+        logger.info("gpu_utilization is not logged: pip install 'consistency-lens[track]' brings what is asked for it")
+        return False
+    return True

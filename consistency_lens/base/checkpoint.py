@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from .. import hub
 from ..errors import BadInput
@@ -81,8 +86,33 @@ def _processes(folder: Path) -> int:
 
 def checkpoints(run: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
+    return [folder for folder in _in_order(run) if is_complete(folder)]
+
+
+def _in_order(run: Path) -> list[Path]:
     found = [folder for folder in run.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
-    return sorted((f for f in found if is_complete(f)), key=lambda f: int(f.name.rpartition("-")[2]))
+    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def how_to_go_on(run: Path) -> str:
+    """What of an interrupted run is kept."""
+    found = checkpoints(run)
+    if not found:
+        return "There is no checkpoint yet: start again."
+    return f"Nothing is lost up to {found[-1].name}: --resume_from_checkpoint {found[-1]} goes on from there."
+
+
+def keep_in_order(newest: Path) -> None:
+    """Let the dates of a run's checkpoints say their order, ahead of one that is about to be written.
+
+    transformers takes away those with the oldest dates; after the clock was set back, that would be the newest.
+    """
+    others = [folder for folder in _in_order(newest.parent) if folder != newest]
+    dates, now = [folder.stat().st_mtime for folder in others], time.time()
+    if dates == sorted(dates) and all(date <= now for date in dates):
+        return
+    for age, folder in enumerate(reversed(others), 1):
+        os.utime(folder, (now - 60 * age,) * 2)
 
 
 def require_complete(folder: Path) -> None:
@@ -93,3 +123,10 @@ def require_complete(folder: Path) -> None:
     fix = f"Resume from {others[-1]} instead." if others else "Start again; there is no whole checkpoint beside it."
     why = "it was cut off while it was written" if folder.is_dir() else "there is no such folder"
     raise BadInput("resume_from_checkpoint", folder.name, fix, why)
+
+
+def save_batch(inputs: Mapping[str, Any], path: Path) -> None:
+    """A batch to be looked at, as numbers and no pickle; each site's activations under its name."""
+    tensors = {**inputs, **inputs["activations"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name != "activations"}, path)

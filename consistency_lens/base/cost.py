@@ -24,6 +24,7 @@ class Cost:
         kind: of device: `cuda`, `cpu`, ...; `device`: its name.
         threads: of each process on a CPU.
         processes: that trained together.
+        skipped: steps that were not taken, since their gradients were not finite.
         sessions: starts that it took.
         partial: it went on from a checkpoint that did not say what it had cost.
     """
@@ -37,6 +38,7 @@ class Cost:
     device: str = "CPU"
     threads: int = 1
     processes: int = 1
+    skipped: int = 0
     sessions: int = 0
     partial: bool = False
 
@@ -71,19 +73,19 @@ class Meter:
 
     Args:
         device: that it runs on.
-        processes: how many there are; each sees as much as this one.
+        processes: how many there are; each sees as much as this one, and skips the same steps.
     """
 
     def __init__(self, device: torch.device, processes: int = 1) -> None:
         self.device, self.processes = device, processes
         self.earlier, self.began = Cost(), time.monotonic()
-        self.judging, self.rows, self.tokens = 0.0, 0, torch.zeros((), dtype=torch.long)
+        self.judging, self.rows, self.skipped, self.tokens = 0.0, 0, 0, torch.zeros((), dtype=torch.long)
 
-    def begin(self, earlier: Cost | None = None, resumed: bool = False) -> None:
-        """Start the clock, where a checkpoint had left it; one that is resumed without a cost leaves a gap."""
-        known = earlier or Cost(partial=resumed)
+    def begin(self, earlier: Cost | None = None) -> None:
+        """Start the clock, where a checkpoint had left it."""
+        known = earlier or Cost()
         self.earlier, self.began = replace(known, sessions=known.sessions + 1), time.monotonic()
-        self.judging, self.rows = 0.0, 0
+        self.judging, self.rows, self.skipped = 0.0, 0, known.skipped
         self.tokens = torch.zeros((), dtype=torch.long, device=self.device)
 
     def see(self, attention_mask: Tensor) -> None:
@@ -105,6 +107,7 @@ class Meter:
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper(),
             threads=torch.get_num_threads(),
             processes=self.processes,
+            skipped=self.skipped,
             sessions=before.sessions,
             partial=before.partial,
         )

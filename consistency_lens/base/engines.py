@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ class Engine:
     def require(self, lens: LensModel, frozen: FrozenLM, args: Any) -> None:
         """Raise where the engine would compute something else than a single process does."""
         _require_dtype(self, lens, frozen, args)
+        if args.auto_find_batch_size and self.name != "alone":
+            fix = "Leave it out, and lower per_device_train_batch_size by hand."
+            why = f"under {self.name} the other processes would wait for the one that is out of memory"
+            raise BadInput("auto_find_batch_size", True, fix, why)
         if not self.spreads_weights:
             return
         if frozen.quantization != "none":
@@ -195,3 +200,13 @@ def mean_over_processes(values: Tensor) -> Tensor:
         torch.distributed.all_reduce(values)
         values /= torch.distributed.get_world_size()
     return values
+
+
+def in_turn_of_processes(mine: list[Any], processes: int) -> list[Any]:
+    """What each process has made of every nth of some things, in the order of the things; the same on all."""
+    if processes == 1:
+        return mine
+    everyone: list[list[Any]] = [[] for _ in range(processes)]
+    torch.distributed.all_gather_object(everyone, mine)
+    rounds = zip_longest(*everyone)
+    return [made for turn in rounds for made in turn if made is not None]

@@ -100,6 +100,16 @@ class LensModel(SavedModel):
         """All that may be trained: part -> name in the model -> parameter."""
         raise NotImplementedError
 
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+        """Each weight once, also where parts and subject are one model: DeepSpeed, which leaves what is frozen out of
+        its checkpoints, does so under a weight's first name alone."""
+        found = super().state_dict(*args, prefix=prefix, **kwargs)
+        first = {name for name, _ in self.named_parameters()}
+        for name, _ in self.named_parameters(remove_duplicate=False):
+            if name not in first:
+                found.pop(f"{prefix}{name}", None)
+        return found
+
     def pieces(self) -> dict[str, nn.Module]:
         """Modules that hold all weights between them, for an engine that spreads weights over processes; language
         models under names that end in `lm`. One that serves two parts comes under both names."""

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..frozen import FrozenLM
 from .explaining import likeliest
 from .fidelity import Bench, compare
+from .memory import evaluating
 from .modeling import LensModel
+from .trackers import tolerating
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -158,6 +160,7 @@ class SampleTable(TrainerCallback):
         frozen: the subject.
         batches: gives the first rows of the validation split, the same ones at each call.
         as_one: how to do something with both, where their weights may be spread over processes.
+        silent: trackers that are told no more.
     """
 
     def __init__(
@@ -166,8 +169,9 @@ class SampleTable(TrainerCallback):
         frozen: FrozenLM,
         batches: Callable[[int], Iterable[Mapping[str, Any]]],
         as_one: Callable[[Callable[[], Any]], Any],
+        silent: set[str],
     ) -> None:
-        self.lens, self.frozen, self.batches, self.as_one = lens, frozen, batches, as_one
+        self.lens, self.frozen, self.batches, self.as_one, self.silent = lens, frozen, batches, as_one, silent
 
     def on_step_end(
         self, args: LensTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -187,25 +191,27 @@ class SampleTable(TrainerCallback):
 
         self.lens.eval()
         batches, step = self.batches(args.sample_rows), state.global_step
-        with torch.no_grad():
+        with torch.no_grad(), evaluating():
             rows = self.as_one(lambda: sample_rows(self.lens, self.frozen, batches, step))
         self.lens.train()
         if not state.is_world_process_zero:
             return
         append_rows(Path(args.output_dir) / FILE, rows, state.global_step)
-        report(rows, state.global_step, args)
+        for tracker in set(args.report_to) - self.silent:
+            with tolerating(tracker, self.silent):
+                report(rows, state.global_step, tracker)
         Console().print(drawn(rows, state.global_step))
 
 
-def report(rows: Sequence[Mapping[str, Any]], step: int, args: TrainingArguments) -> None:
-    """The same table for the trackers that hold tables."""
+def report(rows: Sequence[Mapping[str, Any]], step: int, tracker: str) -> None:
+    """The same table for a tracker that holds tables."""
     shown = [plain(row) for row in rows]
-    if "wandb" in args.report_to:
+    if tracker == "wandb":
         import wandb
 
         table = wandb.Table(columns=list(shown[0]), data=[list(row.values()) for row in shown])
         wandb.log({"samples": table, "train/global_step": step})
-    if "trackio" in args.report_to:
+    if tracker == "trackio":
         import pandas
         import trackio
 

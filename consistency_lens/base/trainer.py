@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl
 
 from ..activations import Activations
 from ..errors import BadInput
@@ -26,20 +27,21 @@ from ..objectives import fve, recovered
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
-from .checkpoint import STATE, checkpoints, find_checkpoint
-from .cost import Meter
-from .engines import mean_over_processes
+from .checkpoint import checkpoints, find_checkpoint, save_batch
+from .cost import Cost, Meter
+from .engines import in_turn_of_processes, mean_over_processes
 from .fidelity import Bench, compare, only_site
 from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
+from .memory import FirstWeights, evaluating
 from .modeling import LensModel
-from .pushing import PushingTrainer
+from .robust_trainer import RobustTrainer
 from .samples import SampleTable
 from .saving import load_files
 
 logger = logging.getLogger(__name__)
 
 
-class LensTrainer(PushingTrainer):
+class LensTrainer(RobustTrainer):
     """A subclass gives `compute_loss`, and `schedules`: the weight of each of its terms.
 
     Args:
@@ -74,12 +76,9 @@ class LensTrainer(PushingTrainer):
         device = args.device if self.engine.spreads_weights else frozen.device
         self.mean = activations.mean(self.site).to(device)
         self.variance = float(activations.statistics[f"{self.site}.variance"].sum())
-        self._notes: dict[str, tuple[Tensor | float, int]] = {}
-        self._seen: list[Tensor | int] = [0, 0]  # rows and tokens since the last log
-        self._since = time.monotonic()
-        self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
-        self.skipped_steps = 0
+        self.cost_before = Cost()  # up to the checkpoint that a training goes on from
         self.meter = Meter(args.device, args.world_size)
+        self.begin()
         # For the card. Sizes are those of whole tensors, before they are spread over processes.
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
         self.command, self.earlier_card = "", Path(args.output_dir) / CARD
@@ -101,7 +100,24 @@ class LensTrainer(PushingTrainer):
         if self.average:
             self.add_callback(self.average)
         if self.eval_dataset is not None:
-            self.add_callback(SampleTable(lens, frozen, self.batches, self.as_one))
+            self.add_callback(SampleTable(lens, frozen, self.batches, self.as_one, self.silent))
+
+    def begin(self) -> None:
+        self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
+        self._notes: dict[str, tuple[Tensor | float, int]] = {}
+        self._seen: list[Tensor | int] = [0, 0]  # rows and tokens since the last log
+        self._since = time.monotonic()
+        self.meter.begin(self.cost_before)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Over all starts of this training."""
+        return self.meter.skipped
+
+    def begin_again(self, first: FirstWeights, resumed: Path | None) -> None:
+        super().begin_again(first, resumed)
+        if self.average and not resumed:
+            self.average.reset()
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -163,15 +179,17 @@ class LensTrainer(PushingTrainer):
         if self.accelerator.scaler is not None or all(bool(norm.isfinite()) for norm in norms.values()):
             return  # with fp16 the scaler does the skipping
         self.model.zero_grad(set_to_none=True)
-        self.skipped_steps += 1
+        self.meter.skipped += 1
+        if self.average:
+            self.average.skips = True
         if self.skipped_steps > self.args.max_skipped_steps:
-            path = Path(self.args.output_dir) / f"bad_batch-{self.state.global_step}.pt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(dict(inputs), path)
+            path = self.run_folder / f"bad_batch-{self.state.global_step}-{self.args.process_index}.safetensors"
+            save_batch(inputs, path)
             raise BadInput(
                 "max_skipped_steps",
                 self.args.max_skipped_steps,
-                f"Lower the learning rates or max_grad_norm; the last batch is in {path.name} of the run folder.",
+                f"Lower the learning rates or max_grad_norm; the last batch is in {path.name} of the run folder"
+                + (", beside those of the other processes." if self.args.world_size > 1 else "."),
                 why=f"the gradients of {self.skipped_steps} steps were not finite, in the parts {sorted(norms)}",
             )
 
@@ -229,39 +247,43 @@ class LensTrainer(PushingTrainer):
     @torch.no_grad()
     def measure(self, dataset: Any = None) -> dict[str, float]:
         """kl_recovered, the same over the horizon, top1, fve, cosine; and what the family says of its codes."""
-        return self.as_one(lambda: self._measure(dataset))
+        with evaluating():
+            return self.as_one(lambda: self._measure(dataset))
 
     def _measure(self, dataset: Any) -> dict[str, float]:
         was_training = self.lens.training
         self.lens.eval()
-        found: dict[str, list[Tensor]] = {}
-        vectors: list[tuple[Tensor, Tensor]] = []
-        codes = []
-        for batch in self.batches(self.args.eval_rows, dataset):
-            bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
-            original = batch["activations"][self.site].float()
-            code = self.lens.compress(batch)
-            (edit,) = self.lens.restore(code, batch)
-            at_mean = bench.judge(edit.at(self.mean))
-            rows = bench.judge(edit) | compare(edit.value, original)
-            rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
-            rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
-            for name, value in rows.items():
-                found.setdefault(name, []).append(value.float().cpu())
-            vectors.append((edit.value, original))
-            codes += [row["explanation"] for row in self.lens.spell(code)]
-        every = {name: torch.cat(values) for name, values in found.items()}
-        restored, original = (torch.cat(side) for side in zip(*vectors, strict=True))
+        # Where each process holds all weights, the batches are dealt out; else all have to make the same passes.
+        first, step = (0, 1) if self.engine.spreads_weights else (self.args.process_index, self.args.world_size)
+        mine = islice(self.batches(self.args.eval_rows, dataset), first, None, step)
+        judged = in_turn_of_processes([self._judge(batch) for batch in mine], step)
+        every = {name: torch.cat([rows[name] for rows, _ in judged]) for name in judged[0][0]}
+        codes = [said for _, texts in judged for said in texts]
+        restored, original = every.pop("restored"), every.pop("original")
         means = {name: float(value.nanmean()) for name, value in every.items() if not name.endswith("_of_mean")}
         means["kl_recovered"] = float(recovered(every["kl"], every["kl_of_mean"]))
         if self.args.kl_horizon:
             horizon = recovered(every["kl_horizon"], every["kl_horizon_of_mean"])
             means["kl_horizon_recovered"] = float(horizon)
-        means["fve"] = float(fve(restored, original, self.mean))
+        means["fve"] = float(fve(restored, original, self.mean.cpu()))
         means["distinct"] = len(set(codes)) / len(codes)
         means.pop("squared_error"), means.pop("ce", None)
         self.lens.train(was_training)
         return means
+
+    def _judge(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+        """A value per row under each name, and what the lens says about them."""
+        bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
+        original = batch["activations"][self.site].float()
+        code = self.lens.compress(batch)
+        (edit,) = self.lens.restore(code, batch)
+        at_mean = bench.judge(edit.at(self.mean))
+        rows = bench.judge(edit) | compare(edit.value, original)
+        rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
+        rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
+        rows |= {"restored": edit.value, "original": original}
+        texts = [row["explanation"] for row in self.lens.spell(code)]
+        return {name: value.float().cpu() for name, value in rows.items()}, texts
 
     # ---- save and resume
 
@@ -323,16 +345,14 @@ class LensTrainer(PushingTrainer):
                 fix = "Start again without resume_from_checkpoint."
                 raise BadInput("resume_from_checkpoint", True, fix, why="there is no whole checkpoint in output_dir")
             resume_from_checkpoint = str(whole[-1])
-        earlier = None
+        self.cost_before = Cost()
         if isinstance(resume_from_checkpoint, str):
             on_hub = (self.args.hub_model_id, self.args.hub_revision, self.args.hub_token)
             resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, *on_hub))
             self.require_resumable(Path(resume_from_checkpoint))
-            logged = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE)).log_history
-            self.skipped_steps = int(max((entry.get("skipped_steps", 0) for entry in logged), default=0))
             earlier = TrainingRecord.load(resume_from_checkpoint)
+            self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
-        self.meter.begin(earlier.cost if earlier else None, bool(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

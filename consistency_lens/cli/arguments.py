@@ -196,6 +196,7 @@ GROUPS: dict[str, type] = {
 USUAL = (
     *["output_dir", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps"],
     *["gradient_accumulation_steps", "max_grad_norm", "weight_decay", "bf16", "activation_checkpointing"],
+    "auto_find_batch_size",
     *["per_device_eval_batch_size", "eval_strategy", "eval_steps", "save_steps", "save_total_limit"],
     *["load_best_model_at_end", "resume_from_checkpoint", "report_to", "run_name", "project", "push_to_hub"],
     *["hub_model_id", "hub_strategy", "hub_token", "seed", "use_cpu", "disable_tqdm"],
@@ -207,8 +208,9 @@ SCHEDULES = {name for name in (f.name for f in fields(ConsistencyLensArguments))
 _CHANGED_HELP = {
     "output_dir": "Run folder. Default: outputs/{model}_{site}_{dataset}_lr{lr}_t{T}_{time}.",
     "revision": "Branch, tag or commit of the model on the Hub. For publish: the branch that is written to.",
-    "resume_from_checkpoint": "Path of a checkpoint; 'true': the newest whole one in output_dir; 'last-checkpoint' of "
-    "hub_model_id; or one on the Hub, as in owner/name/checkpoint-40.",
+    "resume_from_checkpoint": "Path of a checkpoint; 'true': the newest whole one in output_dir; 'auto': the same if "
+    "there is one, else from the beginning; 'last-checkpoint' of hub_model_id; or one on the Hub, as in "
+    "owner/name/checkpoint-40.",
     "push_to_hub": "Push the lens at each save and at the end. With extract: publish the rows as a dataset.",
     "report_to": "trackio, wandb, tensorboard or none.",
     "use_cpu": "Compute on the CPU even where there is a GPU.",

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..activations import CorruptShard
-from ..errors import BadInput
+from ..base.checkpoint import how_to_go_on
+from ..base.termination import CODE, Terminated
+from ..errors import BadInput, is_full_disk
 from ..frozen import ProvenanceMismatch
 from ..hub import redacted
 from .explain import explain
@@ -22,7 +24,7 @@ from .memory import advice
 from .parsing import Request, let_the_main_process_speak, parse, rank
 from .publish import publish
 from .report import evaluate
-from .run_folder import command_of, how_to_go_on
+from .run_folder import command_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         let_the_main_process_speak()
         _say(f"[bold red]error[/]: {escape(advice(request, error))}")
         return 2
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        let_the_main_process_speak()
+        kept = how_to_go_on(request.folder) if request and request.folder else ""
+        _say(f"[bold red]error[/]: {escape(str(error))}. Free some space. {escape(kept)}")
+        return 2
+    except Terminated:
+        assert request is not None and request.folder is not None
+        if rank() == 0:
+            _say(f"asked to end (SIGTERM): {escape(how_to_go_on(request.folder))}")
+        return CODE
     except KeyboardInterrupt:
         if rank() == 0:
             folder = request.folder if request else None

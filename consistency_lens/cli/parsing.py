@@ -58,7 +58,8 @@ class Request:
         values: every field by its name on the command line, settled.
         text: what `explain` is to read.
         given: the fields that options name, whatever a recipe says.
-        folder: of the run, once it has one.
+        folder: of the run, once it has one; `named_itself`: nobody has named it.
+        stage: of a whole run: the command whose work it is at.
     """
 
     command: str
@@ -66,6 +67,8 @@ class Request:
     text: str | None = None
     given: frozenset[str] = field(default=frozenset(), compare=False)
     folder: Path | None = field(default=None, compare=False)
+    named_itself: bool = field(default=False, compare=False)
+    stage: str = field(default="", compare=False)
 
     def part(self, arguments: Any) -> Any:
         """One of the dataclasses, filled in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -14,32 +15,75 @@ SPEEDS = {"samples_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 WATCHED = ("kl_recovered", "kl_horizon_recovered", "top1", "fve", "distinct", "text_nll")
 
 
+@dataclass
+class Stage:
+    """A stretch of a training with a title and an end of its own.
+
+    Args:
+        title: in a few words.
+        first, end: the steps of the whole training that it is made of.
+        entered: the step at which this process came into it, and `began` when.
+    """
+
+    title: str
+    first: int
+    end: int
+    entered: int
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def total(self) -> int:
+        return self.end - self.first
+
+    def seconds_left(self, step: int) -> float:
+        return (time.monotonic() - self.began) / max(step - self.entered, 1) * (self.end - step)
+
+
 class Progress(TrainerCallback):
-    """Args:
-    title: what is trained, in a few words.
+    """The warm start and what follows it, each with a total and an ETA of its own: their steps take different times.
+
+    Args:
+        title: what is trained, in a few words.
     """
 
     def __init__(self, title: str = "training") -> None:
         self.title = title
         self.bar: Any = None
-        self.began, self.first = time.monotonic(), 0
+        self.stage = Stage(title, 0, 0, 0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.began, self.first = time.monotonic(), state.global_step
-        if state.is_world_process_zero:
-            hidden = args.disable_tqdm or not sys.stderr.isatty()
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.title, unit="step", dynamic_ncols=True,
-                disable=hidden,
-            )  # fmt: skip
+        self.enter(args, state)
+
+    def enter(self, args: Any, state: TrainerState) -> None:
+        """The stage of the present step."""
+        step, warm = state.global_step, min(args.num_warm_steps, state.max_steps)
+        if step < warm:
+            title = "warm start" if self.title == "training" else f"{self.title}, warm start"
+            self.stage = Stage(title, 0, warm, step)
+        else:
+            self.stage = Stage(self.title, warm, state.max_steps, step)
+        if not state.is_world_process_zero:
+            return
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = tqdm(
+            total=self.stage.total, initial=step - self.stage.first, desc=self.stage.title, unit="step",
+            dynamic_ncols=True, disable=args.disable_tqdm or not sys.stderr.isatty(),
+        )  # fmt: skip
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == self.stage.end < state.max_steps:
+            self.enter(args, state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.bar is not None and not self.bar.disable:
-            self.bar.update(state.global_step - self.bar.n)
+            self.bar.update(state.global_step - self.stage.first - self.bar.n)
 
     def on_log(
         self,
@@ -56,10 +100,10 @@ class Progress(TrainerCallback):
         if not self.bar.disable:
             self.bar.set_postfix_str(f"{terms}  {speeds}", refresh=False)
             return
-        done, left = state.global_step - self.first, state.max_steps - state.global_step
-        eta = (time.monotonic() - self.began) / max(done, 1) * left
-        step = f"{self.title} {state.global_step}/{state.max_steps}"
-        print(f"{step}  {terms}  {speeds}  {tqdm.format_interval(eta)} left", file=sys.stderr, flush=True)
+        stage, step = self.stage, state.global_step
+        done = f"{stage.title} {step - stage.first}/{stage.total}"
+        left = tqdm.format_interval(stage.seconds_left(step))
+        print(f"{done}  {terms}  {speeds}  {left} left", file=sys.stderr, flush=True)
 
     def on_evaluate(
         self,

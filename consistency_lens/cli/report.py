@@ -21,6 +21,7 @@ from ..base.lens_card import TrainingRecord
 from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..evaluation import Judge, Report, evaluate_lens
+from ..evaluation.controls import TRAINED_TAIL
 from ..frozen import FrozenLM
 from .final_card import finish_card
 from .opening import console, load_model, model_path, open_rows, own_device
@@ -130,7 +131,7 @@ def judge(
         max_rows=given.report_rows,
         batch_size=given.report_batch_size,
         horizon=min(HORIZON, held) if given.report_horizon is None else given.report_horizon,
-        rivals={"context_tail_trained": tail} if tail is not None else None,
+        rivals={TRAINED_TAIL: tail} if tail is not None else None,
         before=warm,
         judges=judges,
         reword=reword,

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 from transformers.utils import logging as transformers_logging
 
 from ..base.checkpoint import checkpoints, find_checkpoint, require_complete
@@ -31,7 +32,7 @@ from .recipes import SECRETS, as_recipe
 
 LOG, HISTORY, REPORT = "log.txt", "history.json", "report"
 LENS, EMA, TAIL, WARM = "lens", "lens-ema", "tail_lens", "warm_lens"
-WANDB_ID = "wandb_id.txt"
+WANDB_ID, LOCK = "wandb_id.txt", ".lock"
 LIBRARIES = ("consistency-lens", "torch", "transformers", "accelerate", "datasets", "peft", "huggingface_hub")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -48,6 +49,7 @@ def settle_folder(request: Request, model: str, site: str, dataset: str) -> Path
         rate = f"{values['learning_rate']:g}"
         name = f"{model}_{site}_{dataset}_lr{rate}_t{values['code_length']}_{time.strftime('%Y%m%d-%H%M%S')}"
         named = broadcast_object_list([str(Path("outputs") / name.replace("/", "-"))])[0]
+        request.named_itself = True
     folder = Path(named).expanduser()
     if not resume and ((folder / LENS).exists() or checkpoints(folder)):
         fix = "Use --resume_from_checkpoint true to go on with it, or another folder."
@@ -56,8 +58,38 @@ def settle_folder(request: Request, model: str, site: str, dataset: str) -> Path
     return folder
 
 
+def claim(request: Request, folder: Path, exits: ExitStack) -> Path:
+    """Keep all other runs out of the folder until the end. A run that names itself takes the next name where another
+    one has begun in the same second."""
+    try:
+        if request.named_itself:
+            folder = _new(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        fix = "Wait for it, or use another folder."
+        raise BadInput("output_dir", str(folder), fix, why="another run is writing there") from None
+    except OSError as error:
+        raise BadInput("output_dir", str(folder), "Choose a folder that you may write to.", str(error)) from error
+    exits.callback(lock.release)
+    return folder
+
+
+def _new(wanted: Path) -> Path:
+    """A folder that nobody else has made."""
+    folder, number = wanted, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+
+
 def checkpoint_of(request: Request) -> Path | None:
-    """The checkpoint to go on from; raise where there is none, or it was cut off."""
+    """The checkpoint to go on from; raise where there is none, or it was cut off. With `auto` there may be none."""
     resume = request.values["resume_from_checkpoint"]
     if not resume or resume.lower() == "false":
         return None
@@ -70,6 +102,8 @@ def checkpoint_of(request: Request) -> Path | None:
         fix = "Say which run with --output_dir, or give the path of a checkpoint."
         raise BadInput("resume_from_checkpoint", resume, fix)
     found = checkpoints(Path(request.values["output_dir"]))
+    if not found and resume.lower() == "auto":
+        return None
     if not found:
         fix = "Start the run again without it."
         why = f"there is no whole checkpoint in {request.values['output_dir']}"
@@ -77,24 +111,12 @@ def checkpoint_of(request: Request) -> Path | None:
     return found[-1]
 
 
-def how_to_go_on(folder: Path) -> str:
-    """What of an interrupted run is kept."""
-    found = checkpoints(folder)
-    if not found:
-        return "There is no checkpoint yet: start again."
-    return f"Nothing is lost up to {found[-1].name}: --resume_from_checkpoint {found[-1]} goes on from there."
-
-
 def _is_answer(resume: str) -> bool:
-    return resume.lower() in ("true", "false")
+    return resume.lower() in ("true", "false", "auto")
 
 
 def begin(folder: Path, request: Request, argv: Sequence[str], resumed: Path | None) -> None:
     """Write down what was settled, how it was started, and with what; every start is kept."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput("output_dir", str(folder), "Choose a folder that you may write to.", str(error)) from error
     values = request.values | {"output_dir": str(folder), "resume_from_checkpoint": None}
     (folder / RECIPE).write_text(as_recipe(values), encoding="utf-8")
     path = folder / RECORD

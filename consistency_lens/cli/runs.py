@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from ..activations import Activations
 from ..base.modeling import LensModel
@@ -28,7 +29,7 @@ from .opening import (
 from .parsing import Request
 from .publish import publish_run
 from .report import companion, judge, require_split, subject_for_another
-from .run_folder import LENS, TAIL, WARM, Log, begin, checkpoint_of, command_of, settle_folder
+from .run_folder import LENS, TAIL, WARM, Log, begin, checkpoint_of, claim, command_of, settle_folder
 from .train import new_lens, require_trainable, train, train_tail
 
 
@@ -47,7 +48,7 @@ def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, repor
         config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
         require_room(config, tokenizer, request.lens)
         activations.provenance.at(*map(str, resolve_sites(site, config.get_text_config().num_hidden_layers)))
-    begin_run(folder, request, argv, resumed, exits)
+    folder = begin_run(folder, request, argv, resumed, exits)
     frozen = load_subject_of(request, activations, engine.spreads_weights)
     _train_and_judge(request, frozen, activations, site, folder, resumed, report)
 
@@ -69,7 +70,8 @@ def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
     _require_held_out(request)
     rows = request.values["activations_dir"] or str(Path("outputs") / f"{'_'.join(names)}-activations")
     request.values["activations_dir"] = rows  # `evaluate` finds them again
-    begin_run(folder, request, argv, resumed, exits)
+    folder = begin_run(folder, request, argv, resumed, exits)
+    request.stage = "extract"
     made, frozen = extract(request, command_of(argv), rows)
     activations = Activations.load(made, verify=False)
     require_rows(request, activations)
@@ -91,11 +93,14 @@ def _require_held_out(request: Request) -> None:
             raise BadInput(name, request.values[name], fix)
 
 
-def begin_run(folder: Path, request: Request, argv: Sequence[str], resumed: Path | None, exits: ExitStack) -> None:
-    """From here on the run has a folder, and a log in it; one process writes."""
+def begin_run(folder: Path, request: Request, argv: Sequence[str], resumed: Path | None, exits: ExitStack) -> Path:
+    """From here on the run has a folder of its own, and a log in it; one process writes."""
     if PartialState().is_main_process:
+        folder = claim(request, folder, exits)
         begin(folder, request, argv, resumed)
         exits.enter_context(Log(folder))
+    request.folder = Path(broadcast_object_list([str(folder)])[0])
+    return request.folder
 
 
 def _train_and_judge(
@@ -107,10 +112,12 @@ def _train_and_judge(
     resumed: Path | None,
     report: bool,
 ) -> None:
+    request.stage = "train"
     lens = new_lens(request, frozen, activations, site)
     history, steps = train(request, lens, activations, folder, resumed)
     tail = _tail(request, lens, activations, site, folder, steps, resumed) if request.run.tail_baseline else None
     if report:
+        request.stage = "evaluate"
         warm = companion(WARM, folder, lens, request)
         judge(request, lens, activations, folder, tail, warm, history, home=folder / LENS)
     if request.values["push_to_hub"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,9 @@ from transformers import (
 )
 
 from ..activations import Activations
+from ..base.checkpoint import checkpoints
 from ..base.engines import Engine
+from ..base.lens_card import CARD
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..hub import require_token
@@ -148,14 +151,15 @@ def train_tail(
     """An encoder that learns, with the same objective and as many steps, to read the last T tokens of the context.
 
     What it restores is what a lens is worth its distance from: the same number of tokens, read as well as can be, and
-    written by nobody. Its decoder has nothing to learn and stays as it is.
+    written by nobody. Its decoder has nothing to learn and stays as it is. Interrupted, it goes on where it was; its
+    checkpoints do not stay.
     """
     for parameter in (*lens.decoder.own_parameters().values(), *lens.decoder.map.parameters()):
         parameter.requires_grad_(False)
     no_warm_start = request.values["warm_start"] == "none"
     training = _training(
         request,
-        folder / TAIL,
+        place := folder / TAIL,
         max_steps=steps,
         warm_start="context",
         warm_steps=0 if no_warm_start else request.values["warm_steps"],
@@ -163,15 +167,20 @@ def train_tail(
         anchor="none",
         ema_decay=0.0,
         eval_strategy="no",
-        save_strategy="no",
+        save_total_limit=1,
         sample_steps=0,
         load_best_model_at_end=False,
         report_to="none",
         push_to_hub=False,
     )
     trainer = _trainer(lens, training, activations, [Progress("context tail")])
-    trainer.train()
-    trainer.save_lens(folder / TAIL)
+    found = checkpoints(place)
+    trainer.train(str(found[-1]) if found else None)
+    trainer.save_lens(place)
+    if trainer.is_world_process_zero():
+        for checkpoint in checkpoints(place):
+            shutil.rmtree(checkpoint)
+        (place / CARD).unlink(missing_ok=True)  # it is the lens of nobody
     PartialState().wait_for_everyone()
     return lens
 

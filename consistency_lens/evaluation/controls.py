@@ -16,6 +16,7 @@ from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, Prefix
 
 LENS, SHUFFLED, REWORDED, TAIL = "lens", "shuffled_activation", "reworded", "context_tail"
+TRAINED_TAIL = "context_tail_trained"  # a rival that learned to read such tails
 # A text control that knows what the subject will say: what one gets without a lens. It is no sign of blindness.
 AHEAD = "own_continuation"
 EDITS = ("self", "mean", "resample", "noise", "zero")

@@ -23,6 +23,10 @@ NUMBERS = {
 TRAITS = {
     "text_nll": "nats per token of the text under the subject, behind the decoder's prompt without the activation",
     "sample_nll": "nats per token of the subject's own samples of the same length",
+    "excerpt_nll": "nats per token of what the subject itself says next, sampled, of the same length, and judged like "
+    "text_nll: without the context it belongs to",
+    "text_nll_above_excerpts": "text_nll minus excerpt_nll: how much less natural the text is than an excerpt from "
+    "the middle of what M says",
     "text_nll_above_samples": "text_nll minus sample_nll: how much less natural the text is than what M itself says",
     "length": "tokens of the text",
     "repetition": "share of a text's pairs of neighbouring tokens that have come before in it",

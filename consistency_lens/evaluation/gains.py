@@ -11,7 +11,15 @@ from .definitions import NUMBERS
 from .numbers import Numbers, draws_of, retention_of
 from .samples import Number, Samples
 
-TRAITS = ("text_nll", "text_nll_above_samples", "length", "repetition", "retrieval", "distinct")
+TRAITS = (
+    "text_nll",
+    "text_nll_above_samples",
+    "text_nll_above_excerpts",
+    "length",
+    "repetition",
+    "retrieval",
+    "distinct",
+)
 
 
 def gains_of(now: Samples, earlier: Samples, judged: Iterable[str]) -> dict[str, Numbers]:

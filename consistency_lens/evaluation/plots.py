@@ -159,26 +159,22 @@ def by_position(report: Report) -> Figure | None:
 def over_training(report: Report) -> Figure | None:
     """Where training went: fidelity up, and readability with it or against it. Better is up and to the right."""
     rows = [row for row in report.training if "eval_kl_recovered" in row and "step" in row]
-    labels = {"eval_text_nll": "text_nll in nats (right is plainer)", "eval_fact_precision": "fact_precision"}
-    panels = [name for name in labels if sum(name in row for row in rows) >= 2]
-    if not panels:
+    kept = [row for row in rows if "eval_text_nll" in row]
+    if len(kept) < 2:
         return None
-    figure, grid = _figure(1 + 4.4 * len(panels), 4.2, len(panels))
-    for axes, name in zip(grid, panels, strict=True):
-        kept = [row for row in rows if name in row]
-        x, y = [row[name] for row in kept], [row["eval_kl_recovered"] for row in kept]
-        axes.plot(x, y, color="#bbbbbb", linewidth=1.2, zorder=1)
-        dots = axes.scatter(x, y, c=[row["step"] for row in kept], cmap="viridis", s=38, zorder=2)
-        for i, text, below in ((0, "start", True), (-1, "end", False)):
-            offset = (0, -16 if below else 8)
-            axes.annotate(text, (x[i], y[i]), offset, textcoords="offset points", fontsize=9.5, ha="center")
-        axes.margins(0.14)
-        axes.set_xlabel(labels[name])
-        if name == "eval_text_nll":
-            axes.invert_xaxis()
-    grid[0].set_ylabel("kl_recovered")
-    grid[0].set_title("Fidelity against readability")
-    figure.colorbar(dots, ax=grid, label="step")
+    figure, axes = _figure(5.4, 4.2)
+    x, y = [row["eval_text_nll"] for row in kept], [row["eval_kl_recovered"] for row in kept]
+    axes.plot(x, y, color="#bbbbbb", linewidth=1.2, zorder=1)
+    dots = axes.scatter(x, y, c=[row["step"] for row in kept], cmap="viridis", s=38, zorder=2)
+    for i, text, below in ((0, "start", True), (-1, "end", False)):
+        offset = (0, -16 if below else 8)
+        axes.annotate(text, (x[i], y[i]), offset, textcoords="offset points", fontsize=9.5, ha="center")
+    axes.margins(0.14)
+    axes.set_xlabel("text_nll in nats (right is plainer)")
+    axes.invert_xaxis()
+    axes.set_ylabel("kl_recovered")
+    axes.set_title("Fidelity against readability")
+    figure.colorbar(dots, ax=axes, label="step")
     return figure
 
 
@@ -196,14 +192,12 @@ def rate_fidelity(reports: Mapping[int, Report], path: str | Path, part: str = "
     return _save(figure, Path(path))
 
 
-def _figure(width: float, height: float, panels: int | None = None) -> tuple[Any, Any]:
-    """Without pyplot: no global state, no window. One set of axes, or a row of panels."""
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """Without pyplot: no global state, no window."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150)
-    if panels is None:
-        return figure, figure.subplots()
-    return figure, figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    return figure, figure.subplots()
 
 
 def _questions(axes: Axes, points: Sequence[Numbers]) -> list[float]:

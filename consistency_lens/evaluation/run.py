@@ -154,8 +154,9 @@ class _Study:
             self._judge("text", name, bench, rival.restore(codes[TAIL], batch), stored)
 
         traits = dict(self.lens.traits(code, batch, bench.prefix, self.frozen, seed))
-        if {"text_nll", "sample_nll"} <= traits.keys():
-            traits["text_nll_above_samples"] = traits["text_nll"] - traits["sample_nll"]
+        for kind in ("sample", "excerpt"):
+            if {"text_nll", f"{kind}_nll"} <= traits.keys():
+                traits[f"text_nll_above_{kind}s"] = traits["text_nll"] - traits[f"{kind}_nll"]
         self.records.add("traits", traits)
         self._read(batch, {name: codes[name] for name in JUDGED if name in codes})
 

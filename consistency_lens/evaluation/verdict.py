@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .controls import AHEAD, REWORDED, SHUFFLED
+from .controls import AHEAD, REWORDED, SHUFFLED, TAIL, TRAINED_TAIL
 from .samples import Number
 
 if TYPE_CHECKING:
@@ -59,7 +59,16 @@ def verdict_of(report: Report) -> Verdict:
     kept = _kept_when_reworded(report)
     if kept is not None and kept.value < LANGUAGE_SHARE:
         said += f", but they are closer to a private code than to language: in other words they keep {kept} of it"
-    return Verdict(f"{said}.")
+    return Verdict(f"{said}{_what_was_not_asked(report)}.")
+
+
+def _what_was_not_asked(report: Report) -> str:
+    """The lens's own encoder reads a context badly: without one that learned to, a lens that says no more than the
+    context's end could pass."""
+    texts = report.groups.get("text", [])
+    if TAIL not in texts or TRAINED_TAIL in texts:
+        return ""
+    return "; an encoder that learned to read the end of the context, the strongest of them, was not measured"
 
 
 def _as_good(report: Report, part: str) -> str | None:

@@ -105,7 +105,8 @@ def choose_attention(
     dtype: str | torch.dtype,
     device_map: str | dict[str, Any] | None,
 ) -> str:
-    """Settle `auto`: FlashAttention 3, then 2, then sdpa, then eager, by what is installed and supported."""
+    """Settle `auto`: FlashAttention 3, then 2, then sdpa, then eager, by what is installed and supported. A model
+    that is kept on the CPU, for good or until an engine spreads it, gets none of the first two."""
     if wanted not in ATTENTION:
         raise BadInput("attn_implementation", wanted, f"Use one of {', '.join(ATTENTION)}.")
     installed = {"flash_attention_3": is_flash_attn_3_available(), "flash_attention_2": is_flash_attn_2_available()}
@@ -120,10 +121,18 @@ def choose_attention(
         return wanted
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     half = (config.dtype if dtype == "auto" else dtype) in (torch.float16, torch.bfloat16)
-    if half and device_map is not None and torch.cuda.is_available() and architecture._supports_flash_attn:
+    on_gpu = device_map not in (None, "cpu", {"": "cpu"}) and torch.cuda.is_available()
+    if half and on_gpu and architecture._supports_flash_attn:
         hopper = torch.cuda.get_device_capability()[0] >= 9
         if installed["flash_attention_3"] and hopper:
             return "flash_attention_3"
         if installed["flash_attention_2"]:
             return "flash_attention_2"
     return "sdpa" if architecture._supports_sdpa else "eager"
+
+
+def in_float32(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with weights in float32, which FlashAttention does not take: sdpa stands in for it."""
+    if model.config._attn_implementation.startswith("flash_attention"):
+        model.set_attn_implementation("sdpa")
+    return model.float()

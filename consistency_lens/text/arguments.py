@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from transformers.trainer_utils import SchedulerType
+
 from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
 from ..schedules import Schedule
@@ -13,6 +15,8 @@ ESTIMATORS = ("policy", "parallel", "sequential", "none")
 ANCHORS = ("none", "frozen", "projections", "replay", "paraphrase")
 DELTAS = ("off", "stopgrad", "grad")
 TERMS = ("kl", "mse", "direction", "norm", "lm", "ground", "entropy", "policy", "reference", "replay", "start")
+# Its learning rate is no function of the step.
+_LOOKS_BACK = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 _WEIGHT = "A number, or a schedule of the step such as 'linear(1, 0.1, 1000)' or 'cosine(...)'."
 
 
@@ -118,6 +122,10 @@ class ConsistencyLensArguments(LensTrainingArguments):
         if not self.schedules()["ground"].is_off and self.estimator != "policy":
             fix = "Use estimator=policy: no gradient leads from the subject's judgement to the choice of words."
             raise BadInput("ground_weight", self.ground_weight, fix, why=f"estimator={self.estimator}")
+        if self.num_warm_steps and self.lr_scheduler_type in _LOOKS_BACK:
+            fix = "Use another one, such as constant or cosine, or warm_start=none."
+            why = "it follows the evaluations, so that the warm start could have no learning rate of its own"
+            raise BadInput("lr_scheduler_type", SchedulerType(self.lr_scheduler_type).value, fix, why)
         super().__post_init__()
 
     def schedules(self) -> dict[str, Schedule]:

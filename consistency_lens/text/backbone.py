@@ -11,6 +11,7 @@ from ..base.adapters import add_adapter, without_adapters
 from ..base.fidelity import only_site
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
+from ..frozen.loading import in_float32
 from ..frozen.sites import truncate
 from .configuration import ConsistencyLensConfig
 
@@ -44,7 +45,7 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
     """Plain weights in float32: those of the subject, with what an adapter adds to them."""
     if frozen.quantization != "none":
         raise BadInput("trainable", "full", "Use trainable=lora: a quantised subject cannot be cloned and trained.")
-    return without_adapters(copy.deepcopy(frozen.model).float(), adapter)
+    return without_adapters(in_float32(copy.deepcopy(frozen.model)), adapter)
 
 
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:

@@ -99,7 +99,7 @@ class ConsistencyLensConfig(LensConfig):
         # Tokenised apart: what stands beside the placeholder must not merge with it.
         before, after = (tokens(part.strip(), add_special_tokens=False)["input_ids"] for part in _cut(prompt))
         placeholder_id = next(i for i in range(frozen.vocab_size) if i not in {start_id, *before, *after})
-        return cls(
+        config = cls(
             sites=[site],
             hidden_size=frozen.hidden_size,
             provenance=frozen.provenance(site).to_dict(),
@@ -113,6 +113,11 @@ class ConsistencyLensConfig(LensConfig):
             embedding_norm=_embedding_norm(frozen),
             **settings,
         )
+        asked, room = 2 + len(before) + len(after), frozen.max_length
+        if asked + config.code_length > room:
+            why = f"the model takes {room} tokens, and the prompt has {asked}"
+            raise BadInput("code_length", config.code_length, f"Use at most {max(0, room - asked)}.", why)
+        return config
 
     @property
     def code_in_words(self) -> str:

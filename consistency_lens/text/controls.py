@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.modeling import Batch
 from ..frozen import FrozenLM, Prefix
-from ..objectives import nll_of
+from ..objectives import masked_mean
 from .configuration import ConsistencyLensConfig
 from .generation import Noise, Words, roll_out
 from .warm_start import barred, packed, starting_words
@@ -100,6 +100,8 @@ def traits(
     - `text_nll`: nats per token under the subject, behind the decoder's prompt without the activation.
     - `sample_nll`: the same of the subject's own samples at temperature 1, of the same length and from the tokens that
       a text may hold: how surprising its ordinary words are to it.
+    - `excerpt_nll`: the same of what the subject says, sampled likewise, behind the row's own context: an excerpt from
+      the middle of something, as a text about a thought is, and surprising by its beginning alone.
     - `length`: tokens.
     - `repetition`: share of the text's bigrams that have come before in it.
     - `round_trip`: 1 where the printed text, tokenised again, is the same tokens.
@@ -120,6 +122,7 @@ def traits(
     found = {
         "text_nll": nll_after(alone, code),
         "sample_nll": nll_after(alone, sampled(config, alone, code, seed)),
+        "excerpt_nll": nll_after(alone, sampled(config, prefix, code, seed)),
         "length": code.lengths.float(),
         "repetition": repetition_of(code),
         "round_trip": round_trip_of(frozen.tokenizer, code),
@@ -217,8 +220,13 @@ def sampled(config: ConsistencyLensConfig, prefix: Prefix, like: Words, seed: in
 
 def nll_after(prefix: Prefix, words: Words) -> Tensor:
     """Nats per token of each text behind its context, `[B]`; 0 for an empty one."""
-    logits = prefix.followed_by(words.ids, words.mask).logits(horizon=words.ids.shape[1])
-    return nll_of(logits[:, :-1], words.ids, words.mask)
+    return masked_mean(nll_of_tokens(prefix, words), words.mask)
+
+
+def nll_of_tokens(prefix: Prefix, words: Words) -> Tensor:
+    """Nats of each token of each text behind its context, `[B, T]`; what stands behind a text's end means nothing."""
+    logits = prefix.followed_by(words.ids, words.mask).logits(horizon=words.ids.shape[1])[:, :-1].float()
+    return F.cross_entropy(logits.flatten(0, 1), words.ids.flatten(), reduction="none").view_as(words.ids)
 
 
 def retrieved(words: Words, prefix: Prefix, doc_id: Tensor, seed: int) -> Tensor:

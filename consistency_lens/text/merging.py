@@ -29,6 +29,9 @@ def merged(lens: Lens) -> Lens:
         raise BadInput("trainable", kinds, "Save the lens as it is.", why="it has no adapters to merge")
     if frozen is None:
         raise BadInput("subject", None, "Load the lens with its FrozenLM.", why="the adapters sit on its weights")
+    if frozen.quantization != "none":
+        fix = "Publish the lens as it is."
+        raise BadInput("quantization", frozen.quantization, fix, why="adapters cannot become part of packed weights")
     changes = {"trainable" if part.name == "decoder" else "encoder_trainable": "full" for part in adapted}
     settings = config.to_dict() | {"encoder_trainable": config.encoder_trainable} | changes
     lms: dict[str, PreTrainedModel] = {}

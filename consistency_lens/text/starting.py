@@ -63,9 +63,9 @@ class StartingTexts:
     def supported(self, logits: Tensor, doubt: Doubt) -> Self:
         """The same texts without what the decoder, which reads the activation alone, would have to guess.
 
-        P's own token always stays, or the first one where nothing is quoted. With a general word, it takes the place
-        of each guess; without one, the text is cut to the stretch around P that has none: from behind the last
-        doubtful token before P to the first doubtful one after it.
+        With a general word, that takes the place of each guess, and is all of a text in which nothing is known.
+        Without one, the text is cut to the stretch around P that holds no guess: from behind the last doubtful token
+        before P to the first doubtful one after it; P's own token stays, or the first one where nothing is quoted.
 
         Args:
             logits: `[B, T, V]` that the decoder gives to the whole texts.
@@ -76,11 +76,13 @@ class StartingTexts:
         ids, mask = self.words.ids, self.words.mask.bool()
         probability = logits.log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1).exp()
         columns, middle = torch.arange(ids.shape[1], device=ids.device), (self.tail - 1).clamp_min(0).unsqueeze(1)
-        keep, known = mask, columns == middle
         if doubt.word is None:
             doubtful_before = (probability < doubt.below) & (columns < middle)
             keep = mask & (doubtful_before.flip(1).cumsum(1).flip(1) == 0)
-            known = columns <= middle
-        ids, keep = doubt.of(ids, probability, keep, known)
+            ids, keep = doubt.of(ids, torch.where(columns <= middle, 1.0, probability), keep)
+        else:
+            ids, keep = doubt.of(ids, probability, mask)
+            nothing = ~keep.any(1)
+            ids[nothing, 0], keep[nothing, 0] = doubt.word, True
         kept_tail = (keep & (columns < self.tail.unsqueeze(1))).sum(1)
         return type(self)(packed(ids, keep, self.pad_id), kept_tail, self.pad_id)

@@ -5,6 +5,7 @@ Shapes: B rows, G rollouts per row, N = B * G, H columns (P and the horizon), T 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,14 +18,15 @@ from torch import Tensor
 
 from ..base.engines import any_process, in_one_call
 from ..base.fidelity import Bench
+from ..base.memory import FirstWeights
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
 from ..frozen import Prefix
-from ..objectives import direction_error_of, entropy_of, kl_of, nll_of, norm_error_of
+from ..objectives import direction_error_of, entropy_of, kl_of, masked_mean, nll_of, norm_error_of
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
-from .controls import after_prompt, nll_after, noised
+from .controls import after_prompt, nll_after, nll_of_tokens, noised
 from .generation import Noise, Words, leave_one_out, log_probability_of
 from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .prepared import PreparedTexts
@@ -33,6 +35,7 @@ from .starting import StartingTexts
 from .warm_start import Doubt, quoted_of
 
 REFERENCE = "reference.safetensors"
+MISQUOTED = 4.6  # nats: as if a context would hold another token once in a hundred times
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.anchor == "projections":
             for parameter in self.lens.encoder.own_parameters().values():
                 parameter.requires_grad_(False)
+
+    def begin_again(self, first: FirstWeights, resumed: Path | None) -> None:
+        self.reference = {}
+        super().begin_again(first, resumed)
 
     def weigh(self, args: ConsistencyLensArguments) -> Mapping[str, Schedule]:
         return args.schedules()
@@ -226,10 +233,22 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def surprise_in_place(self, prefix: Prefix, words: Words) -> Tensor:
         """`- mean_t log M(t_t | x_0..x_{P-q}, t_<t)`: the text where it belongs, in its row's own context and in the
-        place of the q tokens that it begins with quoting. What the subject would not say there is made up."""
+        place of the q tokens that it begins with quoting. What the subject would not say there is made up.
+
+        Quoted tokens the context itself judges: the right one is no surprise, and a wrong one is more of a surprise
+        than M's own words can be, since what it says is false. A general word says nothing false, wherever M knows
+        better: it costs what a word costs that is just sure enough to be said.
+        """
         quoted = min(quoted_of(self.args.warm_start, self.lens.config.code_length), prefix.input_ids.shape[1] - 1)
+        surprise = nll_of_tokens(prefix.shortened(quoted), words)
+        if quoted:
+            said, read = words.ids[:, :quoted], prefix.input_ids[:, -quoted:]
+            of_quotes = (surprise[:, :quoted] + MISQUOTED).masked_fill(said == read, 0.0)
+            surprise = torch.cat([of_quotes, surprise[:, quoted:]], dim=1)
+        if self.doubt.word is not None:
+            surprise = surprise.masked_fill(words.ids == self.doubt.word, -math.log(max(self.doubt.below, 1e-3)))
         short = prefix.mask.sum(1) <= quoted  # nothing is left of these
-        return nll_after(prefix.shortened(quoted), words).masked_fill(short, 0.0)
+        return masked_mean(surprise, words.mask).masked_fill(short, 0.0)
 
     def terms_of_policy(
         self, rows: Rows, out: ConsistencyLensOutput, terms: Mapping[str, Tensor]
@@ -291,7 +310,7 @@ class ConsistencyLensTrainer(LensTrainer):
         """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it."""
         warm = self.args.num_warm_steps
         scheduler = super().create_scheduler(max(1, num_training_steps - warm), optimizer)
-        if not warm or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        if not warm:
             return scheduler
         stages = []
         for group, after in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):

@@ -35,21 +35,17 @@ class Doubt:
     below: float = 0.0
     word: int | None = None
 
-    def of(self, ids: Tensor, probability: Tensor, keep: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def of(self, ids: Tensor, probability: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Ids and which of them are kept, once every guess is dealt with. No text ends in general words.
 
         Args:
             ids, probability: `[B, T]`, tokens and how likely each was held to be.
             keep: `[B, T]`, which of them are a text.
-            known: `[B, T]`, which of them are no guesses, whatever their probability.
         """
         guessed = probability < self.below
-        if self.word is not None:
-            guessed |= ids == self.word
-        if known is not None:
-            guessed &= ~known
         if self.word is None:
             return ids, keep & (guessed.cumsum(1) == 0)
+        guessed |= ids == self.word
         lost = guessed & F.pad(guessed[:, 1:], (0, 1))
         keep = keep & (lost.cumsum(1) == 0)
         said = keep & ~guessed

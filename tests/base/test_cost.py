@@ -29,11 +29,11 @@ def test_a_meter_goes_on_where_a_checkpoint_had_left_it() -> None:
 
 def test_a_gap_is_said() -> None:
     meter = Meter(CPU)
-    meter.begin(None, resumed=True)
+    meter.begin(Cost(partial=True))
     assert "an earlier part of the training was not counted" in meter.cost.in_words()["CPU hours"]
-    meter.begin(meter.cost, resumed=True)
+    meter.begin(meter.cost)
     assert meter.cost.partial, "it stays"
-    meter.begin(Cost(), resumed=True)
+    meter.begin(Cost())
     assert not meter.cost.partial
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,23 +110,6 @@ def test_each_part_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
     assert not found, "a parameter of no part"
 
 
-@pytest.mark.slow
-def test_all_schedulers_of_transformers_can_be_used(tmp_path: Path) -> None:
-    for kind, more in (
-        ("constant", {}),
-        ("linear", {"warmup_steps": 1}),
-        ("cosine", {}),
-        ("cosine_with_restarts", {}),
-        ("polynomial", {}),
-        ("inverse_sqrt", {"warmup_steps": 1}),
-        ("cosine_with_min_lr", {"lr_scheduler_kwargs": {"min_lr": 1e-5}}),
-        ("warmup_stable_decay", {"lr_scheduler_kwargs": {"num_decay_steps": 1}}),
-    ):
-        trainer = trainer_of(tmp_path, lr_scheduler_type=kind, max_steps=3, **more)
-        trainer.train()
-        assert all(math.isfinite(entry["loss"]) and entry["learning_rate"] >= 0 for entry in logs(trainer)), kind
-
-
 # Gradients that are not finite.
 
 
@@ -152,11 +136,11 @@ def test_too_many_bad_steps_stop_the_run_and_leave_the_batch(tmp_path: Path) -> 
     trainer = spoiled(tmp_path, max_skipped_steps=1)
     trainer.bad_steps = (0, 1)
     before = copies(trainer.trainable)
-    with pytest.raises(BadInput, match=r"max_skipped_steps=1.*bad_batch-1\.pt") as caught:
+    with pytest.raises(BadInput, match=r"max_skipped_steps=1.*bad_batch-1-0\.safetensors") as caught:
         trainer.train()
     assert "2 steps were not finite" in str(caught.value)
-    batch = torch.load(tmp_path / "bad_batch-1.pt")
-    assert batch["activations"][SITE].shape == (6, 32) and len(batch["input_ids"]) == 6
+    batch = load_file(tmp_path / "bad_batch-1-0.safetensors")
+    assert batch[SITE].shape == (6, 32) and len(batch["input_ids"]) == len(batch["doc_id"]) == 6
     assert not changed(trainer.trainable, before)
 
 
@@ -180,6 +164,21 @@ def test_averages_are_those_of_a_slow_loop(tmp_path: Path) -> None:
     for name, average in trainer.average.averages.items():
         torch.testing.assert_close(average, slow[name].float(), rtol=1e-5, atol=1e-7)
     assert changed(trainer.trainable, trainer.average.averages)
+
+
+def test_averages_do_not_move_in_a_step_that_is_not_taken(tmp_path: Path) -> None:
+    trainer = spoiled(tmp_path, ema_decay=0.5, weight_decay=0.1)
+    assert trainer.average is not None
+    average, seen = trainer.average, []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seen.append({name: tensor.clone() for name, tensor in average.averages.items()})
+
+    trainer.add_callback(Look())
+    trainer.train()
+    moved = [any(not torch.equal(one[name], two[name]) for name in one) for one, two in pairwise(seen)]
+    assert moved == [True, False, True], "the third of four steps is the bad one"
 
 
 def test_averages_hold_nothing_that_is_frozen(tmp_path: Path) -> None:

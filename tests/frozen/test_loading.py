@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,25 @@ def test_without_a_gpu_auto_takes_the_best_the_architecture_has(case: str) -> No
 )
 def test_a_wanted_attention_is_taken_as_it_is(wanted: str) -> None:
     assert choose_attention(AutoConfig.for_model("llama"), wanted, "auto", None) == wanted
+
+
+@pytest.mark.parametrize(
+    ("device_map", "taken"),
+    [
+        ("auto", "flash_attention_2"),
+        ({"": 0}, "flash_attention_2"),
+        ("cpu", "sdpa"),
+        ({"": "cpu"}, "sdpa"),
+        (None, "sdpa"),
+    ],
+)
+def test_on_the_cpu_of_a_machine_with_a_gpu_auto_takes_no_flash_attention(
+    monkeypatch: pytest.MonkeyPatch, device_map: Any, taken: str
+) -> None:
+    monkeypatch.setattr("consistency_lens.frozen.loading.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert choose_attention(AutoConfig.for_model("llama"), "auto", torch.bfloat16, device_map) == taken
 
 
 @pytest.mark.parametrize("wanted", ["flash_attention_2", "flash_attention_3"])

@@ -218,7 +218,7 @@ def test_traits_are_float32_on_the_cpu(
     lm: FrozenLM, config: ConsistencyLensConfig, code: Words, batch: dict[str, Any]
 ) -> None:
     found = controls.traits(config, code, batch, lm.prefix(batch), lm, seed=0)
-    names = ["text_nll", "sample_nll", "length", "repetition", "round_trip", "retrieval"]
+    names = ["text_nll", "sample_nll", "excerpt_nll", "length", "repetition", "round_trip", "retrieval"]
     assert list(found) == names
     assert all(x.shape == (ROWS,) and x.dtype == torch.float32 and x.device.type == "cpu" for x in found.values())
     assert found["length"].tolist() == [6, 3, 1, 0, 6, 2]
@@ -253,6 +253,16 @@ def test_samples_are_as_long_as_the_texts(
     slow = [-log_likelihood(lm, PROMPT, text) / max(1, len(text)) for text in texts(found)]
     fast = controls.traits(config, code, batch, lm.prefix(batch), lm, seed=7)["sample_nll"]
     torch.testing.assert_close(fast, torch.tensor(slow), rtol=1e-4, atol=1e-4)
+
+
+def test_excerpts_are_said_behind_the_context_and_judged_without_it(
+    lm: FrozenLM, config: ConsistencyLensConfig, code: Words, batch: dict[str, Any]
+) -> None:
+    said = controls.sampled(config, lm.prefix(batch), code, seed=7)
+    slow = [-log_likelihood(lm, PROMPT, text) / max(1, len(text)) for text in texts(said)]
+    found = controls.traits(config, code, batch, lm.prefix(batch), lm, seed=7)
+    torch.testing.assert_close(found["excerpt_nll"], torch.tensor(slow), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found["excerpt_nll"], found["sample_nll"])
 
 
 def test_repetition_counts_bigrams_that_came_before(code: Words) -> None:

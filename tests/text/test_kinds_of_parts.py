@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lens_runs import tiny_lens
 from tiny import tiny_lm
 
@@ -46,3 +48,27 @@ def test_there_is_no_second_layer_to_inject_behind() -> None:
     with pytest.raises(BadInput, match="behind the second layer"):
         ConsistencyLens.from_subject(frozen, "resid_post.0", injection="residual")
     assert ConsistencyLens.from_subject(frozen, "resid_post.0").config.injection == "embedding"
+
+
+def test_prompt_and_text_have_to_fit_into_what_the_subject_reads() -> None:
+    frozen = tiny_lm(max_position_embeddings=16)
+    assert tiny_lens(frozen, code_length=11).config.code_length == 11
+    with pytest.raises(
+        BadInput, match=r"code_length=12: the model takes 16 tokens, and the prompt has 5\. Use at most 11"
+    ):
+        tiny_lens(frozen, code_length=12)
+
+
+@pytest.mark.parametrize(("kernel", "taken"), [("eager", "eager"), ("flash_attention_2", "sdpa")])
+def test_clones_attend_as_the_subject_does_where_their_dtype_allows_it(
+    kernel: str, taken: str, tmp_path: Path
+) -> None:
+    """They are in float32, which FlashAttention does not take. The same after saving and loading."""
+    frozen = tiny_lm()
+    frozen.model.config._attn_implementation = kernel
+    lens = tiny_lens(frozen)
+    lens.save_pretrained(tmp_path)
+    for each in (lens, ConsistencyLens.from_pretrained(tmp_path, frozen)):
+        for part in (each.decoder, each.encoder):
+            assert part.lm.config._attn_implementation == taken and part.lm.dtype == torch.float32
+    assert frozen.attention == kernel

@@ -16,6 +16,15 @@ from consistency_lens.text.generation import Noise, Words
 KINDS = ["full", "lora", "projections"]
 
 
+def test_a_weight_of_several_names_is_in_the_state_once() -> None:
+    """Without what is frozen, as DeepSpeed asks for it, nothing of the subject is left."""
+    lens = tiny_lens(tiny_lm(), trainable="lora")
+    state = lens.state_dict()
+    frozen = [name for name, p in lens.named_parameters() if not p.requires_grad]
+    assert set(frozen) <= state.keys() and len({t.data_ptr() for t in state.values()}) == len(state)
+    assert all("lora_" in name or ".map." in name for name in state.keys() - set(frozen))
+
+
 def lens_of(kind: str, **settings: object) -> ConsistencyLens:
     return stirred(tiny_lens(tiny_lm(), trainable=kind, **settings)).eval()
 

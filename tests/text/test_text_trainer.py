@@ -15,7 +15,7 @@ from torch import Tensor
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit
 from consistency_lens.text.generation import Noise, Words
-from consistency_lens.text.trainer import ConsistencyLensTrainer
+from consistency_lens.text.trainer import MISQUOTED, ConsistencyLensTrainer
 from consistency_lens.text.warm_start import Doubt
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -152,18 +152,25 @@ def test_text_is_judged_behind_the_prompt_and_in_its_place(
 ) -> None:
     """Its place is that of the tokens which it quotes."""
     weight = "0.1" if estimator == "policy" else "0"  # no gradient leads from there to Gumbel's choice of words
-    changes = {"lm_weight": "0.1", "ground_weight": weight, "warm_start": warm_start, "warm_steps": 0}
+    changes: dict[str, Any] = {"lm_weight": "0.1", "ground_weight": weight, "warm_start": warm_start, "warm_steps": 0}
+    changes |= {"warm_vague": "w9", "warm_sure": 0.3}
     trainer = stirred_trainer(tmp_path, estimator=estimator, **changes)
     hand, frozen, config = ByHand(trainer, "stopgrad"), trainer.frozen, trainer.lens.config
     prompt = [i for i in config.prompt_ids if i != config.placeholder_id]
     lm, ground = [], []
     for n, (ids, length) in enumerate(zip(hand.words.ids.tolist(), hand.words.lengths.tolist(), strict=True)):
         text = ids[:length]
-        own = hand.contexts["input_ids"][n][hand.contexts["attention_mask"][n].bool()].tolist()
-        own = own[: len(own) - quoted]
+        whole = hand.contexts["input_ids"][n][hand.contexts["attention_mask"][n].bool()].tolist()
+        own = whole[: len(whole) - quoted]
         for before, into in ((prompt, lm), (own, ground)):
             said = frozen.logits({"input_ids": torch.tensor([[*before, *text]])})[0].log_softmax(-1)
             nll = [-float(said[len(before) - 1 + t, token]) for t, token in enumerate(text)]
+            if into is ground:
+                for t, (token, read) in enumerate(zip(text, whole[len(whole) - quoted :], strict=False)):
+                    nll[t] = 0.0 if token == read else nll[t] + MISQUOTED
+                nll = [
+                    -math.log(0.3) if token == trainer.doubt.word else n for token, n in zip(text, nll, strict=True)
+                ]
             into.append(sum(nll) / length)
     found = losses(trainer)
     assert found["lm"] == pytest.approx(sum(lm) / len(lm), rel=1e-3)
@@ -171,6 +178,27 @@ def test_text_is_judged_behind_the_prompt_and_in_its_place(
         assert found["ground"] == pytest.approx(sum(ground) / len(ground), rel=1e-3)
     else:
         assert "ground" not in found
+
+
+def test_a_quote_is_judged_by_the_context_and_a_general_word_says_nothing_false(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, warm_start="span", warm_vague="w9", warm_sure=0.3, ground_weight="0.1")
+    batch, frozen = first_batch(trainer), trainer.frozen
+    prefix, rows = frozen.prefix(batch), len(batch["pair"])
+    said = prefix.input_ids[:, -2:].clone()  # a span of 5 tokens quotes two
+    assert trainer.doubt.word is not None and not bool((said == trainer.doubt.word).any())
+    said[1, 0], said[2, 0] = trainer.doubt.word, 40 + int(said[2, 0] == 40)
+    ids = torch.nn.functional.pad(said, (0, 3), value=50)
+    found = trainer.surprise_in_place(prefix, Words(ids, torch.ones_like(ids)))
+    for row in range(rows):
+        own = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+        context = torch.cat([own[:-2], ids[row]])[None]
+        chances = frozen.logits({"input_ids": context})[0].log_softmax(-1)
+        start = len(own) - 3
+        nll = [-float(chances[start + t, token]) for t, token in enumerate(ids[row].tolist())]
+        quotes = [0.0, 0.0]
+        if row in (1, 2):
+            quotes[0] = nll[0] + MISQUOTED if row == 2 else -math.log(0.3)
+        assert float(found[row]) == pytest.approx((sum(quotes) + sum(nll[2:])) / 5, rel=1e-3)
 
 
 def test_readability_gives_gumbel_a_gradient_and_policy_a_reward(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""A training says how far each of its stages is."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from lens_runs import trainer_of
+
+from consistency_lens.cli.progress import Progress, Stage
+
+
+def lines(said: str) -> list[str]:
+    return re.findall(r"^(.+? \d+/\d+)  .*\S left$", said, re.MULTILINE)
+
+
+def test_the_warm_start_and_the_training_have_totals_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = trainer_of(tmp_path, warm_steps=2, max_steps=5, save_strategy="steps", save_steps=1)
+    trainer.add_callback(Progress())
+    trainer.train()
+    functional = ["training 1/3", "training 2/3", "training 3/3"]
+    assert lines(capsys.readouterr().err) == ["warm start 1/2", "warm start 2/2", *functional]
+    again = trainer_of(tmp_path, warm_steps=2, max_steps=5)
+    again.add_callback(Progress())
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert lines(capsys.readouterr().err) == functional[1:]
+
+
+@pytest.mark.parametrize(
+    ("warm", "said"),
+    [(0, ["context tail 1/2", "context tail 2/2"]), (9, [f"context tail, warm start {i}/2" for i in (1, 2)])],
+)
+def test_a_training_of_one_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], warm: int, said: list[str]
+) -> None:
+    trainer = trainer_of(tmp_path, warm_steps=warm, max_steps=2)
+    trainer.add_callback(Progress("context tail"))
+    trainer.train()
+    assert lines(capsys.readouterr().err) == said
+
+
+def test_what_is_left_is_of_the_stage_and_of_the_steps_that_were_seen() -> None:
+    stage = Stage("training", 100, 200, entered=150, began=time.monotonic() - 10)
+    assert stage.seconds_left(160) == pytest.approx(40, rel=0.1) and stage.seconds_left(200) == 0
