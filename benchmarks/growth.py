@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dic
     times, fits = [], []
     for axis in AXES:
         rows = time_of(options, axis)
-        upper = rows[len(rows) // 2 - 1 :] if len(rows) > 3 else rows
+        upper = rows[len(rows) // 2 :] if len(rows) > 3 else rows
         exponents = {"exponent": fit(rows), "upper half": fit(upper)}
         times += rows
         fits.append({"axis": axis, **exponents, "growth": verdict(exponents["upper half"])})
