@@ -27,19 +27,25 @@ class Peak:
 
 @contextmanager
 def peak_of(device: str | torch.device) -> Iterator[Peak]:
-    """Inside, memory is watched."""
+    """Inside, memory is watched. Of one such block inside another, the outer one sees what comes last."""
     found = Peak()
+    before = held(device)
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
         yield found
-        found.mb = (torch.cuda.max_memory_allocated(device) - before) / 1e6
+        found.mb = torch.cuda.max_memory_allocated(device) / 1e6 - before
         return
     # The high-water mark starts again: what building the models took for a moment is no part of the work.
     Path("/proc/self/clear_refs").write_text("5", "ascii")
-    before = _resident("VmRSS")
     yield found
-    found.mb = (_resident("VmHWM") - before) / 1e6
+    found.mb = _resident("VmHWM") / 1e6 - before
+
+
+def held(device: str | torch.device) -> float:
+    """Megabytes that are held now."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated(device) / 1e6
+    return _resident("VmRSS") / 1e6
 
 
 def alone(work: Callable[..., Any], *given: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from consistency_lens.frozen import FrozenLM
 
@@ -36,11 +38,33 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def random_lm(size: str, positions: int, dtype: str = "float32", device: str = "cpu") -> FrozenLM:
-    """A model of one of `SIZES` for contexts of up to `positions` tokens, whose tokens are the words w0, w1, ..."""
+def config_of(size: str, positions: int) -> PreTrainedConfig:
     model_type, settings = SIZES[size]
     longest = {"n_positions" if model_type == "gpt2" else "max_position_embeddings": positions}
-    config = AutoConfig.for_model(model_type, **(settings | longest))
+    return AutoConfig.for_model(model_type, **(settings | longest))
+
+
+def random_lm(
+    size: str, positions: int, dtype: str = "float32", device: str = "cpu", quantization: str = "none"
+) -> FrozenLM:
+    """A model of one of `SIZES` for contexts of up to `positions` tokens, whose tokens are the words w0, w1, ...
+
+    Args:
+        quantization: as `FrozenLM.from_pretrained`, through a folder on disk that takes the size of the plain weights.
+    """
+    frozen = _plain(size, positions, dtype, device)
+    if quantization == "none":
+        return frozen
+    with tempfile.TemporaryDirectory() as folder:
+        frozen.model.save_pretrained(folder)
+        frozen.tokenizer.save_pretrained(folder)
+        del frozen
+        gc.collect()
+        return FrozenLM.from_pretrained(folder, dtype=dtype, quantization=quantization, device_map={"": device})
+
+
+def _plain(size: str, positions: int, dtype: str, device: str) -> FrozenLM:
+    config = config_of(size, positions)
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])

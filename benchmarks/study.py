@@ -1,254 +1,290 @@
-"""What makes a good lens: one change at a time to the demo's recipe, each variant with the same seconds of training.
+"""What makes a good lens: one change at a time to a recipe, every lens judged on the same held-out rows.
 
-    python benchmarks/study.py --activations outputs/demo-activations --out outputs/study  # an hour
-    python benchmarks/study.py --activations outputs/demo-activations --out outputs/study --only "KL alone" default
+    python run_lens.py extract --config demo
+    python benchmarks/study.py --activations outputs/demo-activations --out outputs/study --workers 2   # hours
+    python benchmarks/study.py --activations outputs/demo-activations --out outputs/study --scale 0.2 --rows 500
+    python benchmarks/study.py --activations outputs/demo-activations --out outputs/study --markdown docs/study.md
 
-The offline subject is read at its usual site. Variants that differ behind the warm start begin from one and the same
-warm start. Every lens is judged on the same held-out rows; each row of the table is written as soon as it is there,
-and what is in the folder already is not done again.
+Whatever a variant does not change is as the recipe says, the number of steps too (`--scale` shortens both stages).
+There are two groups. Variants of the functional stage begin from one and the same warm start and are given the same
+processor time behind it: how long a step takes is measured against a step of the recipe, in turn, in one process. What
+changes the warm start has one of its own, and the recipe's steps. `warm start none` gets the time of both stages.
+The functional stage begins with a new optimizer; a run of the recipe in one go carries its moments over.
+
+Each row is written when it is there and not made again; a row that was interrupted begins anew, from its warm start.
+With `--markdown PAGE` the tables go between the markers of that page, the pictures into `images` beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import multiprocessing
+import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from harness import arguments, report
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from transformers import TrainerCallback
+from study_tables import Row, draw, fill, numbers, show
+from study_variants import LENGTHS, RECIPE, Variant, variants_of
+from transformers import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
 from consistency_lens.activations import Activations
 from consistency_lens.base.saving import load_files
+from consistency_lens.cli.opening import load_model, model_path, only_site
+from consistency_lens.cli.parsing import Request, parse
+from consistency_lens.cli.train import new_lens
 from consistency_lens.demo.judge import FactJudge, reword_all
-from consistency_lens.demo.subject import load_subject
 from consistency_lens.evaluation import Report, evaluate_lens
-from consistency_lens.evaluation.plots import rate_fidelity
-from consistency_lens.frozen import FrozenLM
-from consistency_lens.text.arguments import ConsistencyLensArguments
+from consistency_lens.evaluation.report import write_whole
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
-SITE = "resid_post.1"
-RECIPE: dict[str, Any] = {
-    "per_device_train_batch_size": 48,
-    "kl_horizon": 8,
-    "warm_learning_rate": 2e-3,
-    "decoder_learning_rate": 1e-4,
-    "encoder_learning_rate": 5e-4,
-    "maps_learning_rate": 5e-4,
-    "lr_scheduler_type": "cosine",
-    "lm_weight": "0.02",
-    "delta": "off",
-    "anchor": "none",
+QUIET: dict[str, Any] = {
+    "report_to": "none",
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "sample_steps": 0,
+    "load_best_model_at_end": False,
+    "push_to_hub": False,
+    "resume_from_checkpoint": None,
+    "use_cpu": True,
+    "disable_tqdm": True,
 }
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One change to the recipe. `warm` names the warm start that it begins from: text, how sure of it, T."""
-
-    name: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    warm: tuple[str, float, int] = ("onward", 0.3, 8)
-    functional: bool = True
-
-
-VARIANTS = (
-    Variant("warm start alone", functional=False),
-    Variant("default"),
-    Variant("KL alone", {"mse_weight": "0"}),
-    Variant("MSE alone", {"kl_weight": "0"}),
-    Variant("delta stopgrad", {"delta": "stopgrad"}),
-    Variant("delta grad", {"delta": "grad"}),
-    Variant("grounding .1", {"ground_weight": "0.1"}),
-    Variant("no LM term", {"lm_weight": "0"}),
-    Variant("parallel", {"estimator": "parallel", "temperature": 0.3, "decoder_learning_rate": 3e-5}),
-    Variant("sequential", {"estimator": "sequential", "temperature": 0.3, "decoder_learning_rate": 3e-5}),
-    Variant("decoder frozen", {"estimator": "none"}),
-    Variant("anchor frozen", {"anchor": "frozen"}),
-    Variant("anchor replay", {"anchor": "replay"}),
-    Variant("anchor paraphrase", {"anchor": "paraphrase"}),
-    Variant("warm context", warm=("context", 0.0, 8)),
-    Variant("warm continuation", warm=("continuation", 0.0, 8)),
-    Variant("warm summary", warm=("summary", 0.0, 8)),
-    Variant("warm span", warm=("span", 0.0, 8)),
-    Variant("warm onward", warm=("onward", 0.0, 8)),
-    Variant("warm onward .1", warm=("onward", 0.1, 8)),
-    Variant("warm onward .2", warm=("onward", 0.2, 8)),
-    Variant("warm onward .5", warm=("onward", 0.5, 8)),
-    Variant("T = 2", warm=("onward", 0.3, 2)),
-    Variant("T = 4", warm=("onward", 0.3, 4)),
-    Variant("T = 16", warm=("onward", 0.3, 16)),
-)
-
-
-class Deadline(TrainerCallback):
-    """Ends a stage after so many seconds of its own: variants are compared at equal time, not at equal steps."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.begun = seconds, 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.begun = time.process_time()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if time.process_time() - self.begun > self.seconds:
-            control.should_training_stop = True
+ROUNDS = 5  # steps of a variant and of the recipe, in turn, whose times are compared
 
 
 class Study:
-    """The variants of one folder."""
+    """The variants of one folder: subject and rows are loaded once."""
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, Path(options.out)
-        self.frozen: FrozenLM = load_subject(progress=False)
+        self.recipe = recipe_of(options)
+        self.variants = variants_of(self.recipe)
+        PartialState(cpu=True)
+        subject = Request("train", self.recipe).subject
+        self.frozen = load_model(model_path(subject), subject)
         self.activations = Activations.load(options.activations, verify=False)
 
-    def train(self, name: str, length: int, start: Path | None, **changes: Any) -> tuple[ConsistencyLens, int, float]:
-        """One stage. With `start`, the functional one, from the weights of a warm start."""
-        torch.manual_seed(self.options.seed)
-        lens = ConsistencyLens.from_subject(self.frozen, SITE, code_length=length)
-        warm = start is None
-        settings = RECIPE | changes
-        steps = self.options.warm_steps if warm else self.options.steps
-        settings |= {"max_steps": steps, "warm_steps": steps if warm else 0, "seed": self.options.seed}
-        training = ConsistencyLensArguments(
-            output_dir=str(self.out / "runs" / name), report_to="none", save_strategy="no", use_cpu=True,
-            disable_tqdm=True, logging_steps=50, **settings,
-        )  # fmt: skip
-        trainer = ConsistencyLensTrainer(lens, self.frozen, training, self.activations)
-        if start is not None:
-            load_files(lens.files(), start)
-            trainer.remember_decoder()
-            trainer.add_callback(Deadline(self.options.seconds))
+    # ---- warm starts
+
+    def warm(self, name: str) -> str:
+        """Train the warm start that this variant and others begin from."""
+        lens, trainer = self.trainer(self.variants[name].changes, self.warm_steps, self.warm_steps)
         begun = time.process_time()
         trainer.train()
-        return lens, trainer.state.global_step, time.process_time() - begun
+        folder = self.folder(name)
+        part = folder.with_name(f".{folder.name}")
+        shutil.rmtree(part, ignore_errors=True)
+        lens.save_pretrained(part)
+        (part / "seconds.json").write_text(json.dumps(time.process_time() - begun))
+        part.rename(folder)
+        return name
 
-    def warm(self, text: str, sure: float, length: int) -> Path:
-        """The folder of a warm start, trained where there is none yet."""
-        folder = self.out / "warm" / f"{text}-{sure:g}-{length}"
-        if not (folder / "config.json").is_file():
-            lens, _, _ = self.train(folder.name, length, None, warm_start=text, warm_sure=sure)
-            lens.save_pretrained(folder)
-        return folder
+    def folder(self, start: str) -> Path:
+        return self.out / "warm" / self.variants[start].slug
 
-    def run(self, variant: Variant) -> dict[str, Any]:
-        path = self.out / f"{variant.name.replace(' ', '-')}.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-        warm = self.warm(*variant.warm)
-        steps, seconds = 0, 0.0
+    # ---- rows
+
+    def row(self, name: str) -> str:
+        """Train a variant behind its warm start, judge it, write what was found."""
+        variant, steps, seconds = self.variants[name], 0, 0.0
         if variant.functional:
-            # A deadline ends the stage: a schedule of the steps would stop somewhere in its middle.
-            changes = {"lr_scheduler_type": "constant", "warm_start": variant.warm[0]} | variant.changes
-            lens, steps, seconds = self.train(variant.name.replace(" ", "-"), variant.warm[-1], warm, **changes)
+            steps = self.steps_of(variant)
+            lens, trainer = self.behind(variant, steps)
+            begun = time.process_time()
+            trainer.train()
+            seconds = time.process_time() - begun
         else:
-            lens = ConsistencyLens.from_pretrained(warm, subject=self.frozen)
-        found = self.judge(lens)
-        row = {"variant": variant.name, "steps": steps, "seconds": seconds, **numbers(found)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(row, indent=1), encoding="utf-8")
-        found.save(self.out / "reports" / variant.name.replace(" ", "-"))
-        return row
-
-    def judge(self, lens: ConsistencyLens) -> Report:
-        return evaluate_lens(
-            lens, self.frozen, self.activations, max_rows=self.options.rows, judges=[FactJudge()], reword=reword_all,
-            progress=False,
+            lens, _ = self.behind(variant, 1)
+        found = evaluate_lens(
+            lens, self.frozen, self.activations, split=self.recipe["report_split"], max_rows=self.options.rows,
+            batch_size=self.recipe["report_batch_size"], judges=[FactJudge()], reword=reword_all, progress=False,
         )  # fmt: skip
+        found.save(self.out / "reports" / variant.slug)
+        row = {"variant": name, "group": variant.group, "steps": steps, "seconds": seconds, **numbers(found)}
+        write_whole(row_file(self.out, variant), json.dumps(row, indent=1).encode())
+        return name
+
+    def behind(self, variant: Variant, steps: int) -> tuple[ConsistencyLens, ConsistencyLensTrainer]:
+        """A lens at the end of its warm start, and a trainer for what comes then."""
+        lens, trainer = self.trainer(variant.changes, steps, 0)
+        if variant.start is not None:
+            load_files(lens.files(), self.folder(variant.start))
+        trainer.remember_decoder()
+        return lens, trainer
+
+    def steps_of(self, variant: Variant) -> int:
+        """The recipe's steps; for what is compared at equal seconds, as many as take as long."""
+        of_recipe = self.functional_steps
+        if variant.name == RECIPE or variant.start not in (RECIPE, None):
+            return of_recipe
+        own, recipe = self.seconds_per_step(variant, self.variants[RECIPE])
+        budget = of_recipe * recipe
+        if variant.start is None:
+            budget += float((self.folder(RECIPE) / "seconds.json").read_text())
+        return max(1, round(budget / own))
+
+    def seconds_per_step(self, *variants: Variant) -> list[float]:
+        """Processor time of forward and backward, one step of each in turn."""
+        trainers = [self.behind(variant, 1)[1] for variant in variants]
+        for trainer in trainers:
+            trainer.state.max_steps = self.functional_steps  # whether starting texts are made in advance hangs on it
+        seconds: list[list[float]] = [[] for _ in variants]
+        for turn in range(ROUNDS + 1):
+            for trainer, times in zip(trainers, seconds, strict=True):
+                trainer.current_gradient_accumulation_steps = 1
+                batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+                begun = time.process_time()
+                trainer.training_step(trainer.lens, batch)
+                if turn:  # the first one makes what is kept
+                    times.append(time.process_time() - begun)
+                trainer.lens.zero_grad(set_to_none=True)
+        return [median(times) for times in seconds]
+
+    # ---- both
+
+    @property
+    def warm_steps(self) -> int:
+        return max(1, round(self.options.scale * self.recipe["warm_steps"]))
+
+    @property
+    def functional_steps(self) -> int:
+        return max(1, round(self.options.scale * (self.recipe["max_steps"] - self.recipe["warm_steps"])))
+
+    def trainer(self, changes: Any, steps: int, warm_steps: int) -> tuple[ConsistencyLens, ConsistencyLensTrainer]:
+        request = Request("train", self.recipe | dict(changes))
+        lens = new_lens(request, self.frozen, self.activations, only_site(request, self.activations.sites))
+        own = {"output_dir": str(self.out / "runs"), "max_steps": steps, "warm_steps": warm_steps}
+        trainer = ConsistencyLensTrainer(lens, self.frozen, request.training(**own, **QUIET), self.activations)
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        return lens, trainer
 
 
-def numbers(found: Report) -> dict[str, Any]:
-    """What the table shows, each with its interval."""
-    record = found.to_dict()
-    lens, facts = record["parts"]["all"]["numbers"]["lens"], record["parts"]["fact_positions"]["numbers"]["lens"]
-    rows = {name: lens[name] for name in ("kl_recovered", "kl_horizon_recovered", "top1", "fve") if name in lens}
-    rows |= {"facts kl_recovered": facts["kl_recovered"], "facts top1": facts["top1"]}
-    rows |= {name: record["judged"]["lens"][name] for name in record["judged"]["lens"]}
-    rows |= {name: record["traits"][name] for name in ("text_nll", "distinct", "length") if name in record["traits"]}
-    return rows | {"retention": record["retention"].get("reworded", {}).get("kl_recovered")}
+def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Every field of the recipe, with the seed of this study."""
+    return parse(["train", "--config", options.recipe]).values | {"seed": options.seed}
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    shown = [name for name in rows[0] if name not in ("variant", "retention")]
-    table = Table(header_style="dim", box=None)
-    for name in ("variant", *shown, "survives rewording"):
-        table.add_column(name.replace("_", " "), justify="left" if name == "variant" else "right")
-    for row in rows:
-        cells = [cell(row.get(name)) for name in shown]
-        table.add_row(row["variant"], *cells, cell(row["retention"]))
-    Console(width=220).print(table)
+def row_file(out: Path, variant: Variant) -> Path:
+    return out / "rows" / f"{variant.slug}.json"
 
 
-def draw_frontier(rows: list[dict[str, Any]], path: Path) -> None:
-    """Fidelity against two ways of meaning what one says: words that are true, words that survive rewording."""
-    figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    across = ("fact_precision", "retention"), ("fact_precision over all rows", "share that survives rewording")
-    for axes, name, label in zip(panels, *across, strict=True):
-        for row in rows:
-            if row.get(name) is None:
-                continue
-            at = row[name]["value"], row["kl_recovered"]["value"]
-            ours = row["variant"] == "default"
-            axes.scatter(*at, s=46 if ours else 22, color="#b2182b" if ours else "#4c72b0", zorder=3 if ours else 2)
-            axes.annotate(row["variant"], at, (5, 3), textcoords="offset points", fontsize=7.5)
-        axes.set_xlabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("kl_recovered")
-    figure.savefig(path)
+# ---- several processes
+
+_study: Study | None = None
 
 
-def cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (int, float)):
-        return f"{value:.0f}"
-    number = value["value"] if isinstance(value, dict) else value[0]
-    return f"{number:.3f}"
+def open_study(options: argparse.Namespace) -> None:
+    """In each worker, once."""
+    global _study
+    torch.set_num_threads(options.threads or 1)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    _study = Study(options)
+
+
+def work(kind: str, name: str) -> str:
+    assert _study is not None
+    return _study.warm(name) if kind == "warm" else _study.row(name)
+
+
+def make(options: argparse.Namespace, variants: list[Variant]) -> Iterator[str]:
+    """Make what is missing; yields the name of each row that is finished, and what went wrong with others. A row waits
+    for its warm start, and goes before warm starts that are not begun."""
+    out, known = Path(options.out), variants_of(recipe_of(options))
+    rows = [v for v in variants if not row_file(out, v).is_file()]
+    # `warm start none` needs to know how long the recipe's takes.
+    waiting = {v.name: v.start or RECIPE for v in rows}
+    starts = [s for s in dict.fromkeys(waiting.values()) if not (out / "warm" / known[s].slug).is_dir()]
+    ready = [("row", name) for name, start in waiting.items() if start not in starts]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, context, open_study, (options,)) as pool:
+        running: dict[Future[str], tuple[str, str]] = {}
+        while ready or starts or running:
+            while (ready or starts) and len(running) < options.workers:
+                job = ready.pop(0) if ready else ("warm", starts.pop(0))
+                running[pool.submit(work, *job)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                kind, name = running.pop(future)
+                error = future.exception()
+                if error is not None:  # hours of others' work do not end with it
+                    yield f"{kind} of {name!r} FAILED: {error!r}"
+                elif kind == "row":
+                    yield name
+                else:
+                    ready += [("row", row) for row, start in waiting.items() if start == name]
+
+
+def require_same_study(options: argparse.Namespace) -> None:
+    """Rows of one folder are of one recipe: what differs is said, and nothing is mixed."""
+    asked = {name: vars(options)[name] for name in ("scale", "rows", "activations")} | recipe_of(options)
+    asked = json.loads(json.dumps(asked, default=str))
+    path = Path(options.out) / "study.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(asked, indent=1).encode())
+        return
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for name in kept | asked:
+        if kept.get(name) != asked.get(name):
+            sys.exit(
+                f"--out: {options.out} holds rows with {name}={kept.get(name)!r}, asked for is {asked.get(name)!r}. "
+                "Name another folder, or delete that one."
+            )
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--activations", required=True, help="rows of the offline subject: run_lens.py extract")
+    parser.add_argument("--activations", required=True, help="rows of the recipe's subject: run_lens.py extract")
     parser.add_argument("--out", required=True, help="folder for warm starts, reports and rows of the table")
+    parser.add_argument("--recipe", default="demo", help="name or path")
     parser.add_argument("--only", nargs="+", help="names of variants; default all")
-    parser.add_argument("--warm_steps", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=10_000, help="of the functional stage at most")
-    parser.add_argument("--seconds", type=float, default=120, help="of processor time for the functional stage")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps of both stages")
     parser.add_argument("--rows", type=int, default=1500, help="test rows that every lens is judged on")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes, one thread each (--threads)")
+    parser.add_argument("--markdown", type=Path, help="page whose tables are written again; pictures beside it")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    unknown = set(options.only or ()) - {variant.name for variant in VARIANTS}
+    variants = variants_of(recipe_of(options))
+    unknown = set(options.only or ()) - variants.keys()
     if unknown:
-        sys.exit(f"--only: no variant {sorted(unknown)[0]!r}; there are: {', '.join(v.name for v in VARIANTS)}")
-    study, rows = Study(options), []
-    for variant in VARIANTS:
-        if not options.only or variant.name in options.only:
-            rows.append(study.run(variant))
-            show(rows)
-    draw_frontier(rows, study.out / "frontier.png")
-    lengths = {f"T = {length}": length for length in (2, 4, 16)} | {"default": 8}
-    reports = {
-        length: Report.load(study.out / "reports" / name.replace(" ", "-"))
-        for name, length in lengths.items()
-        if name in {row["variant"] for row in rows}
-    }
-    if len(reports) > 1:
-        rate_fidelity(reports, study.out / "rate_fidelity.png")
+        sys.exit(f"--only: no variant {sorted(unknown)[0]!r}; there are: {', '.join(variants)}")
+    require_same_study(options)
+    (Path(options.out) / "rows").mkdir(exist_ok=True)
+    chosen = [v for name, v in variants.items() if not options.only or name in options.only]
+    for name in make(options, chosen):
+        print(f"{time.strftime('%H:%M')}  {name}", flush=True)
+    finish(options, list(variants.values()))
+    missing = [v.name for v in chosen if not row_file(Path(options.out), v).is_file()]
+    if missing:
+        sys.exit(f"not made: {', '.join(missing)}. The same command tries them again.")
+
+
+def finish(options: argparse.Namespace, variants: list[Variant]) -> None:
+    """Tables and pictures of all the rows that are in the folder."""
+    out = Path(options.out)
+    files = [(v, row_file(out, v)) for v in variants]
+    rows: list[Row] = [json.loads(file.read_text(encoding="utf-8")) for _, file in files if file.is_file()]
+    show(rows)
+    there = {row["variant"] for row in rows}
+    own_length = int(recipe_of(options)["code_length"])
+    names = {length: RECIPE if length == own_length else f"T = {length}" for length in LENGTHS}
+    slugs = {length: Variant(name).slug for length, name in names.items() if name in there}
+    reports = {length: Report.load(out / "reports" / slug) for length, slug in slugs.items()}
+    draw(rows, reports, out)
+    if options.markdown:
+        fill(options.markdown, rows)
+        draw(rows, reports, options.markdown.parent / "images")
     report(options.json, "cpu", {n: v for n, v in vars(options).items() if n != "json"}, rows)
 
 

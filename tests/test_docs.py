@@ -94,8 +94,8 @@ def test_a_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_arithmetic_is_what_is_shown() -> None:
-    snippet = SNIPPETS["arithmetic"]
-    assert snippet.run() == snippet.shown
+    for snippet in (SNIPPETS["arithmetic"], SNIPPETS["seventy"]):
+        assert snippet.run() == snippet.shown
 
 
 def test_the_metric_of_the_report_page() -> None:
@@ -177,7 +177,16 @@ def options_of(source: Path) -> list[str]:
 
 def every_part_of(request: cli.Request) -> None:
     """All that the command line checks without opening anything."""
-    for part in (request.subject, request.corpus, request.extraction, request.lens, request.run, request.report):
+    parts = (
+        request.subject,
+        request.corpus,
+        request.extraction,
+        request.lens,
+        request.run,
+        request.report,
+        request.plan,
+    )
+    for part in parts:
         assert part is not None
     request.training(output_dir="outputs/here", bf16=False, use_cpu=True)
 

@@ -137,7 +137,10 @@ class ExplainArguments:
         default=None,
         metadata={"help": "Tokens of the text, as in 3,5 or (with =) --positions=-2,-1. Default: all but the first."},
     )
-    json: bool = field(default=False, metadata={"help": "One JSON object per token on stdout, and nothing else."})
+    json: bool = field(
+        default=False,
+        metadata={"help": "JSON on stdout, and nothing else: an object per token; for plan, a single one."},
+    )
 
 
 @dataclass
@@ -155,6 +158,28 @@ class PublishArguments:
     )
 
 
+@dataclass
+class PlanArguments:
+    """What `plan` reckons with. Speeds are those of the data sheet."""
+
+    gpu_memory: float = field(default=80.0, metadata={"help": "GB of each GPU."})
+    gpus: int = field(default=1, metadata={"help": "How many share the work."})
+    tflops: float = field(default=312.0, metadata={"help": "Peak of each GPU in bfloat16, dense, TFLOP/s."})
+    utilization: float = field(default=0.4, metadata={"help": "Share of that peak that long passes reach."})
+    memory_bandwidth: float = field(default=2.0, metadata={"help": "Of each GPU, TB/s: what rollouts wait for."})
+    link_bandwidth: float = field(default=300.0, metadata={"help": "Between GPUs, GB/s in each direction."})
+    gpu_price: float | None = field(default=None, metadata={"help": "Of one GPU for an hour, for the bill."})
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_memory", "tflops", "memory_bandwidth", "link_bandwidth"):
+            if vars(self)[name] <= 0:
+                raise BadInput(name, vars(self)[name], "Give the number of its data sheet, above 0.")
+        if self.gpus < 1:
+            raise BadInput("gpus", self.gpus, "Use 1 or more.")
+        if not 0 < self.utilization <= 1:
+            raise BadInput("utilization", self.utilization, "Use a share above 0, and at most 1.")
+
+
 # Rows and training both have a folder and a seed. In a whole run the plain names are the training's, and the rows have
 # names of their own; `extract`, which trains nothing, takes either.
 OWN_NAMES = {"output_dir": "activations_dir", "seed": "activations_seed"}
@@ -162,6 +187,7 @@ _OWN_HELP = {
     "activations_dir": "Folder for the rows. Default: outputs/activations, or in a whole run one with a name.",
     "activations_seed": "Of the split into train, validation and test, and of the positions.",
 }
+PLAN = "the plan"
 GROUPS: dict[str, type] = {
     "the subject": SubjectArguments,
     "the texts": CorpusArguments,
@@ -171,6 +197,7 @@ GROUPS: dict[str, type] = {
     "the run": RunArguments,
     "the report": ReportArguments,
     "explain": ExplainArguments,
+    PLAN: PlanArguments,
     "publishing": PublishArguments,
 }
 # Of transformers' own, those that one reaches for; all the others are taken, too.

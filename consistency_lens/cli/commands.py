@@ -80,6 +80,10 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             evaluate(request, exits)
         case "explain":
             explain(request)
+        case "plan":
+            from .plan import plan
+
+            plan(request)
         case "publish":
             publish(request)
         case _:

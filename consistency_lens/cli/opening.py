@@ -43,10 +43,17 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
 
 def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
     """Configuration and tokenizer."""
+    config = open_config(path, revision)
     try:
-        return AutoConfig.from_pretrained(path, revision=revision), AutoTokenizer.from_pretrained(
-            path, revision=revision
-        )
+        return config, AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _no_model(path, error) from error
+
+
+def open_config(path: str, revision: str | None) -> Any:
+    """What the model is, without its weights."""
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise _no_model(path, error) from error
 

@@ -23,6 +23,7 @@ from .arguments import (
     USUAL,
     ExplainArguments,
     LensArguments,
+    PlanArguments,
     PublishArguments,
     ReportArguments,
     RunArguments,
@@ -42,6 +43,7 @@ COMMANDS = {
     "train": "train a lens on rows that are there",
     "evaluate": "judge a lens on held-out documents, beside every control",
     "explain": "say in words what each token of a text makes the model think",
+    "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
@@ -55,6 +57,7 @@ class Request:
         command: one of `COMMANDS`, or `run` for all of them in turn.
         values: every field by its name on the command line, settled.
         text: what `explain` is to read.
+        given: the fields that options name, whatever a recipe says.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
         stage: of a whole run: the command whose work it is at.
     """
@@ -62,6 +65,7 @@ class Request:
     command: str
     values: dict[str, Any]
     text: str | None = None
+    given: frozenset[str] = field(default=frozenset(), compare=False)
     folder: Path | None = field(default=None, compare=False)
     named_itself: bool = field(default=False, compare=False)
     stage: str = field(default="", compare=False)
@@ -101,6 +105,10 @@ class Request:
     @property
     def explanation(self) -> ExplainArguments:
         return self.part(ExplainArguments)
+
+    @property
+    def plan(self) -> PlanArguments:
+        return self.part(PlanArguments)
 
     @property
     def publishing(self) -> PublishArguments:
@@ -177,7 +185,7 @@ def new_parser() -> Parser:
         [options_class()],
         prog="run_lens.py",
         allow_abbrev=False,
-        usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe.yaml] [--any_field value]",
+        usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe] [--any_field value]",
         epilog="Recipes: " + ", ".join(recipe_names()) + ". demo is the default where no model and no text is named.",
     )
     parser.add_argument("--config", default=None)
@@ -213,7 +221,7 @@ def parse(argv: Sequence[str]) -> Request:
         for shared, own in OWN_NAMES.items():
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
-    return Request(command, values, text)
+    return Request(command, values, text, frozenset(explicit))
 
 
 def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from ..errors import BadInput
-from .arguments import GROUPS, INHERITED, SCHEDULES, USUAL, fields_of, kinds, names
+from .arguments import GROUPS, INHERITED, PLAN, SCHEDULES, USUAL, fields_of, kinds, names
 
 # What a recipe says of its texts: of no use where the command line names a file instead of a dataset, or one instead
 # of a file.
@@ -98,12 +98,13 @@ def _alternatives(kind: Any) -> list[Any]:
 
 def as_recipe(values: dict[str, Any]) -> str:
     """What was settled, as YAML that `--config` takes again: no secrets, no empty values, and of transformers' unusual
-    fields those that somebody changed."""
+    fields and those of a plan the ones that somebody changed."""
     parts = ["# The run as it was settled: pass this file to --config to do the same again."]
     for group in GROUPS:
         given = {}
         for name, known in fields_of(group).items():
-            value, unusual = values[name], name in INHERITED and name not in USUAL
+            value = values[name]
+            unusual = group == PLAN or (name in INHERITED and name not in USUAL)
             if name not in SECRETS and value not in (None, [], known.default if unusual else None):
                 given[name] = value
         if given:

@@ -39,13 +39,13 @@ def plain_attention(case: str = "llama") -> FrozenLM:
 def test_it_is_what_torch_counts(trainable: str, settings: dict[str, Any], warm: bool, tmp_path: Path) -> None:
     frozen = plain_attention()
     lens = stirred(tiny_lens(frozen, trainable=trainable, code_length=12))
-    trainer = trainer_of(tmp_path, frozen, lens, kl_horizon=3, **settings)
-    batch = first_batch(trainer)
+    trainer = trainer_of(tmp_path, frozen, lens, kl_horizon=3, max_steps=50, warm_steps=40, **settings)
+    batch, trainer.state.max_steps = first_batch(trainer), trainer.args.max_steps
     trainer.state.global_step = 0 if warm else trainer.args.num_warm_steps
     if not warm:
         trainer.leave_warm_start()
     if warm or settings:
-        trainer.starting_texts(batch)  # made once, and kept
+        trainer.starting_texts(batch)  # made once for all rows, and kept
     with FlopCounterMode(display=False) as counter:
         trainer.compute_loss(lens, batch).backward()
     assert trainer.floating_point_ops(batch) == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)

@@ -1,0 +1,97 @@
+"""Which way of training fits a card, and which to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import BadInput
+from .hours import Hours, hours_of
+from .memory import Memory, memory_of
+from .work import Card, Sizes, Work
+
+SMALL = 200_000_000  # below it, two whole copies cost little, and leave training free
+BATCHES = (256, 128, 64, 32, 16, 8, 4, 2)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to do it: what it takes."""
+
+    work: Work
+    memory: Memory
+    hours: Hours
+
+
+def choose(
+    sizes: Sizes,
+    work: Work,
+    card: Card,
+    steps: int,
+    warm_steps: int,
+    per_step: int,
+    given: Mapping[str, Any],
+) -> tuple[list[Option], Option]:
+    """The fastest option of each way that fits, the recommended way first; and that option again.
+
+    Args:
+        work: everything that is no choice here.
+        per_step: activations per step, over all processes.
+        given: of `trainable`, `quantization`, `checkpointing`, `rows`, those that are settled.
+
+    Raises:
+        BadInput: nothing fits.
+    """
+    found, least = [], None
+    for way in _ways(sizes, work, given):
+        options = [Option(w, memory_of(sizes, w), hours_of(sizes, w, card, steps, warm_steps))
+                   for w in _batches(way, per_step, given)]  # fmt: skip
+        smallest = min(options, key=lambda option: option.memory.peak)
+        if least is None or smallest.memory.peak < least.memory.peak:
+            least = smallest
+        fitting = [option for option in options if option.memory.peak <= card.memory]
+        if fitting:
+            found.append(min(fitting, key=lambda option: (option.hours.total, option.memory.peak)))
+    if not found:
+        assert least is not None
+        raise _nothing_fits(card, least, given)
+    return found, found[0]
+
+
+def _ways(sizes: Sizes, work: Work, given: Mapping[str, Any]) -> Iterator[Work]:
+    """In the order in which one would take them: plain subjects before packed ones, whole weights before spread."""
+    kinds = ("full", "lora") if sizes.weights < SMALL else ("lora", "full")
+    for spread in (False, True) if work.processes > 1 else (False,):
+        for quantization in (given["quantization"],) if "quantization" in given else ("none", "8bit", "4bit"):
+            for trainable in (given["trainable"],) if "trainable" in given else kinds:
+                packed = quantization != "none"
+                if packed and (trainable == "full" or spread):
+                    continue  # packed weights can be neither trained nor spread
+                yield replace(work, trainable=trainable, quantization=quantization, spread=spread)
+
+
+def _batches(way: Work, per_step: int, given: Mapping[str, Any]) -> Iterator[Work]:
+    """With and without recomputed blocks, every batch that makes up a step."""
+    each = max(2, -(-per_step // way.processes))
+    sizes: Sequence[int] = (given["rows"],) if "rows" in given else [rows for rows in BATCHES if rows <= each]
+    for checkpointing in (given["checkpointing"],) if "checkpointing" in given else (False, True):
+        for rows in sizes:
+            yield replace(way, checkpointing=checkpointing, rows=rows, accumulation=-(-each // rows))
+
+
+def _nothing_fits(card: Card, least: Option, given: Mapping[str, Any]) -> BadInput:
+    knobs = []
+    if given.get("trainable", "lora") != "lora":
+        knobs.append("--trainable lora")
+    if given.get("quantization", "4bit") != "4bit":
+        knobs.append("--quantization 4bit")
+    if given.get("checkpointing", True) is not True:
+        knobs.append("--activation_checkpointing")
+    if given.get("rows", 2) > 2:
+        knobs.append("a lower --per_device_train_batch_size")
+    largest = sorted(least.memory.items.items(), key=lambda item: -item[1])[:3]
+    shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in largest)
+    knobs += ["more --gpus, over which weights are spread", "a lower --code_length, --rollouts or --max_length"]
+    why = f"the least that these fields allow takes {least.memory.peak / 1e9:.1f} GB: {shown}"
+    return BadInput("gpu_memory", round(card.memory / 1e9, 1), f"Nothing fits. What helps: {'; '.join(knobs)}.", why)

@@ -1,0 +1,205 @@
+"""`run_lens.py plan`: what fits on which GPU and how long it takes, from a model's `config.json` alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ..budget import Card, Option, Sizes, Work, choose, hours_of, memory_of
+from ..errors import BadInput
+from ..frozen.sites import Site, resolve_sites
+from ..schedules import Schedule
+from ..text.sizing import sizes_of
+from .arguments import PlanArguments
+from .opening import console, model_path, open_config
+from .parsing import Request
+
+ROOM = 0.9  # of a GPU's memory; the rest is the driver's, and gaps between blocks
+STEPS, WARM_STEPS = 12_000, 4_000  # where no recipe and no option says how many
+CHOICES = {
+    "trainable": "trainable",
+    "quantization": "quantization",
+    "activation_checkpointing": "checkpointing",
+    "per_device_train_batch_size": "rows",
+}
+
+
+def plan(request: Request) -> None:
+    """Settle what options name, choose the rest."""
+    asked, values = request.plan, request.values
+    config = open_config(model_path(request.subject), request.subject.revision)
+    dtype = str(config.dtype or "float32").removeprefix("torch.") if values["dtype"] == "auto" else values["dtype"]
+    sizes = sizes_of(config, dtype, values["lora_rank"])
+    work = work_of(request, sizes, dtype)
+    card = card_of(asked)
+    steps, warm_steps = steps_of(request)
+    per_step = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+    given = {choice: values[name] for name, choice in CHOICES.items() if name in request.given}
+    options, best = choose(sizes, work, card, steps, warm_steps, per_step, given)
+    each = replace(work, accumulation=max(1, -(-per_step // (work.rows * work.processes))))
+    standing = Option(each, memory_of(sizes, each), hours_of(sizes, each, card, steps, warm_steps))
+    record = {
+        "model": values["model_name_or_path"],
+        "sizes": asdict(sizes),
+        "assumed": {**asdict(asked), "usable_share": ROOM, "steps": steps, "warm_steps": warm_steps},
+        "as_it_stands": as_record(standing, asked) | {"fits": standing.memory.peak <= card.memory},
+        "recommended": as_record(best, asked),
+        "ways": [as_record(option, asked) for option in options],
+    }
+    if request.explanation.json:
+        sys.stdout.write(json.dumps(record, indent=1) + "\n")
+        return
+    show(request, sizes, card, options, standing, steps, warm_steps)
+
+
+def work_of(request: Request, sizes: Sizes, dtype: str) -> Work:
+    """As the fields stand."""
+    values = request.values
+    wanted = resolve_sites(values["site"] or values["sites"], sizes.depth)
+    if len(wanted) != 1:
+        raise BadInput("site", None, f"Name one of {', '.join(map(str, wanted))}.", why="a lens reads one site")
+    policy = values["estimator"] == "policy"
+    return Work(
+        site_depth=max(1, Site.parse(wanted[0]).depth[0] + 1),
+        trainable=values["trainable"],
+        dtype=dtype,
+        quantization=values["quantization"],
+        autocast=bool(values["bf16"]) or dtype != "float32",
+        checkpointing=bool(values["activation_checkpointing"]),
+        rows=values["per_device_train_batch_size"],
+        rollouts=values["rollouts"] if policy else 1,
+        length=values["code_length"],
+        prompt=1 + len(values["prompt"].split()),
+        context=values["max_length"],
+        horizon=values["kl_horizon"],
+        rank=values["lora_rank"],
+        policy=policy,
+        language=not Schedule.parse(values["lm_weight"], field="lm_weight").is_off,
+        remembered=policy or values["warm_sure"] > 0,
+        average=values["ema_decay"] > 0,
+        processes=request.plan.gpus,
+    )
+
+
+def card_of(asked: PlanArguments) -> Card:
+    return Card(
+        memory=ROOM * asked.gpu_memory * 1e9,
+        speed=asked.tflops * asked.utilization * 1e12,
+        bandwidth=asked.memory_bandwidth * 1e12,
+        link=asked.link_bandwidth * 1e9,
+    )
+
+
+def steps_of(request: Request) -> tuple[int, int]:
+    """Of both stages, and of the warm start among them."""
+    values, steps = request.values, request.values["max_steps"]
+    warm = 0 if values["warm_start"] == "none" else values["warm_steps"]
+    if steps > 0:
+        return steps, min(warm, steps)
+    return STEPS, WARM_STEPS if warm else 0
+
+
+def as_fields(option: Option) -> dict[str, Any]:
+    """The choices, under their names on the command line."""
+    work = option.work
+    return {
+        "trainable": work.trainable,
+        "quantization": work.quantization,
+        "activation_checkpointing": work.checkpointing,
+        "per_device_train_batch_size": work.rows,
+        "gradient_accumulation_steps": work.accumulation,
+    }
+
+
+def as_record(option: Option, asked: PlanArguments) -> dict[str, Any]:
+    hours = option.hours.total
+    return {
+        **as_fields(option),
+        "weights": "spread" if option.work.spread else "whole",
+        "memory_gb": option.memory.peak / 1e9,
+        "memory": option.memory.items,
+        "worst_moment": option.memory.when,
+        "seconds_per_step": option.hours.seconds,
+        "warm_seconds_per_step": option.hours.warm,
+        "tokens_per_second": option.hours.tokens,
+        "hours": hours,
+        "baseline_hours": option.hours.baseline,
+        "price": None if asked.gpu_price is None else asked.gpu_price * asked.gpus * (hours + option.hours.baseline),
+    }
+
+
+def show(
+    request: Request, sizes: Sizes, card: Card, options: list[Option], standing: Option, steps: int, warm_steps: int
+) -> None:
+    asked, best, work = request.plan, options[0], options[0].work
+    name = escape(str(request.values["model_name_or_path"]))
+    console.print(
+        f"[bold]{name}[/]: {sizes.weights / 1e9:.3g} billion weights, {sizes.depth} blocks, d {sizes.width:,}, "
+        f"{sizes.words:,} words; the encoder has {work.site_depth} blocks\n"
+        f"T {work.length}, {work.rollouts} texts per activation, contexts of {work.context} tokens, horizon "
+        f"{work.horizon}; {steps:,} steps, of them {warm_steps:,} warm start\n"
+        f"{asked.gpus} x {asked.gpu_memory:g} GB, of which {ROOM:.0%} is used; {asked.tflops:g} TFLOP/s at "
+        f"{asked.utilization:.0%}, {asked.memory_bandwidth:g} TB/s, {asked.link_bandwidth:g} GB/s between GPUs\n",
+        highlight=False,
+    )
+    ways = Table(title="what fits, the recommended way first", title_justify="left", header_style="dim", box=None)
+    for column in ("trainable", "subject", "weights", "blocks", "batch", "GB", "hours", "with the baseline"):
+        ways.add_column(column, justify="right" if column in ("GB", "hours", "with the baseline") else "left")
+    fits = "" if standing.memory.peak <= card.memory else ", does not fit"
+    for option in options:
+        ways.add_row(*cells(option), style="bold" if option is best else "")
+    ways.add_section()
+    ways.add_row(*cells(standing))
+    console.print(ways)
+    console.print(f"The last row is what the fields say as they stand{fits}.\n", highlight=False)
+    console.print(two_columns(f"memory of each GPU, {best.memory.when}", "GB", best.memory.items, 1e9))
+    seconds = {**best.hours.seconds, "a step": sum(best.hours.seconds.values()), "a warm step": best.hours.warm}
+    console.print(two_columns("time of a step", "ms", seconds, 1e-3))
+    console.print("\n[bold]" + " ".join(as_options(best)) + "[/]", soft_wrap=True, highlight=False)
+    if asked.gpu_price is not None:
+        bill = asked.gpu_price * asked.gpus * (best.hours.total + best.hours.baseline)
+        console.print(f"{bill:,.0f} at {asked.gpu_price:g} per GPU and hour, with the baseline", highlight=False)
+    console.print("This is arithmetic: docs/costs.md says which of it has been measured.", style="dim")
+
+
+def cells(option: Option) -> list[str]:
+    work, hours = option.work, option.hours
+    batch = f"{work.rows} x {work.accumulation}" + (f" x {work.processes} GPUs" if work.processes > 1 else "")
+    return [
+        work.trainable,
+        work.dtype if work.quantization == "none" else work.quantization,
+        "spread" if work.spread else "whole",
+        "recomputed" if work.checkpointing else "kept",
+        batch,
+        f"{option.memory.peak / 1e9:.1f}",
+        f"{hours.total:.1f}",
+        f"{hours.total + hours.baseline:.1f}",
+    ]
+
+
+def two_columns(title: str, unit: str, items: dict[str, float], scale: float) -> Table:
+    table = Table(title=title, title_justify="left", header_style="dim", box=None)
+    table.add_column("")
+    table.add_column(unit, justify="right")
+    for name, size in items.items():
+        table.add_row(name, f"{size / scale:,.2f}")
+    return table
+
+
+def as_options(option: Option) -> list[str]:
+    """The recommendation as options."""
+    words = []
+    for name, value in as_fields(option).items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value is not False and value != "none":
+            words.append(f"--{name} {value}")
+    if option.work.spread:
+        return ["accelerate launch --config_file ds_configs/fsdp2.yaml run_lens.py train", *words]
+    launcher = "--config_file ds_configs/ddp.yaml " if option.work.processes > 1 else ""
+    return [f"accelerate launch {launcher}run_lens.py", *words]

@@ -1,0 +1,72 @@
+"""The arithmetic of time: operations are counted as they are made, and more work takes longer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lens_runs import tiny_lens
+from tiny import TINY_CONFIGS, tiny_lm
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
+
+from consistency_lens.budget import Card, Sizes, Work, hours_of, operations_of
+from consistency_lens.text.generation import Noise
+from consistency_lens.text.sizing import sizes_of
+
+CARD = Card(memory=1e9, speed=1e12, bandwidth=1e11, link=1e10)
+WORK = Work(site_depth=2, trainable="full", dtype="float32", autocast=False, rows=3, rollouts=2, length=5, prompt=5)
+
+
+@pytest.fixture(scope="module")
+def sizes() -> Sizes:
+    kind, settings = TINY_CONFIGS["llama"]
+    return sizes_of(AutoConfig.for_model(kind, **settings), "float32", rank=4)
+
+
+def test_operations_of_both_parts_are_those_that_are_counted(sizes: Sizes) -> None:
+    """Against torch's own count of a real lens, forward and backward. Elementwise work is in neither."""
+    lens = tiny_lens(tiny_lm())
+    said = operations_of(sizes, WORK)
+    activations = torch.randn(WORK.texts, 32)
+    words = lens.decoder.write(activations, Noise(0))
+    lens.requires_grad_(True)
+    with FlopCounterMode(display=False) as counted:
+        lens.decoder.score(activations, words).float().logsumexp(-1).sum().backward()
+    assert said["teacher-forced"] == pytest.approx(counted.get_total_flops(), rel=0.1)
+    with FlopCounterMode(display=False) as counted:
+        lens.encoder(words).square().sum().backward()
+    assert said["encoder"] == pytest.approx(counted.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"rows": 6}, {"rollouts": 4}, {"length": 10}, {"context": 256}, {"horizon": 16}, {"language": True}],
+    ids=str,
+)
+def test_more_work_takes_longer(sizes: Sizes, changes: dict[str, object]) -> None:
+    before, after = (hours_of(sizes, work, CARD, 100, 40) for work in (WORK, replace(WORK, **changes)))
+    assert after.total > before.total
+
+
+def test_a_rollout_waits_for_memory_until_the_batch_is_large(sizes: Sizes) -> None:
+    slow = replace(CARD, bandwidth=1.0)
+    few, many = (hours_of(sizes, replace(WORK, rows=rows), slow, 100, 40).seconds["rollout"] for rows in (2, 64))
+    assert few == many == 4.0 * sizes.weights * WORK.length
+    few, many = (hours_of(sizes, replace(WORK, rows=rows), CARD, 100, 40).seconds["prefix"] for rows in (2, 64))
+    assert many == pytest.approx(32 * few)
+
+
+def test_hours_are_the_sum_of_the_stages(sizes: Sizes) -> None:
+    found = hours_of(sizes, WORK, CARD, steps=100, warm_steps=40)
+    assert found.total == pytest.approx((40 * found.warm + 60 * sum(found.seconds.values())) / 3600)
+    assert hours_of(sizes, WORK, replace(CARD, speed=2e12, bandwidth=2e11), 100, 40).total == found.total / 2
+
+
+def test_spread_weights_are_sent_for_every_pass(sizes: Sizes) -> None:
+    whole, spread = (
+        hours_of(sizes, replace(WORK, processes=2, spread=spread), CARD, 100, 40).seconds["between cards"]
+        for spread in (False, True)
+    )
+    assert spread > whole + WORK.length * 4.0 * sizes.weights / 2 / CARD.link
