@@ -39,6 +39,7 @@ def test_trackio_gets_the_tables_and_the_terms(tmp_path: Path) -> None:
 
 def test_wandb_gets_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # an earlier test may have settled where runs go
     for name, value in {"MODE": "offline", "DIR": tmp_path, "SILENT": "true", "PROJECT": "lens-tests"}.items():
         monkeypatch.setenv(f"WANDB_{name}", str(value))
     expected = train(tmp_path, "wandb")
