@@ -15,6 +15,10 @@ Another model, step by step. A recipe sets defaults, the command line overrides 
     accelerate launch run_lens.py train --config gpt2 --activations outputs/gpt2-stories --output_dir outputs/gpt2-lens
     python run_lens.py evaluate --lens outputs/gpt2-lens
 
+What a model's lens needs and how long it takes, from its configuration alone:
+
+    python run_lens.py plan --config llama3_8b_lora --gpu_memory 80
+
 All of it in one go, on two GPUs; then again from the newest checkpoint, had it been interrupted:
 
     accelerate launch --config_file ds_configs/ddp.yaml run_lens.py --config qwen3_0.6b --output_dir outputs/qwen
