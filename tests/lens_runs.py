@@ -67,6 +67,8 @@ def arguments(folder: Path | str, **changes: Any) -> ConsistencyLensArguments:
         "per_device_eval_batch_size": 8,
         "learning_rate": 1e-3,
         "rollouts": 2,
+        "warm_sure": 0.0,  # a random subject is never sure
+        "lm_weight": "0",
         "eval_rows": 16,
         "sample_rows": 8,
         "logging_steps": 1,

@@ -96,6 +96,12 @@ class RunArguments:
     lens: str | None = field(
         default=None, metadata={"help": "For evaluate and explain: run folder, lens folder, or a lens on the Hub."}
     )
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of each process, on the CPU. Default: as it was started; all cores if `accelerate launch` started one."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
     )

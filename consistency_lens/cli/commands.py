@@ -25,6 +25,7 @@ from .parsing import Request, let_the_main_process_speak, parse, rank
 from .publish import publish
 from .report import evaluate
 from .run_folder import command_of
+from .threads import use_cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = None
     try:
         request = parse(argv)
-        PartialState(cpu=request.use_cpu or not torch.accelerator.is_available())
+        on_cpu = request.use_cpu or not torch.accelerator.is_available()
+        use_cores(request.run.cpu_threads, on_cpu, PartialState(cpu=on_cpu).num_processes)
         _set_up_logging()
         with ExitStack() as exits:
             _run(request, argv, exits)

@@ -46,7 +46,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
     )
     warm_steps: int = field(default=600, metadata={"help": "Length of the warm start; 0 for none."})
     warm_sure: float = field(
-        default=0.0,
+        default=0.3,
         metadata={
             "help": "Starting texts hold no guesses: no token that M, going on, or the decoder, reading A, gives less "
             "than this probability. 0: whole texts."
@@ -60,7 +60,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
         },
     )
     warm_guess_share: float = field(
-        default=0.4, metadata={"help": "Of the warm start, before the decoder is asked: it has to learn what A holds."}
+        default=0.7, metadata={"help": "Of the warm start, before the decoder is asked: it has to learn what A holds."}
     )
     warm_learning_rate: float = field(default=1e-3, metadata={"help": "Of both parts during the warm start."})
     anchor: str = field(
@@ -82,7 +82,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
     direction_weight: str = field(default="0.0", metadata={"help": f"Of the error in direction alone. {_WEIGHT}"})
     norm_weight: str = field(default="0.0", metadata={"help": f"Of the error in log norm alone. {_WEIGHT}"})
     lm_weight: str = field(
-        default="0.0", metadata={"help": f"Of the text's nats per token under M, after the prompt. {_WEIGHT}"}
+        default="0.05", metadata={"help": f"Of the text's nats per token under M, after the prompt. {_WEIGHT}"}
     )
     ground_weight: str = field(
         default="0.0", metadata={"help": f"Of the text's nats per token under M, after A's own context. {_WEIGHT}"}

@@ -1,0 +1,43 @@
+"""How many CPU cores a process uses: `accelerate launch` gives each one, and leaves the others of a laptop idle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+from ..errors import BadInput
+
+# What accelerate's launcher leaves in the environment of all that it starts.
+_LAUNCHED = "ACCELERATE_MIXED_PRECISION"
+
+
+def use_cores(asked: int | None, on_cpu: bool, processes: int) -> None:
+    """Let torch use as many threads as were asked for, or as make sense."""
+    wanted = threads_for(asked, os.environ, len(os.sched_getaffinity(0)), on_cpu, processes)
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+
+
+def threads_for(
+    asked: int | None, environment: Mapping[str, str], cores: int, on_cpu: bool, processes: int
+) -> int | None:
+    """
+    Args:
+        asked: `cpu_threads`.
+        environment: of the process.
+        cores: that it may run on.
+        on_cpu: it computes there.
+        processes: of the run.
+
+    Returns:
+        How many threads, or None to leave them as they are: several processes share the cores already, a GPU does the
+        work, or whoever started us has said how many (`OMP_NUM_THREADS`, of which accelerate makes 1 if nobody has).
+    """
+    if asked is not None:
+        if asked < 1:
+            raise BadInput("cpu_threads", asked, "Use 1 or more.")
+        return asked
+    by_default = _LAUNCHED in environment and environment.get("OMP_NUM_THREADS") == "1"
+    return cores if on_cpu and processes == 1 and by_default else None

@@ -1,0 +1,55 @@
+"""One process that accelerate has started uses all cores; whoever says how many is heard."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from extracting import ROOT
+
+from consistency_lens.cli.threads import threads_for
+from consistency_lens.errors import BadInput
+
+LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "on_cpu", "processes", "expected"),
+    [
+        (None, LAUNCHED, True, 1, 8),
+        (None, LAUNCHED | {"OMP_NUM_THREADS": "3"}, True, 1, None),
+        (None, {"OMP_NUM_THREADS": "1"}, True, 1, None),  # started by hand, and so meant
+        (None, {}, True, 1, None),  # torch uses all cores by itself
+        (None, LAUNCHED, True, 2, None),
+        (None, LAUNCHED, False, 1, None),
+        (2, LAUNCHED, True, 2, 2),
+        (1, {}, False, 1, 1),
+    ],
+)
+def test_how_many(
+    asked: int | None, environment: dict[str, str], on_cpu: bool, processes: int, expected: int | None
+) -> None:
+    assert threads_for(asked, environment, 8, on_cpu, processes) == expected
+
+
+def test_none_at_all_is_refused() -> None:
+    with pytest.raises(BadInput, match="cpu_threads=0"):
+        threads_for(0, {}, 8, True, 1)
+
+
+def test_the_launcher_is_recognised(tmp_path: Path) -> None:
+    """By what it really leaves in the environment."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nfrom consistency_lens.cli.threads import threads_for\n"
+        "print('threads', threads_for(None, os.environ, 8, True, 1))\n"
+    )
+    command = [sys.executable, "-m", "accelerate.commands.launch", str(script)]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0 and done.stdout.split()[-1] == "8", done.stderr
