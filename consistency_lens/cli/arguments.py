@@ -99,7 +99,7 @@ class RunArguments:
     cpu_threads: int | None = field(
         default=None,
         metadata={
-            "help": "Of each process, on the CPU. Default: as it was started; all cores if `accelerate launch` started one."
+            "help": "Of each process, on the CPU. Default: as started; all cores if `accelerate launch` started one."
         },
     )
     early_stopping_patience: int | None = field(
