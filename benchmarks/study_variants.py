@@ -51,18 +51,20 @@ def variants_of(recipe: Mapping[str, Any]) -> dict[str, Variant]:
     Args:
         recipe: every field with its value.
     """
-    soft = {"temperature": 0.3, "decoder_learning_rate": 3e-5}  # with more, straight-through gradients destroy texts
+    no_reward = {"ground_weight": "0"}  # which only a policy can learn from
+    soft = {"temperature": 0.3, "decoder_learning_rate": 3e-5} | no_reward  # with more, gradients destroy texts
     found = [
         Variant(START_ALONE, functional=False),
         Variant(RECIPE),
         Variant("KL alone", {"mse_weight": "0"}),
         Variant("MSE alone", {"kl_weight": "0"}),
         Variant("no LM term", {"lm_weight": "0"}),
+        Variant("no grounding", no_reward),
         *(Variant(f"delta {kind}", {"delta": kind}) for kind in ("off", "stopgrad", "grad")),
         Variant("estimator policy", {"estimator": "policy"}),
         Variant("estimator parallel", {"estimator": "parallel", **soft}),
         Variant("estimator sequential", {"estimator": "sequential", **soft}),
-        Variant("decoder frozen", {"estimator": "none"}),
+        Variant("decoder frozen", {"estimator": "none"} | no_reward),
         *(Variant(f"anchor {kind}", {"anchor": kind}) for kind in ("none", "frozen", "replay", "paraphrase")),
         own("anchor projections", {"anchor": "projections"}),  # the encoder learns nothing in the warm start either
         Variant(NO_START, {"warm_start": "none"}, start=None),
