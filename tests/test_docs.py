@@ -219,6 +219,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, target
 
 
+def test_every_picture_is_shown() -> None:
+    """That those which are shown are there, the test of links says."""
+    there = {path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".svg", ".jpg", ".gif")}
+    shown = {
+        page.parent / target
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\((\S+)\)", page.read_text("utf-8"))
+    }
+    assert there and there <= shown, there - shown
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/README.md").read_text("utf-8")
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(
