@@ -44,9 +44,8 @@ class Step:
         self.options, self.way = options, way
         lens = lens_of(WAYS[way], frozen, options.length, options.lora_rank)
         rows = random_rows(frozen, options.rows, options.context, options.horizon)
-        self.trainer: ConsistencyLensTrainer = trainer_of(
-            lens, frozen, rows, estimator="parallel", kl_horizon=options.horizon, delta="stopgrad"
-        )
+        plain = {"estimator": "parallel", "delta": "stopgrad", "lm_weight": "0"}
+        self.trainer: ConsistencyLensTrainer = trainer_of(lens, frozen, rows, kl_horizon=options.horizon, **plain)
         self.batch, self.optimizer = batch_of(self.trainer), self.trainer.create_optimizer()
 
     def __call__(self) -> None:

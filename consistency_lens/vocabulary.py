@@ -21,7 +21,7 @@ PART = 2**23  # logits that are in float32 at a time
 def _parts(rows: int, logits: Tensor) -> Iterator[slice]:
     """Slices over the first dimension, of which there are `rows`, that hold about `PART` of these logits each."""
     step = max(1, PART * rows // max(1, logits.numel()))
-    return (slice(start, start + step) for start in range(0, rows, step))
+    return (slice(start, start + step) for start in range(0, max(1, rows), step))
 
 
 class _LogProbability(torch.autograd.Function):
@@ -45,7 +45,7 @@ class _LogProbability(torch.autograd.Function):
 class _KL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, original: Tensor, edited: Tensor) -> Tensor:
-        times, found = len(edited) // len(original), []
+        times, found = len(edited) // max(1, len(original)), []
         for rows in _parts(len(original), edited):
             log_p, log_q = _logs(original, edited, rows, times)
             found.append(log_q.neg_().add_(log_p).mul_(log_p.exp_()).sum(-1).flatten(0, 1))
@@ -57,12 +57,12 @@ class _KL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         original, edited, kl = ctx.saved_tensors
-        times = len(edited) // len(original)
+        times = len(edited) // max(1, len(original))
         to_p, to_q = (
             torch.empty_like(x) if needed else None
             for x, needed in zip((original, edited), ctx.needs_input_grad, strict=True)
         )
-        by_row = (-1, times, *grad.shape[1:], 1)
+        by_row = (len(original), times, *grad.shape[1:], 1)
         grad, kl = grad.view(by_row), kl.view(by_row)
         for rows in _parts(len(original), edited):
             log_p, log_q = _logs(original, edited, rows, times)

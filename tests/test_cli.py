@@ -146,7 +146,7 @@ def test_texts_named_by_an_option_replace_those_of_a_recipe(words: list[str], so
     request = cli.parse(["--config", "demo", *words])
     subject, corpus, extraction = request.subject, request.corpus, request.extraction
     assert corpus == CorpusArguments(max_documents=6000, **source)
-    assert subject.model_name_or_path == "demo" and extraction.sites == ["resid_post.1"], "the rest stays"
+    assert subject.model_name_or_path == "demo" and extraction.sites == ["resid_post.2"], "the rest stays"
 
 
 def test_a_dataset_named_by_an_option_replaces_the_file_of_a_recipe(tmp_path: Path) -> None:

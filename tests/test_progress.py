@@ -13,7 +13,7 @@ from consistency_lens.cli.progress import Progress, Stage
 
 
 def lines(said: str) -> list[str]:
-    return re.findall(r"^(.+? \d+/\d+)  .*\S left$", said, re.MULTILINE)
+    return re.findall(r"^(.+? \d+/\d+)  .*\S (?:left|tokens/s)$", said, re.MULTILINE)
 
 
 def test_the_warm_start_and_the_training_have_totals_of_their_own(
@@ -44,5 +44,15 @@ def test_a_training_of_one_stage(
 
 
 def test_what_is_left_is_of_the_stage_and_of_the_steps_that_were_seen() -> None:
-    stage = Stage("training", 100, 200, entered=150, began=time.monotonic() - 10)
+    stage = Stage("training", 100, 200, since=(150, time.monotonic() - 10))
     assert stage.seconds_left(160) == pytest.approx(40, rel=0.1) and stage.seconds_left(200) == 0
+
+
+def test_what_the_first_step_waits_for_is_no_speed() -> None:
+    stage = Stage("training", 0, 200)
+    assert stage.seconds_left(0) is None
+    stage.see(1)
+    assert stage.seconds_left(1) is None
+    stage.see(2)
+    left = stage.seconds_left(2)
+    assert left is not None and 0 < left < 200

@@ -146,3 +146,14 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
 def test_several_edited_rows_agree_with_their_original_each_by_itself() -> None:
     original, edited = torch.eye(2), torch.eye(2)[[0, 1, 1, 1]]
     assert top1_of(original, edited).tolist() == [1, 0, 1, 1]
+
+
+def test_no_rows_have_no_values() -> None:
+    none = random(0, COLUMNS, WORDS)
+    for found in (
+        vocabulary.log_probability(none, torch.zeros(0, COLUMNS, dtype=torch.long)),
+        vocabulary.kl(none, random(0, COLUMNS, WORDS)),
+        vocabulary.entropy(none),
+    ):
+        found.sum().backward()
+        assert found.shape == (0, COLUMNS)

@@ -95,13 +95,14 @@ class ExtractionFolder:
         return any(file.name != LOCK for file in self.path.rglob("*") if file.is_file())
 
     def _our_files(self) -> list[Path]:
-        """All that an extraction writes, in the order in which it may go.
+        """All that an extraction writes, and what trainings keep beside it, in the order in which it may go.
 
         The plan goes last: as long as it is there, a run with other settings is refused, and finds no shard of this
         one. The folder for notes stays, and with it the right to overwrite.
         """
         patterns = [*LAYOUT, *(f"{split}/data-*" for split in SPLITS)]
         patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
+        patterns += [f"{split}/{start}starting-texts-*" for split in SPLITS for start in ("", ".")]  # of trainings
         return [file for pattern in patterns for file in sorted(self.path.glob(pattern))]
 
     def _finished_files(self) -> list[Path]:

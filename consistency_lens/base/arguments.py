@@ -58,6 +58,8 @@ class LensTrainingArguments(TrainingArguments):
         if self.learning_rate < 0:
             raise BadInput("learning_rate", self.learning_rate, "Use a rate above 0.")
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nothing to copy to, and torch would warn
 
     def learning_rate_of(self, part: str) -> float:
         """Of one part of the lens; families that offer several override it."""

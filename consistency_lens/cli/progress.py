@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -22,21 +22,29 @@ class Stage:
     Args:
         title: in a few words.
         first, end: the steps of the whole training that it is made of.
-        entered: the step at which this process came into it, and `began` when.
+        since: a step that this process took, and when it was done.
     """
 
     title: str
     first: int
     end: int
-    entered: int
-    began: float = field(default_factory=time.monotonic)
+    since: tuple[int, float] | None = None
 
     @property
     def total(self) -> int:
         return self.end - self.first
 
-    def seconds_left(self, step: int) -> float:
-        return (time.monotonic() - self.began) / max(step - self.entered, 1) * (self.end - step)
+    def see(self, step: int) -> None:
+        """A step was taken. The clock starts behind the first one, which waits for texts, caches and compilers."""
+        if self.since is None:
+            self.since = step, time.monotonic()
+
+    def seconds_left(self, step: int) -> float | None:
+        """None as long as nothing is known."""
+        if self.since is None or step == self.since[0]:
+            return None
+        first, began = self.since
+        return (time.monotonic() - began) / (step - first) * (self.end - step)
 
 
 class Progress(TrainerCallback):
@@ -49,7 +57,7 @@ class Progress(TrainerCallback):
     def __init__(self, title: str = "training") -> None:
         self.title = title
         self.bar: Any = None
-        self.stage = Stage(title, 0, 0, 0)
+        self.stage = Stage(title, 0, 0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -61,9 +69,9 @@ class Progress(TrainerCallback):
         step, warm = state.global_step, min(args.num_warm_steps, state.max_steps)
         if step < warm:
             title = "warm start" if self.title == "training" else f"{self.title}, warm start"
-            self.stage = Stage(title, 0, warm, step)
+            self.stage = Stage(title, 0, warm)
         else:
-            self.stage = Stage(self.title, warm, state.max_steps, step)
+            self.stage = Stage(self.title, warm, state.max_steps)
         if not state.is_world_process_zero:
             return
         if self.bar is not None:
@@ -82,6 +90,7 @@ class Progress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.stage.see(state.global_step)
         if self.bar is not None and not self.bar.disable:
             self.bar.update(state.global_step - self.stage.first - self.bar.n)
 
@@ -102,8 +111,9 @@ class Progress(TrainerCallback):
             return
         stage, step = self.stage, state.global_step
         done = f"{stage.title} {step - stage.first}/{stage.total}"
-        left = tqdm.format_interval(stage.seconds_left(step))
-        print(f"{done}  {terms}  {speeds}  {left} left", file=sys.stderr, flush=True)
+        seconds = stage.seconds_left(step)
+        left = "" if seconds is None else f"  {tqdm.format_interval(seconds)} left"
+        print(f"{done}  {terms}  {speeds}{left}", file=sys.stderr, flush=True)
 
     def on_evaluate(
         self,

@@ -32,7 +32,7 @@ TRAITS = {
     "repetition": "share of a text's pairs of neighbouring tokens that have come before in it",
     "round_trip": "how often the printed text, tokenised again, is the same tokens",
     "retrieval": "how often M, given the text, picks its own context among 4 by likelihood; chance is .25",
-    "distinct": "different explanations, over all, among 500 rows",
+    "distinct": "different explanations, over all, in blocks of at most 500 rows",
     "distinct_1": "different words, over all words, of 500 explanations",
     "distinct_2": "different pairs of neighbouring words, over all pairs, of 500 explanations",
 }

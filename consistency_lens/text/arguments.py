@@ -122,6 +122,11 @@ class ConsistencyLensArguments(LensTrainingArguments):
         if not self.schedules()["ground"].is_off and self.estimator != "policy":
             fix = "Use estimator=policy: no gradient leads from the subject's judgement to the choice of words."
             raise BadInput("ground_weight", self.ground_weight, fix, why=f"estimator={self.estimator}")
+        cut = self.warm_sure > 0 and self.warm_vague is None and self.warm_start in ("context", "span")
+        if cut and not self.schedules()["ground"].is_off:
+            fix = "Name a warm_vague, use warm_start=onward, or warm_sure=0."
+            why = f"texts of warm_start={self.warm_start} may begin anywhere in the context, once guesses are cut away"
+            raise BadInput("ground_weight", self.ground_weight, fix, why)
         if self.num_warm_steps and self.lr_scheduler_type in _LOOKS_BACK:
             fix = "Use another one, such as constant or cosine, or warm_start=none."
             why = "it follows the evaluations, so that the warm start could have no learning rate of its own"

@@ -30,6 +30,7 @@ from .starting import StartingTexts
 logger = logging.getLogger(__name__)
 
 TOKENS = 16_384  # of the contexts of one pass, padding included
+ROWS = 512  # of one pass at most: each gets a distribution over the vocabulary
 
 
 class PreparedTexts:
@@ -73,9 +74,10 @@ class PreparedTexts:
         kept = None if recipe is None else _place(dataset, contexts, {"pad_id": pad_id, **recipe})
         if kept is not None and not any_process(not kept.is_file()):
             stored = load_file(kept)
-            return cls(StartingTexts(Words(stored["ids"], stored["mask"]), stored["tail"], pad_id), keys)
+            ids, mask, tail = (stored[name].long() for name in ("ids", "mask", "tail"))
+            return cls(StartingTexts(Words(ids, mask), tail, pad_id), keys)
         found: list[tuple[list[int], StartingTexts]] = []
-        mine = _batches([len(ids) for ids in contexts])[number::processes]
+        mine = _batches(contexts)[number::processes]
         for rows in tqdm(mine, desc="starting texts", unit="batch", leave=False, disable=None if main else True):
             padded = pad_sequence([contexts[i] for i in rows], True, pad_id, padding_side="left")
             mask = pad_sequence([torch.ones_like(contexts[i]) for i in rows], True, 0, padding_side="left")
@@ -107,9 +109,9 @@ def _place(dataset: Dataset, contexts: Sequence[Tensor], recipe: Mapping[str, An
 def _keep(file: Path, texts: StartingTexts) -> None:
     """Whole or not at all; where nobody may write, the next run makes them again."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    tensors = {"ids": texts.words.ids, "mask": texts.words.mask, "tail": texts.tail}
+    words, tail = texts.words, texts.tail
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+        save_file({"ids": words.ids.int(), "mask": words.mask.bool(), "tail": tail.int()}, part)
         part.replace(file)
     except (OSError, SafetensorError) as error:
         logger.info("starting texts are not kept: %s", error)
@@ -117,11 +119,12 @@ def _keep(file: Path, texts: StartingTexts) -> None:
         part.unlink(missing_ok=True)
 
 
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows by length, in batches of about as many tokens each."""
+def _batches(contexts: Sequence[Tensor]) -> list[list[int]]:
+    """Rows by length, in batches of about as many tokens each; which go together depends on what they say alone."""
     batches: list[list[int]] = [[]]
-    for row in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[row] > TOKENS:
+    for row in sorted(range(len(contexts)), key=lambda i: (len(contexts[i]), contexts[i].numpy().tobytes())):
+        rows = len(batches[-1])
+        if rows and (rows == ROWS or (rows + 1) * len(contexts[row]) > TOKENS):
             batches.append([])
         batches[-1].append(row)
     return batches

@@ -5,46 +5,39 @@ Shapes: B rows, G rollouts per row, N = B * G, H columns (P and the horizon), T 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..base.engines import any_process, in_one_call
+from ..base.engines import in_one_call
 from ..base.fidelity import Bench
 from ..base.memory import FirstWeights
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
-from ..frozen import Prefix
 from ..objectives import (
     direction_error_of,
     entropy_of,
     kl_of,
     log_probability_of,
-    masked_mean,
     nll_of,
     norm_error_of,
 )
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
-from .controls import after_prompt, nll_after, nll_of_tokens, noised
+from .controls import after_prompt, nll_after, noised
 from .flops import StepCost
 from .generation import Noise, Words, leave_one_out
 from .modeling import ConsistencyLens, ConsistencyLensOutput
-from .prepared import PreparedTexts
-from .readability import nll_with_gradient
-from .starting import StartingTexts
-from .warm_start import Doubt, quoted_of
+from .readability import nll_with_gradient, surprise_in_place
+from .source import TextSource
 
 REFERENCE = "reference.safetensors"
-MISQUOTED = 4.6  # nats: as if a context would hold another token once in a hundred times
 
 
 @dataclass(frozen=True)
@@ -71,9 +64,10 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.anchor == "frozen" and (self.engine.is_deepspeed or self.engine.spreads_weights):
             fix = "Use ds_configs/ddp.yaml, or another anchor."
             raise BadInput("anchor", "frozen", fix, why=f"{self.engine.name} settles at the start what is trained")
-        self.doubt = Doubt(self.args.warm_sure, self._vague_id())
+        self.texts = TextSource(
+            self.args, self.lens.config, self.frozen, self.train_dataset, self.engine.spreads_weights
+        )
         self.reference: dict[str, Tensor] = {}
-        self._prepared: PreparedTexts | None = None
         if self.args.anchor == "projections":
             for parameter in self.lens.encoder.own_parameters().values():
                 parameter.requires_grad_(False)
@@ -106,14 +100,14 @@ class ConsistencyLensTrainer(LensTrainer):
     def compute_warm_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """The decoder learns to write a starting text, the encoder to read it; the subject does not judge yet."""
         original = inputs["activations"][self.site].float()
-        words = self.starting_texts(inputs)
+        words = self.texts.of(inputs, self.state.max_steps)
         if self.args.quote:
             out = model(original, words=words.words, estimator="none")
             return self.settle(self.terms_of_vectors(out.restored, original))
         if self.args.warm_sure and self.state.global_step >= self.args.num_guessing_steps:
-            if self.state.global_step == self.args.num_guessing_steps or not self.reference:
+            if self.state.global_step == self.args.num_guessing_steps:
                 self.remember_decoder()
-            words = words.supported(self.score_by_reference(original, words.words), self.doubt)
+            words = words.supported(self.score_by_reference(original, words.words), self.texts.doubt)
         out = model(original, words=words.words)
         ids, mask = words.words.written(self.lens.config.stop_id)
         return self.settle({"start": nll_of(out.logits, ids, mask), **self.terms_of_vectors(out.restored, original)})
@@ -150,73 +144,12 @@ class ConsistencyLensTrainer(LensTrainer):
         asked = not (self.schedules["kl"].is_off and self.schedules["ground"].is_off)
         bench = Bench.of(self.frozen, inputs, self.args.kl_horizon) if asked else None
         original, pair = inputs["activations"][self.site].float(), inputs["pair"]
-        words = self.starting_texts(inputs).words if self.args.anchor == "replay" or self.args.quote else None
+        kept = self.args.anchor == "replay" or self.args.quote
+        words = self.texts.of(inputs, self.state.max_steps).words if kept else None
         if times > 1:
             bench, original = bench and bench.repeat(times), original.repeat_interleave(times, 0)
             pair = (pair.unsqueeze(1) * times + torch.arange(times, device=pair.device)).flatten()
         return Rows(bench, original, pair, words)
-
-    def starting_texts(self, inputs: Mapping[str, Any]) -> StartingTexts:
-        """Those of these rows."""
-        if not self.prepares:
-            return self._texts_of(inputs)
-        if self._prepared is None:
-            alone = self.engine.spreads_weights  # then all processes make the same passes, and so all texts
-            self._prepared = PreparedTexts.of(
-                self.train_dataset,
-                self._texts_of,
-                self.lens.config.pad_id,
-                recipe=self._recipe_of_texts(),
-                share=(0, 1) if alone else (self.args.process_index, self.args.world_size),
-                main=self.is_world_process_zero(),
-                any_process=lambda flag: any_process(flag, self.args.device),
-            )
-        keys = zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True)
-        return self._prepared.find(list(keys), self.lens.device)
-
-    @property
-    def prepares(self) -> bool:
-        """Whether every row will be wanted about as often as it costs to make all texts at once, in good order."""
-        if not isinstance(self.train_dataset, Dataset):
-            return False
-        kept = self.args.quote or self.args.anchor == "replay"
-        steps = self.state.max_steps if kept else self.args.num_warm_steps
-        return (
-            2 * steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            > len(self.train_dataset)
-        )
-
-    def _recipe_of_texts(self) -> dict[str, Any]:
-        config = self.lens.config
-        names = ("code_length", "stop_id", "never_ids", *(["prompt"] if self.args.warm_start == "summary" else []))
-        return {
-            "kind": self.args.warm_start,
-            "doubt": asdict(self.doubt),
-            "subject": config.origin.to_dict(),
-            **{name: config.to_dict()[name] for name in names},
-        }
-
-    def _texts_of(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
-        kind = self.args.warm_start
-        return StartingTexts.of(kind, contexts, self.lens.config, self.frozen, self.doubt, self.any_process)
-
-    def _vague_id(self) -> int | None:
-        """The token of `warm_vague`, as it stands behind another word."""
-        word = self.args.warm_vague
-        if word is None:
-            return None
-        ids = min(
-            (self.frozen.tokenizer(form, add_special_tokens=False)["input_ids"] for form in (f" {word}", word)),
-            key=len,
-        )
-        if len(ids) != 1 or ids[0] in {self.lens.config.stop_id, *(self.lens.config.never_ids or [])}:
-            fix = "Use a word that is one token of this model, such as 'something', or leave it out."
-            raise BadInput("warm_vague", word, fix, why=f"it is {len(ids)} tokens or a special one")
-        return int(ids[0])
-
-    def any_process(self, flag: bool) -> bool:
-        """Whether it is true here; where weights are spread, on any process, since all make the same passes."""
-        return any_process(flag, self.args.device) if self.engine.spreads_weights else flag
 
     def error_elsewhere(self, rows: Rows, restored: Tensor) -> Tensor | float:
         """`Δ = A' - Â'`: what the lens got wrong about another document's activation."""
@@ -238,7 +171,7 @@ class ConsistencyLensTrainer(LensTrainer):
             else:
                 found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
         if rows.bench is not None and not self.schedules["ground"].is_off:
-            found["ground"] = self.surprise_in_place(rows.bench.prefix, words)
+            found["ground"] = surprise_in_place(rows.bench.prefix, words, self.texts.quoted, self.texts.doubt)
         if not self.schedules["entropy"].is_off and out.logits is not None:
             found["entropy"] = -entropy_of(out.logits, mask)
         if out.beside is not None:
@@ -247,25 +180,6 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.estimator == "policy":
             found |= self.terms_of_policy(rows, out, {**terms, **found})
         return found
-
-    def surprise_in_place(self, prefix: Prefix, words: Words) -> Tensor:
-        """`- mean_t log M(t_t | x_0..x_{P-q}, t_<t)`: the text where it belongs, in its row's own context and in the
-        place of the q tokens that it begins with quoting. What the subject would not say there is made up.
-
-        Quoted tokens the context itself judges: the right one is no surprise, and a wrong one is more of a surprise
-        than M's own words can be, since what it says is false. A general word says nothing false, wherever M knows
-        better: it costs what a word costs that is just sure enough to be said.
-        """
-        quoted = min(quoted_of(self.args.warm_start, self.lens.config.code_length), prefix.input_ids.shape[1] - 1)
-        surprise = nll_of_tokens(prefix.shortened(quoted), words)
-        if quoted:
-            said, read = words.ids[:, :quoted], prefix.input_ids[:, -quoted:]
-            of_quotes = (surprise[:, :quoted] + MISQUOTED).masked_fill(said == read, 0.0)
-            surprise = torch.cat([of_quotes, surprise[:, quoted:]], dim=1)
-        if self.doubt.word is not None:
-            surprise = surprise.masked_fill(words.ids == self.doubt.word, -math.log(max(self.doubt.below, 1e-3)))
-        short = prefix.mask.sum(1) <= quoted  # nothing is left of these
-        return masked_mean(surprise, words.mask).masked_fill(short, 0.0)
 
     def terms_of_policy(
         self, rows: Rows, out: ConsistencyLensOutput, terms: Mapping[str, Tensor]
@@ -279,7 +193,7 @@ class ConsistencyLensTrainer(LensTrainer):
         advantage = leave_one_out(reward.view(-1, self.args.rollouts)).flatten()
         log_probability = (log_probability_of(out.logits, ids) * mask).sum(1)
         found = {"policy": -advantage * log_probability}
-        if self.reference:
+        if not self.schedules["reference"].is_off:
             before = self.score_by_reference(rows.original, out.code)
             found["reference"] = kl_of(out.logits, before, mask)
         return found
@@ -303,12 +217,15 @@ class ConsistencyLensTrainer(LensTrainer):
     # ---- the two stages
 
     def leave_warm_start(self) -> None:
-        """At the first step behind the warm start: remember the decoder as it is, and freeze what is to stay."""
+        """At the first step behind the warm start: remember the decoder as it is, if words are to stay near its own,
+        and freeze what is to stay."""
         if self.args.anchor == "frozen":
             for parameter in (*self.lens.encoder.own_parameters().values(), *self.lens.encoder.map.parameters()):
                 parameter.requires_grad_(False)
-        if self.args.estimator == "policy" and self.state.global_step == self.args.num_warm_steps:
-            self.remember_decoder()
+        if self.state.global_step == self.args.num_warm_steps:
+            self.reference = {}
+            if self.args.estimator == "policy" and not self.schedules["reference"].is_off:
+                self.remember_decoder()
 
     def remember_decoder(self) -> None:
         """Keep the decoder as it is at the end of a stage: the next one is measured against it."""
@@ -320,6 +237,9 @@ class ConsistencyLensTrainer(LensTrainer):
     @torch.no_grad()
     def score_by_reference(self, activations: Tensor, words: Words) -> Tensor:
         """What the decoder of the last stage's end thinks of a text."""
+        if not self.reference:
+            fix = "Resume from an earlier checkpoint, or with the settings that this one was saved with."
+            raise BadInput("resume_from_checkpoint", self.args.resume_from_checkpoint, fix, f"it has no {REFERENCE}")
         with self.standing_in(lambda: self.trainable, self.reference):
             return self.lens.decoder.score(activations, words)
 

@@ -53,6 +53,15 @@ def test_overwriting_waits_until_the_work_can_start(tmp_path: Path) -> None:
     assert written(tmp_path / "rows") != before
 
 
+def test_what_a_training_kept_beside_rows_goes_with_them(tmp_path: Path) -> None:
+    extract_to(tmp_path / "rows", TEXTS)
+    kept = [tmp_path / "rows/train" / name for name in ("starting-texts-1.safetensors", ".starting-texts-1.2.part")]
+    for file in kept:
+        file.touch()
+    extract_to(tmp_path / "rows", OTHERS, overwrite=True)
+    assert not any(file.exists() for file in kept)
+
+
 def test_run_opens_the_folder_itself(tmp_path: Path) -> None:
     extraction_of(TEXTS, tmp_path / "rows").run(shared_lm("llama"))
     assert len(Activations.load(tmp_path / "rows").splits["train"]) > 0

@@ -43,7 +43,8 @@ def test_every_variant_changes_the_recipe_and_begins_from_a_start_that_is_there(
         assert all(recipe[field] != new for field, new in variant.changes.items()) or len(variant.changes) > 1, name
         assert variant.start is None or variants[variant.start].functional, name
     # What the recipe says already is the row of the recipe, and no other.
-    other = module.variants_of(recipe | {"estimator": "none", "warm_start": "span", "code_length": 4})
+    base = {"estimator": "none", "ground_weight": "0", "warm_start": "span", "code_length": 4}
+    other = module.variants_of(recipe | base)
     assert {"decoder frozen", "warm start span", "T = 4"}.isdisjoint(other)
     assert {"estimator policy", "warm start onward", "T = 8, warm start alone"} <= set(other)
 

@@ -45,7 +45,7 @@ def test_it_is_what_torch_counts(trainable: str, settings: dict[str, Any], warm:
     if not warm:
         trainer.leave_warm_start()
     if warm or settings:
-        trainer.starting_texts(batch)  # made once for all rows, and kept
+        trainer.texts.of(batch, trainer.args.max_steps)  # made once for all rows, and kept
     with FlopCounterMode(display=False) as counter:
         trainer.compute_loss(lens, batch).backward()
     assert trainer.floating_point_ops(batch) == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)

@@ -138,3 +138,13 @@ def test_leave_one_out_is_each_minus_the_others() -> None:
     rewards = random(ROWS, 4)
     expected = torch.stack([rewards[:, g] - rewards[:, [h for h in range(4) if h != g]].mean(1) for g in range(4)], 1)
     torch.testing.assert_close(leave_one_out(rewards), expected)
+
+
+def test_texts_are_counted_once_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 3, (400, 4), generator=generator)
+    words = Words(ids, torch.ones_like(ids))
+    assert float(words.distinct) == pytest.approx(len({tuple(row) for row in ids.tolist()}) / 400)
+    assert float(Words(ids.sort(1).values, words.mask).distinct) < float(words.distinct)
+    swapped = torch.tensor([[5, 9], [9, 5], [5, 9]])
+    assert float(Words(swapped, torch.ones_like(swapped)).distinct) == pytest.approx(2 / 3)

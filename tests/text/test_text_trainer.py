@@ -16,7 +16,8 @@ from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
 from consistency_lens.objectives import entropy_of, kl_of, nll_of
 from consistency_lens.text.generation import Noise, Words
-from consistency_lens.text.trainer import MISQUOTED, ConsistencyLensTrainer
+from consistency_lens.text.readability import MISQUOTED, surprise_in_place
+from consistency_lens.text.trainer import ConsistencyLensTrainer
 from consistency_lens.text.warm_start import Doubt
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -170,11 +171,10 @@ def test_text_is_judged_behind_the_prompt_and_in_its_place(
             said = frozen.logits({"input_ids": torch.tensor([[*before, *text]])})[0].log_softmax(-1)
             nll = [-float(said[len(before) - 1 + t, token]) for t, token in enumerate(text)]
             if into is ground:
+                general = [token == trainer.texts.doubt.word for token in text]
+                nll = [min(n, -math.log(0.3)) if g else n for n, g in zip(nll, general, strict=True)]
                 for t, (token, read) in enumerate(zip(text, whole[len(whole) - quoted :], strict=False)):
-                    nll[t] = 0.0 if token == read else nll[t] + MISQUOTED
-                nll = [
-                    -math.log(0.3) if token == trainer.doubt.word else n for token, n in zip(text, nll, strict=True)
-                ]
+                    nll[t] = 0.0 if token == read else nll[t] + (0.0 if general[t] else MISQUOTED)
             into.append(sum(nll) / length)
     found = losses(trainer)
     assert found["lm"] == pytest.approx(sum(lm) / len(lm), rel=1e-3)
@@ -185,24 +185,45 @@ def test_text_is_judged_behind_the_prompt_and_in_its_place(
 
 
 def test_a_quote_is_judged_by_the_context_and_a_general_word_says_nothing_false(tmp_path: Path) -> None:
+    """Rows 1 and 4 say the general word in a quote, 4 since it stands there; row 2 misquotes; row 3 says it later."""
     trainer = trainer_of(tmp_path, warm_start="span", warm_vague="w9", warm_sure=0.3, ground_weight="0.1")
-    batch, frozen = first_batch(trainer), trainer.frozen
+    batch, frozen, vague = first_batch(trainer), trainer.frozen, trainer.texts.doubt.word
+    batch["input_ids"][4, -2] = vague
     prefix, rows = frozen.prefix(batch), len(batch["pair"])
     said = prefix.input_ids[:, -2:].clone()  # a span of 5 tokens quotes two
-    assert trainer.doubt.word is not None and not bool((said == trainer.doubt.word).any())
-    said[1, 0], said[2, 0] = trainer.doubt.word, 40 + int(said[2, 0] == 40)
+    assert trainer.texts.quoted == 2 and (said == vague).sum() == 1
+    said[1, 0], said[2, 0] = vague, 40 + int(said[2, 0] == 40)
     ids = torch.nn.functional.pad(said, (0, 3), value=50)
-    found = trainer.surprise_in_place(prefix, Words(ids, torch.ones_like(ids)))
+    ids[3, 3] = vague
+    found = surprise_in_place(prefix, Words(ids, torch.ones_like(ids)), 2, trainer.texts.doubt)
+    price = -math.log(0.3)
     for row in range(rows):
         own = batch["input_ids"][row][batch["attention_mask"][row].bool()]
         context = torch.cat([own[:-2], ids[row]])[None]
         chances = frozen.logits({"input_ids": context})[0].log_softmax(-1)
         start = len(own) - 3
         nll = [-float(chances[start + t, token]) for t, token in enumerate(ids[row].tolist())]
-        quotes = [0.0, 0.0]
-        if row in (1, 2):
-            quotes[0] = nll[0] + MISQUOTED if row == 2 else -math.log(0.3)
-        assert float(found[row]) == pytest.approx((sum(quotes) + sum(nll[2:])) / 5, rel=1e-3)
+        expected = [0.0, 0.0, *nll[2:]]
+        if row == 1:
+            expected[0] = min(price, nll[0])
+        if row == 2:
+            expected[0] = nll[0] + MISQUOTED
+        if row == 3:
+            assert nll[3] > price
+            expected[3] = price
+        assert float(found[row]) == pytest.approx(sum(expected) / 5, rel=1e-3)
+
+
+def test_a_general_word_that_is_likely_costs_no_more_than_its_surprise(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, warm_start="none")
+    batch = first_batch(trainer)
+    prefix = trainer.frozen.prefix(batch)
+    ids = prefix.logits()[:, 0].argmax(-1, keepdim=True)
+    plain, general = (
+        surprise_in_place(prefix, Words(ids, torch.ones_like(ids)), 0, Doubt(1e-3, word))
+        for word in (None, int(ids[0]))
+    )
+    assert torch.equal(plain, general) and float(plain[0]) < -math.log(1e-3)
 
 
 def test_readability_gives_gumbel_a_gradient_and_policy_a_reward(tmp_path: Path) -> None:
@@ -219,6 +240,10 @@ def test_readability_gives_gumbel_a_gradient_and_policy_a_reward(tmp_path: Path)
 def test_grounding_is_refused_where_it_would_teach_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"ground_weight.*estimator=policy"):
         stirred_trainer(tmp_path, ground_weight="0.1", estimator="parallel")
+    for warm_start in ("context", "span"):
+        with pytest.raises(BadInput, match=r"ground_weight.*warm_vague"):
+            stirred_trainer(tmp_path, ground_weight="0.1", warm_start=warm_start, warm_sure=0.3, warm_steps=5)
+    stirred_trainer(tmp_path, ground_weight="0.1", warm_start="onward", warm_sure=0.3, warm_steps=5)
 
 
 @pytest.mark.parametrize("estimator", ["policy", "parallel"])
@@ -242,7 +267,7 @@ def test_vectors_alone_do_not_ask_the_subject(tmp_path: Path, estimator: str, mo
 def test_the_warm_start_teaches_to_write_and_to_read_the_starting_text(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, warm_steps=40, max_steps=40, warm_sure=0.0, warm_learning_rate=3e-3)
     batch = first_batch(trainer)
-    words = trainer.starting_texts(batch).words
+    words = trainer.texts.of(batch, 1).words
     assert words.ids.shape == (6, 5) and int(words.lengths.min()) >= 1
     trainer.train()
     first, last = logs(trainer)[0], logs(trainer)[-1]
@@ -331,7 +356,7 @@ def test_what_the_decoder_would_have_to_guess_is_left_out_of_starting_texts(tmp_
     trainer.train()
     assert all(torch.equal(tensor, seen[name]) for name, tensor in trainer.reference.items())
     batch = first_batch(trainer)
-    whole = trainer.starting_texts(batch)
+    whole = trainer.texts.of(batch, 1)
     kept = whole.supported(trainer.score_by_reference(batch["activations"][SITE].float(), whole.words), Doubt(0.9))
     assert bool((kept.words.lengths <= whole.words.lengths).all()) and int(kept.words.lengths.min()) >= 1
     assert int(kept.words.lengths.sum()) < int(whole.words.lengths.sum())
