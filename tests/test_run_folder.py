@@ -59,16 +59,16 @@ def test_of_runs_that_start_together_each_has_a_folder_or_is_refused(tmp_path: P
     def found() -> str:
         """What a run gets that starts at the same moment as others; it stays until all have got something."""
         with ExitStack() as exits:
-            all_there.wait()
+            all_there.wait(60)
             try:
                 return claim(Request("train", {}, named_itself=named_itself), wanted, exits).name
             except BadInput as error:
                 return error.why
             finally:
-                all_there.wait()
+                all_there.wait(60)
 
     with ThreadPoolExecutor(3) as pool:
-        names = sorted(run.result(60) for run in [pool.submit(found) for _ in range(3)])
+        names = sorted(run.result(200) for run in [pool.submit(found) for _ in range(3)])
     busy = "another run is writing there"
     assert names == (["run", "run-2", "run-3"] if named_itself else [busy, busy, "run"])
     with ExitStack() as exits:
