@@ -10,6 +10,8 @@ import runpy
 import shlex
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -79,7 +81,13 @@ def test_a_lens_is_trained_in_a_few_lines(tiny_gpt2: Path) -> None:
 
 
 def test_rows_are_a_dataset(tiny_gpt2: Path) -> None:
-    assert SNIPPETS["rows"].run() == ""
+    snippet = SNIPPETS["rows"]
+    columns = re.findall(
+        r"^\| `(\w+)", (ROOT / "README.md").read_text("utf-8").partition(snippet.code)[2], re.MULTILINE
+    )
+    shown = replace(snippet, code=snippet.code + "print(*rows['train'].column_names)").run().split()
+    assert {"doc_id", "input_ids"} < set(shown) and "resid_post.2" in shown
+    assert set(shown) - {"resid_post.2"} <= set(columns)
 
 
 def test_a_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,18 +184,8 @@ def options_of(source: Path) -> list[str]:
 
 
 def every_part_of(request: cli.Request) -> None:
-    """All that the command line checks without opening anything."""
-    parts = (
-        request.subject,
-        request.corpus,
-        request.extraction,
-        request.lens,
-        request.run,
-        request.report,
-        request.plan,
-    )
-    for part in parts:
-        assert part is not None
+    """Raise what the command line finds without opening anything."""
+    attrgetter("subject", "corpus", "extraction", "lens", "run", "report", "plan")(request)
     request.training(output_dir="outputs/here", bf16=False, use_cpu=True)
 
 
@@ -245,7 +243,9 @@ def test_the_figure_has_words_for_who_cannot_see_it() -> None:
     style = named["style"]
     light, dark = style.split("@media")
     # Every colour of text has its own on dark paper, but white on the coloured boxes.
-    for name in classes & {"ink", "soft", "paper", "card", "layer"}:
+    on_paper = {"ink", "soft", "paper", "card", "layer"}
+    assert on_paper <= classes
+    for name in on_paper:
         assert f".{name} {{" in light and f".{name} {{" in dark, name
 
 

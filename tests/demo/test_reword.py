@@ -36,8 +36,8 @@ def test_mentions_resolve_synonyms() -> None:
 
 def test_is_true_of_a_story() -> None:
     row = story(0, 0)
-    assert all(is_true(row, mention) for mention in mentions(row.text))
-    assert all(is_true(row, mention) for mention in mentions(reword(row.text, 5)))
+    for text in (row.text, reword(row.text, 5)):
+        assert len(mentions(text)) > 4 and all(is_true(row, mention) for mention in mentions(text))
     values = {(fact.kind, fact.value) for fact in row.facts}
     assert ("hero", "zoe") not in values
     assert not is_true(row, Mention("hero", "zoe", 0))
