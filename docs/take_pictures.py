@@ -9,27 +9,32 @@ Needs the extra `dev` and a Chromium.
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlencode
 
 from markdown_it import MarkdownIt
-from playwright.sync_api import sync_playwright
+from PIL import Image
 
 from consistency_lens import AutoLens
 
 ROOT = Path(__file__).parents[1]
+APP = ROOT / "spaces_demo/app.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
 WIDTHS = {"": 1280, "phone-": 390}  # what names begin with -> pixels
 PATIENCE = 600.0  # seconds that a page may take to start, and a tab to show its work
 # Roughly how the Hub draws a card.
@@ -54,32 +59,28 @@ def main(words: Sequence[str] | None = None) -> None:
     given = parser.parse_args(words)
     given.folder.mkdir(parents=True, exist_ok=True)
     shown = ["--lens", given.lens, *(["--subject", given.subject] if given.subject else [])]
-    with serving(shown) as url, browsing() as browser:
+    with TemporaryDirectory() as scratch, serving(Path(scratch) / "log.txt", *shown) as url, browsing() as browser:
         for prefix, width in WIDTHS.items():
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
             page.set_default_timeout(1000 * PATIENCE)
             page.goto(f"{url}/?{urlencode({'__theme': 'light', 'text': given.text})}")
             for name in tabs(page, given.words):
-                page.screenshot(path=given.folder / f"{prefix}{name}.png", full_page=True)
+                keep(page.screenshot(full_page=True), given.folder / f"{prefix}{name}.png")
             draw_card(page, AutoLens.download(given.lens))
-            page.screenshot(path=given.folder / f"{prefix}card.png", full_page=True)
+            keep(page.screenshot(full_page=True), given.folder / f"{prefix}card.png")
             page.close()
 
 
 def tabs(page: Any, words: str) -> Iterator[str]:
     """The name of each tab, once its main act is done and shown."""
 
-    def turn_to(tab: str) -> None:
-        page.get_by_role("tab", name=tab, exact=True).click()
-        page.get_by_role("tab", name=tab, exact=True, selected=True).wait_for()
-
     page.wait_for_selector("#near h3")
     last = page.locator(".token").count()
     yield "explorer"
-    turn_to("Scan")
+    turn_to(page, "Scan")
     page.wait_for_selector("#scan [role=gridcell]")
     yield "scan"
-    turn_to("Edit")
+    turn_to(page, "Edit")
     token = f"document.querySelector('#edit-token input')?.value.startsWith('{last}:')"
     page.wait_for_function(token, polling=100)
     page.locator("#edit-words textarea, #edit-words input").first.fill(words)
@@ -88,11 +89,11 @@ def tabs(page: Any, words: str) -> Iterator[str]:
     if page.locator("#notice [role=alert]").count():
         sys.exit(f"error: {page.locator('#notice').inner_text()}")
     yield "edit"
-    turn_to("Compare")
+    turn_to(page, "Compare")
     page.locator("#compare").click()
     page.wait_for_selector("#compared dl")
     yield "compare"
-    turn_to("Report")
+    turn_to(page, "Report")
     page.wait_for_selector("#report .verdict")
     yield "report"
 
@@ -108,42 +109,60 @@ def draw_card(page: Any, lens: Path) -> None:
 
 
 @contextmanager
-def serving(shown: Sequence[str]) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, str(ROOT / "spaces_demo/app.py"), "--host", "127.0.0.1", "--port", str(port), *shown]
-    with subprocess.Popen(command) as process:
+def serving(
+    log: Path, *words: str, app: Path = APP, environment: Mapping[str, str] = os.environ, patience: float = PATIENCE
+) -> Iterator[str]:
+    """The address of a page in a process of its own: it says itself which port it found.
+
+    Args:
+        log: where all that it prints goes.
+        words: of its command line.
+        app: the script.
+        environment: of the process.
+        patience: seconds that it may take to start.
+    """
+    command = [sys.executable, "-u", str(app), "--host", "127.0.0.1", *words]
+    with log.open("w") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
         try:
-            end = time.monotonic() + PATIENCE
-            while not answers(url):
+            end = time.monotonic() + patience
+            while not (found := re.search(r"on local URL: +(\S+)", said := log.read_text(encoding="utf-8"))):
                 if process.poll() is not None or time.monotonic() > end:
-                    sys.exit("error: the page did not start")
-                time.sleep(0.3)
-            yield url
+                    sys.exit(f"error: the page did not start\n{said}")
+                time.sleep(0.1)
+            yield found[1]
         finally:
             process.terminate()
-
-
-def answers(url: str) -> bool:
-    try:
-        return bool(urllib.request.urlopen(url, timeout=5).status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextmanager
 def browsing() -> Iterator[Any]:
+    """A headless browser that asks nobody for anything."""
+    from playwright.sync_api import sync_playwright
+
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         sys.exit(f"error: no browser. Install one of {', '.join(BROWSERS)}.")
     with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = player.chromium.launch(executable_path=path, args=list(QUIET))
         try:
             yield browser
         finally:
             browser.close()
+
+
+def turn_to(page: Any, tab: str) -> None:
+    page.get_by_role("tab", name=tab, exact=True).click()
+    page.get_by_role("tab", name=tab, exact=True, selected=True).wait_for()
+
+
+def keep(drawn: bytes, path: Path) -> None:
+    """A PNG of 256 colours, a third of the bytes; not dithered, which would blur letters and cost bytes."""
+    picture = Image.open(BytesIO(drawn)).convert("RGB")
+    picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

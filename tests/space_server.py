@@ -5,14 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +15,30 @@ import pytest
 from extracting import saved_model
 from space_runs import SPACE, run_folder
 
+DOCS = Path(__file__).parents[1] / "docs"
+if str(DOCS) not in sys.path:
+    sys.path.insert(0, str(DOCS))
+
+import take_pictures  # noqa: E402
+
 PICTURES = "SPACE_PICTURES"  # the folder where pictures of the pages are kept
 OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
 
 
-@contextmanager
 def serving(
-    log: Path,
-    *words: str,
-    home: Path = SPACE,
-    patience: float = 240.0,
-    environment: Mapping[str, str | None] = OFFLINE,
-) -> Iterator[str]:
+    log: Path, *words: str, home: Path = SPACE, environment: Mapping[str, str | None] = OFFLINE
+) -> AbstractContextManager[str]:
     """The address of a page that shows the tiny run, or what `words` say instead.
 
     Args:
         log: where all that it prints goes.
         words: of its command line.
         home: the folder of the page.
-        patience: seconds that it may take to start.
         environment: beside what is there; None takes a variable away.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
     tiny = ("--lens", str(run_folder()), "--subject", str(saved_model())) if home == SPACE else ()
-    shown = words or tiny
-    command = [sys.executable, str(home / "app.py"), "--port", str(port), "--host", "127.0.0.1", *shown]
     around = {k: v for k, v in {**os.environ, "OMP_NUM_THREADS": "1", **environment}.items() if v is not None}
-    with (
-        log.open("w") as out,
-        subprocess.Popen(command, cwd=home, env=around, stdout=out, stderr=out) as process,
-    ):
-        try:
-            end = time.monotonic() + patience
-            while not _answers(url):
-                assert process.poll() is None and time.monotonic() < end, log.read_text()
-                time.sleep(0.3)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return bool(urllib.request.urlopen(url, timeout=5).status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    return take_pictures.serving(log, *(words or tiny), app=home / "app.py", environment=around)
 
 
 class Visitor:
@@ -118,8 +80,7 @@ class Visitor:
         self.page.wait_for_function(true, polling=100)
 
     def turn_to(self, tab: str) -> None:
-        self.page.get_by_role("tab", name=tab, exact=True).click()
-        self.page.get_by_role("tab", name=tab, exact=True, selected=True).wait_for()
+        take_pictures.turn_to(self.page, tab)
 
     def keep(self, name: str, fallback: Path) -> None:
         """A picture for people."""
@@ -141,13 +102,8 @@ class Visitor:
 @contextmanager
 def browsing() -> Iterator[Any]:
     """A headless browser; skips where there is none."""
-    driver = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
+    pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    if not any(map(shutil.which, take_pictures.BROWSERS)):
         pytest.skip("the browser tests need Chromium")
-    with driver.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=path, headless=True, args=list(QUIET))
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with take_pictures.browsing() as browser:
+        yield browser

@@ -217,7 +217,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, target
 
 
-def test_every_picture_is_shown() -> None:
+def test_every_picture_is_shown_and_small() -> None:
     """That those which are shown are there, the test of links says."""
     there = {path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".svg", ".jpg", ".gif")}
     shown = {
@@ -226,6 +226,7 @@ def test_every_picture_is_shown() -> None:
         for target in re.findall(r"!\[[^\]]*\]\((\S+)\)", page.read_text("utf-8"))
     }
     assert there and there <= shown, there - shown
+    assert {path.name for path in there if path.stat().st_size > 400_000} == set()
 
 
 def test_every_page_is_in_the_index() -> None:

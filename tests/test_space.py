@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import shutil
-import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -214,10 +213,7 @@ def test_files_of_the_space_hold_one_idea_each() -> None:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     page = app.build(lenses())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    _, url, _ = app.serve(page, server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+    _, url, _ = app.serve(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield url
     page.close()
 

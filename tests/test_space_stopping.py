@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,11 +52,8 @@ def gate() -> Iterator[Gate]:
 @pytest.fixture
 def visitor(browser: Any, gate: Gate) -> Iterator[Visitor]:
     """Of a page in this process, so that a test can say how far the work comes; `TEXT` has been read."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     page = app.build(lenses())
-    _, url, _ = app.serve(page, server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+    _, url, _ = app.serve(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     try:
         found = Visitor(browser, url.rstrip("/"), query="?text=" + TEXT.replace(" ", "+")).has_read(8)
         found.until("location.search.includes('position=8')")
