@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -76,13 +75,10 @@ def train(options: argparse.Namespace, path: Path) -> None:
 
 def launched(options: argparse.Namespace, processes: int) -> float:
     """Median seconds of a step of a run with so many processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seconds.json"
         own = [f"--{name}={vars(options)[name]}" for name in ("size", "rows", "length", "context", "horizon", "steps")]
-        run = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
+        run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         command = [sys.executable, *run, __file__, *own, f"--processes={processes}", f"--worker={path}"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -361,10 +361,11 @@ class HubServer:
     def __enter__(self) -> HubServer:
         self.thread.start()
         while not self.server.started:
+            assert self.thread.is_alive(), "it did not start"
             time.sleep(0.01)
         self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
         return self
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
-        self.thread.join()
+        self.thread.join(60)

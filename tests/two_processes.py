@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
+
+from torch.distributed import TCPStore
 
 
 def in_two_processes(act: Callable[..., None], *args: Any) -> None:
     """Call `act(rank, *args)` in each, and wait for both."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # The store of all is here, on a port that it found itself: both processes join it, as under torchrun.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_begin, args=(rank, port, act, args)) for rank in (0, 1)]
+    processes = [context.Process(target=_begin, args=(rank, store.port, act, args)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
@@ -25,7 +25,7 @@ def in_two_processes(act: Callable[..., None], *args: Any) -> None:
 
 def _begin(rank: int, port: int, act: Callable[..., None], args: tuple[Any, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     import torch
 
     torch.set_num_threads(1)

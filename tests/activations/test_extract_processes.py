@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +25,8 @@ def words_for(folder: Path, corpus: Path, **more: Any) -> list[str]:
 
 def launch(words: list[str], processes: int, log: Path) -> tuple[int, str]:
     """`accelerate launch run_lens.py words...`, as the README says it; without it, for one process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     by = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "ds_configs/ddp.yaml")]
-    by += ["--main_process_port", str(port), "--num_processes", str(processes)]
+    by += ["--main_process_port", "0", "--num_processes", str(processes)]
     command = [sys.executable, *(by if processes > 1 else []), str(ROOT / "run_lens.py"), *words]
     with log.open("w") as file:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

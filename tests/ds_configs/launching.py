@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,17 +37,14 @@ def start(engine: str, commands: list[list[str]], place: Path, **environment: st
     """The commands in turn, under an engine; what is printed goes to `place/said`."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "commands.json").write_text(json.dumps(commands))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     zero = ["--deepspeed"] if engine.startswith("zero") else []
     if engine == "alone":
         by: list[str] = []
     elif zero:
-        by = ["-m", "torch.distributed.run", "--nproc_per_node", str(PROCESSES), "--master_port", port]
+        by = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES)]
     else:
         config = str(ROOT / f"ds_configs/{engine}.yaml")
-        by = ["-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", port]
+        by = ["-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     log = (place / "said").open("w")
     return subprocess.Popen(
         [sys.executable, *by, str(LAUNCHED), str(place / "commands.json"), *zero],
