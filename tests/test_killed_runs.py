@@ -13,7 +13,7 @@ import pytest
 import torch
 from extracting import Run, extract_to, random_texts, run, saved_model, start
 from safetensors.torch import load_file
-from test_runs import losses
+from whole_runs import losses
 
 from consistency_lens import FrozenLM
 from consistency_lens.base.checkpoint import checkpoints
