@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
@@ -166,6 +168,29 @@ def start(words: Sequence[str], log: Path, first: Callable[..., None] | None = N
 
 def run(words: Sequence[str], log: Path, first: Callable[..., None] | None = None, *arguments: Any) -> tuple[int, str]:
     return start(words, log, first, *arguments).end()
+
+
+def signal_at(number: int, folder: str, what: signal.Signals = signal.SIGKILL, delay: float = 0.0) -> None:
+    """From now on count the files that this process opens for writing, swaps in or removes under the folder; at the
+    `number`-th it sends itself a signal, or so many seconds later: a moment that no clock of another process would
+    hit, however busy the machine is."""
+    # Started in the background, a test run ignores SIGINT, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    seen = 0
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        changes = event in ("os.rename", "os.remove", "os.mkdir") or (
+            event == "open" and isinstance(arguments[1], str) and any(letter in arguments[1] for letter in "wx+")
+        )
+        if changes and str(arguments[0]).startswith(folder):
+            seen += 1
+            if seen == number and delay:
+                threading.Timer(delay, os.kill, (os.getpid(), what)).start()
+            elif seen == number:
+                os.kill(os.getpid(), what)
+
+    sys.addaudithook(audit)
 
 
 def _main(words: list[str], log: str, first: Callable[..., None] | None, arguments: Sequence[Any]) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from extracting import (
     run,
     saved_model,
     shards,
-    start,
+    signal_at,
     write_jsonl,
     written,
 )
@@ -323,24 +322,18 @@ def test_of_a_path_outside_the_folder_only_the_last_part_is_shown(word: str, sho
 
 
 def test_an_interrupted_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
-    corpus = write_jsonl(tmp_path / "texts.jsonl", random_texts(3000, shortest=20))
-    given = {"model_name_or_path": saved_model(), "train_file": corpus, "documents_per_shard": 20}
+    corpus = write_jsonl(tmp_path / "texts.jsonl", random_texts(300, shortest=20))
+    given = {"model_name_or_path": saved_model(), "train_file": corpus, "documents_per_shard": 10}
 
     def words(name: str, **more: Any) -> list[str]:
         return ["extract", "--use_cpu", *options(**given, output_dir=tmp_path / name, **more)]
 
-    # Started in the background, a test run ignores SIGINT, and so would its children.
-    running = start(words("rows"), tmp_path / "log", signal.signal, signal.SIGINT, signal.default_int_handler)
-    deadline = time.monotonic() + 120
-    while len(shards(tmp_path / "rows")) < 10:
-        assert running.process.is_alive() and time.monotonic() < deadline, running.log.read_text()
-        time.sleep(0.001)
-    os.kill(running.process.pid, signal.SIGINT)
-    code, said = running.end()
+    code, said = run(words("rows"), tmp_path / "log", signal_at, 100, str(tmp_path / "rows"), signal.SIGINT)
     assert code == 130 and "Traceback" not in said, said
     assert "interrupted: what is finished is kept, --resume goes on from there" in said
     assert not (tmp_path / "rows/extraction.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in shards(tmp_path / "rows")}
+    assert len(kept) > 6, "more than the chunk at work"
     code, said = run(words("rows", resume=True), tmp_path / "log")
     assert code == 0, said
     code, said = run(words("whole"), tmp_path / "log")
@@ -370,13 +363,10 @@ def test_of_two_processes_one_says_what_is_wrong(tmp_path: Path, more: list[str]
     assert done.stderr.count(said) == 1, done.stderr
 
 
-def test_what_only_another_process_finds_is_said_all_the_same() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "run_lens.py", "--batch_sise", "3"],
-        env=os.environ | {"RANK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2 and "option='--batch_sise'" in done.stderr
+def be_second() -> None:
+    os.environ["RANK"] = "1"
+
+
+def test_what_only_another_process_finds_is_said_all_the_same(tmp_path: Path) -> None:
+    code, said = run(["--batch_sise", "3"], tmp_path / "log", be_second)
+    assert code == 2 and "option='--batch_sise'" in said

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from extracting import (
-    Run,
     changed_at,
     extract_to,
     extraction_of,
@@ -25,7 +20,7 @@ from extracting import (
     run,
     saved_model,
     shards,
-    start,
+    signal_at,
     write_jsonl,
     written,
 )
@@ -58,28 +53,15 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kill_when(moment: Callable[[], bool], run: Run) -> None:
-    """SIGKILL as soon as the moment has come; it has to come before the run ends."""
-    deadline = time.monotonic() + 120
-    while not moment():
-        assert run.process.is_alive() and time.monotonic() < deadline, run.log.read_text()
-        time.sleep(0.001)
-    run.process.kill()
-    code, said = run.end()
-    assert code == -signal.SIGKILL, said
-
-
 def test_kills_at_random_moments_leave_no_trace(tmp_path: Path, corpus: Path, undisturbed: Path) -> None:
     folder, draw = tmp_path / "rows", random.Random(0)
     done = 0
     for attempt in range(5):
-        wanted = done + draw.randint(4, 15)
-        delay = draw.uniform(0, 0.01)
+        number, delay = draw.randint(20, 50), draw.uniform(0.0001, 0.01)
         # A batch size of its own each time: it does not decide the rows, only how fast they come.
         words = words_for(folder, corpus, resume=True) if attempt else words_for(folder, corpus)
-        running = start(words, tmp_path / f"log{attempt}")
-        kill_when(lambda wanted=wanted: len(shards(folder)) >= wanted, running)
-        time.sleep(delay)
+        code, said = run(words, tmp_path / f"log{attempt}", signal_at, number, str(folder), signal.SIGKILL, delay)
+        assert code == -signal.SIGKILL, said
         assert done < len(shards(folder)) < len(shards(undisturbed)), "killed in the midst of the work"
         assert not (folder / "extraction.json").exists()
         done = len(shards(folder))
@@ -98,24 +80,6 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path, corpus: Path, un
     assert list(rows) == list(whole) and len(rows) > 3000, "none lost and, as keys are unique, none twice"
 
 
-def kill_at(number: int, folder: str) -> None:
-    """From now on count the files that this process opens for writing, swaps in or removes under the folder; at the
-    `number`-th it kills itself: a moment between two writes that no clock would hit."""
-    seen = 0
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        changes = event in ("os.rename", "os.remove", "os.mkdir") or (
-            event == "open" and isinstance(arguments[1], str) and any(letter in arguments[1] for letter in "wx+")
-        )
-        if changes and str(arguments[0]).startswith(folder):
-            seen += 1
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(audit)
-
-
 def check_kill_at(number: int, tmp_path: Path, expected: dict[str, bytes], **more: Any) -> bool:
     """Kill at the `number`-th change, resume, compare; False where the run ended before."""
     corpus = write_jsonl(tmp_path / "texts.jsonl", SMALL)
@@ -123,7 +87,7 @@ def check_kill_at(number: int, tmp_path: Path, expected: dict[str, bytes], **mor
     if more.get("overwrite"):
         shutil.copytree(tmp_path / "before", folder)
     words = words_for(folder, corpus, documents_per_shard=20, **more)
-    code, said = run(words, tmp_path / "log", kill_at, number, str(folder))
+    code, said = run(words, tmp_path / "log", signal_at, number, str(folder))
     if code == 0:
         return False
     assert code == -signal.SIGKILL, said
@@ -167,7 +131,7 @@ def test_an_overwriting_run_may_be_killed_too(tmp_path: Path, small: dict[str, b
         folder = tmp_path / f"killed-{number}"
         shutil.copytree(tmp_path / "before", folder)
         words = words_for(folder, corpus, documents_per_shard=20)
-        code, said = run([*words, "--overwrite"], tmp_path / "log", kill_at, number, str(folder))
+        code, said = run([*words, "--overwrite"], tmp_path / "log", signal_at, number, str(folder))
         if code == 0:
             break
         assert code == -signal.SIGKILL, said

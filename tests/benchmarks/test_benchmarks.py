@@ -104,8 +104,8 @@ def test_memory_knows_packed_weights(found: Callable[..., Any]) -> None:
 @pytest.mark.slow
 def test_the_others_run_to_their_tables(load: Load, found: Callable[..., Any]) -> None:
     ours, _, plain = found("ancestor", "--size", "pilot", "--rows", "4", "--repeats", "1", *SMALL)
-    assert ours["of the memory"] == pytest.approx(ours["MB"] / plain["MB"], rel=0.02)  # which are whole numbers
-    assert ours["times faster"] == pytest.approx(plain["ms"] / ours["ms"], rel=0.1)
+    assert ours["of the memory"] == pytest.approx(ours["MB"] / plain["MB"], rel=0.2)  # of whole, small numbers
+    assert ours["times faster"] == pytest.approx(plain["ms"] / ours["ms"], rel=0.2)
     words = ["--lengths", "2", "4", "--batches", "2", "4", "--contexts", "8", "16", "--repeats", "1"]
     assert [row["axis"] for row in found("growth", *words)[:3]] == ["length", "rows", "context"]
     (row,) = found("step", "--rows", "2", "--repeats", "1", "--memory", "--estimators", "policy", *SMALL)

@@ -119,7 +119,7 @@ def test_other_jobs_go_through_accelerate(cluster: dict[str, str], tmp_path: Pat
     (tmp_path / "bin/python").write_text(STAND_IN)
     (tmp_path / "bin/python").chmod(stat.S_IRWXU)
     Path(cluster["CALLS"]).unlink()
-    subprocess.run(_command(inner), env=cluster | {"SLURM_NODEID": "1"}, timeout=30, check=True)
+    subprocess.run(_command(inner), env=cluster | {"SLURM_NODEID": "1"}, timeout=120, check=True)
     (on_node,) = calls(cluster)
     for option, value in [("--machine_rank", "1"), ("--num_processes", "8"), ("--main_process_ip", "node7")]:
         assert on_node[on_node.index(option) + 1] == value
@@ -154,11 +154,12 @@ def test_a_requeued_job_goes_on_from_what_is_whole_by_the_rule_of_every_run(
 def test_a_preempted_job_goes_back_into_the_queue(cluster: dict[str, str], tmp_path: Path, notice: int) -> None:
     command = [str(SCRIPT), "train", "--output_dir", str(tmp_path / "run")]
     job = subprocess.Popen(command, env=cluster | {"LONG": "1"}, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not any(call[0] == "srun" for call in calls(cluster)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    deadline = time.monotonic() + 120
+    while not any(call[0] == "srun" for call in calls(cluster)):
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
     job.send_signal(notice)
-    said, _ = job.communicate(timeout=30)
+    said, _ = job.communicate(timeout=120)
     assert job.returncode == 0 and "back into the queue" in said
     assert calls(cluster)[-1] == ["scontrol", "requeue", "41"]
 
