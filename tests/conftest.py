@@ -13,8 +13,13 @@ _HOME = tempfile.TemporaryDirectory(prefix="consistency-lens-tests-", ignore_cle
 os.environ |= {"HF_HOME": _HOME.name, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ["TRACKIO_DIR"] = f"{_HOME.name}/trackio"
-# What a machine may have set wins over HF_HOME.
-for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+os.environ |= {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}  # servers here are on loopback
+# What a machine may have set: caches that win over HF_HOME, somebody's token, another Hub, a lens for the Space.
+for name in (
+    *("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"),
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "LENS", "SPACE_ID"),
+    *("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "WANDB_API_KEY", "WANDB_MODE"),
+):
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402
