@@ -41,6 +41,17 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
     return str(subject_path(progress=False))
 
 
+def config_of(subject: SubjectArguments) -> Any:
+    """What the subject is, from words alone: nothing is loaded, and the demo's is not trained."""
+    if subject.model_name_or_path != DEMO:
+        return open_config(model_path(subject), subject.revision)
+    from ..demo.subject import model_config
+    from ..demo.tokenizer import build_tokenizer
+    from ..demo.training import SubjectConfig
+
+    return model_config(SubjectConfig(), build_tokenizer())
+
+
 def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
     """Configuration and tokenizer."""
     config = open_config(path, revision)
