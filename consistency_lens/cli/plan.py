@@ -153,15 +153,13 @@ def show(
     ways = Table(title="what fits, the recommended way first", title_justify="left", header_style="dim", box=None)
     for column in ("trainable", "subject", "weights", "blocks", "batch", "GB", "hours", "with the baseline"):
         ways.add_column(column, justify="right" if column in ("GB", "hours", "with the baseline") else "left")
-    hindered = _hindered(standing, card)
+    hindered = f", which {why}" if (why := _hindered(standing, card)) else ""
     for option in options:
         ways.add_row(*cells(option), style="bold" if option is best else "")
     ways.add_section()
     ways.add_row(*cells(standing))
     console.print(ways)
-    console.print(
-        f"The last row is what the fields say as they stand{hindered and f', which {hindered}'}.\n", highlight=False
-    )
+    console.print(f"The last row is what the fields say as they stand{hindered}.\n", highlight=False)
     console.print(two_columns(f"memory of each GPU, {best.memory.when}", "GB", best.memory.items, 1e9))
     seconds = {**best.hours.seconds, "a step": sum(best.hours.seconds.values()), "a warm step": best.hours.warm}
     console.print(two_columns("time of a step", "ms", seconds, 1e-3))

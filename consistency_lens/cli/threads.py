@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -15,9 +16,14 @@ _LAUNCHED = "ACCELERATE_MIXED_PRECISION"
 
 def use_cores(asked: int | None, on_cpu: bool, processes: int) -> None:
     """Let torch use as many threads as were asked for, or as make sense."""
-    wanted = threads_for(asked, os.environ, len(os.sched_getaffinity(0)), on_cpu, processes)
+    wanted = threads_for(asked, os.environ, cores(), on_cpu, processes)
     if wanted is not None:
         torch.set_num_threads(wanted)
+
+
+def cores() -> int:
+    """That this process may run on; only Linux says which those are."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def threads_for(
