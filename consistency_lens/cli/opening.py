@@ -83,7 +83,7 @@ def load_subject_of(request: Request, activations: Activations, spread: bool = F
     device_map: Any = {"": "cpu"} if spread and own_device() else None
     if request.subject.model_name_or_path is None:
         device_map = device_map or request.subject.device_map or own_device()
-        return find_subject(activations.provenance, device_map=device_map)
+        return find_subject(activations.provenance, device_map=device_map, token=request.values["hub_token"])
     return load_model(model_path(request.subject), request.subject, device_map)
 
 
