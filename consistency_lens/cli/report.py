@@ -46,7 +46,7 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
     folder = report_folder(request, home)
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        exits.enter_context(Log(folder))
+        exits.enter_context(Log(folder, request.values["hub_token"]))
     return judge(request, lens, activations, folder, tail, warm, history, home=home_of_lens)
 
 
