@@ -26,6 +26,7 @@ LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
         (None, LAUNCHED, True, 2, None),
         (None, LAUNCHED, False, 1, None),
         (2, LAUNCHED, True, 2, 2),
+        (1, LAUNCHED, True, 1, 1),  # OMP_NUM_THREADS=1 could not say so there: accelerate itself sets it
         (1, {}, False, 1, 1),
     ],
 )

@@ -39,7 +39,8 @@ def threads_for(
 
     Returns:
         How many threads, or None to leave them as they are: several processes share the cores already, a GPU does the
-        work, or whoever started us has said how many (`OMP_NUM_THREADS`, of which accelerate makes 1 if nobody has).
+        work, or `OMP_NUM_THREADS` says how many. accelerate's launcher makes 1 of that if nobody has said it, which
+        cannot be told from a 1 that was meant: who wants one thread there says so by `cpu_threads`.
     """
     if asked is not None:
         if asked < 1:
