@@ -12,6 +12,7 @@ changes the warm start has one of its own, and the recipe's steps. `warm start n
 The functional stage begins with a new optimizer; a run of the recipe in one go carries its moments over.
 
 Each row is written when it is there and not made again; a row that was interrupted begins anew, from its warm start.
+One that fails, or whose process dies, is noted in the table, and the others go on; the same command tries it again.
 With `--markdown PAGE` the tables go between the markers of that page, the pictures into `images` beside it.
 """
 
@@ -19,12 +20,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,10 +31,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from harness import arguments, report
-from study_tables import Row, draw, fill, numbers, show
+from study_tables import Row, draw, failure, fill, numbers, show
 from study_variants import LENGTHS, RECIPE, Variant, variants_of
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
+from workers import Workers
 
 from consistency_lens.activations import Activations
 from consistency_lens.base.saving import load_files
@@ -198,31 +198,29 @@ def work(kind: str, name: str) -> str:
     return _study.warm(name) if kind == "warm" else _study.row(name)
 
 
-def make(options: argparse.Namespace, variants: list[Variant]) -> Iterator[str]:
-    """Make what is missing; yields the name of each row that is finished, and what went wrong with others. A row waits
-    for its warm start, and goes before warm starts that are not begun."""
+def make(options: argparse.Namespace, variants: list[Variant]) -> Iterator[tuple[str, str]]:
+    """Make what is missing; yields the name of each row that is finished, and what went wrong if it failed. A row
+    waits for its warm start, and goes before warm starts that are not begun."""
     out, known = Path(options.out), variants_of(recipe_of(options))
     rows = [v for v in variants if not row_file(out, v).is_file()]
     # `warm start none` needs to know how long the recipe's takes.
     waiting = {v.name: v.start or RECIPE for v in rows}
     starts = [s for s in dict.fromkeys(waiting.values()) if not (out / "warm" / known[s].slug).is_dir()]
     ready = [("row", name) for name, start in waiting.items() if start not in starts]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, context, open_study, (options,)) as pool:
-        running: dict[Future[str], tuple[str, str]] = {}
-        while ready or starts or running:
-            while (ready or starts) and len(running) < options.workers:
+    with Workers(options.workers, open_study, options) as workers:
+        while ready or starts or workers.running:
+            while (ready or starts) and workers.idle:
                 job = ready.pop(0) if ready else ("warm", starts.pop(0))
-                running[pool.submit(work, *job)] = job
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                kind, name = running.pop(future)
-                error = future.exception()
-                if error is not None:  # hours of others' work do not end with it
-                    yield f"{kind} of {name!r} FAILED: {error!r}"
-                elif kind == "row":
-                    yield name
+                workers.start(job, work, *job)
+            for (kind, name), error in workers.finished():
+                if kind == "row":
+                    yield name, repr(error) if error else ""
+                    continue
+                behind = [row for row, start in waiting.items() if start == name]
+                if error is None:
+                    ready += [("row", row) for row in behind]
                 else:
-                    ready += [("row", row) for row, start in waiting.items() if start == name]
+                    yield from ((row, f"its warm start, {name!r}: {error!r}") for row in behind)
 
 
 def require_same_study(options: argparse.Namespace) -> None:
@@ -262,20 +260,29 @@ def main() -> None:
     require_same_study(options)
     (Path(options.out) / "rows").mkdir(exist_ok=True)
     chosen = [v for name, v in variants.items() if not options.only or name in options.only]
-    for name in make(options, chosen):
-        print(f"{time.strftime('%H:%M')}  {name}", flush=True)
-    finish(options, list(variants.values()))
+    failed: dict[str, str] = {}
+    for name, why in make(options, chosen):
+        print(f"{time.strftime('%H:%M')}  {name}{why and f' FAILED: {why}'}", flush=True)
+        failed |= {name: why} if why else {}
+    finish(options, list(variants.values()), failed)
     missing = [v.name for v in chosen if not row_file(Path(options.out), v).is_file()]
     if missing:
         sys.exit(f"not made: {', '.join(missing)}. The same command tries them again.")
 
 
-def finish(options: argparse.Namespace, variants: list[Variant]) -> None:
-    """Tables and pictures of all the rows that are in the folder."""
+def finish(options: argparse.Namespace, variants: list[Variant], failed: Mapping[str, str]) -> None:
+    """Tables and pictures of all the rows that are in the folder; the tables say which have failed."""
     out = Path(options.out)
-    files = [(v, row_file(out, v)) for v in variants]
-    rows: list[Row] = [json.loads(file.read_text(encoding="utf-8")) for _, file in files if file.is_file()]
-    show(rows)
+    rows: list[Row] = []
+    tables: list[Row] = []
+    for variant in variants:
+        file = row_file(out, variant)
+        if file.is_file():
+            rows.append(json.loads(file.read_text(encoding="utf-8")))
+            tables.append(rows[-1])
+        elif variant.name in failed:
+            tables.append(failure(variant.name, variant.group, failed[variant.name]))
+    show(tables)
     there = {row["variant"] for row in rows}
     own_length = int(recipe_of(options)["code_length"])
     names = {length: RECIPE if length == own_length else f"T = {length}" for length in LENGTHS}
@@ -283,9 +290,9 @@ def finish(options: argparse.Namespace, variants: list[Variant]) -> None:
     reports = {length: Report.load(out / "reports" / slug) for length, slug in slugs.items()}
     draw(rows, reports, out)
     if options.markdown:
-        fill(options.markdown, rows)
+        fill(options.markdown, tables)
         draw(rows, reports, options.markdown.parent / "images")
-    report(options.json, "cpu", {n: v for n, v in vars(options).items() if n != "json"}, rows)
+    report(options.json, "cpu", {n: v for n, v in vars(options).items() if n != "json"}, tables)
 
 
 if __name__ == "__main__":

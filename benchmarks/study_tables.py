@@ -58,6 +58,11 @@ def numbers(report: Report) -> Row:
     return {name: None if number is None else vars(number) for name, number in found.items()}
 
 
+def failure(variant: str, group: str, why: str) -> Row:
+    """The row of a variant that could not be made."""
+    return {"variant": variant, "group": group, "steps": "failed", "why": why, **dict.fromkeys([*DOES, *SAYS])}
+
+
 def cell(number: Mapping[str, float] | None) -> str:
     """`.981 [.977, .984]`; two decimals where a number is above 1."""
     if number is None:

@@ -65,7 +65,7 @@ class AutoLens:
                 Another one is refused.
             revision: branch, tag or commit of the lens on the Hub.
             device_map: where a subject that is loaded here goes; as in transformers.
-            token: for a private lens. Default: of this machine.
+            token: for a private lens, or a private subject. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
         config, revision = read_config(place, revision, token)
@@ -75,7 +75,7 @@ class AutoLens:
             raise BadInput("lens", str(lens_id_or_path), f"Families we know: {', '.join(FAMILIES)}.", why)
         if not isinstance(subject, FrozenLM):
             origin = Provenance.from_dict(config["provenance"])
-            subject = find_subject(origin, subject, device_map)
+            subject = find_subject(origin, subject, device_map, token)
         return Family.load(family.model).from_pretrained(place, subject=subject, revision=revision, token=token)
 
     @staticmethod
@@ -128,13 +128,14 @@ def find_subject(
     origin: Provenance,
     place: str | os.PathLike[str] | None = None,
     device_map: str | dict[str, Any] | None = None,
+    token: str | None = None,
 ) -> FrozenLM:
     """The model that a lens, or rows, were made with: from `place`, or from where its name leads.
 
     The caller compares the provenance; here it only settles where to look and how to load.
     """
     if place is None and origin.published:
-        return _load_published(origin, device_map)
+        return _load_published(origin, device_map, token)
     if place is None and is_demo(origin.model_id):
         return _load_demo(origin.model_id, device_map)
     where = str(place or origin.model_id)
@@ -153,16 +154,17 @@ def find_subject(
             dtype=origin.dtype,
             quantization=origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
             device_map=device_map,
+            token=token,
         )
     except OSError as error:
         fix = "Check that this machine is online, or name a folder that holds the model."
-        raise BadInput("subject", where, fix, why=str(error)) from error
+        raise BadInput("subject", where, fix, why=hub.redacted(str(error), token)) from error
 
 
-def _load_published(origin: Provenance, device_map: str | dict[str, Any] | None) -> FrozenLM:
+def _load_published(origin: Provenance, device_map: str | dict[str, Any] | None, token: str | None = None) -> FrozenLM:
     """From the files, so that it is compared by what is in them and not by the commit."""
     repo, _, commit = origin.published.partition("@")
-    folder = hub.download(repo, commit, field="subject", ignore=[])
+    folder = hub.download(repo, commit, token, field="subject", ignore=[])
     return FrozenLM.from_pretrained(folder, dtype=origin.dtype, device_map=device_map, known_as=origin.model_id)
 
 

@@ -89,8 +89,9 @@ def top(lenses: Lenses, texts: Sequence[str]) -> tuple[Desk, gr.Dropdown, gr.But
 
 
 def serve(page: gr.Blocks, **options: Any) -> Any:
-    """Launch it as it is meant to look, with one line for all who wait, in which nobody takes too many places."""
-    queued = page.queue(default_concurrency_limit=None, max_size=MOST_WAITING, api_open=True)
+    """Launch it as it is meant to look, with one line for all who wait, in which nobody takes too many places. Clients
+    of the API stand in it too: requests to a function itself, which would pass it by, are refused."""
+    queued = page.queue(default_concurrency_limit=None, max_size=MOST_WAITING, api_open=False)
     return queued.launch(theme=THEME, css=STYLE, max_file_size=MOST_BYTES, app_kwargs=fair(page), **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from typing import Any
 
 import gradio as gr
@@ -20,15 +21,23 @@ _ASKS = ("/queue/join", "/call/")
 def visitor_of(scope: Scope) -> str | None:
     """The address of whoever asks; None for this machine itself, which may ask as it likes.
 
-    On the Hub the page stands behind a proxy, which names the address it asks for; elsewhere anybody can write such a
-    name, and it is not believed.
+    On the Hub the page stands behind proxies, each of which adds the address that asked it behind those that are named
+    already. So the last public one was seen by a proxy; what stands before it anybody can have written, and private
+    ones behind it are proxies' own. Elsewhere no such name is believed.
     """
     if "SPACE_ID" in os.environ:
-        named = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"), "")
-        if named:
-            return named.partition(",")[0].strip()
+        named = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+        if seen := [address.strip() for address in named.split(",") if address.strip()]:
+            return next(filter(_is_public, reversed(seen)), seen[-1])
     host = (scope["client"] or ("",))[0]
     return None if host in HERE else host
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ip_address(address).is_global
+    except ValueError:
+        return False
 
 
 class OnePlaceEach:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from consistency_lens.cli.threads import threads_for
+from consistency_lens.cli.threads import cores, threads_for
 from consistency_lens.errors import BadInput
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
@@ -26,6 +26,7 @@ LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
         (None, LAUNCHED, True, 2, None),
         (None, LAUNCHED, False, 1, None),
         (2, LAUNCHED, True, 2, 2),
+        (1, LAUNCHED, True, 1, 1),  # OMP_NUM_THREADS=1 could not say so there: accelerate itself sets it
         (1, {}, False, 1, 1),
     ],
 )
@@ -33,6 +34,13 @@ def test_how_many(
     asked: int | None, environment: dict[str, str], on_cpu: bool, processes: int, expected: int | None
 ) -> None:
     assert threads_for(asked, environment, 8, on_cpu, processes) == expected
+
+
+def test_cores_are_counted_where_a_system_does_not_say_which_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cores() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == os.cpu_count()
 
 
 def test_none_at_all_is_refused() -> None:

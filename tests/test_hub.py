@@ -10,11 +10,23 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
+from extracting import saved_model
+from huggingface_hub import HfApi, constants
 from lens_runs import stirred, tiny_lens
 from tiny import tiny_lm
 
-from consistency_lens import AutoLens, BadInput, ConsistencyLens, LensDecoder, LensEncoder, ProvenanceMismatch
+from consistency_lens import (
+    AutoLens,
+    BadInput,
+    ConsistencyLens,
+    FrozenLM,
+    LensDecoder,
+    LensEncoder,
+    ProvenanceMismatch,
+    hub,
+)
+from consistency_lens.auto import find_subject
+from consistency_lens.frozen import Provenance
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -150,6 +162,48 @@ def test_a_private_lens_is_for_those_with_a_token(online: tuple[Hub, HubClient])
     server.repos["model", "me/secret"] = server.repos["model", "me/private"]  # in no cache
     with pytest.raises(BadInput, match="no such repository, or it is private"):
         client(pull_with, "me/secret", None, None)
+
+
+def push_private_subject(name: str) -> dict[str, Any]:
+    """What a lens says of a subject that only some may see, by its commit."""
+    hub.create(name, private=True)
+    hub.upload(Path(saved_model()), name, "a subject")
+    origin = FrozenLM.from_pretrained(saved_model()).provenance("resid_post.1").to_dict()
+    return origin | {"model_id": name, "weights": f"commit:{HfApi().model_info(name).sha}"}
+
+
+def subject_with(origin: dict[str, Any], token: str | None) -> str:
+    before = os.environ.pop("HF_TOKEN")
+    try:
+        return find_subject(Provenance.from_dict(origin), token=token).model_id
+    finally:
+        os.environ["HF_TOKEN"] = before
+
+
+def weights_at(name: str, revision: str | None) -> str:
+    return FrozenLM.from_pretrained(name, revision=revision).provenance("resid_post.1").weights
+
+
+def test_a_subject_on_the_hub_is_known_by_its_commit(online: tuple[Hub, HubClient]) -> None:
+    """Whatever it was asked for by."""
+    _, client = online
+    said = client(push_private_subject, "me/subject")["weights"]
+    assert client(weights_at, "me/subject", None) == client(weights_at, "me/subject", "main") == said
+    assert client(weights_at, "me/subject", said.removeprefix("commit:")) == said
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_token_opens_a_private_subject_too(online: tuple[Hub, HubClient], published: bool) -> None:
+    """That has a name of its own on the Hub, or was published beside the lens."""
+    _, client = online
+    name = f"me/hidden-{published}"
+    origin = client(push_private_subject, name)
+    if published:
+        commit = origin["weights"].removeprefix("commit:")
+        origin |= {"model_id": "subject-0123456789abcdef", "published": f"{name}@{commit}"}
+    with pytest.raises(BadInput, match="subject="):
+        client(subject_with, origin, None)
+    assert client(subject_with, origin, READ_TOKEN) == origin["model_id"]
 
 
 def pull_without_tokenizer_code(name: str) -> Any:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from transformers import AutoConfig
 
 from consistency_lens import cli
 from consistency_lens.cli.recipes import as_recipe
+from consistency_lens.demo.subject import new_model
+from consistency_lens.demo.tokenizer import build_tokenizer
+from consistency_lens.demo.training import SubjectConfig
 
 MID: dict[str, Any] = {
     "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
@@ -62,7 +67,7 @@ def test_what_an_option_names_is_settled(folder: Path, capsys: pytest.CaptureFix
 def test_people_get_a_table_and_a_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words_for(folder)) == 0
     said = capsys.readouterr().out
-    assert "8.03 billion weights" in said and "accelerate launch run_lens.py --trainable lora" in said
+    assert "8.03 billion weights" in said and "accelerate launch run_lens.py --config=llama3_8b_lora" in said
     for item in ("subject", "Adam's moments", "vocabulary", "rollout", "teacher-forced"):
         assert item in said
 
@@ -70,7 +75,16 @@ def test_people_get_a_table_and_a_command(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--gpu_memory", "8"], "gpu_memory=7.2: the least that these fields allow takes"),
+        (["--gpu_memory", "8"], "gpu_memory=8.0: the least that these fields allow takes"),
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size=0. Use 2"),
+        (["--per_device_train_batch_size", "-4"], "per_device_train_batch_size=-4. Use 2"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps=0. Use 1"),
+        (["--rollouts", "0"], "rollouts=0. Use 2"),
+        (["--lora_rank", "0"], "lora_rank=0. Use 1"),
+        (["--code_length", "-1"], "code_length=-1. Give the explanation at least one token"),
+        (["--max_length", "-1"], "max_length=-1. Use at least"),
+        (["--max_length", "9999"], "max_length=9999. The model takes at most 2048 tokens"),
+        (["--trainable", "full", "--quantization", "4bit"], "trainable='full': the subject is packed, quantization=4"),
         (["--trainable", "full"], "--trainable lora"),
         (["--gpu_memory", "0"], "gpu_memory=0.0."),
         (["--gpus", "0"], "gpus=0."),
@@ -91,6 +105,78 @@ def test_what_cannot_be_planned_is_refused(
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words_for(tmp_path / "nothing")) == 2
     assert "model_name_or_path=" in capsys.readouterr().err
+
+
+def test_a_model_alone_is_planned_as_extract_would_read_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--model_name_or_path", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "contexts of 512 tokens" in said and "Name the texts as well" in said
+
+
+def test_the_demo_is_planned_and_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    assert cli.main(["plan", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert not any(tmp_path.iterdir())
+    model = new_model(SubjectConfig(), build_tokenizer())
+    assert record["sizes"]["weights"] == sum(p.numel() for p in model.parameters())
+    assert record["recommended"]["per_device_train_batch_size"] == 48  # the recipe's: no power of two
+
+
+def test_fields_as_they_stand_are_those_of_every_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight times eight activations on each of two GPUs; what is recommended keeps to 64 per step."""
+    record = record_of(folder, capsys, "--gpus", "2")
+    alone = record_of(folder, capsys)["as_it_stands"]
+    standing, best = record["as_it_stands"], record["recommended"]
+    assert standing["gradient_accumulation_steps"] == 8 == standing["per_device_train_batch_size"]
+    assert best["gradient_accumulation_steps"] * best["per_device_train_batch_size"] * 2 == 64
+    shared = set(alone["seconds_per_step"]) - {"between cards"}
+    assert {name: standing["seconds_per_step"][name] for name in shared} == alone["seconds_per_step"]
+
+
+def parsed(command: str) -> tuple[list[str], cli.Request]:
+    """What starts a run, and what the run would understand."""
+    words = shlex.split(command)
+    where = words.index("run_lens.py")
+    return words[:where], cli.parse(words[where + 1 :])
+
+
+def test_the_command_does_what_was_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe recomputes blocks; with this much memory the plan does not, and the command has to say so."""
+    more = ("--gpu_memory", "500", "--gpus", "2", "--rollouts", "2", "--sites", "resid_post.9", "--hub_token", "hf_x")
+    record = record_of(folder, capsys, *more)
+    [command] = record["commands"]
+    launcher, run = parsed(command)
+    assert launcher == ["accelerate", "launch", "--config_file", "ds_configs/ddp.yaml", "--num_processes", "2"]
+    asked = cli.parse(words_for(folder, *more)).values
+    best = record["recommended"]
+    chosen = {name: best[name] for name in best if name in asked}
+    assert best["activation_checkpointing"] is False and asked["activation_checkpointing"] is True
+    plain = {"gpu_memory": 80.0, "gpus": 1, "hub_token": None}
+    assert run.command == "run" and run.values == asked | chosen | plain and "hf_x" not in command
+
+
+def test_steps_that_were_assumed_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--model_name_or_path", str(folder), "--json"]) == 0
+    [command] = json.loads(capsys.readouterr().out)["commands"]
+    values = parsed(command)[1].values
+    assert (values["max_steps"], values["warm_steps"], values["lora_rank"]) == (12_000, 4_000, 16)
+
+
+def test_spread_weights_are_a_run_in_stages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One process reads the rows with the model over all GPUs; no baseline, which is refused where weights are
+    spread."""
+    more = ("--gpu_memory", "20", "--gpus", "4", "--quantization", "none", "--ema_decay", "0.9")
+    record = record_of(folder, capsys, *more, "--output_dir", "a run")
+    assert record["recommended"]["weights"] == "spread" and "moving average" not in record["recommended"]["memory"]
+    (first, rows), (second, run) = map(parsed, record["commands"])
+    assert first == ["python"] and rows.command == "extract" and rows.values["device_map"] == "auto"
+    assert second == ["accelerate", "launch", "--config_file", "ds_configs/fsdp2.yaml", "--num_processes", "4"]
+    assert run.command == "train" and run.values["tail_baseline"] is False and run.values["ema_decay"] == 0
+    assert run.values["output_dir"] == "a run"
+    assert run.extraction.output_dir == rows.extraction.output_dir == "outputs/llama3-8b-activations"
 
 
 def test_a_run_says_nothing_of_plans() -> None:

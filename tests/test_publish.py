@@ -65,6 +65,12 @@ def explained(name: str, subject: str) -> Any:
     return AutoLens.from_pretrained(name, subject=subject).explain(TEXT)
 
 
+def billed(said: str) -> dict[tuple[str, str], int]:
+    """Kind and name of each repository -> how many files are announced for it."""
+    found = re.findall(r"(\d+) files, .*, to the (?:private )?(\w+) (\S+)", said.partition("lens at")[0])
+    return {(kind, name): int(count) for count, kind, name in found}
+
+
 PUBLISHED = {"README.md", "config.json", "model.safetensors", "samples.parquet", "history.json", "training.json"}
 PUBLISHED |= {
     f"{part}/adapter_{what}" for part in ("decoder", "encoder") for what in ("config.json", "model.safetensors")
@@ -221,8 +227,15 @@ def test_a_subject_of_our_own_is_published_too_and_found_on_another_machine(
     here = AutoLens.from_pretrained(tmp_path / "lens", subject=str(saved_model())).explain(TEXT)
     words = ["publish", "--lens", str(tmp_path / "lens"), "--repo_id", "me/of-our-own", "--use_cpu", "--space"]
     code, said = client(command, words)
-    assert code == 0 and f"to the model {SUBJECT}" in said, said
+    assert code == 0, said
     there = tree(server, f"me/{SUBJECT}")
+    assert billed(said) == {
+        ("model", "me/of-our-own"): len(tree(server, "me/of-our-own")),
+        ("model", f"me/{SUBJECT}"): len(there),
+        ("space", "me/of-our-own"): len(tree(server, "me/of-our-own", "space")),
+    }
+    bill = said.partition("lens at")[0]
+    assert all(name in bill for name in ("lens.txt", "requirements.txt", "dist-info/METADATA", *there))
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(there)
     commit = server.repos["model", f"me/{SUBJECT}"].heads["main"]
     config = json.loads(tree(server, "me/of-our-own")["config.json"].data)

@@ -15,7 +15,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 from hub_client import HubClient, command
 from hub_server import TOKEN, Hub, Trouble
-from test_publish import edit_on_the_hub, tree
+from test_publish import billed, edit_on_the_hub, tree
 
 
 @pytest.fixture(scope="module")
@@ -126,4 +126,5 @@ def test_a_run_ends_on_the_hub_and_no_token_is_anywhere(
     leaks = [path.name for path in kept if TOKEN.encode() in path.read_bytes()]
     leaks += [path for path, blob in files.items() if TOKEN.encode() in blob.data]
     assert not leaks and TOKEN not in said
+    assert ("model", name) in billed(said)
     assert "not pushed" in said + (folder / "log.txt").read_text() and not os.environ.get("HF_TOKEN")

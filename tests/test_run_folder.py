@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ from threading import Barrier
 
 import pytest
 
-from consistency_lens.cli.parsing import Request
-from consistency_lens.cli.run_folder import Log, Tee, claim, command_of, keep_wandb_run
+from consistency_lens.cli.commands import _kept
+from consistency_lens.cli.parsing import Request, parse
+from consistency_lens.cli.run_folder import Log, Tee, claim, command_of, keep_wandb_run, settle_folder
 from consistency_lens.errors import BadInput
 
 
@@ -33,6 +35,44 @@ def test_an_error_nobody_foresaw_leaves_its_trace_in_the_log(tmp_path: Path) -> 
         print(1 / 0)
     said = (tmp_path / "log.txt").read_text()
     assert said.startswith("before\n") and "Traceback" in said and "ZeroDivisionError" in said
+
+
+GIVEN = "not-what-a-token-looks-like"
+
+
+@pytest.mark.parametrize("way", ["option", "equals", "recipe"])
+def test_no_token_is_in_a_log(tmp_path: Path, way: str) -> None:
+    """However it was given, and whoever says it: the run, a library, an error of the user, one that nobody foresaw."""
+    (tmp_path / "mine.yaml").write_text(f"hub_token: {GIVEN}\n")
+    words = {
+        "option": ["--hub_token", GIVEN],
+        "equals": [f"--hub_token={GIVEN}"],
+        "recipe": ["--config", str(tmp_path / "mine.yaml")],
+    }[way]
+    token = parse(["train", *words]).values["hub_token"]
+    assert GIVEN not in command_of(["train", *words])
+    for error in (BadInput("hub_token", GIVEN, "Use another."), ZeroDivisionError(GIVEN)):
+        with pytest.raises(type(error)), Log(tmp_path, token):
+            print("sent", GIVEN)
+            logging.getLogger("consistency_lens").warning("with %s", GIVEN)
+            raise error
+    said = (tmp_path / "log.txt").read_text()
+    assert said.count("sent ***\n") == said.count("with ***\n") == 2 and GIVEN not in said
+    assert "hub_token='***'. Use another." in said and "ZeroDivisionError: ***" in said
+
+
+def test_how_to_go_on_is_said_where_one_can(tmp_path: Path) -> None:
+    assert "--resume goes on" in _kept(Request("extract", {}))
+    assert _kept(Request("evaluate", {})) == _kept(None) == ""
+    assert _kept(Request("train", {}, folder=tmp_path)) == "There is no checkpoint yet: start again."
+
+
+def test_what_has_no_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
+    """A lens alone, as `train` leaves one whose checkpoints somebody has taken away."""
+    (tmp_path / "lens").mkdir()
+    with pytest.raises(BadInput, match="a run lies there already") as caught:
+        settle_folder(parse(["train", "--output_dir", str(tmp_path)]), "model", "site", "texts")
+    assert "resume" not in caught.value.fix
 
 
 def test_the_command_without_secrets() -> None:

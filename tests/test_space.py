@@ -265,13 +265,43 @@ def test_nobody_fills_the_line(address: str, monkeypatch: pytest.MonkeyPatch) ->
         return httpx.post(f"{address}/gradio_api/queue/join", json=asked, headers=headers)
 
     with desk_room._AT_WORK:
-        answers = [ask("192.0.2.1, 10.0.0.1") for _ in range(fairness.MOST_EACH + 2)]
+        # He calls himself somebody else each time; what the proxies add behind that is his.
+        answers = [ask(f"9.9.9.{i}, 1.1.1.1, 10.0.0.1") for i in range(fairness.MOST_EACH + 2)]
         assert [answer.status_code for answer in answers[: fairness.MOST_EACH]] == [200] * fairness.MOST_EACH
         assert answers[-1].status_code == 429 and "waiting already" in answers[-1].json()["detail"]
-        assert ask("192.0.2.2").status_code == 200
+        assert ask("1.1.1.2, 10.0.0.1").status_code == 200
         assert all(ask("").status_code == 200 for _ in range(fairness.MOST_EACH + 2)), "who is here asks as he likes"
         monkeypatch.delenv("SPACE_ID")
-        assert ask("192.0.2.1").status_code == 200, "without a proxy of the Hub nobody is believed"
+        assert ask("1.1.1.1").status_code == 200, "without a proxy of the Hub nobody is believed"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (["1.1.1.1"], "1.1.1.1"),
+        (["9.9.9.9, 1.1.1.1"], "1.1.1.1"),
+        (["9.9.9.9, 1.1.1.1, 10.1.2.3, 192.168.0.1"], "1.1.1.1"),
+        (["9.9.9.9", "1.1.1.1"], "1.1.1.1"),  # written twice
+        (["nobody, 2606:4700:4700::1111"], "2606:4700:4700::1111"),
+        (["10.0.0.7, 10.0.0.8"], "10.0.0.8"),
+        ([" , "], "192.0.2.7"),
+        ([], "192.0.2.7"),
+    ],
+)
+def test_a_visitor_is_whom_the_proxies_have_seen(
+    monkeypatch: pytest.MonkeyPatch, headers: list[str], expected: str
+) -> None:
+    monkeypatch.setenv("SPACE_ID", "me/page")
+    given = [(b"x-forwarded-for", value.encode()) for value in headers]
+    assert fairness.visitor_of({"headers": given, "client": ("192.0.2.7", 5000)}) == expected
+
+
+def test_nobody_goes_past_the_line(address: str) -> None:
+    """By a request to the function itself, as Gradio offers it to clients where it is told to."""
+    for way in ("run", "api"):
+        asked = {"data": ["some_demo_run", TEXT]}
+        answer = httpx.post(f"{address.rstrip('/')}/gradio_api/{way}/read", json=asked)
+        assert answer.status_code == 404 and "join the queue" in answer.json()["detail"]
 
 
 def test_of_all_work_of_models_one_step_is_taken_at_a_time() -> None:

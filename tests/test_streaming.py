@@ -123,3 +123,20 @@ def test_another_corpus_than_that_of_the_stored_rows_is_refused(tmp_path: Path) 
     request = parse(["train", "--train_file", str(tmp_path / "other.jsonl"), *named])
     with pytest.raises(BadInput, match=r"other\.jsonl.*corpus of the stored rows"):
         streamed(request, rows, frozen, lambda read: read())
+
+
+def test_another_configuration_of_the_same_dataset_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("easy", "hard"):
+        write_jsonl(data / f"{name}.jsonl", TEXTS[:40])
+    listed = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("easy", "hard"))
+    (data / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    easy = CorpusArguments(dataset_name=str(data), dataset_config="easy")
+    frozen, rows = tiny_lm(), extract_to(tmp_path / "rows", Corpus.load(easy))
+    words = ["train", "--dataset_name", str(data), "--activations", str(tmp_path / "rows"), "--max_steps", "5"]
+    request = parse([*words, "--dataset_config", "hard", "--stream_activations"])
+    with pytest.raises(BadInput, match="dataset_config='hard': config of the stored rows is easy"):
+        streamed(request, rows, frozen, lambda read: read())
+    request = parse([*words, "--dataset_config", "easy", "--stream_activations"])
+    assert isinstance(streamed(request, rows, frozen, lambda read: read()).splits["train"], IterableDataset)

@@ -2,7 +2,7 @@
 
 from .corpus import Corpus, CorpusArguments
 from .dataset import ActivationCollator, Activations
-from .extract import ExtractArguments, Extraction
+from .extract import ExtractArguments, Extraction, rules_of
 from .storage import CorruptShard
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "CorruptShard",
     "ExtractArguments",
     "Extraction",
+    "rules_of",
 ]

@@ -73,6 +73,21 @@ class ExtractArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace an extraction in output_dir."})
 
 
+def rules_of(given: ExtractArguments, model_length: int) -> RowRules:
+    """How rows are taken from a document, for a model that takes so many tokens."""
+    if given.max_length is not None and given.max_length > model_length:
+        raise BadInput("max_length", given.max_length, f"The model takes at most {model_length} tokens.")
+    return RowRules(
+        min_position=given.min_position,
+        max_length=min(512, model_length) if given.max_length is None else given.max_length,
+        positions_per_document=given.positions_per_document,
+        continuation_length=given.continuation_length,
+        validation_fraction=given.validation_fraction,
+        test_fraction=given.test_fraction,
+        seed=given.seed,
+    )
+
+
 class Extraction:
     """One corpus, read at some sites of one model.
 
@@ -106,7 +121,7 @@ class Extraction:
         ]:
             if value < 1:
                 raise BadInput(name, value, "Use 1 or more.")
-        self.rules = self._rules(text_config.max_position_embeddings)
+        self.rules = rules_of(arguments, text_config.max_position_embeddings)
         features_of(self.sites, self.hidden_size, "float32", corpus.features)
         self.sample, seen = self._first_rows()
         self.sample_share = len(self.sample) / seen
@@ -131,20 +146,6 @@ class Extraction:
             self.rules.min_position,
             "Use a smaller --min_position, longer texts, or --sample_by paragraph for a text file.",
             why=f"no document has the {self.rules.min_position + 2} tokens that it takes",
-        )
-
-    def _rules(self, model_length: int) -> RowRules:
-        given = self.arguments
-        if given.max_length is not None and given.max_length > model_length:
-            raise BadInput("max_length", given.max_length, f"The model takes at most {model_length} tokens.")
-        return RowRules(
-            min_position=given.min_position,
-            max_length=min(512, model_length) if given.max_length is None else given.max_length,
-            positions_per_document=given.positions_per_document,
-            continuation_length=given.continuation_length,
-            validation_fraction=given.validation_fraction,
-            test_fraction=given.test_fraction,
-            seed=given.seed,
         )
 
     def open(self) -> None:

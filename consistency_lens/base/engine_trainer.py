@@ -189,7 +189,7 @@ class EngineTrainer(Trainer):
         folder = resume_from_checkpoint
         if self.engine.name == "zero3" and self.model_wrapped is self.model:
             wanted: Any = self.args.hf_deepspeed_config
-            spread_zero3(self.model, wanted.dtype(), self.args.device)
+            spread_zero3(self.model, wanted.dtype(), self.args.device, wanted.config)
         made = super()._prepare_for_training(max_steps, train_dataloader, None if self.engine.is_deepspeed else folder)
         if self.engine.name == "fsdp2":  # else what lies outside the blocks could not be let go of in a call
             self.model_wrapped.set_reshard_after_forward(True)

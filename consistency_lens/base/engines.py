@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import wraps
 from itertools import zip_longest
@@ -190,7 +190,7 @@ def unshard(model: nn.Module) -> None:
         model.unshard()
 
 
-def spread_zero3(model: Together, dtype: torch.dtype, device: torch.device) -> None:
+def spread_zero3(model: Together, dtype: torch.dtype, device: torch.device, given: Mapping[str, Any]) -> None:
     """Spread weights that wait on the CPU over the processes, block by block.
 
     DeepSpeed would first bring the whole model to each device. What lies on the CPU is a view of the checkpoint's
@@ -201,12 +201,13 @@ def spread_zero3(model: Together, dtype: torch.dtype, device: torch.device) -> N
         model: lens and subject.
         dtype: that the engine computes in; it casts all weights to it.
         device: of this process.
+        given: DeepSpeed's configuration; whether parts wait on the host (`offload_param`) hangs on it.
     """
     import deepspeed
 
     for parameter in model.parameters():  # and no buffer: positions are in float32 in a model of bfloat16, too
         parameter.data = parameter.data.to(dtype)
-    stage = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    stage = while_spreading(given)
     for module in (*(block for lm in model.language_models for block in blocks_of(lm)), model):
         if torch.distributed.get_rank() > 0:
             for parameter in module.parameters():
@@ -215,6 +216,13 @@ def spread_zero3(model: Together, dtype: torch.dtype, device: torch.device) -> N
         deepspeed.zero.Init(module=module, config_dict_or_path=stage, dtype=dtype)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
+
+
+def while_spreading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of DeepSpeed's configuration what decides where parts lie; much of the rest is `auto` until training begins."""
+    host = {name: value for name, value in given["zero_optimization"].items() if name == "offload_param"}
+    disk = {name: value for name, value in given.items() if name == "aio"}
+    return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3} | host} | disk
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

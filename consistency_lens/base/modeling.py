@@ -109,6 +109,13 @@ class LensModel(SavedModel):
                 found.pop(f"{prefix}{name}", None)
         return found
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """What `state_dict` gives: a weight's first name stands for the others."""
+        first = {id(parameter): name for name, parameter in self.named_parameters()}
+        every = {name: first[id(parameter)] for name, parameter in self.named_parameters(remove_duplicate=False)}
+        shared = {name: state_dict[known] for name, known in every.items() if known in state_dict}
+        return super().load_state_dict({**shared, **state_dict}, *args, **kwargs)
+
     def pieces(self) -> dict[str, nn.Module]:
         """Modules that hold all weights between them, for an engine that spreads weights over processes; language
         models under names that end in `lm`. One that serves two parts comes under both names."""

@@ -43,6 +43,9 @@ def choose(
     Raises:
         BadInput: nothing fits.
     """
+    if given.get("trainable") == "full" and given.get("quantization", "none") != "none":
+        fix = "Use --trainable lora, or leave --quantization out: packed weights cannot be trained."
+        raise BadInput("trainable", "full", fix, why=f"the subject is packed, quantization={given['quantization']}")
     found, least = [], None
     for way in _ways(sizes, work, given):
         options = [Option(w, memory_of(sizes, w), hours_of(sizes, w, card, steps, warm_steps))
@@ -68,13 +71,15 @@ def _ways(sizes: Sizes, work: Work, given: Mapping[str, Any]) -> Iterator[Work]:
                 packed = quantization != "none"
                 if packed and (trainable == "full" or spread):
                     continue  # packed weights can be neither trained nor spread
-                yield replace(work, trainable=trainable, quantization=quantization, spread=spread)
+                average = work.average and not spread  # engines that spread refuse it
+                yield replace(work, trainable=trainable, quantization=quantization, spread=spread, average=average)
 
 
 def _batches(way: Work, per_step: int, given: Mapping[str, Any]) -> Iterator[Work]:
     """With and without recomputed blocks, every batch that makes up a step."""
     each = max(2, -(-per_step // way.processes))
-    sizes: Sequence[int] = (given["rows"],) if "rows" in given else [rows for rows in BATCHES if rows <= each]
+    fitting = {each, *(rows for rows in BATCHES if rows < each)}
+    sizes: Sequence[int] = (given["rows"],) if "rows" in given else sorted(fitting, reverse=True)
     for checkpointing in (given["checkpointing"],) if "checkpointing" in given else (False, True):
         for rows in sizes:
             yield replace(way, checkpointing=checkpointing, rows=rows, accumulation=-(-each // rows))
@@ -92,6 +97,12 @@ def _nothing_fits(card: Card, least: Option, given: Mapping[str, Any]) -> BadInp
         knobs.append("a lower --per_device_train_batch_size")
     largest = sorted(least.memory.items.items(), key=lambda item: -item[1])[:3]
     shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in largest)
-    knobs += ["more --gpus, over which weights are spread", "a lower --code_length, --rollouts or --max_length"]
-    why = f"the least that these fields allow takes {least.memory.peak / 1e9:.1f} GB: {shown}"
-    return BadInput("gpu_memory", round(card.memory / 1e9, 1), f"Nothing fits. What helps: {'; '.join(knobs)}.", why)
+    if given.get("quantization", "none") == "none":
+        knobs.append("more --gpus, over which weights are spread")
+    knobs.append("a lower --code_length, --rollouts or --max_length")
+    why = (
+        f"the least that these fields allow takes {least.memory.peak / 1e9:.1f} GB, of {card.memory / 1e9:.1f} that "
+        f"may be used: {shown}"
+    )
+    whole = round(card.memory / card.share / 1e9, 1)
+    return BadInput("gpu_memory", whole, f"Nothing fits. What helps: {'; '.join(knobs)}.", why)

@@ -111,9 +111,11 @@ class Card:
         speed: operations per second that long passes reach: the peak times the share of it that is reached.
         bandwidth: bytes per second from its memory; what a rollout waits for.
         link: bytes per second between cards.
+        share: of all the memory it has, what `memory` is.
     """
 
     memory: float
     speed: float
     bandwidth: float
     link: float
+    share: float = 1.0

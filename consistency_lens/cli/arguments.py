@@ -99,7 +99,8 @@ class RunArguments:
     cpu_threads: int | None = field(
         default=None,
         metadata={
-            "help": "Of each process, on the CPU. Default: as started; all cores if `accelerate launch` started one."
+            "help": "Of each process, on the CPU. Default: OMP_NUM_THREADS, or all cores. `accelerate launch` makes 1 "
+            "of that by itself: a single process that it started with 1 takes all cores, unless 1 is said here."
         },
     )
     early_stopping_patience: int | None = field(

@@ -64,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CODE
     except KeyboardInterrupt:
         if rank() == 0:
-            folder = request.folder if request else None
-            kept = "what is finished is kept, --resume goes on from there"
-            _say(f"interrupted: {escape(how_to_go_on(folder)) if folder else kept}")
+            _say(escape(": ".join(filter(None, ["interrupted", _kept(request)]))))
         return 130
 
 
@@ -92,6 +90,13 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             from .runs import run_all
 
             run_all(request, argv, exits)
+
+
+def _kept(request: Request | None) -> str:
+    """What of an interrupted command is left, and how to go on from it, where one can."""
+    if request and request.folder:
+        return how_to_go_on(request.folder)
+    return "what is finished is kept, --resume goes on from there" if request and request.command == "extract" else ""
 
 
 def _say(text: str) -> None:

@@ -41,6 +41,17 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
     return str(subject_path(progress=False))
 
 
+def config_of(subject: SubjectArguments) -> Any:
+    """What the subject is, from words alone: nothing is loaded, and the demo's is not trained."""
+    if subject.model_name_or_path != DEMO:
+        return open_config(model_path(subject), subject.revision)
+    from ..demo.subject import model_config
+    from ..demo.tokenizer import build_tokenizer
+    from ..demo.training import SubjectConfig
+
+    return model_config(SubjectConfig(), build_tokenizer())
+
+
 def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
     """Configuration and tokenizer."""
     config = open_config(path, revision)
@@ -72,7 +83,7 @@ def load_subject_of(request: Request, activations: Activations, spread: bool = F
     device_map: Any = {"": "cpu"} if spread and own_device() else None
     if request.subject.model_name_or_path is None:
         device_map = device_map or request.subject.device_map or own_device()
-        return find_subject(activations.provenance, device_map=device_map)
+        return find_subject(activations.provenance, device_map=device_map, token=request.values["hub_token"])
     return load_model(model_path(request.subject), request.subject, device_map)
 
 

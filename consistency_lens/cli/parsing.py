@@ -58,6 +58,7 @@ class Request:
         values: every field by its name on the command line, settled.
         text: what `explain` is to read.
         given: the fields that options name, whatever a recipe says.
+        config: the recipe that was named.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
         stage: of a whole run: the command whose work it is at.
     """
@@ -66,6 +67,7 @@ class Request:
     values: dict[str, Any]
     text: str | None = None
     given: frozenset[str] = field(default=frozenset(), compare=False)
+    config: str | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
     named_itself: bool = field(default=False, compare=False)
     stage: str = field(default="", compare=False)
@@ -221,7 +223,7 @@ def parse(argv: Sequence[str]) -> Request:
         for shared, own in OWN_NAMES.items():
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
-    return Request(command, values, text, frozenset(explicit))
+    return Request(command, values, text, frozenset(explicit), explicit.get("config"))
 
 
 def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:

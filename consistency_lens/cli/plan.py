@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from ..activations import rules_of
 from ..budget import Card, Option, Sizes, Work, choose, hours_of, memory_of
 from ..errors import BadInput
 from ..frozen.sites import Site, resolve_sites
 from ..schedules import Schedule
+from ..text.configuration import ConsistencyLensConfig
 from ..text.sizing import sizes_of
 from .arguments import PlanArguments
-from .opening import console, model_path, open_config
+from .opening import config_of, console
 from .parsing import Request
+from .plan_commands import as_fields, commands_of
 
 ROOM = 0.9  # of a GPU's memory; the rest is the driver's, and gaps between blocks
 STEPS, WARM_STEPS = 12_000, 4_000  # where no recipe and no option says how many
@@ -32,32 +35,42 @@ CHOICES = {
 def plan(request: Request) -> None:
     """Settle what options name, choose the rest."""
     asked, values = request.plan, request.values
-    config = open_config(model_path(request.subject), request.subject.revision)
+    require_sound(request)
+    config = config_of(request.subject)
     dtype = str(config.dtype or "float32").removeprefix("torch.") if values["dtype"] == "auto" else values["dtype"]
     sizes = sizes_of(config, dtype, values["lora_rank"])
-    work = work_of(request, sizes, dtype)
+    context = rules_of(request.extraction, config.get_text_config().max_position_embeddings).max_length
+    work = work_of(request, sizes, dtype, context)
     card = card_of(asked)
     steps, warm_steps = steps_of(request)
     per_step = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
     given = {choice: values[name] for name, choice in CHOICES.items() if name in request.given}
     options, best = choose(sizes, work, card, steps, warm_steps, per_step, given)
-    each = replace(work, accumulation=max(1, -(-per_step // (work.rows * work.processes))))
-    standing = Option(each, memory_of(sizes, each), hours_of(sizes, each, card, steps, warm_steps))
+    standing = Option(work, memory_of(sizes, work), hours_of(sizes, work, card, steps, warm_steps))
+    commands = commands_of(request, best, steps, warm_steps)
     record = {
         "model": values["model_name_or_path"],
         "sizes": asdict(sizes),
         "assumed": {**asdict(asked), "usable_share": ROOM, "steps": steps, "warm_steps": warm_steps},
-        "as_it_stands": as_record(standing, asked) | {"fits": standing.memory.peak <= card.memory},
+        "as_it_stands": as_record(standing, asked) | {"fits": not _hindered(standing, card)},
         "recommended": as_record(best, asked),
+        "commands": commands,
         "ways": [as_record(option, asked) for option in options],
     }
     if request.explanation.json:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")
         return
     show(request, sizes, card, options, standing, steps, warm_steps)
+    show_commands(request, best, commands)
 
 
-def work_of(request: Request, sizes: Sizes, dtype: str) -> Work:
+def require_sound(request: Request) -> None:
+    """Raise where training would refuse the fields, whatever this machine is: it need not be the one that trains."""
+    request.training(output_dir="plan", bf16=False, fp16=False, tf32=None, deepspeed=None, fsdp=None)
+    ConsistencyLensConfig(**{name: value for name, value in asdict(request.lens).items() if name != "site"})
+
+
+def work_of(request: Request, sizes: Sizes, dtype: str, context: int) -> Work:
     """As the fields stand."""
     values = request.values
     wanted = resolve_sites(values["site"] or values["sites"], sizes.depth)
@@ -72,10 +85,11 @@ def work_of(request: Request, sizes: Sizes, dtype: str) -> Work:
         autocast=bool(values["bf16"]) or dtype != "float32",
         checkpointing=bool(values["activation_checkpointing"]),
         rows=values["per_device_train_batch_size"],
+        accumulation=values["gradient_accumulation_steps"],
         rollouts=values["rollouts"] if policy else 1,
         length=values["code_length"],
         prompt=1 + len(values["prompt"].split()),
-        context=values["max_length"],
+        context=context,
         horizon=values["kl_horizon"],
         rank=values["lora_rank"],
         policy=policy,
@@ -92,6 +106,7 @@ def card_of(asked: PlanArguments) -> Card:
         speed=asked.tflops * asked.utilization * 1e12,
         bandwidth=asked.memory_bandwidth * 1e12,
         link=asked.link_bandwidth * 1e9,
+        share=ROOM,
     )
 
 
@@ -102,18 +117,6 @@ def steps_of(request: Request) -> tuple[int, int]:
     if steps > 0:
         return steps, min(warm, steps)
     return STEPS, WARM_STEPS if warm else 0
-
-
-def as_fields(option: Option) -> dict[str, Any]:
-    """The choices, under their names on the command line."""
-    work = option.work
-    return {
-        "trainable": work.trainable,
-        "quantization": work.quantization,
-        "activation_checkpointing": work.checkpointing,
-        "per_device_train_batch_size": work.rows,
-        "gradient_accumulation_steps": work.accumulation,
-    }
 
 
 def as_record(option: Option, asked: PlanArguments) -> dict[str, Any]:
@@ -150,21 +153,36 @@ def show(
     ways = Table(title="what fits, the recommended way first", title_justify="left", header_style="dim", box=None)
     for column in ("trainable", "subject", "weights", "blocks", "batch", "GB", "hours", "with the baseline"):
         ways.add_column(column, justify="right" if column in ("GB", "hours", "with the baseline") else "left")
-    fits = "" if standing.memory.peak <= card.memory else ", does not fit"
+    hindered = f", which {why}" if (why := _hindered(standing, card)) else ""
     for option in options:
         ways.add_row(*cells(option), style="bold" if option is best else "")
     ways.add_section()
     ways.add_row(*cells(standing))
     console.print(ways)
-    console.print(f"The last row is what the fields say as they stand{fits}.\n", highlight=False)
+    console.print(f"The last row is what the fields say as they stand{hindered}.\n", highlight=False)
     console.print(two_columns(f"memory of each GPU, {best.memory.when}", "GB", best.memory.items, 1e9))
     seconds = {**best.hours.seconds, "a step": sum(best.hours.seconds.values()), "a warm step": best.hours.warm}
     console.print(two_columns("time of a step", "ms", seconds, 1e-3))
-    console.print("\n[bold]" + " ".join(as_options(best)) + "[/]", soft_wrap=True, highlight=False)
+
+
+def show_commands(request: Request, best: Option, commands: list[str]) -> None:
+    asked, values = request.plan, request.values
+    console.print()
+    for command in commands:
+        console.print(command, style="bold", soft_wrap=True, highlight=False, markup=False)
+    if not (values["dataset_name"] or values["train_file"] or values["activations"]):
+        console.print("Name the texts as well: --dataset_name or --train_file.", highlight=False)
     if asked.gpu_price is not None:
         bill = asked.gpu_price * asked.gpus * (best.hours.total + best.hours.baseline)
         console.print(f"{bill:,.0f} at {asked.gpu_price:g} per GPU and hour, with the baseline", highlight=False)
     console.print("This is arithmetic: docs/costs.md says which of it has been measured.", style="dim")
+
+
+def _hindered(option: Option, card: Card) -> str:
+    """Why it cannot be done, if it cannot."""
+    if option.work.trainable == "full" and option.work.quantization != "none":
+        return "cannot be trained: the subject is packed"
+    return "" if option.memory.peak <= card.memory else "does not fit"
 
 
 def cells(option: Option) -> list[str]:
@@ -189,17 +207,3 @@ def two_columns(title: str, unit: str, items: dict[str, float], scale: float) ->
     for name, size in items.items():
         table.add_row(name, f"{size / scale:,.2f}")
     return table
-
-
-def as_options(option: Option) -> list[str]:
-    """The recommendation as options."""
-    words = []
-    for name, value in as_fields(option).items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value is not False and value != "none":
-            words.append(f"--{name} {value}")
-    if option.work.spread:
-        return ["accelerate launch --config_file ds_configs/fsdp2.yaml run_lens.py train", *words]
-    launcher = "--config_file ds_configs/ddp.yaml " if option.work.processes > 1 else ""
-    return [f"accelerate launch {launcher}run_lens.py", *words]

@@ -26,8 +26,8 @@ from ..base.saving import MEASURED, REPORT, lens_files, require_inside
 from ..errors import BadInput
 from .opening import console
 from .parsing import Request, run_of
-from .publish_space import PACKAGE, page_files, send_page
-from .publish_subject import config_with, send_subject, subject_files
+from .publish_space import PACKAGE, page_files, page_words, send_page
+from .publish_subject import config_with, send_subject, subject_card, subject_files, subject_repo
 from .report import named_lens
 from .run_folder import HISTORY
 
@@ -53,15 +53,9 @@ def publish(request: Request) -> None:
     token = hub.require_token(request.values["hub_token"])
     if not PartialState().is_main_process:
         return
-    show_bill(given.repo_id, "model", given.private, files)
-    if f"{REPORT}/report.json" not in files:
-        console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
-    if subject:
-        show_bill(config.origin.model_id, "model", given.private, subject)
-    elif is_demo(config.origin.model_id):
-        console.print(_ALONE)
+    show_bills(given.repo_id, given.private, files, config, subject)
     if given.space:
-        show_bill(given.repo_id, "space", given.private, page)
+        show_bill(given.repo_id, "space", given.private, page, page_words(given.repo_id))
     private = given.private or None
     repo = hub.create(given.repo_id, token, private, revision=revision)
     if given.space:
@@ -69,7 +63,7 @@ def publish(request: Request) -> None:
     address = send_lens(files, repo, token, revision, private)
     console.print(f"\nlens at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
     if given.space:
-        models = [repo, *([f"{repo.partition('/')[0]}/{config.origin.model_id}"] if subject else [])]
+        models = [repo, *([subject_repo(config.origin, repo)] if subject else [])]
         address = send_page(page, repo, models, token)
         console.print(f"page at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
         if given.private:
@@ -83,6 +77,8 @@ def publish_run(request: Request, folder: Path) -> None:
     values = request.values
     token, files = values["hub_token"], parcel(str(folder))
     name, private = values["hub_model_id"] or folder.resolve().name, values["hub_private_repo"]
+    config = _config_of(files[CONFIG_NAME].parent)
+    show_bills(name, bool(private), files, config, subject_files(config))
     repo = hub.create(name, token, private, revision=values["hub_revision"], field="hub_model_id")
     address = send_lens(files, repo, token, values["hub_revision"], private)
     console.print(f"lens at [bold]{escape(address)}[/]", highlight=False, soft_wrap=True)
@@ -122,9 +118,27 @@ def _config_of(folder: Path) -> LensConfig:
     return config
 
 
-def show_bill(repo: str, kind: str, private: bool, files: Mapping[str, Path]) -> None:
-    """What goes where, before it goes."""
-    sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
+def show_bills(
+    repo: str, private: bool, files: Mapping[str, Path], config: LensConfig, subject: Mapping[str, Path]
+) -> None:
+    """Of a lens, and of its subject where that goes along."""
+    show_bill(repo, "model", private, files)
+    if f"{REPORT}/report.json" not in files:
+        console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
+    if subject:
+        card = {CARD: subject_card(subject, config.origin)}
+        show_bill(subject_repo(config.origin, repo), "model", private, subject, card)
+    elif is_demo(config.origin.model_id):
+        console.print(_ALONE)
+
+
+def show_bill(
+    repo: str, kind: str, private: bool, files: Mapping[str, Path], words: Mapping[str, str] | None = None
+) -> None:
+    """What goes where, before it goes: files, and in the place of some, or beside them, what is written for it."""
+    found = {name: path.stat().st_size for name, path in files.items()}
+    found |= {name: len(text.encode()) for name, text in (words or {}).items()}
+    sizes = dict(sorted(found.items()))
     title = f"{len(sizes)} files, {_bytes(sum(sizes.values()))}, to the {'private ' if private else ''}{kind} {repo}"
     console.print(f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True)
     table = Table(box=None, show_header=False)

@@ -44,6 +44,16 @@ def _sources(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     }
 
 
+def page_words(repo: str) -> dict[str, str]:
+    """Name -> content of what is written for this page alone: its lens, what it needs, what it is a version of."""
+    return {
+        NAMED_IN: f"{repo}\n",
+        NEEDS: "".join(f"{need}\n" for need in needs()),
+        # what a package says its own version by
+        f"{PACKAGE.name}-{version(NAME)}.dist-info/METADATA": distribution(NAME).read_text("METADATA") or "",
+    }
+
+
 def send_page(files: Mapping[str, Path], repo: str, models: Sequence[str], token: str | None) -> str:
     """Publish it beside a lens; returns the address.
 
@@ -53,14 +63,8 @@ def send_page(files: Mapping[str, Path], repo: str, models: Sequence[str], token
         models: ids of all that it loads.
         token: with write access.
     """
-    info = f"{PACKAGE.name}-{version(NAME)}.dist-info/METADATA"
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
-        written = {
-            NAMED_IN: f"{repo}\n",
-            NEEDS: "".join(f"{need}\n" for need in needs()),
-            info: distribution(NAME).read_text("METADATA") or "",  # what a package says its own version by
-            CARD: _card(files[CARD].read_text(encoding="utf-8"), repo, models, token),
-        }
+        written = page_words(repo) | {CARD: _card(files[CARD].read_text(encoding="utf-8"), repo, models, token)}
         made = {name: Path(scratch) / name.replace("/", "-") for name in written}
         for name, path in made.items():
             path.write_text(written[name], encoding="utf-8")

@@ -53,16 +53,26 @@ def subject_files(config: LensConfig) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
 
 
+def subject_repo(origin: Provenance, lens: str) -> str:
+    """Under the owner of the lens, if its name says who that is."""
+    owner, slash, _ = lens.partition("/")
+    return f"{owner}{slash}{origin.model_id}" if slash else origin.model_id
+
+
+def subject_card(files: Mapping[str, Path], origin: Provenance) -> str:
+    report = json.loads(files[REPORT_FILE].read_text(encoding="utf-8"))["report"] if REPORT_FILE in files else {}
+    accuracy = f"{report['accuracy']:.1%}" if report else "most"
+    return CARD_TEXT.format(name=origin.model_id, accuracy=accuracy)
+
+
 def send_subject(
     files: Mapping[str, Path], origin: Provenance, lens: str, token: str | None, private: bool | None
 ) -> Provenance:
-    """Publish it under the owner of the lens; returns the origin of the lens with where it lies."""
-    repo = hub.create(f"{lens.partition('/')[0]}/{origin.model_id}", token, private)
-    report = json.loads(files[REPORT_FILE].read_text(encoding="utf-8"))["report"] if REPORT_FILE in files else {}
-    accuracy = f"{report['accuracy']:.1%}" if report else "most"
+    """Publish it beside the lens; returns the origin of the lens with where it lies."""
+    repo = hub.create(subject_repo(origin, lens), token, private)
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
         card = Path(scratch) / CARD
-        card.write_text(CARD_TEXT.format(name=origin.model_id, accuracy=accuracy), encoding="utf-8")
+        card.write_text(subject_card(files, origin), encoding="utf-8")
         publish_card(card, Path(scratch), repo, token)
         with hub.staged({**files, CARD: card}) as folder:
             address = hub.upload(folder, repo, "Upload a subject", token)

@@ -46,7 +46,7 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
     folder = report_folder(request, home)
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        exits.enter_context(Log(folder))
+        exits.enter_context(Log(folder, request.values["hub_token"]))
     return judge(request, lens, activations, folder, tail, warm, history, home=home_of_lens)
 
 
@@ -66,10 +66,10 @@ def report_folder(request: Request, home: Path | None) -> Path:
 
 def load_lens(request: Request) -> LensModel:
     """The lens that is named, with the subject that is named or that it was made for."""
-    where, subject = named_lens(request), request.subject
+    where, subject, token = named_lens(request), request.subject, request.values["hub_token"]
     if subject.model_name_or_path is None:
-        return AutoLens.from_pretrained(where, device_map=subject.device_map or own_device())
-    return AutoLens.from_pretrained(where, subject=load_model(model_path(subject), subject))
+        return AutoLens.from_pretrained(where, device_map=subject.device_map or own_device(), token=token)
+    return AutoLens.from_pretrained(where, subject=load_model(model_path(subject), subject), token=token)
 
 
 def subject_for_another(lens: LensModel, request: Request) -> FrozenLM:
@@ -79,7 +79,8 @@ def subject_for_another(lens: LensModel, request: Request) -> FrozenLM:
     if "lora" not in (lens.config.trainable, lens.config.encoder_trainable):
         return lens.subject
     if request.subject.model_name_or_path is None:
-        return find_subject(lens.config.origin, device_map=request.subject.device_map or own_device())
+        device_map = request.subject.device_map or own_device()
+        return find_subject(lens.config.origin, device_map=device_map, token=request.values["hub_token"])
     return load_model(model_path(request.subject), request.subject)
 
 

@@ -51,8 +51,8 @@ def settle_folder(request: Request, model: str, site: str, dataset: str) -> Path
         named = broadcast_object_list([str(Path("outputs") / name.replace("/", "-"))])[0]
         request.named_itself = True
     folder = Path(named).expanduser()
-    if not resume and ((folder / LENS).exists() or checkpoints(folder)):
-        fix = "Use --resume_from_checkpoint true to go on with it, or another folder."
+    if not resume and ((there := checkpoints(folder)) or (folder / LENS).exists()):
+        fix = "Use --resume_from_checkpoint true to go on with it, or another folder." if there else "Use another one."
         raise BadInput("output_dir", str(folder), fix, why="a run lies there already")
     request.folder = folder
     return folder
@@ -178,13 +178,17 @@ class Log:
     """Inside, what is printed also goes to `log.txt` of the run; an exception leaves its trace there.
 
     A progress bar rewrites its line; of each line the log gets what stood there in the end.
+
+    Args:
+        folder: of the run.
+        token: that must not stand in it, beside those in the environment and what looks like one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOG
+    def __init__(self, folder: Path, token: str | None = None) -> None:
+        self.path, self.token = folder / LOG, token
 
     def __enter__(self) -> Log:
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = Silent(self.path.open("a", encoding="utf-8"), self.token)
         self.exits = ExitStack()
         self.exits.enter_context(redirect_stdout(Tee(sys.stdout, self.file)))  # type: ignore[type-var]
         self.exits.enter_context(redirect_stderr(Tee(sys.stderr, self.file)))  # type: ignore[type-var]
@@ -203,14 +207,30 @@ class Log:
         if isinstance(error, BadInput):
             self.file.write(f"error: {error}\n")
         elif error is not None:
-            self.file.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+            self.file.write("".join(traceback.format_exception(kind, error, trace)))
+        self.file.close()
+
+
+class Silent:
+    """A file in which no token is written; what is given to `write` has to be whole lines."""
+
+    def __init__(self, file: TextIO, token: str | None) -> None:
+        self.file, self.token = file, token
+
+    def write(self, text: str) -> int:
+        return self.file.write(redacted(text, self.token))
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
         self.file.close()
 
 
 class Tee:
     """A stream that is also written to a log, line by line, as each line was in the end."""
 
-    def __init__(self, stream: TextIO, log: TextIO) -> None:
+    def __init__(self, stream: TextIO, log: Silent | TextIO) -> None:
         self.stream, self.log, self.line = stream, log, ""
 
     def write(self, text: str) -> int:

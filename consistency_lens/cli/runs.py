@@ -98,7 +98,7 @@ def begin_run(folder: Path, request: Request, argv: Sequence[str], resumed: Path
     if PartialState().is_main_process:
         folder = claim(request, folder, exits)
         begin(folder, request, argv, resumed)
-        exits.enter_context(Log(folder))
+        exits.enter_context(Log(folder, request.values["hub_token"]))
     request.folder = Path(broadcast_object_list([str(folder)])[0])
     return request.folder
 

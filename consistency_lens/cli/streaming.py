@@ -12,6 +12,9 @@ from ..frozen import FrozenLM
 from .opening import open_corpus
 from .parsing import Request
 
+# What tells the corpus of a stream from that of the stored rows, which may be a part of it -> its field.
+_FIELDS = {"corpus": "dataset_name", "config": "dataset_config", "split": "split", "text_column": "text_column"}
+
 
 def require_streamable(request: Request) -> None:
     """What can be wrong with a stream before anything is read."""
@@ -33,11 +36,11 @@ def streamed(
     """The stored rows with the training split of the whole corpus, by the same rules, in the place of theirs. A
     document's split hangs on its words alone: none that is held out is ever trained on."""
     corpus, stored = open_corpus(request.corpus), activations.metadata["corpus"]
-    given = {name: value for name, value in corpus.identity.items() if name in ("corpus", "split", "text_column")}
-    for name, value in given.items():
-        if stored.get(name, value) != value:
+    for name, field in _FIELDS.items():
+        value = corpus.identity.get(name)
+        if name in stored and value != stored[name]:
             fix = "Name the corpus that the stored rows were made of."
-            raise BadInput("dataset_name", value, fix, why=f"{name} of the stored rows is {stored[name]}")
+            raise BadInput(field, value, fix, why=f"{name} of the stored rows is {stored[name]}")
     rules = {**activations.metadata["rules"], "sites": list(activations.sites)}
     arguments = replace(request.extraction, **rules)
     extraction = Extraction(corpus, frozen.tokenizer, frozen.model.config, arguments)

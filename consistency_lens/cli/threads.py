@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -15,9 +16,14 @@ _LAUNCHED = "ACCELERATE_MIXED_PRECISION"
 
 def use_cores(asked: int | None, on_cpu: bool, processes: int) -> None:
     """Let torch use as many threads as were asked for, or as make sense."""
-    wanted = threads_for(asked, os.environ, len(os.sched_getaffinity(0)), on_cpu, processes)
+    wanted = threads_for(asked, os.environ, cores(), on_cpu, processes)
     if wanted is not None:
         torch.set_num_threads(wanted)
+
+
+def cores() -> int:
+    """That this process may run on; only Linux says which those are."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def threads_for(
@@ -33,7 +39,8 @@ def threads_for(
 
     Returns:
         How many threads, or None to leave them as they are: several processes share the cores already, a GPU does the
-        work, or whoever started us has said how many (`OMP_NUM_THREADS`, of which accelerate makes 1 if nobody has).
+        work, or `OMP_NUM_THREADS` says how many. accelerate's launcher makes 1 of that if nobody has said it, which
+        cannot be told from a 1 that was meant: who wants one thread there says so by `cpu_threads`.
     """
     if asked is not None:
         if asked < 1:

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import BadInput
 from .columns import last_columns
@@ -87,6 +88,7 @@ class FrozenLM:
         device_map: str | dict[str, Any] | None = None,
         name: str = "base",
         known_as: str | None = None,
+        token: str | None = None,
     ) -> FrozenLM:
         """Load from the Hub or from a folder.
 
@@ -100,26 +102,32 @@ class FrozenLM:
             device_map: as in transformers; None loads onto the CPU.
             name: what an `Edit` calls it.
             known_as: its `model_id`, where it goes by another name than that of its folder.
+            token: for a private or gated model. Default: of this machine.
         """
-        config = AutoConfig.from_pretrained(model_id_or_path, revision=revision)
+        folder = Path(model_id_or_path)
+        if not folder.is_dir():
+            # A commit from here on: transformers does not say which one it has loaded. Folders of its cache do.
+            known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
+            revision = Path(known).parent.name
+        config = AutoConfig.from_pretrained(model_id_or_path, revision=revision, token=token)
         anatomy_of(config)
         wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
         quantize = quantization_options(config, quantization, wanted_dtype)
-        tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, revision=revision, token=token)
         model = AutoModelForCausalLM.from_pretrained(
             model_id_or_path,
             revision=revision,
             dtype=wanted_dtype,
             attn_implementation=attention,
             device_map=device_map,
+            token=token,
             **quantize,
         )
-        folder = Path(model_id_or_path)
         if folder.is_dir():
             weights = hash_files([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
         else:
-            weights = f"commit:{model.config._commit_hash}"
+            weights = f"commit:{revision}"
         lm = cls(model, tokenizer, known_as or str(model_id_or_path), weights, name)
         logger.info("%s: attention %s, dtype %s, quantization %s", lm.model_id, attention, lm.dtype, lm.quantization)
         return lm

@@ -106,7 +106,8 @@ def choose_attention(
     device_map: str | dict[str, Any] | None,
 ) -> str:
     """Settle `auto`: FlashAttention 3, then 2, then sdpa, then eager, by what is installed and supported. A model
-    that is kept on the CPU, for good or until an engine spreads it, gets none of the first two."""
+    that is kept on the CPU, for good or until an engine spreads it, gets none of the first two; blocks that only wait
+    there for their passes do."""
     if wanted not in ATTENTION:
         raise BadInput("attn_implementation", wanted, f"Use one of {', '.join(ATTENTION)}.")
     installed = {"flash_attention_3": is_flash_attn_3_available(), "flash_attention_2": is_flash_attn_2_available()}
@@ -121,14 +122,20 @@ def choose_attention(
         return wanted
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     half = (config.dtype if dtype == "auto" else dtype) in (torch.float16, torch.bfloat16)
-    on_gpu = device_map not in (None, "cpu", {"": "cpu"}) and torch.cuda.is_available()
-    if half and on_gpu and architecture._supports_flash_attn:
-        hopper = torch.cuda.get_device_capability()[0] >= 9
+    if half and architecture._supports_flash_attn and _is_on_gpu(device_map) and torch.cuda.is_available():
+        # Of the least of them: a map may name any.
+        hopper = min(torch.cuda.get_device_capability(i)[0] for i in range(torch.cuda.device_count())) >= 9
         if installed["flash_attention_3"] and hopper:
             return "flash_attention_3"
         if installed["flash_attention_2"]:
             return "flash_attention_2"
     return "sdpa" if architecture._supports_sdpa else "eager"
+
+
+def _is_on_gpu(device_map: str | dict[str, Any] | None) -> bool:
+    """Whether any part of a model is: the rest is then brought there, too, for its passes."""
+    places = device_map.values() if isinstance(device_map, dict) else [device_map]
+    return any(str(place).partition(":")[0] not in ("None", "cpu", "disk") for place in places)
 
 
 def in_float32(model: PreTrainedModel) -> PreTrainedModel:

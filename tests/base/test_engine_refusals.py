@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from extracting import ROOT
 from lens_runs import arguments, tiny_lens, trainer_of
 from tiny import shared_lm, tiny_lm
 
 from consistency_lens.base.checkpoint import is_complete
-from consistency_lens.base.engines import Engine, Together
+from consistency_lens.base.engines import Engine, Together, while_spreading
 from consistency_lens.base.shards import exchange, fill, gathered, is_spread, shard_of, writes
 from consistency_lens.errors import BadInput
 
@@ -78,6 +79,18 @@ def test_together_holds_each_module_once(kind: str) -> None:
     assert held == {id(p) for p in lens.parameters()} | {id(p) for p in lm.model.parameters()}
     assert together._no_split_modules == ["LlamaDecoderLayer"]
     assert together(lambda: 7) == 7
+
+
+def test_parts_wait_where_deepspeed_is_told_that_they_do() -> None:
+    """What else its file says may be settled later only."""
+    deepspeed = pytest.importorskip("deepspeed.runtime.config")
+    given = json.loads((ROOT / "ds_configs/zero3.json").read_text())
+    assert "auto" in given["zero_optimization"].values()
+    plain = deepspeed.DeepSpeedConfig(while_spreading(given)).zero_config
+    assert (plain.stage, plain.offload_param) == (3, None)
+    given["zero_optimization"] |= {"offload_param": {"device": "cpu", "pin_memory": True}}
+    told = deepspeed.DeepSpeedConfig(while_spreading(given)).zero_config
+    assert (told.stage, told.offload_param.device, told.offload_param.pin_memory) == (3, "cpu", True)
 
 
 def test_together_stays_without_dropout() -> None:

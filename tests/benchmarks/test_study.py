@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+import time
+from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,8 +47,9 @@ def test_every_variant_changes_the_recipe_and_begins_from_a_start_that_is_there(
         assert all(recipe[field] != new for field, new in variant.changes.items()) or len(variant.changes) > 1, name
         assert variant.start is None or variants[variant.start].functional, name
     # What the recipe says already is the row of the recipe, and no other.
-    base = {"estimator": "none", "ground_weight": "0", "warm_start": "span", "code_length": 4}
-    other = module.variants_of(recipe | base)
+    other = module.variants_of(
+        recipe | {"estimator": "none", "ground_weight": "0", "warm_start": "span", "code_length": 4}
+    )
     assert {"decoder frozen", "warm start span", "T = 4"}.isdisjoint(other)
     assert {"estimator policy", "warm start onward", "T = 8, warm start alone"} <= set(other)
 
@@ -85,6 +90,39 @@ def test_pictures_are_drawn_with_gaps(load: Load, tmp_path: Path) -> None:
     rows[1]["reworded"] = None
     (drawn,) = tables.draw(rows, {}, tmp_path / "images")
     assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_worker_that_dies_takes_no_job_of_others_with_it(load: Load) -> None:
+    """Several times over, while another one is at work."""
+    found: dict[str, BaseException | None] = {}
+    with load("workers").Workers(2, os.putenv, "STUDY", "begun") as workers:
+        jobs = [("sleep", time.sleep, 1.0), *((f"dies {i}", os._exit, 9) for i in range(3)), ("wrong", divmod, 1, 0)]
+        jobs += [(f"well {i}", abs, -i) for i in range(3)]
+        while jobs or workers.running:
+            while jobs and workers.idle:
+                name, *job = jobs.pop(0)
+                workers.start(name, *job)
+            found |= dict(workers.finished())
+    well = {name for name, error in found.items() if error is None}
+    assert well == {"sleep", "well 0", "well 1", "well 2"}
+    assert all(isinstance(found[f"dies {i}"], BrokenProcessPool) for i in range(3))
+    assert isinstance(found["wrong"], ZeroDivisionError)
+
+
+def test_what_failed_is_noted_in_the_table(load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside what is there; the pictures are of that alone."""
+    study, tables = load("study"), load("study_tables")
+    options = Namespace(out=str(tmp_path), recipe="demo", seed=0, markdown=tmp_path / "page.md", json=None)
+    groups = load("study_variants").GROUPS
+    options.markdown.write_text("".join(f"<!-- study: {g} -->\n<!-- /study: {g} -->\n" for g in groups))
+    variants = study.variants_of(study.recipe_of(options))
+    made, lost = variants["KL alone"], variants["T = 2"]
+    study.row_file(tmp_path, made).parent.mkdir()
+    study.row_file(tmp_path, made).write_text(json.dumps(row_of(tables, made.name, made.group, 0.5)))
+    study.finish(options, list(variants.values()), {lost.name: "BrokenProcessPool()"})
+    page = options.markdown.read_text()
+    assert f"| {made.name} | 3 | .500" in page and f"| {lost.name} | failed | |" in page
+    assert "failed" in capsys.readouterr().out and (tmp_path / "study-frontier.png").is_file()
 
 
 @pytest.mark.slow

@@ -55,6 +55,20 @@ def test_weights_are_spread_where_no_card_holds_them() -> None:
     assert [work.spread for work in spread] == [True] and spread[0].trainable == "lora"
 
 
+def test_the_card_is_named_as_it_was_given() -> None:
+    eighth = Card(memory=7.2e9, speed=125e12, bandwidth=2e12, link=3e11, share=0.9)
+    with pytest.raises(BadInput, match=r"gpu_memory=8\.0: .* of 7\.2 that may be used"):
+        choose(BIG, WORK, eighth, 12_000, 4_000, 64, {"quantization": "none"})
+    with pytest.raises(BadInput) as caught:
+        choose(BIG, WORK, card(1e9), 12_000, 4_000, 64, {"quantization": "4bit"})
+    assert "--gpus" not in str(caught.value)  # packed weights are never spread
+
+
+def test_packed_weights_cannot_be_trained() -> None:
+    with pytest.raises(BadInput, match=r"trainable='full': the subject is packed, quantization=8bit\. Use"):
+        choose(BIG, WORK, card(72e9), 12_000, 4_000, 64, {"trainable": "full", "quantization": "8bit"})
+
+
 def test_where_nothing_fits_it_says_what_helps() -> None:
     with pytest.raises(BadInput, match=r"gpu_memory=40\.0.*moments 107\.1 GB.*--trainable lora.*--gpus") as caught:
         choose(BIG, WORK, card(40e9), 12_000, 4_000, 64, {"trainable": "full", "quantization": "none"})

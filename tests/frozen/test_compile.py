@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,32 @@ def test_reading_is_the_same_and_clean_passes_come_back_clean(pair: tuple[Frozen
         torch.testing.assert_close(compiled.logits(batch), plain.logits(batch), **CLOSE)
         compiled.logits(batch, Edit("resid_post.0", torch.ones(SIZE)))
         torch.testing.assert_close(compiled.prefix(batch).logits(), plain.logits(batch, keep=1), **CLOSE)
+
+
+class Backend:
+    """Runs what it is given as it is, and counts."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        self.graphs += 1
+        return graph.forward
+
+
+def test_compiled_a_second_time_the_last_options_hold() -> None:
+    lm, batch = tiny_lm("llama", num_hidden_layers=1), padded_batch()
+    first, second = Backend(), Backend()
+    lm.compile(backend=first)
+    lm.logits(batch)
+    made = first.graphs
+    lm.compile(backend=first)
+    lm.logits(batch)
+    assert made == first.graphs > 0, "nothing new was asked for"
+    lm.compile(backend=second)
+    lm.logits(batch)
+    assert second.graphs > 0 and first.graphs == made
+    torch._dynamo.reset()
 
 
 def test_it_is_really_compiled_code_that_runs() -> None:

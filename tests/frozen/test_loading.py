@@ -98,7 +98,10 @@ def test_a_wanted_attention_is_taken_as_it_is(wanted: str) -> None:
         ("auto", "flash_attention_2"),
         ({"": 0}, "flash_attention_2"),
         ("cpu", "sdpa"),
+        ({"model.embed_tokens": 0, "model.layers": "cpu", "lm_head": "disk"}, "flash_attention_2"),
         ({"": "cpu"}, "sdpa"),
+        ({"": torch.device("cpu")}, "sdpa"),
+        ({"model": "cpu", "lm_head": torch.device("cpu:0")}, "sdpa"),
         (None, "sdpa"),
     ],
 )
@@ -107,7 +110,10 @@ def test_on_the_cpu_of_a_machine_with_a_gpu_auto_takes_no_flash_attention(
 ) -> None:
     monkeypatch.setattr("consistency_lens.frozen.loading.is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # The second one is of a generation that FlashAttention 3 does not know.
+    monkeypatch.setattr("consistency_lens.frozen.loading.is_flash_attn_3_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=0: [(9, 0), (8, 0)][device])
     assert choose_attention(AutoConfig.for_model("llama"), "auto", torch.bfloat16, device_map) == taken
 
 

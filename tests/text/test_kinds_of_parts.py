@@ -29,6 +29,19 @@ def test_each_part_can_learn_and_the_subject_cannot(kinds: tuple[str, str]) -> N
     assert not any(p.requires_grad for p in frozen.model.parameters() if id(p) not in of_lens)
 
 
+@pytest.mark.parametrize("kind", TRAINABLE)
+def test_weights_go_from_one_lens_to_another_in_a_state_dict(kind: str) -> None:
+    """Those that both parts share, too, of which it holds one."""
+    one, other = (tiny_lens(tiny_lm(), trainable=kind) for _ in range(2))
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.add_(1.0)
+    other.load_state_dict(one.state_dict())
+    found = dict(other.named_parameters())
+    assert all(torch.equal(parameter, found[name]) for name, parameter in one.named_parameters())
+    assert not other.load_state_dict({}, strict=False).unexpected_keys
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [

@@ -1,0 +1,57 @@
+"""What to type after a plan: commands that do what it recommends, with all that it was told and all that it chose."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from ..budget import Option
+from .arguments import PLAN, fields_of
+from .parsing import Request
+from .recipes import SECRETS, as_options
+
+ROWS = "outputs/activations"
+
+
+def as_fields(option: Option) -> dict[str, Any]:
+    """The choices, under their names on the command line."""
+    work = option.work
+    return {
+        "trainable": work.trainable,
+        "quantization": work.quantization,
+        "activation_checkpointing": work.checkpointing,
+        "per_device_train_batch_size": work.rows,
+        "gradient_accumulation_steps": work.accumulation,
+    }
+
+
+def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -> list[str]:
+    """One for the whole run; where weights are spread, one for each of its stages that can be started before it."""
+    work, values = option.work, request.values
+    told = {name: values[name] for name in sorted(request.given & values.keys())}
+    for name in {*fields_of(PLAN), *SECRETS, "json"} & told.keys():
+        del told[name]
+    chosen = as_fields(option)
+    if work.trainable == "lora":
+        chosen["lora_rank"] = work.rank
+    if values["max_steps"] <= 0:  # what was assumed
+        chosen |= {"max_steps": steps, "warm_steps": warm_steps}
+    start = [f"--config={request.config}"] if request.config else []
+    if not work.spread:
+        launcher = ["--config_file", "ds_configs/ddp.yaml"] if work.processes > 1 else []
+        return [_command(work.processes, launcher, [*start, *as_options(told | chosen)])]
+    # No process holds the weights when the training is over, so nothing is trained or judged behind it.
+    chosen |= {"tail_baseline": False} | ({"ema_decay": 0.0} if values["ema_decay"] else {})
+    commands = []
+    if values["activations"] is None:
+        told["activations_dir"] = values["activations_dir"] or ROWS
+        rows = {name: value for name, value in told.items() if name != "output_dir"}
+        rows |= {"quantization": "none", "device_map": "auto"}
+        commands.append(shlex.join(["python", "run_lens.py", "extract", *start, *as_options(rows)]))
+    launcher = ["--config_file", "ds_configs/fsdp2.yaml"]
+    return [*commands, _command(work.processes, launcher, ["train", *start, *as_options(told | chosen)])]
+
+
+def _command(processes: int, launcher: list[str], words: list[str]) -> str:
+    many = ["--num_processes", str(processes)] if processes > 1 else []
+    return shlex.join(["accelerate", "launch", *launcher, *many, "run_lens.py", *words])
