@@ -1,4 +1,5 @@
-"""All pictures of the docs, taken again by one command: each tab of the page and the card, on a desk and on a phone.
+"""All pictures of the docs, taken again by one command: each tab of the page and the card, on a desk and on a phone,
+the terminal of a training, and the plots of the report.
 
 python docs/take_pictures.py --lens outputs/demo                       # a run that has its report, into docs/images
 python docs/take_pictures.py --lens outputs/demo --folder /tmp/images
@@ -9,6 +10,7 @@ Needs the extra `dev` and a Chromium.
 from __future__ import annotations
 
 import argparse
+import html
 import os
 import re
 import shutil
@@ -48,6 +50,12 @@ img { max-width: 100% }
 blockquote { border-left: 4px solid #ccc; padding-left: 1rem }
 </style>"""
 
+SCREEN = """<meta charset="utf-8"><style>
+body { margin: 0; background: #1d2330 } pre { margin: 0; padding: 20px; color: #e6e6e6 }
+pre { font: 14px/1.4 "DejaVu Sans Mono", monospace; width: max-content }
+</style>"""
+PLOTS = ("controls.png", "truncation.png", "position.png", "training.png")
+
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,6 +77,11 @@ def main(words: Sequence[str] | None = None) -> None:
             draw_card(page, AutoLens.download(given.lens))
             keep(page.screenshot(full_page=True), given.folder / f"{prefix}card.png")
             page.close()
+        page = browser.new_page(viewport={"width": 800, "height": 100})
+        page.set_content(SCREEN + f"<pre>{html.escape(said_last(Path(given.lens) / 'log.txt'))}</pre>")
+        keep(page.screenshot(full_page=True), given.folder / "console.png")
+    for plot in PLOTS:
+        keep((Path(given.lens) / "report" / plot).read_bytes(), given.folder / plot)
 
 
 def tabs(page: Any, words: str) -> Iterator[str]:
@@ -96,6 +109,18 @@ def tabs(page: Any, words: str) -> Iterator[str]:
     turn_to(page, "Report")
     page.wait_for_selector("#report .verdict")
     yield "report"
+
+
+def said_last(log: Path) -> str:
+    """What a training printed around its last evaluation: some steps, the numbers, and the held-out explanations."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    titles = [i for i, line in enumerate(lines) if "held-out activations, from" in line]
+    if not titles:
+        sys.exit(f"error: {log} holds no evaluation: name the folder of a run")
+    (first, last) = (max(0, titles[-1] - 7), titles[-1] + 1)
+    while last < len(lines) and (not lines[last] or lines[last].startswith(" ")):
+        last += 1
+    return "\n".join(lines[first:last]).rstrip()
 
 
 def draw_card(page: Any, lens: Path) -> None:

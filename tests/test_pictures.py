@@ -21,10 +21,11 @@ from space_server import take_pictures
 
 NAMES = {f"{prefix}{name}.png" for prefix in take_pictures.WIDTHS
          for name in ("explorer", "scan", "edit", "compare", "report", "card")}  # fmt: skip
+OTHERS = {"console.png", *take_pictures.PLOTS}
 
 
 def test_the_pictures_of_the_docs_are_those_that_are_taken() -> None:
-    assert {path.name for path in (ROOT / "docs/images").glob("*.png")} >= NAMES
+    assert {path.name for path in (ROOT / "docs/images").glob("*.png")} >= NAMES | OTHERS
 
 
 def test_a_picture_is_kept_in_few_bytes(tmp_path: Path) -> None:
@@ -38,6 +39,16 @@ def test_a_picture_is_kept_in_few_bytes(tmp_path: Path) -> None:
     assert kept.mode == "P" and np.abs(np.asarray(kept.convert("RGB")).astype(int) - array).max() < 16
 
 
+def test_the_terminal_is_that_of_the_last_evaluation(tmp_path: Path) -> None:
+    title, log = "of 128 held-out activations, from the lowest", tmp_path / "log.txt"
+    log.write_text(f"step 1: {title}\n  early\nwarm\nstep 2: {title}\n\n  KL\n\n  0.1  late\n\nthe report\n  more\n")
+    shown = take_pictures.said_last(log).splitlines()
+    assert shown[-1] == "  0.1  late" and "warm" in shown
+    log.write_text("nothing\n")
+    with pytest.raises(SystemExit, match="name the folder of a run"):
+        take_pictures.said_last(log)
+
+
 @pytest.mark.browser
 def test_each_tab_and_the_card_on_a_desk_and_on_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not any(map(shutil.which, take_pictures.BROWSERS)):
@@ -46,10 +57,11 @@ def test_each_tab_and_the_card_on_a_desk_and_on_a_phone(tmp_path: Path, monkeypa
     shutil.copytree(run / "report", run / "lens/report")
     lens = ConsistencyLens.from_pretrained(run / "lens")
     write_plain_card(run / "lens", lens.config, TrainingRecord(name="tiny", command="x\n" * 100))
+    (run / "log.txt").write_text("training 9/9\nstep 9: 4 of 128 held-out activations, from\n\n  <b>0.1\n\nthe end\n")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ["--lens", str(run), "--subject", str(saved_model()), "--text", TEXT, "--words", "w9 w8"]
     take_pictures.main([*words, "--folder", str(tmp_path / "out")])
     taken = {path.name: Image.open(path).size for path in (tmp_path / "out").iterdir()}
-    assert set(taken) == NAMES
-    assert all(width == (390 if name.startswith("phone-") else 1280) for name, (width, _) in taken.items()), taken
+    assert set(taken) == NAMES | OTHERS
+    assert all(taken[name][0] == (390 if name.startswith("phone-") else 1280) for name in NAMES), taken
     assert taken["card.png"][1] > 1200, "the whole card, and not what fits into a window"
