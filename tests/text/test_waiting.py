@@ -15,7 +15,7 @@ from tiny import tiny_lm
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from consistency_lens.text.generation import Noise, Words
+from consistency_lens.text.generation import Noise
 from consistency_lens.text.modeling import ConsistencyLens
 
 WORDS = 101  # no other product has this width
@@ -85,9 +85,3 @@ def test_a_rollout_on_a_gpu_waits_for_nothing() -> None:
         lens.decoder.write(activations, Noise(1))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def test_the_share_of_distinct_texts() -> None:
-    ids = torch.tensor([[4, 5], [4, 5], [5, 4], [4, 5], [5, 5]])
-    words = Words(ids, torch.ones_like(ids))
-    assert float(words.distinct) == pytest.approx(3 / 5) == len(ids.unique(dim=0)) / 5
