@@ -102,7 +102,8 @@ class ExtractionFolder:
         """
         patterns = [*LAYOUT, *(f"{split}/data-*" for split in SPLITS)]
         patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
-        patterns += [f"{split}/{start}starting-texts-*" for split in SPLITS for start in ("", ".")]  # of trainings
+        patterns += [f"{split}/{start}starting-texts-*" for split in SPLITS for start in ("", ".")]
+        patterns += [f"{PROGRESS}/baseline-*"]  # both of trainings
         return [file for pattern in patterns for file in sorted(self.path.glob(pattern))]
 
     def _finished_files(self) -> list[Path]:

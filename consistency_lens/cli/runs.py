@@ -15,6 +15,7 @@ from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import resolve_sites
 from ..text.modeling import ConsistencyLens
+from .baseline import tail_of_run
 from .extract import extract
 from .opening import (
     load_subject_of,
@@ -30,7 +31,7 @@ from .parsing import Request
 from .publish import publish_run
 from .report import companion, judge, require_split, subject_for_another
 from .run_folder import LENS, TAIL, WARM, Log, begin, checkpoint_of, claim, command_of, settle_folder
-from .train import new_lens, require_trainable, train, train_tail
+from .train import new_lens, require_trainable, train
 
 
 def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, report: bool = False) -> None:
@@ -137,4 +138,4 @@ def _tail(
     subject = subject_for_another(lens, request)
     if resumed and (folder / TAIL / "config.json").is_file():
         return ConsistencyLens.from_pretrained(folder / TAIL, subject=subject)
-    return train_tail(request, new_lens(request, subject, activations, site), activations, folder, steps)
+    return tail_of_run(request, new_lens(request, subject, activations, site), activations, folder, steps)

@@ -1,10 +1,9 @@
-"""`run_lens.py train`: rows to a lens, and to the baseline that a lens has to beat."""
+"""`run_lens.py train`: rows to a lens."""
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +22,7 @@ from transformers import (
 )
 
 from ..activations import Activations
-from ..base.checkpoint import checkpoints
 from ..base.engines import Engine
-from ..base.lens_card import CARD
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..hub import require_token
@@ -35,7 +32,7 @@ from ..text.trainer import ConsistencyLensTrainer
 from .opening import require_room
 from .parsing import Request
 from .progress import Progress
-from .run_folder import EMA, HISTORY, LENS, TAIL, WARM, first_command, keep_wandb_run
+from .run_folder import EMA, HISTORY, LENS, WARM, first_command, keep_wandb_run
 from .streaming import require_streamable, streamed
 
 logger = logging.getLogger(__name__)
@@ -59,7 +56,7 @@ class KeepWarmStart(TrainerCallback):
 def require_trainable(request: Request, folder: Path, resumed: Path | None = None) -> Engine:
     """What can be wrong with the arguments together, before anything slow. Returns what spreads the work."""
     require_streamable(request)
-    training, patience = _training(request, folder), request.run.early_stopping_patience
+    training, patience = training_of(request, folder), request.run.early_stopping_patience
     engine = _engine(request, training, resumed)
     for tracker in training.report_to:
         if tracker in EXTRAS and find_spec(tracker) is None:
@@ -124,13 +121,13 @@ def train(
 ) -> tuple[list[dict[str, Any]], int]:
     """Train to the end, and save: the lens, its moving average, the history. Returns the history, and how many steps
     it took."""
-    training = _training(request, folder)
+    training = training_of(request, folder)
     if "wandb" in training.report_to:
         keep_wandb_run(folder, str(training.project))
     callbacks: list[Any] = [Progress()]
     if request.run.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(request.run.early_stopping_patience))
-    trainer = _trainer(request, lens, training, activations, callbacks)
+    trainer = trainer_of(request, lens, training, activations, callbacks)
     if request.run.keep_warm_start:
         trainer.add_callback(KeepWarmStart(trainer, folder / WARM))
     trainer.command = first_command(folder)
@@ -147,47 +144,8 @@ def train(
     return trainer.state.log_history, trainer.state.global_step
 
 
-def train_tail(
-    request: Request, lens: ConsistencyLens, activations: Activations, folder: Path, steps: int
-) -> ConsistencyLens:
-    """An encoder that learns, with the same objective and as many steps, to read the last T tokens of the context.
-
-    What it restores is what a lens is worth its distance from: the same number of tokens, read as well as can be, and
-    written by nobody. Its decoder has nothing to learn and stays as it is. Interrupted, it goes on where it was; its
-    checkpoints do not stay.
-    """
-    for parameter in (*lens.decoder.own_parameters().values(), *lens.decoder.map.parameters()):
-        parameter.requires_grad_(False)
-    no_warm_start = request.values["warm_start"] == "none"
-    training = _training(
-        request,
-        place := folder / TAIL,
-        max_steps=steps,
-        warm_start="context",
-        warm_steps=0 if no_warm_start else request.values["warm_steps"],
-        quote=True,
-        anchor="none",
-        ema_decay=0.0,
-        eval_strategy="no",
-        save_total_limit=1,
-        sample_steps=0,
-        load_best_model_at_end=False,
-        report_to="none",
-        push_to_hub=False,
-    )
-    trainer = _trainer(request, lens, training, activations, [Progress("context tail")])
-    found = checkpoints(place)
-    trainer.train(str(found[-1]) if found else None)
-    trainer.save_lens(place)
-    if trainer.is_world_process_zero():
-        for checkpoint in checkpoints(place):
-            shutil.rmtree(checkpoint)
-        (place / CARD).unlink(missing_ok=True)  # it is the lens of nobody
-    PartialState().wait_for_everyone()
-    return lens
-
-
-def _training(request: Request, folder: Path, **changes: Any) -> ConsistencyLensArguments:
+def training_of(request: Request, folder: Path, **changes: Any) -> ConsistencyLensArguments:
+    """The arguments of a training in this folder."""
     given = {"output_dir": str(folder), "resume_from_checkpoint": None}
     if request.values["run_name"] is None:
         given["run_name"] = folder.name
@@ -196,13 +154,14 @@ def _training(request: Request, folder: Path, **changes: Any) -> ConsistencyLens
     return request.training(**given | changes)
 
 
-def _trainer(
+def trainer_of(
     request: Request,
     lens: ConsistencyLens,
     training: ConsistencyLensArguments,
     activations: Activations,
     callbacks: list[Any],
 ) -> ConsistencyLensTrainer:
+    """A trainer on these rows, or on those that are read meanwhile, with our own progress."""
     assert lens.subject is not None
     trainers: list[ConsistencyLensTrainer] = []
     if request.run.stream_activations:

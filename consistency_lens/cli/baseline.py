@@ -1,0 +1,157 @@
+"""The baseline that a lens has to beat: an encoder of the last tokens of the context, written by nobody.
+
+It hangs on the rows, the length and the budget, and on nothing that a decoder writes. So runs that differ in what they
+ask of words share one: beside the rows stands where it was trained, and the next run takes it from there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+
+from ..activations import Activations
+from ..activations.storage import PROGRESS, write_json
+from ..base.checkpoint import checkpoints
+from ..base.lens_card import CARD
+from ..text.arguments import ConsistencyLensArguments
+from ..text.modeling import ConsistencyLens
+from .opening import console
+from .parsing import Request
+from .progress import Progress
+from .run_folder import TAIL
+from .train import trainer_of, training_of
+
+KEY = "baseline.json"
+# Names of this run, and what only chosen words have a part in.
+ELSEWHERE = {
+    "output_dir",
+    "run_name",
+    "logging_dir",
+    "project",
+    "estimator",
+    "rollouts",
+    "temperature",
+    "anchor_share",
+}
+ELSEWHERE |= {"decoder_learning_rate", "warm_sure", "warm_vague", "warm_guess_share"}
+ELSEWHERE |= {f"{term}_weight" for term in ("lm", "ground", "entropy", "replay", "reference")}
+
+
+def tail_of_run(
+    request: Request, lens: ConsistencyLens, activations: Activations, folder: Path, steps: int
+) -> ConsistencyLens:
+    """The baseline of a run: found again where one like it was trained, or trained now.
+
+    Args:
+        request: of the run.
+        lens: an untrained one.
+        activations: its rows.
+        folder: of the run.
+        steps: that the run's own lens took.
+    """
+    training = training_of(
+        request,
+        place := folder / TAIL,
+        max_steps=steps,
+        warm_start="context",
+        warm_steps=0 if request.values["warm_start"] == "none" else request.values["warm_steps"],
+        quote=True,
+        anchor="none",
+        ema_decay=0.0,
+        eval_strategy="no",
+        save_total_limit=1,
+        sample_steps=0,
+        load_best_model_at_end=False,
+        report_to="none",
+        push_to_hub=False,
+    )
+    rows = None if request.run.stream_activations else _folder_of(activations)
+    key = _key(training, lens, activations)
+    note = None if rows is None else rows / PROGRESS / f"baseline-{key}.json"
+    found = [str(_found(note, key) or "") if PartialState().is_main_process else ""]
+    (other,) = broadcast_object_list(found)
+    if other:
+        if PartialState().is_main_process:
+            console.print(f"context tail: trained before, with the same rows and budget, in {other}", highlight=False)
+            if Path(other) != place.resolve():
+                shutil.rmtree(place, ignore_errors=True)  # of one that was interrupted
+                shutil.copytree(other, place)
+        PartialState().wait_for_everyone()
+        return ConsistencyLens.from_pretrained(place, subject=lens.subject)
+    _train(request, lens, training, activations, place)
+    if PartialState().is_main_process:
+        write_json(place / KEY, {"key": key})
+        if note is not None:
+            _keep(note, place)
+    PartialState().wait_for_everyone()
+    return lens
+
+
+def _train(
+    request: Request,
+    lens: ConsistencyLens,
+    training: ConsistencyLensArguments,
+    activations: Activations,
+    place: Path,
+) -> None:
+    """Teach the encoder, with the lens's own objective and as many steps, to read the last T tokens of the context.
+
+    What it restores is what a lens is worth its distance from: the same number of tokens, read as well as can be. Its
+    decoder has nothing to learn and stays as it is. Interrupted, it goes on where it was; checkpoints do not stay.
+    """
+    for parameter in (*lens.decoder.own_parameters().values(), *lens.decoder.map.parameters()):
+        parameter.requires_grad_(False)
+    trainer = trainer_of(request, lens, training, activations, [Progress("context tail")])
+    found = checkpoints(place)
+    trainer.train(str(found[-1]) if found else None)
+    trainer.save_lens(place)
+    if trainer.is_world_process_zero():
+        for checkpoint in checkpoints(place):
+            shutil.rmtree(checkpoint)
+        (place / CARD).unlink(missing_ok=True)  # it is the lens of nobody
+
+
+def _folder_of(activations: Activations) -> Path | None:
+    """Where the rows lie, if they are an extraction's folder."""
+    rows = activations.splits["train"]
+    if not isinstance(rows, Dataset) or not rows.cache_files:
+        return None
+    folder = Path(rows.cache_files[0]["filename"]).parents[1]
+    return folder if (folder / PROGRESS).is_dir() else None
+
+
+def _key(training: ConsistencyLensArguments, lens: ConsistencyLens, activations: Activations) -> str:
+    """Of all that decides what the encoder learns."""
+    told: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in ELSEWHERE}
+    processes = (training.world_size, training.device.type, version("consistency-lens"), torch.__version__)
+    parts = [told, lens.config.to_dict(), dict(activations.metadata), processes]
+    return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _found(note: Path | None, key: str) -> Path | None:
+    """The folder of one like it, if it is still there and still that one."""
+    try:
+        folder = Path(json.loads(note.read_text(encoding="utf-8"))["folder"]) if note else None
+        if folder and json.loads((folder / KEY).read_text(encoding="utf-8"))["key"] == key:
+            return folder
+    except (OSError, ValueError, KeyError):
+        return None
+    return None
+
+
+def _keep(note: Path, place: Path) -> None:
+    """Where nobody may write beside the rows, the next run trains its own."""
+    try:
+        write_json(note, {"folder": str(place.resolve())})
+    except OSError:
+        return

@@ -1,0 +1,47 @@
+"""Runs whose baselines would be the same share one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from extracting import saved_model
+from whole_runs import rows_of, whole_run, words_for
+
+from consistency_lens import AutoLens, FrozenLM, cli
+
+FOUND = "trained before, with the same rows and budget"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows beside which nothing is noted."""
+    place = tmp_path_factory.mktemp("shared") / "rows"
+    shutil.copytree(rows_of(whole_run()), place, ignore=shutil.ignore_patterns("baseline-*"))
+    return place
+
+
+def test_what_only_words_have_a_part_in_makes_no_other_baseline(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(name: str, *more: str) -> bool:
+        words = words_for(rows, tmp_path / name, "--tail_baseline", "true", "--no_keep_warm_start", *more)
+        assert cli.main(words) == 0, capsys.readouterr().err
+        return FOUND not in capsys.readouterr().out
+
+    def weights(name: str) -> bytes:
+        lens = AutoLens.from_pretrained(tmp_path / name / "tail_lens", FrozenLM.from_pretrained(saved_model()))
+        return b"".join(p.detach().numpy().tobytes() for _, p in sorted(lens.encoder.named_parameters()))
+
+    assert trained("first")
+    assert not trained("second", "--lm_weight", "0.3", "--rollouts", "3")
+    assert weights("second") == weights("first")
+    assert trained("third", "--kl_weight", "0.5"), "that is part of what the encoder learns from"
+    assert weights("third") != weights("first")
+    # One that is no longer there, or no longer the same, is trained again.
+    shutil.rmtree(tmp_path / "first")
+    assert trained("fourth", "--lm_weight", "0.3")
+    assert weights("fourth") == weights("second")
+    (tmp_path / "fourth/tail_lens/baseline.json").write_text('{"key": "another"}')
+    assert trained("fifth")
