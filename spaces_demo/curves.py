@@ -50,10 +50,10 @@ def draw(curves: dict[str, list[dict[str, Any]]]) -> str:
                 lines.append(f"<text x='{x:.1f}' y='{y + below:.1f}' text-anchor='middle'>{row['step']}</text>")
     axes = "".join(
         [
-            f"<text x='{across(v):.1f}' y='{HEIGHT - BOTTOM + 18}' text-anchor='middle'>{v:.2f}</text>"
+            f"<text x='{across(v):.1f}' y='{HEIGHT - BOTTOM + 18}' text-anchor='middle'>{v:.{across.digits}f}</text>"
             for v in across.ticks
         ]
-        + [f"<text x='{LEFT - 8}' y='{up(v) + 4:.1f}' text-anchor='end'>{v:.2f}</text>" for v in up.ticks]
+        + [f"<text x='{LEFT - 8}' y='{up(v) + 4:.1f}' text-anchor='end'>{v:.{up.digits}f}</text>" for v in up.ticks]
         + [f"<path class='grid' d='M{LEFT} {up(v):.1f}H{WIDTH - EDGE}'/>" for v in up.ticks]
     )
     middle = (HEIGHT - BOTTOM + EDGE) / 2
@@ -79,6 +79,7 @@ class _Scale:
         self.low, self.high, self.start, self.end = low, high, start, end
         step = 10 ** math.floor(math.log10((high - low) / 3))
         step *= next(times for times in (1, 2, 5, 10) if times * step * 5 >= high - low)
+        self.digits = max(0, -math.floor(math.log10(step) + 1e-9))  # as many as tell two ticks apart
         self.ticks = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
     @classmethod

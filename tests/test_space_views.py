@@ -236,6 +236,9 @@ def test_the_curve_goes_up_and_to_the_right_where_both_get_better() -> None:
     dots = re.findall(r"cx='([\d.]+)' cy='([\d.]+)'", curves.draw({"a": HISTORY}))
     x, y = ([float(dot[i]) for dot in dots] for i in (0, 1))
     assert x == sorted(x) and y == sorted(y, reverse=True) and len(dots) == 3
+    close = [row | {curves.Y: 0.98 + 0.001 * number} for number, row in enumerate(HISTORY)]
+    ticks = re.findall(r"text-anchor='end'>([-.\d]+)<", curves.draw({"a": close}))
+    assert len(ticks) > 2 and len(set(ticks)) == len(ticks), "no two ticks say the same"
     assert curves.measured([{"step": 1, "eval_kl_recovered": 1.0}]) == []
     assert "no history" in curves.draw({"a": []})
     assert "<circle" in curves.draw({"a": HISTORY[:1]})  # one point has no extent
