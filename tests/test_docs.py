@@ -226,7 +226,7 @@ def test_every_picture_is_shown_and_small() -> None:
         for target in re.findall(r"!\[[^\]]*\]\((\S+)\)", page.read_text("utf-8"))
     }
     assert there and there <= shown, there - shown
-    assert {path.name for path in there if path.stat().st_size > 400_000} == set()
+    assert {path.name for path in there if path.stat().st_size > 600_000} == set()
 
 
 def test_every_page_is_in_the_index() -> None:
