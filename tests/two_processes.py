@@ -26,6 +26,10 @@ def in_two_processes(act: Callable[..., None], *args: Any) -> None:
 def _begin(rank: int, port: int, act: Callable[..., None], args: tuple[Any, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }  # or accelerate shares out the cores, as it sees fit
     import torch
 
     torch.set_num_threads(1)
