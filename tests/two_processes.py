@@ -29,7 +29,7 @@ def _begin(rank: int, port: int, act: Callable[..., None], args: tuple[Any, ...]
     os.environ |= {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-    }  # or accelerate shares out the cores, as it sees fit
+    }  # or accelerate shares out the cores
     import torch
 
     torch.set_num_threads(1)
