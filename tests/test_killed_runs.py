@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -41,10 +42,15 @@ def words_for(rows: Path, folder: Path) -> list[str]:
     return ["train", *named, *SMALL]
 
 
+def copy_of(rows: Path, folder: Path) -> Path:
+    """Beside these no other run has noted its baseline: each trains its own."""
+    return shutil.copytree(rows, folder / "rows")
+
+
 @pytest.fixture(scope="module")
 def undisturbed(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, said = run(words_for(rows, folder / "run"), folder / "log")
+    code, said = run(words_for(copy_of(rows, folder), folder / "run"), folder / "log")
     assert code == 0, said
     return folder / "run"
 
@@ -73,7 +79,7 @@ def test_ended_from_outside_and_started_again_it_ends_the_same(
     tmp_path: Path, rows: Path, undisturbed: Path, number: int
 ) -> None:
     """In the warm start, behind it, and in the training of the baseline, which has a warm start, too."""
-    draw = random.Random(int(number))
+    draw, rows = random.Random(int(number)), copy_of(rows, tmp_path)
     stages = [("warm start", 2, 3), ("training", 1, 4), ("context tail, warm start", 3, 4), ("context tail", 1, 4)]
     for attempt, (title, first, last) in enumerate(stages):
         running = start(words_for(rows, tmp_path / "run"), tmp_path / f"log-{attempt}")
