@@ -11,7 +11,7 @@ from whole_runs import rows_of, whole_run, words_for
 
 from consistency_lens import AutoLens, FrozenLM, cli
 
-FOUND = "trained before, with the same rows and budget"
+FOUND = "trained before, with the same seed, rows and budget"
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def test_what_only_words_have_a_part_in_makes_no_other_baseline(
         return b"".join(p.detach().numpy().tobytes() for _, p in sorted(lens.encoder.named_parameters()))
 
     assert trained("first")
-    assert not trained("second", "--lm_weight", "0.3", "--rollouts", "3")
+    assert not trained("second", "--lm_weight", "0.3", "--ground_weight", "0.1", "--rollouts", "3")
     assert weights("second") == weights("first")
     assert trained("third", "--kl_weight", "0.5"), "that is part of what the encoder learns from"
     assert weights("third") != weights("first")
     # One that is no longer what was noted is trained again.
     (tmp_path / "first/tail_lens/baseline.json").write_text('{"key": "another"}')
-    assert trained("fourth", "--lm_weight", "0.3")
+    assert trained("fourth", "--ground_weight", "0.1"), "no refusal either: its texts quote and are not grounded"
     assert weights("fourth") == weights("second")

@@ -1,7 +1,8 @@
 """The baseline that a lens has to beat: an encoder of the last tokens of the context, written by nobody.
 
-It hangs on the rows, the length and the budget, and on nothing that a decoder writes. So runs that differ in what they
-ask of words share one: beside the rows stands where it was trained, and the next run takes it from there.
+It hangs on the rows, the seed, the length, the objective and the budget, and on nothing that a decoder writes. So runs
+that differ in what they ask of words share one: beside the rows stands where it was trained, and the next run takes it
+from there, as long as that folder is there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from datasets import Dataset
 from ..activations import Activations
 from ..activations.storage import PROGRESS, write_json
 from ..base.checkpoint import checkpoints
+from ..base.engines import Engine
 from ..base.lens_card import CARD
+from ..errors import BadInput
 from ..text.arguments import ConsistencyLensArguments
 from ..text.modeling import ConsistencyLens
 from .opening import console
@@ -66,6 +69,7 @@ def tail_of_run(
         warm_start="context",
         warm_steps=0 if request.values["warm_start"] == "none" else request.values["warm_steps"],
         quote=True,
+        ground_weight="0",
         anchor="none",
         ema_decay=0.0,
         eval_strategy="no",
@@ -78,16 +82,12 @@ def tail_of_run(
     rows = None if request.run.stream_activations else _folder_of(activations)
     key = _key(training, lens, activations)
     note = None if rows is None else rows / PROGRESS / f"baseline-{key}.json"
-    found = [str(_found(note, key) or "") if PartialState().is_main_process else ""]
-    (other,) = broadcast_object_list(found)
-    if other:
-        if PartialState().is_main_process:
-            console.print(f"context tail: trained before, with the same rows and budget, in {other}", highlight=False)
-            if Path(other) != place.resolve():
-                shutil.rmtree(place, ignore_errors=True)  # of one that was interrupted
-                shutil.copytree(other, place)
-        PartialState().wait_for_everyone()
+    found = [PartialState().is_main_process and _taken(note, key, place)]
+    if broadcast_object_list(found)[0]:
         return ConsistencyLens.from_pretrained(place, subject=lens.subject)
+    if PartialState().is_main_process:
+        (place / KEY).unlink(missing_ok=True)  # from here on its weights change
+    PartialState().wait_for_everyone()
     _train(request, lens, training, activations, place)
     if PartialState().is_main_process:
         write_json(place / KEY, {"key": key})
@@ -133,25 +133,33 @@ def _folder_of(activations: Activations) -> Path | None:
 def _key(training: ConsistencyLensArguments, lens: ConsistencyLens, activations: Activations) -> str:
     """Of all that decides what the encoder learns."""
     told: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in ELSEWHERE}
-    processes = (training.world_size, training.device.type, version("consistency-lens"), torch.__version__)
+    engine = Engine.of(training).name
+    processes = (engine, training.world_size, training.device.type, version("consistency-lens"), torch.__version__)
     parts = [told, lens.config.to_dict(), dict(activations.metadata), processes]
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _found(note: Path | None, key: str) -> Path | None:
-    """The folder of one like it, if it is still there and still that one."""
+def _taken(note: Path | None, key: str, place: Path) -> bool:
+    """Whether one like it was found, and is in its place now; whole or not at all."""
     try:
-        folder = Path(json.loads(note.read_text(encoding="utf-8"))["folder"]) if note else None
-        if folder and json.loads((folder / KEY).read_text(encoding="utf-8"))["key"] == key:
-            return folder
-    except (OSError, ValueError, KeyError):
-        return None
-    return None
+        other = Path(json.loads(note.read_text(encoding="utf-8"))["folder"]) if note else None
+        if other is None or json.loads((other / KEY).read_text(encoding="utf-8"))["key"] != key:
+            return False
+        if other != place.resolve():
+            part = place.with_name(f".{place.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(other, part)
+            shutil.rmtree(place, ignore_errors=True)  # of one that was interrupted
+            part.replace(place)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    console.print(f"context tail: trained before, with the same seed, rows and budget, in {other}", highlight=False)
+    return True
 
 
 def _keep(note: Path, place: Path) -> None:
     """Where nobody may write beside the rows, the next run trains its own."""
     try:
         write_json(note, {"folder": str(place.resolve())})
-    except OSError:
+    except (OSError, BadInput):
         return
