@@ -37,17 +37,11 @@ from .train import trainer_of, training_of
 KEY = "baseline.json"
 # Names of this run, and what only chosen words have a part in.
 ELSEWHERE = {
-    "output_dir",
-    "run_name",
-    "logging_dir",
-    "project",
-    "estimator",
-    "rollouts",
-    "temperature",
-    "anchor_share",
+    *("output_dir", "run_name", "logging_dir", "project"),
+    *("estimator", "rollouts", "temperature", "anchor_share", "decoder_learning_rate"),
+    *("warm_sure", "warm_vague", "warm_guess_share"),
+    *(f"{term}_weight" for term in ("lm", "ground", "entropy", "replay", "reference")),
 }
-ELSEWHERE |= {"decoder_learning_rate", "warm_sure", "warm_vague", "warm_guess_share"}
-ELSEWHERE |= {f"{term}_weight" for term in ("lm", "ground", "entropy", "replay", "reference")}
 
 
 def tail_of_run(
