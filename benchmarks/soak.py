@@ -3,10 +3,10 @@
     python benchmarks/soak.py --out outputs/soak                       # the demo, 2,000 steps, ten kills: an hour
     python benchmarks/soak.py --out outputs/soak --steps 200 --kills 3
 
-The same words are started twice: once left alone, once killed (SIGKILL) and started again until they come to their
-end. Both evaluate, save, and keep the two newest checkpoints. Compared are all that was logged but the clocks, every
-tensor of the lens and of its moving average, and the table of explanations. What is there already is not done again.
-Linux only.
+The same words are started twice, side by side: once left alone, once killed (SIGKILL) and started again until they
+come to their end. Both evaluate, save, and keep the two newest checkpoints. Compared are all that was logged but the
+clocks, every tensor of the lens and of its moving average, and the table of explanations. What is there already is not
+done again. Linux only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from safetensors.torch import load_file
 RUN = Path(__file__).parents[1] / "run_lens.py"
 CLOCKS = ("runtime", "per_second", "total_flos")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+THREADS = max(1, len(os.sched_getaffinity(0)) // 2)  # of each of the two runs
 
 
 @dataclass
@@ -62,6 +64,7 @@ def follow(words: list[str], folder: Path, watched: Watched, kill_at: int | None
     process = subprocess.Popen(
         [sys.executable, str(RUN), "train", *words, "--output_dir", str(folder), "--resume_from_checkpoint", "auto"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(THREADS)},
     )  # fmt: skip
     assert process.stdout is not None
     said, before = [], time.monotonic()
@@ -149,8 +152,12 @@ def plot(path: Path, runs: dict[str, Watched], folder: Path) -> None:
 def soak(words: list[str], folder: Path, steps: int, kills: int, seed: int = 0) -> list[dict[str, Any]]:
     """Train twice and compare; returns a row per run."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs = {"undisturbed": train(words, folder / "undisturbed", steps, 0, seed)}
-    runs["killed"] = train(words, folder / "killed", steps, kills, seed)
+    with ThreadPoolExecutor() as pool:
+        begun = {
+            name: pool.submit(train, words, folder / name, steps, times, seed)
+            for name, times in (("undisturbed", 0), ("killed", kills))
+        }
+    runs = {name: each.result() for name, each in begun.items()}
     different, rows = differences(folder / "undisturbed", folder / "killed"), []
     for name, watched in runs.items():
         slope, error = watched.slope()

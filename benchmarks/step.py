@@ -12,16 +12,19 @@ of the sums either. There are two sums: of the five parts that no lens of this k
 teacher-forced pass, encoder, prefix, edited pass), and of all the parts that this objective has.
 
 `of peak` is how many operations a pass makes per second, by the count that `run_lens.py plan` uses, over those of one
-large matrix product in the same round (or over `--peak_tflops`). With `--memory`, each part runs again in another
-process, and what it takes at most above weights and moments is measured. Weights and contexts are random; what counts
-are the ratios.
+large matrix product in the same round (or over `--peak_tflops`). `plan` is what that arithmetic says of the parts and
+the step, told two speeds of the same rounds: of operations, that of the bare teacher-forced pass, which stands for
+`--tflops` times `--utilization`; of memory, that of a matrix too large for caches times a vector.
+
+With `--memory`, each part runs again in another process, and what it takes at most above weights and moments is
+measured. Weights and contexts are random; what counts are the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -33,12 +36,16 @@ from sizes import DTYPES, SIZES, random_lm
 from step_parts import FIVE, PARTS, Bare, Ours
 
 from consistency_lens.base.adapters import without_adapters
-from consistency_lens.budget import Work, operations_of
+from consistency_lens.budget import Card, Sizes, Work, hours_of, operations_of
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.sizing import sizes_of
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
-COUNTED = {"score": "teacher-forced", "read": "encoder"}  # part -> its name in the arithmetic of `plan`
+LONG = ("score", "read")  # passes that ought to reach a good share of the peak
+PLANNED = {  # part -> its name in the arithmetic of `plan`
+    "prefix": "prefix", "rollout": "rollout", "score": "teacher-forced", "read": "encoder", "clean": "clean",
+    "edited": "edited", "reference": "reference", "language": "language", "ground": "grounding",
+}  # fmt: skip
 
 
 def prepare(options: argparse.Namespace, estimator: str) -> tuple[ConsistencyLensTrainer, dict[str, Any]]:
@@ -79,7 +86,13 @@ def compare(options: argparse.Namespace, estimator: str) -> dict[str, Any]:
 
     matrix = torch.randn(2, side := 8192 if frozen.device.type == "cuda" else 768, side)
     matrix = matrix.to(frozen.device, frozen.dtype if options.trainable == "lora" else torch.float32)
-    work = {"step": rid(ours.step), "optimizer": rid(ours.optimizer), "matmul": lambda: matrix[0] @ matrix[1]}
+    tall = torch.ones(16384, 4096, device=frozen.device, dtype=matrix.dtype)
+    work = {
+        "step": rid(ours.step),
+        "optimizer": rid(ours.optimizer),
+        "matmul": lambda: matrix[0] @ matrix[1],
+        "reading": lambda: tall @ tall[0],
+    }
     for part in parts:
         work[f"bare {part}"] = rid(vars(Bare)[part].__get__(bare))
         work[f"ours {part}"] = rid(vars(Ours)[part].__get__(ours))
@@ -87,7 +100,13 @@ def compare(options: argparse.Namespace, estimator: str) -> dict[str, Any]:
     found = summary(estimator, parts, timings)
     measured = 2 * side**3 / timings["matmul"].median
     peak = measured if options.peak_tflops is None else 1e12 * options.peak_tflops
-    return found | {"peak TFLOP/s": peak / 1e12, "of peak": speeds(options, trainer, timings, peak)}
+    sizes, asked = sizes_of(frozen.config, options.dtype, options.lora_rank), work_of(options, trainer)
+    bandwidth = tall.numel() * tall.element_size() / timings["reading"].median
+    return found | {
+        "peak TFLOP/s": peak / 1e12,
+        "of peak": speeds(operations_of(sizes, asked), timings, peak),
+        "plan": planned(sizes, asked, timings, parts, bandwidth),
+    }
 
 
 def summary(estimator: str, parts: list[str], timings: dict[str, Timing]) -> dict[str, Any]:
@@ -110,22 +129,39 @@ def summary(estimator: str, parts: list[str], timings: dict[str, Timing]) -> dic
     return found
 
 
-def speeds(
-    options: argparse.Namespace, trainer: ConsistencyLensTrainer, timings: dict[str, Timing], peak: float
-) -> dict[str, dict[str, float]]:
-    """Part -> the share of the peak that it reaches, as plain calls and as ours."""
-    config, rollouts = trainer.lens.config, trainer.rollouts
-    work = Work(
+def work_of(options: argparse.Namespace, trainer: ConsistencyLensTrainer) -> Work:
+    """A step, as `plan` would be told of it."""
+    policy = trainer.args.estimator == "policy"
+    return Work(
         site_depth=trainer.lens.encoder.site.depth[0] + 1, trainable=options.trainable, dtype=options.dtype,
-        rows=options.rows, rollouts=rollouts, length=options.length, prompt=len(config.prompt_ids or []),
-        context=options.context, horizon=options.horizon, rank=options.lora_rank,
+        autocast=False, rows=options.rows, rollouts=trainer.rollouts, length=options.length,
+        prompt=len(trainer.lens.config.prompt_ids or []), context=options.context, horizon=options.horizon,
+        rank=options.lora_rank, policy=policy, language=not trainer.schedules["lm"].is_off,
+        grounded=not trainer.schedules["ground"].is_off, remembered=policy,
     )  # fmt: skip
-    counted = operations_of(sizes_of(trainer.frozen.config, options.dtype, options.lora_rank), work)
+
+
+def speeds(operations: Mapping[str, float], timings: Mapping[str, Timing], peak: float) -> dict[str, dict[str, float]]:
+    """Long pass -> the share of the peak that it reaches, as plain calls and as ours."""
     return {
         part: {
-            whose: counted[name] / timings[f"{whose} {part}"].median / peak for whose in ("bare", "ours")
+            whose: operations[PLANNED[part]] / timings[f"{whose} {part}"].median / peak for whose in ("bare", "ours")
         }
-        for part, name in COUNTED.items()
+        for part in LONG
+    }
+
+
+def planned(
+    sizes: Sizes, work: Work, timings: Mapping[str, Timing], parts: list[str], bandwidth: float
+) -> dict[str, Any]:
+    """Milliseconds of each part and of the step by arithmetic, and the step's over what was measured."""
+    speed = operations_of(sizes, work)[PLANNED["score"]] / timings["bare score"].median
+    seconds = hours_of(sizes, work, Card(memory=0, speed=speed, bandwidth=bandwidth, link=1.0), 1, 0).seconds
+    found = {part: 1e3 * seconds[PLANNED[part]] for part in parts}
+    step = sum(found.values())
+    return {
+        "GB/s": bandwidth / 1e9, "parts": found, "step ms": step, "optimizer ms": 1e3 * seconds["optimizer"],
+        "over measured": step / 1e3 / timings["step"].median,
     }  # fmt: skip
 
 
@@ -148,26 +184,31 @@ def peaks(options: argparse.Namespace, estimator: str) -> dict[str, float]:
 
 
 def tell(options: argparse.Namespace, result: dict[str, Any]) -> None:
-    memory = result.get("memory", {})
-    columns = ["part", "bare ms", "ours ms", "ours / bare", *(["MB"] if memory else [])]
+    memory, plan = result.get("memory", {}), result["plan"]
+    columns = ["part", "bare ms", "ours ms", "ours / bare", "plan ms", *(["MB"] if memory else [])]
     table = [
-        [row["part"], row["bare ms"], row["ours ms"], row["ours ms"] / row["bare ms"], memory.get(row["name"])]
+        [row["part"], row["bare ms"], row["ours ms"], row["ours ms"] / row["bare ms"], plan["parts"][row["name"]],
+         memory.get(row["name"])]
         for row in result["parts"]
-    ]
+    ]  # fmt: skip
     for name, said in (("five", "sum of rollout to edited, five parts"), ("all", "sum")):
         found = result[name]
-        table.append([said, found["bare ms"], found["ours ms"], found["ours ms"] / found["bare ms"], None])
-    table.append(["the whole step", None, result["step ms"], result["all"]["ratio"], memory.get("step")])
-    table.append(["the optimizer, besides", None, result["optimizer ms"], None, memory.get("optimizer")])
+        table.append([said, found["bare ms"], found["ours ms"], found["ours ms"] / found["bare ms"], None, None])
+    table.append(
+        ["the whole step", None, result["step ms"], result["all"]["ratio"], plan["step ms"], memory.get("step")]
+    )
+    optimizer = [None, result["optimizer ms"], None, plan["optimizer ms"], memory.get("optimizer")]
+    table.append(["the optimizer, besides", *optimizer])
     if memory:
-        table.append(["weights and moments, always there", None, None, None, memory["always"]])
+        table.append(["weights and moments, always there", None, None, None, None, memory["always"]])
     table = [[name, *(round(x) if x and x > 99 else x for x in cells)][: len(columns)] for name, *cells in table]
     reached = ", ".join(f"{part} {speed['ours']:.0%}" for part, speed in result["of peak"].items())
     note = (
         f"{result['rounds']} interleaved rounds, medians; spread of the step {result['spread']:.0%}. The rollout is "
         f"{result['rollout share']:.0%} of a step.\nStep over the bare parts, round by round: "
         f"{result['all']['ratio by round']:.3f}; over the first five alone {result['five']['ratio by round']:.3f}.\n"
-        f"Of the peak ({result['peak TFLOP/s']:.3g} TFLOP/s): {reached}."
+        f"Of the peak ({result['peak TFLOP/s']:.3g} TFLOP/s): {reached}. The plan of the step is "
+        f"{plan['over measured']:.2f} of what was measured."
     )
     title = f"{result['estimator']}, {options.size}, {options.trainable}, B {options.rows}, T {options.length}"
     show(title, columns, table, note)

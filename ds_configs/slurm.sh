@@ -6,7 +6,7 @@
 #
 # Everything behind the script's name is for run_lens.py; --output_dir has to be given, on a file system that all nodes
 # share, since a requeued job finds its checkpoints there. Without --deepspeed, LAUNCH_CONFIG names another file for
-# accelerate (default ds_configs/ddp.yaml; ds_configs/fsdp2.yaml).
+# accelerate (default ds_configs/ddp.yaml; ds_configs/hsdp.yaml, ds_configs/fsdp2.yaml).
 #SBATCH --job-name=lens
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -52,6 +52,13 @@ restarts="${SLURM_RESTART_COUNT:-0}"
 # The newest checkpoint that is whole, if there is one; same number of processes, same engine, same losses.
 resume=(--resume_from_checkpoint auto)
 
+config="${LAUNCH_CONFIG:-ds_configs/ddp.yaml}"
+[ -f "$config" ] || fail "LAUNCH_CONFIG=$config: there is no such file"
+copies=() # of spread weights: one in each node, where the file asks for copies
+if grep -q "^parallelism_config:" "$config"; then
+    copies=(--parallelism_config_dp_replicate_size "${#hosts[@]}" --parallelism_config_dp_shard_size "$gpus")
+fi
+
 rendezvous=(--nnodes "${#hosts[@]}" --nproc_per_node "$gpus" --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID-$restarts"
     --rdzv_endpoint "$main_host:$main_port" --max_restarts 0)
 if [ "$engine" = "deepspeed" ]; then
@@ -61,7 +68,7 @@ else
     # shellcheck disable=SC2016
     launch=(bash -c 'exec python -m accelerate.commands.launch --config_file "$1" --num_machines "$2" --num_processes "$3" \
         --machine_rank "$SLURM_NODEID" --main_process_ip "$4" --main_process_port "$5" "${@:6}"' launch
-        "${LAUNCH_CONFIG:-ds_configs/ddp.yaml}" "${#hosts[@]}" "$((${#hosts[@]} * gpus))" "$main_host" "$main_port")
+        "$config" "${#hosts[@]}" "$((${#hosts[@]} * gpus))" "$main_host" "$main_port" "${copies[@]}")
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"

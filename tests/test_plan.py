@@ -88,6 +88,12 @@ def test_people_get_a_table_and_a_command(folder: Path, capsys: pytest.CaptureFi
         (["--trainable", "full"], "--trainable lora"),
         (["--gpu_memory", "0"], "gpu_memory=0.0."),
         (["--gpus", "0"], "gpus=0."),
+        (
+            ["--gpus", "12"],
+            "gpus=12: machines of 8 cannot have 12 GPUs between them. Use whole machines",
+        ),
+        (["--gpus_per_machine", "0"], "gpus_per_machine=0."),
+        (["--network_bandwidth", "-1"], "network_bandwidth=-1.0."),
         (["--utilization", "1.5"], "utilization=1.5."),
         (["--sites", "resid_post.1", "resid_post.2"], "a lens reads one site"),
         (["--gpu_memry", "8"], "Did you mean '--gpu_memory'?"),
@@ -177,6 +183,23 @@ def test_spread_weights_are_a_run_in_stages(folder: Path, capsys: pytest.Capture
     assert run.command == "train" and run.values["tail_baseline"] is False and run.values["ema_decay"] == 0
     assert run.values["output_dir"] == "a run"
     assert run.extraction.output_dir == rows.extraction.output_dir == "outputs/llama3-8b-activations"
+
+
+def test_several_machines_are_a_job(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights that one GPU cannot hold are spread within each machine, and the words are those of its script."""
+    more = ("--gpu_memory", "20", "--gpus", "16", "--quantization", "none")
+    record = record_of(folder, capsys, *more)
+    best = record["recommended"]
+    assert (best["weights"], best["copies_of_weights"]) == ("spread", 2)
+    over_all = next(way for way in record["ways"] if way["weights"] == "spread" and way["copies_of_weights"] == 1)
+    assert over_all["memory_gb"] < best["memory_gb"] and over_all["hours"] > 2 * best["hours"]
+    _, job = record["commands"]
+    assert job.startswith("LAUNCH_CONFIG=ds_configs/hsdp.yaml sbatch --nodes 2 --gpus-per-node 8 ds_configs/slurm.sh ")
+    run = cli.parse(shlex.split(job.partition("slurm.sh ")[2]))
+    assert run.command == "train" and run.values["output_dir"] == "outputs/planned"
+    [job] = record_of(folder, capsys, "--gpus", "16", "--output_dir", "a run")["commands"]
+    assert "LAUNCH_CONFIG=ds_configs/ddp.yaml" in job
+    assert cli.parse(shlex.split(job.partition("slurm.sh ")[2])).values["output_dir"] == "a run"
 
 
 def test_a_run_says_nothing_of_plans() -> None:

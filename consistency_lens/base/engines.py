@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.parallelism_config import ParallelismConfig
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -32,10 +33,12 @@ class Engine:
     Args:
         name: `alone`, `ddp`, `zero1`, `zero2`, `zero3` or `fsdp2`.
         processes: over which the work is spread.
+        copies: of the weights that FSDP2 spreads, each over as many processes as the others (ds_configs/hsdp.yaml).
     """
 
     name: str
     processes: int
+    copies: int = 1
 
     @classmethod
     def of(cls, args: TrainingArguments) -> Engine:
@@ -55,7 +58,7 @@ class Engine:
             asked = (args.fsdp_config or {}).get("version", 2) if args.fsdp else os.environ.get("FSDP_VERSION", "1")
             if int(asked) != 2:
                 raise BadInput("fsdp_version", asked, "Use 2, as in ds_configs/fsdp2.yaml.")
-            return cls("fsdp2", processes)
+            return cls("fsdp2", processes, _copies_of(args))
         return cls("ddp" if processes > 1 else "alone", processes)
 
     @property
@@ -96,10 +99,29 @@ class Engine:
 
     @property
     def described(self) -> str:
-        return f"{self.name} with {self.processes} process{'es' if self.processes > 1 else ''}"
+        many = f"{self.name} with {self.processes} process{'es' if self.processes > 1 else ''}"
+        return f"{many} and {self.copies} copies of the weights" if self.copies > 1 else many
 
     def save(self, folder: Path) -> None:
         (folder / ENGINE).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+
+def _copies_of(args: TrainingArguments) -> int:
+    """Of spread weights, as accelerate is asked for them; raise where rows are not all that is dealt out."""
+    asked = args.parallelism_config
+    if asked is None and os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() == "true":
+        asked = ParallelismConfig()
+    if asked is None:
+        return 1
+    for name in ("tp_size", "cp_size", "sp_size"):
+        if getattr(asked, name) > 1:
+            fix = "Use 1: a lens deals out rows and weights, as in ds_configs/hsdp.yaml, and nothing else."
+            raise BadInput(f"parallelism_config_{name}", getattr(asked, name), fix)
+    if asked.total_size != args.world_size:
+        fix = "Make parallelism_config_dp_replicate_size times parallelism_config_dp_shard_size as many as there are."
+        why = f"{asked.dp_replicate_size} copies, each over {asked.dp_shard_size}"
+        raise BadInput("num_processes", args.world_size, fix, why)
+    return asked.dp_replicate_size
 
 
 def _require_dtype(engine: Engine, lens: LensModel, frozen: FrozenLM, args: Any) -> None:

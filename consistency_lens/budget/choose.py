@@ -47,7 +47,7 @@ def choose(
         fix = "Use --trainable lora, or leave --quantization out: packed weights cannot be trained."
         raise BadInput("trainable", "full", fix, why=f"the subject is packed, quantization={given['quantization']}")
     found, least = [], None
-    for way in _ways(sizes, work, given):
+    for way in _ways(sizes, work, card, given):
         options = [Option(w, memory_of(sizes, w), hours_of(sizes, w, card, steps, warm_steps))
                    for w in _batches(way, per_step, given)]  # fmt: skip
         smallest = min(options, key=lambda option: option.memory.peak)
@@ -62,17 +62,24 @@ def choose(
     return found, found[0]
 
 
-def _ways(sizes: Sizes, work: Work, given: Mapping[str, Any]) -> Iterator[Work]:
-    """In the order in which one would take them: plain subjects before packed ones, whole weights before spread."""
+def _ways(sizes: Sizes, work: Work, card: Card, given: Mapping[str, Any]) -> Iterator[Work]:
+    """In the order in which one would take them: plain subjects before packed ones, whole weights before spread, and
+    those spread within a machine before those spread over all."""
     kinds = ("full", "lora") if sizes.weights < SMALL else ("lora", "full")
-    for spread in (False, True) if work.processes > 1 else (False,):
+    for shards in _shards(work.processes, card.machine):
         for quantization in (given["quantization"],) if "quantization" in given else ("none", "8bit", "4bit"):
             for trainable in (given["trainable"],) if "trainable" in given else kinds:
                 packed = quantization != "none"
-                if packed and (trainable == "full" or spread):
+                if packed and (trainable == "full" or shards > 1):
                     continue  # packed weights can be neither trained nor spread
-                average = work.average and not spread  # engines that spread refuse it
-                yield replace(work, trainable=trainable, quantization=quantization, spread=spread, average=average)
+                average = work.average and shards == 1  # engines that spread refuse it
+                yield replace(work, trainable=trainable, quantization=quantization, shards=shards, average=average)
+
+
+def _shards(processes: int, machine: int) -> list[int]:
+    """Over how many weights can be spread: none, the cards of each machine, all."""
+    whole_machines = processes % machine == 0
+    return sorted({1, processes} | ({machine} if whole_machines else set()))
 
 
 def _batches(way: Work, per_step: int, given: Mapping[str, Any]) -> Iterator[Work]:

@@ -68,6 +68,8 @@ def operations_of(sizes: Sizes, work: Work) -> dict[str, float]:
         found["reference"] = said + passes.head(N * T)
     if work.language:
         found["language"] = passes.through(N * (T + 1), work.prompt + T / 2) + passes.head(N * (T + 1))
+    if work.grounded:
+        found["grounding"] = passes.through(N * (T + 1), work.context + T / 2) + passes.head(N * (T + 1))
     return found
 
 
@@ -85,7 +87,7 @@ def hours_of(sizes: Sizes, work: Work, card: Card, steps: int, warm_steps: int) 
     seconds["rollout"] = max(seconds["rollout"], reading)
     seconds["optimizer"] = 28.0 * sum(trained_of(sizes, work).values()) / card.bandwidth  # reads and writes of Adam
     if work.processes > 1:
-        seconds["between cards"] = _sent(sizes, work) / card.link
+        seconds["between cards"] = _sending(sizes, work, card)
     once = {name: seconds[name] for name in ("teacher-forced", "encoder") if name in seconds}
     warm = (sum(once.values()) + seconds.get("reference", 0.0)) / work.rollouts + seconds["optimizer"]
     warm += seconds["prefix"] + seconds["rollout"] / work.rollouts  # the starting texts, which the subject says
@@ -109,16 +111,17 @@ def tokens_of(work: Work) -> int:
     """That pass through the model in one pass of one process, forward."""
     N, T, written = work.texts, work.length, work.prompt + work.length - 1
     said = written * (3 if work.policy and work.remembered else 2)
-    more = T + 1 if work.language else 0
+    more = (T + 1) * (work.language + work.grounded)
     return work.rows * (work.context + work.horizon) + N * (said + 1 + T + work.columns + more)
 
 
-def _sent(sizes: Sizes, work: Work) -> float:
-    """Bytes that a card sends in a step: gradients once around, and with spread weights all weights for each pass."""
-    share = 2 * (work.processes - 1) / work.processes
-    gradients = share * 4.0 * sum(trained_of(sizes, work).values())
+def _sending(sizes: Sizes, work: Work, card: Card) -> float:
+    """Seconds of a step in which bytes go around between cards: gradients once, and spread weights for each pass."""
+    gradients, shards, copies = 4.0 * sum(trained_of(sizes, work).values()), work.shards, work.copies
+    summed = 2 * (copies - 1) / copies * gradients / shards / card.between(work.processes)
     if not work.spread:
-        return gradients
-    # Prefix, clean, scored and back, read and back, edited and back, reference, language; each token of a rollout.
-    through = 8 + work.length + (1 if work.policy else 0) + (1 if work.language else 0)
-    return gradients + work.accumulation * through * share / 2 * BYTES[work.dtype] * sizes.weights
+        return summed
+    # Prefix, clean, scored and back, read and back, edited and back; what is asked besides; each token of a rollout.
+    through = 8 + work.policy + work.language + work.grounded + work.length
+    gathered = work.accumulation * through * BYTES[work.dtype] * sizes.weights
+    return (shards - 1) / shards * (gathered + gradients) / card.between(shards) + summed

@@ -70,8 +70,7 @@ def memory_of(sizes: Sizes, work: Work) -> Memory:
 
 def _always(sizes: Sizes, work: Work) -> tuple[dict[str, float], dict[str, float]]:
     """Items that stay, and how many numbers of each part are trained here."""
-    shards = work.processes if work.spread else 1
-    parts = trained_of(sizes, work)
+    parts, shards = trained_of(sizes, work), work.shards
     here = {part: count / shards for part, count in parts.items()}
     subject, trained = subject_bytes(sizes, work), sum(here.values())
     found = {"subject": subject / shards, "decoder": FLOAT * here["decoder"], "encoder": FLOAT * here["encoder"]}
@@ -113,7 +112,7 @@ def _moments(sizes: Sizes, work: Work, trained: dict[str, float]) -> dict[str, d
     gradients = {part_: FLOAT * count for part_, count in trained.items()}
     held = {"gradients": sum(gradients.values()) if work.accumulation > 1 else 0.0}
     reference = N * T * V * spoken if work.policy and work.remembered else 0.0
-    judged = N * (T + 1) * V * plain if work.language else 0.0
+    judged = N * (T + 1) * V * plain if work.language or work.grounded else 0.0
     back = said * (2 if work.policy and work.remembered else 1)
     return {
         "while texts are written": {

@@ -65,10 +65,12 @@ class Work:
         rank: of adapters.
         policy: whether the estimator is policy.
         language: whether texts are judged by themselves (`lm_weight`).
+        grounded: whether they are judged after the context (`ground_weight`).
         remembered: whether the decoder of an earlier stage is kept beside the present one.
         average: whether a moving average is kept (`ema_decay`).
         processes: that share the work.
-        spread: whether weights, gradients and moments are spread over them (ZeRO-3, FSDP2).
+        shards: over how many of them weights, gradients and moments are spread (ZeRO-3, FSDP2); 1 where each holds
+            all. Where they are fewer than `processes`, each group of so many holds a copy.
     """
 
     site_depth: int
@@ -87,10 +89,11 @@ class Work:
     rank: int = 16
     policy: bool = True
     language: bool = False
+    grounded: bool = False
     remembered: bool = True
     average: bool = False
     processes: int = 1
-    spread: bool = False
+    shards: int = 1
 
     @property
     def texts(self) -> int:
@@ -102,6 +105,15 @@ class Work:
         """P and the horizon."""
         return 1 + self.horizon
 
+    @property
+    def spread(self) -> bool:
+        return self.shards > 1
+
+    @property
+    def copies(self) -> int:
+        """Of the weights, over all processes."""
+        return self.processes // self.shards
+
 
 @dataclass(frozen=True)
 class Card:
@@ -110,8 +122,10 @@ class Card:
         memory: bytes that may be used.
         speed: operations per second that long passes reach: the peak times the share of it that is reached.
         bandwidth: bytes per second from its memory; what a rollout waits for.
-        link: bytes per second between cards.
+        link: bytes per second between cards of one machine.
         share: of all the memory it has, what `memory` is.
+        machine: cards in one.
+        network: bytes per second from a card to one of another machine.
     """
 
     memory: float
@@ -119,3 +133,9 @@ class Card:
     bandwidth: float
     link: float
     share: float = 1.0
+    machine: int = 8
+    network: float = 40e9
+
+    def between(self, cards: int) -> float:
+        """Bytes per second of what goes around so many, that fill machines."""
+        return self.link if cards <= self.machine else self.network

@@ -174,15 +174,21 @@ class PlanArguments:
     tflops: float = field(default=312.0, metadata={"help": "Peak of each GPU in bfloat16, dense, TFLOP/s."})
     utilization: float = field(default=0.4, metadata={"help": "Share of that peak that long passes reach."})
     memory_bandwidth: float = field(default=2.0, metadata={"help": "Of each GPU, TB/s: what rollouts wait for."})
-    link_bandwidth: float = field(default=300.0, metadata={"help": "Between GPUs, GB/s in each direction."})
+    link_bandwidth: float = field(default=300.0, metadata={"help": "Between GPUs of a machine, GB/s each way."})
+    gpus_per_machine: int = field(default=8, metadata={"help": "More --gpus than that are several machines."})
+    network_bandwidth: float = field(default=40.0, metadata={"help": "Of a GPU to other machines, GB/s each way."})
     gpu_price: float | None = field(default=None, metadata={"help": "Of one GPU for an hour, for the bill."})
 
     def __post_init__(self) -> None:
-        for name in ("gpu_memory", "tflops", "memory_bandwidth", "link_bandwidth"):
+        for name in ("gpu_memory", "tflops", "memory_bandwidth", "link_bandwidth", "network_bandwidth"):
             if vars(self)[name] <= 0:
                 raise BadInput(name, vars(self)[name], "Give the number of its data sheet, above 0.")
-        if self.gpus < 1:
-            raise BadInput("gpus", self.gpus, "Use 1 or more.")
+        for name in ("gpus", "gpus_per_machine"):
+            if vars(self)[name] < 1:
+                raise BadInput(name, vars(self)[name], "Use 1 or more.")
+        if self.gpus > self.gpus_per_machine and self.gpus % self.gpus_per_machine:
+            why = f"machines of {self.gpus_per_machine} cannot have {self.gpus} GPUs between them"
+            raise BadInput("gpus", self.gpus, "Use whole machines, or give --gpus_per_machine.", why)
         if not 0 < self.utilization <= 1:
             raise BadInput("utilization", self.utilization, "Use a share above 0, and at most 1.")
 

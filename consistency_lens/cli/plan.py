@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -93,11 +94,16 @@ def work_of(request: Request, sizes: Sizes, dtype: str, context: int) -> Work:
         horizon=values["kl_horizon"],
         rank=values["lora_rank"],
         policy=policy,
-        language=not Schedule.parse(values["lm_weight"], field="lm_weight").is_off,
+        language=_is_on(values, "lm_weight"),
+        grounded=_is_on(values, "ground_weight"),
         remembered=policy or values["warm_sure"] > 0,
         average=values["ema_decay"] > 0,
         processes=request.plan.gpus,
     )
+
+
+def _is_on(values: Mapping[str, Any], name: str) -> bool:
+    return not Schedule.parse(values[name], field=name).is_off
 
 
 def card_of(asked: PlanArguments) -> Card:
@@ -107,6 +113,8 @@ def card_of(asked: PlanArguments) -> Card:
         bandwidth=asked.memory_bandwidth * 1e12,
         link=asked.link_bandwidth * 1e9,
         share=ROOM,
+        machine=asked.gpus_per_machine,
+        network=asked.network_bandwidth * 1e9,
     )
 
 
@@ -124,6 +132,7 @@ def as_record(option: Option, asked: PlanArguments) -> dict[str, Any]:
     return {
         **as_fields(option),
         "weights": "spread" if option.work.spread else "whole",
+        "copies_of_weights": option.work.copies,
         "memory_gb": option.memory.peak / 1e9,
         "memory": option.memory.items,
         "worst_moment": option.memory.when,
@@ -140,6 +149,8 @@ def show(
     request: Request, sizes: Sizes, card: Card, options: list[Option], standing: Option, steps: int, warm_steps: int
 ) -> None:
     asked, best, work = request.plan, options[0], options[0].work
+    machines = asked.gpus // asked.gpus_per_machine
+    between = f", {asked.network_bandwidth:g} GB/s between the {machines} machines" if machines > 1 else ""
     name = escape(str(request.values["model_name_or_path"]))
     console.print(
         f"[bold]{name}[/]: {sizes.weights / 1e9:.3g} billion weights, {sizes.depth} blocks, d {sizes.width:,}, "
@@ -147,7 +158,8 @@ def show(
         f"T {work.length}, {work.rollouts} texts per activation, contexts of {work.context} tokens, horizon "
         f"{work.horizon}; {steps:,} steps, of them {warm_steps:,} warm start\n"
         f"{asked.gpus} x {asked.gpu_memory:g} GB, of which {ROOM:.0%} is used; {asked.tflops:g} TFLOP/s at "
-        f"{asked.utilization:.0%}, {asked.memory_bandwidth:g} TB/s, {asked.link_bandwidth:g} GB/s between GPUs\n",
+        f"{asked.utilization:.0%}, {asked.memory_bandwidth:g} TB/s, {asked.link_bandwidth:g} GB/s between GPUs"
+        f"{between}\n",
         highlight=False,
     )
     ways = Table(title="what fits, the recommended way first", title_justify="left", header_style="dim", box=None)
@@ -191,7 +203,7 @@ def cells(option: Option) -> list[str]:
     return [
         work.trainable,
         work.dtype if work.quantization == "none" else work.quantization,
-        "spread" if work.spread else "whole",
+        f"over {work.shards}" if work.spread else "whole",
         "recomputed" if work.checkpointing else "kept",
         batch,
         f"{option.memory.peak / 1e9:.1f}",

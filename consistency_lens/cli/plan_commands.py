@@ -10,7 +10,7 @@ from .arguments import PLAN, fields_of
 from .parsing import Request
 from .recipes import SECRETS, as_options
 
-ROWS = "outputs/activations"
+ROWS, RUN = "outputs/activations", "outputs/planned"
 
 
 def as_fields(option: Option) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def as_fields(option: Option) -> dict[str, Any]:
 
 
 def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -> list[str]:
-    """One for the whole run; where weights are spread, one for each of its stages that can be started before it."""
+    """One for the whole run; where weights are spread, one for each of its stages that can be started before it. More
+    than one machine is a job for their scheduler."""
     work, values = option.work, request.values
     told = {name: values[name] for name in sorted(request.given & values.keys())}
     for name in {*fields_of(PLAN), *SECRETS, "json"} & told.keys():
@@ -38,8 +39,7 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
         chosen |= {"max_steps": steps, "warm_steps": warm_steps}
     start = [f"--config={request.config}"] if request.config else []
     if not work.spread:
-        launcher = ["--config_file", "ds_configs/ddp.yaml"] if work.processes > 1 else []
-        return [_command(work.processes, launcher, [*start, *as_options(told | chosen)])]
+        return [_launched(request, option, "ddp", [*start, *as_options(told | chosen)])]
     # No process holds the weights when the training is over, so nothing is trained or judged behind it.
     chosen |= {"tail_baseline": False} | ({"ema_decay": 0.0} if values["ema_decay"] else {})
     commands = []
@@ -48,10 +48,18 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
         rows = {name: value for name, value in told.items() if name != "output_dir"}
         rows |= {"quantization": "none", "device_map": "auto"}
         commands.append(shlex.join(["python", "run_lens.py", "extract", *start, *as_options(rows)]))
-    launcher = ["--config_file", "ds_configs/fsdp2.yaml"]
-    return [*commands, _command(work.processes, launcher, ["train", *start, *as_options(told | chosen)])]
+    words = ["train", *start, *as_options(told | chosen)]
+    return [*commands, _launched(request, option, "hsdp" if work.copies > 1 else "fsdp2", words)]
 
 
-def _command(processes: int, launcher: list[str], words: list[str]) -> str:
-    many = ["--num_processes", str(processes)] if processes > 1 else []
-    return shlex.join(["accelerate", "launch", *launcher, *many, "run_lens.py", *words])
+def _launched(request: Request, option: Option, engine: str, words: list[str]) -> str:
+    """`run_lens.py` with these words, in as many processes as the plan has."""
+    processes, machine = option.work.processes, request.plan.gpus_per_machine
+    if processes > machine:
+        if "output_dir" not in request.given:  # where a job that is requeued looks for its checkpoints
+            words = [*words, f"--output_dir={RUN}"]
+        nodes = ["--nodes", str(processes // machine), "--gpus-per-node", str(machine)]
+        job = shlex.join(["sbatch", *nodes, "ds_configs/slurm.sh", *words])
+        return f"LAUNCH_CONFIG=ds_configs/{engine}.yaml {job}"
+    config = ["--config_file", f"ds_configs/{engine}.yaml", "--num_processes", str(processes)] if processes > 1 else []
+    return shlex.join(["accelerate", "launch", *config, "run_lens.py", *words])

@@ -34,6 +34,22 @@ def test_fsdp_on_a_cpu_and_its_first_version(tmp_path: Path, monkeypatch: pytest
         trainer_of(tmp_path)
 
 
+def test_copies_of_spread_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate's launcher says them; rows and weights are all that a lens deals out."""
+    args = arguments(tmp_path)
+    for name, value in (("USE_FSDP", "true"), ("USE_PARALLELISM_CONFIG", "true")):
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert Engine.of(args) == Engine("fsdp2", 1, copies=1)
+    monkeypatch.setenv("PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "2")
+    monkeypatch.setenv("PARALLELISM_CONFIG_DP_SHARD_SIZE", "3")
+    with pytest.raises(BadInput, match=r"num_processes=1: 2 copies, each over 3\. Make .*dp_replicate_size times"):
+        Engine.of(args)
+    monkeypatch.setenv("PARALLELISM_CONFIG_TP_SIZE", "2")
+    with pytest.raises(BadInput, match=r"parallelism_config_tp_size=2\. Use 1: .*hsdp\.yaml"):
+        Engine.of(args)
+
+
 def test_what_needs_whole_weights(tmp_path: Path) -> None:
     lm = tiny_lm()
     lens = tiny_lens(lm)
@@ -51,6 +67,9 @@ def test_a_checkpoint_of_another_engine(tmp_path: Path) -> None:
     for other in (Engine("zero2", 2), Engine("ddp", 4), Engine("alone", 1)):
         with pytest.raises(BadInput, match=r"written by zero2 with 4 processes.* Resume with zero2 with 4 processes"):
             other.require_same(tmp_path)
+    Engine("fsdp2", 4, copies=2).save(tmp_path)
+    with pytest.raises(BadInput, match=r"written by fsdp2 with 4 processes and 2 copies of the weights"):
+        Engine("fsdp2", 4).require_same(tmp_path)
 
 
 def test_a_checkpoint_is_whole_when_every_process_has_written(tmp_path: Path) -> None:

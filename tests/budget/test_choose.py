@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from consistency_lens.budget import Card, Sizes, Work, choose
+from consistency_lens.budget import Card, Sizes, Work, choose, memory_of
 from consistency_lens.errors import BadInput
 
 BIG = Sizes(
@@ -52,7 +52,18 @@ def test_weights_are_spread_where_no_card_holds_them() -> None:
     eight = replace(WORK, processes=8)
     assert not chosen(BIG, 72e9, eight)[0].spread
     spread = chosen(BIG, 15e9, eight, quantization="none")
-    assert [work.spread for work in spread] == [True] and spread[0].trainable == "lora"
+    assert [work.shards for work in spread] == [8] and spread[0].trainable == "lora"
+
+
+def test_weights_are_spread_within_machines_before_over_all() -> None:
+    """Sixteen of eight to a machine; where eight still hold too much, all share."""
+    sixteen = replace(WORK, processes=16)
+    assert [work.shards for work in chosen(BIG, 15e9, sixteen, quantization="none")] == [8, 16]
+    least = min(
+        memory_of(BIG, replace(sixteen, shards=8, rows=rows, checkpointing=True)).peak for rows in (2, 4)
+    )  # fmt: skip
+    assert [work.shards for work in chosen(BIG, 0.99 * least, sixteen, quantization="none")] == [16]
+    assert {work.shards for work in chosen(BIG, 15e9, replace(WORK, processes=4), quantization="none")} == {4}
 
 
 def test_the_card_is_named_as_it_was_given() -> None:

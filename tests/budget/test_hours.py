@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from consistency_lens.budget import Card, Sizes, Work, hours_of, operations_of
+from consistency_lens.budget.memory import trained_of
 from consistency_lens.text.generation import Noise
 from consistency_lens.text.sizing import sizes_of
 
@@ -42,7 +43,10 @@ def test_operations_of_both_parts_are_those_that_are_counted(sizes: Sizes) -> No
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rows": 6}, {"rollouts": 4}, {"length": 10}, {"context": 256}, {"horizon": 16}, {"language": True}],
+    [
+        *({name: 2 * getattr(WORK, name)} for name in ("rows", "rollouts", "length", "context", "horizon")),
+        *({name: True} for name in ("language", "grounded")),
+    ],
     ids=str,
 )
 def test_more_work_takes_longer(sizes: Sizes, changes: dict[str, object]) -> None:
@@ -66,7 +70,21 @@ def test_hours_are_the_sum_of_the_stages(sizes: Sizes) -> None:
 
 def test_spread_weights_are_sent_for_every_pass(sizes: Sizes) -> None:
     whole, spread = (
-        hours_of(sizes, replace(WORK, processes=2, spread=spread), CARD, 100, 40).seconds["between cards"]
-        for spread in (False, True)
+        hours_of(sizes, replace(WORK, processes=2, shards=shards), CARD, 100, 40).seconds["between cards"]
+        for shards in (1, 2)
     )
     assert spread > whole + WORK.length * 4.0 * sizes.weights / 2 / CARD.link
+
+
+def test_copies_within_machines_send_gradients_alone_over_the_network(sizes: Sizes) -> None:
+    """Weights go around within a machine; of the gradients, each card sends on the part that is its own."""
+    card = replace(CARD, machine=4, network=CARD.link / 100)
+    within, over_all, alone = (
+        hours_of(sizes, replace(WORK, processes=processes, shards=shards), card, 100, 40).seconds["between cards"]
+        for processes, shards in ((8, 4), (8, 8), (4, 4))
+    )
+    gradients = 4.0 * sum(trained_of(sizes, WORK).values())
+    assert within - alone == pytest.approx(gradients / 4 / card.network)  # two copies: there, and back
+    assert over_all == pytest.approx(alone * (7 / 8) / (3 / 4) * 100)
+    whole = hours_of(sizes, replace(WORK, processes=8), card, 100, 40).seconds["between cards"]
+    assert whole == pytest.approx(2 * 7 / 8 * gradients / card.network)

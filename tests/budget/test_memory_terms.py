@@ -61,6 +61,7 @@ def test_an_item_grows_with_what_it_is_made_of() -> None:
         {"accumulation": 4},
         {"trainable": "full"},
         {"language": True},
+        {"grounded": True},
     ],
     ids=str,
 )
@@ -69,10 +70,12 @@ def test_more_work_never_takes_less(changes: dict[str, object]) -> None:
 
 
 def test_spread_weights_are_shared_out() -> None:
-    alone, four = WORK, replace(WORK, processes=4, spread=True)
+    alone, four = WORK, replace(WORK, processes=4, shards=4)
     assert memory_of(SIZES, four).always["subject"] == memory_of(SIZES, alone).always["subject"] / 4
     assert memory_of(SIZES, four).always["Adam's moments"] == memory_of(SIZES, alone).always["Adam's moments"] / 4
     # What is gathered for a pass is there besides: tables, and two blocks at a time.
     assert memory_of(SIZES, four).always["gathered weights"] == 4 * (800 + 2 * 100)
+    two = replace(WORK, processes=4, shards=2)
+    assert memory_of(SIZES, two).always["subject"] == memory_of(SIZES, alone).always["subject"] / 2
     whole = replace(WORK, processes=4)
     assert memory_of(SIZES, whole).always["subject"] == memory_of(SIZES, alone).always["subject"]

@@ -28,7 +28,10 @@ pytest.importorskip("deepspeed")
 
 ENGINES = ["zero3", "zero2", "fsdp2", "ddp", "zero1", "zero2_offload"]
 # What is trained in the same processes as well: adapters, and in bfloat16.
-MORE = {"zero3": ["lora"], "fsdp2": ["lora"], "zero2": ["bf16"], "ddp": ["bf16"], "zero1": ["lora", "bf16"]}
+MORE = {
+    "zero3": ["lora"], "fsdp2": ["lora"], "zero2": ["bf16"], "ddp": ["bf16"], "zero1": ["lora", "bf16"],
+    "zero2_offload": ["bf16"],
+}  # fmt: skip
 SPREAD = ["zero3", "fsdp2"]
 LORA = ["--trainable", "lora", "--lora_rank", "4", "--tail_baseline", "false"]
 TERMS = ["loss", "loss/start", "loss/mse", "loss/kl", "loss/policy", "loss/reference"]
@@ -70,9 +73,13 @@ def trained(request: pytest.FixtureRequest, place: Path, rows: Path) -> Path:
     given = [*engine_words(engine), "--tail_baseline", tail]
     middle = ["--resume_from_checkpoint", str(folder / f"checkpoint-{SAVED}")]
     commands = [words_for(rows, folder, *given), words_for(rows, again, *given[:-1], "false", *middle)]
-    for kind in MORE.get(engine, []):
-        more = LORA if kind == "lora" else ["--bf16", "--tail_baseline", "false"]
-        commands.append(words_for(rows, place / f"{engine}-{kind}", *engine_words(engine), *more))
+    for kind in MORE[engine]:
+        more = [*engine_words(engine), *(LORA if kind == "lora" else ["--bf16", "--tail_baseline", "false"])]
+        first = place / f"{engine}-{kind}"
+        commands.append(words_for(rows, first, *more))
+        if kind == "bf16":
+            middle = ["--resume_from_checkpoint", str(first / f"checkpoint-{SAVED}")]
+            commands.append(words_for(rows, place / f"{engine}-bf16-again", *more, *middle))
     (folder.parent / f"{engine}.txt").write_text(launch(engine, commands, place / f"launch-{engine}"))
     return folder
 
@@ -110,7 +117,7 @@ def test_it_is_the_engine_that_was_asked_for(trained: Path) -> None:
 
 def test_numbers_are_not_cast_on_their_way_to_the_loss(trained: Path, alone: Path) -> None:
     """DeepSpeed alone would cast them; it trains weights that are bfloat16 themselves, elsewhere they are float32."""
-    if "bf16" not in MORE.get(trained.name, []):
+    if "bf16" not in MORE[trained.name]:
         pytest.skip("not run in bfloat16")
     folder = trained.with_name(f"{trained.name}-bf16")
     half = witness(folder)
@@ -119,6 +126,9 @@ def test_numbers_are_not_cast_on_their_way_to_the_loss(trained: Path, alone: Pat
     assert {process["dtype"] for process in half} == {"torch.float32"}
     losses, expected = (logged(each, "loss")["loss"] for each in (folder, alone))
     assert losses[0] == pytest.approx(expected[0], rel=0.02) and losses != expected and len(losses) == STEPS
+    again = folder.with_name(f"{folder.name}-again")
+    assert len(witness(again)[0]["seeds"]) == STEPS - SAVED, "it began anew"
+    same(logged(again, *TERMS), logged(folder, *TERMS))
 
 
 def test_it_goes_on_from_the_middle_with_the_same_losses(trained: Path) -> None:
@@ -165,7 +175,7 @@ def _tensors(held: Any) -> list[torch.Tensor]:
 
 def test_one_process_writes_and_speaks(trained: Path) -> None:
     said = trained.with_suffix(".txt").read_text()
-    runs = 2 + len(MORE.get(trained.name, []))
+    runs = 2 + sum(1 if kind == "lora" else 2 for kind in MORE[trained.name])
     assert said.count(f"step {STEPS}: 4 of 8 held-out activations") == runs
     assert (trained / "log.txt").read_text().count(f"step {STEPS}: 4 of 8") == 1
     assert len(json.loads((trained / "run.json").read_text())["starts"]) == 1
@@ -179,7 +189,7 @@ def test_processes_draw_apart_and_agree_on_the_weights_of_terms(trained: Path, a
 
 
 def test_adapters_on_one_backbone_with_the_subject(trained: Path, alone: Path) -> None:
-    if "lora" not in MORE.get(trained.name, []):
+    if "lora" not in MORE[trained.name]:
         pytest.skip("no adapters")
     folder, expected = trained.with_name(f"{trained.name}-lora"), alone.with_name("alone-lora")
     same(logged(folder, *TERMS, *JUDGED), logged(expected, *TERMS, *JUDGED))

@@ -39,14 +39,16 @@ def test_what_the_integration_fills_is_left_to_it(name: str, stage: int) -> None
     assert ("offload_optimizer" in config["zero_optimization"]) == (name == "zero2_offload")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")])
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("hsdp", "FSDP")])
 def test_accelerate_reads_the_configurations(name: str, kind: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
-    assert config.distributed_type == kind and config.num_processes == 2
-    if name == "fsdp2":
+    assert config.distributed_type == kind and config.num_processes == (4 if name == "hsdp" else 2)
+    if kind == "FSDP":
         assert config.fsdp_config["fsdp_version"] == 2
+    copies = config.parallelism_config
+    assert list(copies.values()) == ([2, 2] if name == "hsdp" else [])
     assert yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["use_cpu"] is False
 
 
@@ -83,9 +85,9 @@ def calls(cluster: dict[str, str]) -> list[list[str]]:
     return [part.strip("\n").split("\n") for part in text.split("--end--\n") if part.strip()]
 
 
-def submit(cluster: dict[str, str], *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def submit(cluster: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(SCRIPT), *words], env=cluster | environment, capture_output=True, text=True, timeout=60, check=False
+        [str(SCRIPT), *words], cwd=ROOT, env=cluster | more, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -124,6 +126,17 @@ def test_other_jobs_go_through_accelerate(cluster: dict[str, str], tmp_path: Pat
     for option, value in [("--machine_rank", "1"), ("--num_processes", "8"), ("--main_process_ip", "node7")]:
         assert on_node[on_node.index(option) + 1] == value
     assert on_node[-4:] == [*words, *RESUMED][-4:]
+
+
+def test_spread_weights_have_a_copy_in_each_node(cluster: dict[str, str], tmp_path: Path) -> None:
+    words = ["train", f"--output_dir={tmp_path / 'run'}"]
+    assert submit(cluster, *words, LAUNCH_CONFIG="ds_configs/hsdp.yaml").returncode == 0
+    given = srun_of(cluster)
+    for size, value in [("dp_replicate", "2"), ("dp_shard", "4")]:
+        assert given[given.index(f"--parallelism_config_{size}_size") + 1] == value
+    assert given.index("run_lens.py") > given.index("--parallelism_config_dp_shard_size")
+    done = submit(cluster, *words, LAUNCH_CONFIG="ds_configs/hdsp.yaml")
+    assert done.returncode == 2 and "LAUNCH_CONFIG=ds_configs/hdsp.yaml: there is no such file" in done.stderr
 
 
 def _command(lines: list[str]) -> list[str]:
