@@ -25,18 +25,22 @@ fail() {
 }
 
 [ "$#" -gt 0 ] || fail "say what to run: sbatch ds_configs/slurm.sh train --output_dir outputs/NAME ..."
-[ -n "${SLURM_JOB_NODELIST:-}" ] || fail "start it with sbatch: SLURM_JOB_NODELIST is not set"
+[[ -n "${SLURM_JOB_NODELIST:-}" && -n "${SLURM_JOB_ID:-}" ]] || fail "start it with sbatch: this is no job of Slurm's"
 
 run_folder=""
 engine="accelerate"
 previous=""
 for word in "$@"; do
     case "$word" in
-        --output_dir=*) run_folder="${word#*=}" ;;
+        --output[_-]dir=*) run_folder="${word#*=}" ;;
         --deepspeed | --deepspeed=*) engine="deepspeed" ;;
-        --resume_from_checkpoint | --resume_from_checkpoint=*) fail "leave --resume_from_checkpoint to this script" ;;
+        --resume[_-]from[_-]checkpoint | --resume[_-]from[_-]checkpoint=*)
+            fail "leave --resume_from_checkpoint to this script"
+            ;;
     esac
-    [ "$previous" = "--output_dir" ] && run_folder="$word"
+    case "$previous" in
+        --output[_-]dir) case "$word" in --*) ;; *) run_folder="$word" ;; esac ;;
+    esac
     previous="$word"
 done
 [ -n "$run_folder" ] || fail "give --output_dir: a job that is requeued looks for its checkpoints there"
@@ -47,23 +51,23 @@ main_host="${hosts[0]}"
 # Two jobs may share a node: the port follows from the job's number.
 main_port=$((20000 + SLURM_JOB_ID % 20000))
 gpus="${SLURM_GPUS_ON_NODE:-8}"
+[[ "$gpus" =~ ^[0-9]+$ ]] || fail "SLURM_GPUS_ON_NODE=$gpus is no number"
 restarts="${SLURM_RESTART_COUNT:-0}"
 
 # The newest checkpoint that is whole, if there is one; same number of processes, same engine, same losses.
 resume=(--resume_from_checkpoint auto)
-
-config="${LAUNCH_CONFIG:-ds_configs/ddp.yaml}"
-[ -f "$config" ] || fail "LAUNCH_CONFIG=$config: there is no such file"
-copies=() # of spread weights: one in each node, where the file asks for copies
-if grep -q "^parallelism_config:" "$config"; then
-    copies=(--parallelism_config_dp_replicate_size "${#hosts[@]}" --parallelism_config_dp_shard_size "$gpus")
-fi
 
 rendezvous=(--nnodes "${#hosts[@]}" --nproc_per_node "$gpus" --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID-$restarts"
     --rdzv_endpoint "$main_host:$main_port" --max_restarts 0)
 if [ "$engine" = "deepspeed" ]; then
     launch=(python -m torch.distributed.run "${rendezvous[@]}")
 else
+    config="${LAUNCH_CONFIG:-ds_configs/ddp.yaml}"
+    [[ -f "$config" && "$config" == *.yaml ]] || fail "LAUNCH_CONFIG=$config: there is no such file for accelerate"
+    copies=() # of spread weights: one in each node, where the file asks for copies
+    if grep -q "^parallelism_config:" "$config"; then
+        copies=(--parallelism_config_dp_replicate_size "${#hosts[@]}" --parallelism_config_dp_shard_size "$gpus")
+    fi
     # accelerate wants each node's number, and only the task itself knows it.
     # shellcheck disable=SC2016
     launch=(bash -c 'exec python -m accelerate.commands.launch --config_file "$1" --num_machines "$2" --num_processes "$3" \
@@ -72,14 +76,16 @@ else
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
+# Asked to end, a process finishes its step and saves: of the two minutes of --signal, the launchers give it so many seconds.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-100}"
 echo "slurm.sh: job $SLURM_JOB_ID, start $restarts, ${#hosts[@]} nodes of $gpus GPUs, $main_host:$main_port, ${resume[*]}"
 
 # One node that dies takes the others down within a minute; what is saved stays whole.
-srun --kill-on-bad-exit=1 --wait=60 "${launch[@]}" run_lens.py "$@" "${resume[@]}" &
+# A step does not take the number of CPUs over from its job.
+srun --kill-on-bad-exit=1 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-64}" "${launch[@]}" run_lens.py "$@" "${resume[@]}" &
 step=$!
 
 preempted() {
-    # Each process finishes its step and saves: the launchers give them half a minute for that.
     echo "slurm.sh: the time is up or the nodes are wanted; back into the queue"
     kill -TERM "$step" 2> /dev/null || true
     wait "$step" || true

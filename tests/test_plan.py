@@ -94,6 +94,9 @@ def test_people_get_a_table_and_a_command(folder: Path, capsys: pytest.CaptureFi
         ),
         (["--gpus_per_machine", "0"], "gpus_per_machine=0."),
         (["--network_bandwidth", "-1"], "network_bandwidth=-1.0."),
+        (["--tflops", "nan"], "tflops=nan."),
+        (["--gpu_price", "-5"], "gpu_price=-5.0."),
+        (["--deepspeed", "ds_configs/zero3.json"], "Leave it out: plan says which engine"),
         (["--utilization", "1.5"], "utilization=1.5."),
         (["--sites", "resid_post.1", "resid_post.2"], "a lens reads one site"),
         (["--gpu_memry", "8"], "Did you mean '--gpu_memory'?"),
@@ -196,10 +199,30 @@ def test_several_machines_are_a_job(folder: Path, capsys: pytest.CaptureFixture[
     _, job = record["commands"]
     assert job.startswith("LAUNCH_CONFIG=ds_configs/hsdp.yaml sbatch --nodes 2 --gpus-per-node 8 ds_configs/slurm.sh ")
     run = cli.parse(shlex.split(job.partition("slurm.sh ")[2]))
-    assert run.command == "train" and run.values["output_dir"] == "outputs/planned"
-    [job] = record_of(folder, capsys, "--gpus", "16", "--output_dir", "a run")["commands"]
-    assert "LAUNCH_CONFIG=ds_configs/ddp.yaml" in job
+    assert run.command == "train" and run.values["output_dir"] == f"outputs/{folder.name}"
+    more = ("--gpus", "16", "--output_dir", "a run", "--resume_from_checkpoint", "auto")
+    [job] = record_of(folder, capsys, *more)["commands"]
+    assert "LAUNCH_CONFIG=ds_configs/ddp.yaml" in job and "resume" not in job  # which the script does by itself
     assert cli.parse(shlex.split(job.partition("slurm.sh ")[2])).values["output_dir"] == "a run"
+
+
+def test_what_is_spread_has_no_baseline_to_pay_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--gpu_memory", "20", "--gpus", "8", "--quantization", "none", "--gpu_price", "2")
+    record = record_of(folder, capsys, *more)["recommended"]
+    assert record["baseline_hours"] == 0 and record["price"] == pytest.approx(16 * record["hours"])
+    assert cli.main(words_for(folder, *more)) == 0
+    said = capsys.readouterr().out
+    assert "per GPU and hour\n" in said and "tail_baseline=False" in said
+
+
+@pytest.mark.parametrize(("gpus", "taken"), [("8", 64), ("24", 72), ("64", 128)])
+def test_a_step_that_cannot_be_shared_out_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], gpus: str, taken: int
+) -> None:
+    assert record_of(folder, capsys, "--gpus", gpus)["recommended"]["activations_per_step"] == taken
+    assert cli.main(words_for(folder, "--gpus", gpus)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"A step has {taken} activations, not 64: each of {gpus} GPUs" in said) == (taken != 64)
 
 
 def test_a_run_says_nothing_of_plans() -> None:

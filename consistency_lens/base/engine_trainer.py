@@ -130,8 +130,10 @@ class EngineTrainer(Trainer):
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """With --torch_compile accelerate would compile the lens as a whole, anew for each length, up to the limit.
-        And of a stream one process would read and hand out what takes all to read, where the subject is spread."""
+        And of a stream one process would read and hand out what takes all to read, where the subject is spread. Until
+        the last pass of a step, FSDP2 would keep the gradients of all weights on each process."""
         made = super()._build_accelerator_args(**kwargs)
+        made["gradient_accumulation_plugin"].sync_each_batch |= self.engine.name == "fsdp2"
         if self.streams:
             made["dataloader_config"].dispatch_batches = False
         return made | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}

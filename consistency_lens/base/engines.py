@@ -48,6 +48,7 @@ class Engine:
         if launched != processes:
             fix, why = "Give --use_cpu where there is no GPU.", f"of {launched} processes each believes it is alone"
             raise BadInput("use_cpu", args.use_cpu, fix, why)
+        copies = _copies_of(args)
         if args.deepspeed_plugin is not None:
             stage = args.deepspeed_plugin.zero_stage
             if stage not in (1, 2, 3):
@@ -56,9 +57,12 @@ class Engine:
             return cls(f"zero{stage}", processes)
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1"):
             asked = (args.fsdp_config or {}).get("version", 2) if args.fsdp else os.environ.get("FSDP_VERSION", "1")
-            if int(asked) != 2:
+            if str(asked) != "2":
                 raise BadInput("fsdp_version", asked, "Use 2, as in ds_configs/fsdp2.yaml.")
-            return cls("fsdp2", processes, _copies_of(args))
+            return cls("fsdp2", processes, copies or 1)
+        if copies is not None:
+            fix = "Use ds_configs/hsdp.yaml, or leave it out."
+            raise BadInput("parallelism_config", copies, fix, why="it is for weights that FSDP2 spreads")
         return cls("ddp" if processes > 1 else "alone", processes)
 
     @property
@@ -106,22 +110,29 @@ class Engine:
         (folder / ENGINE).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
 
-def _copies_of(args: TrainingArguments) -> int:
-    """Of spread weights, as accelerate is asked for them; raise where rows are not all that is dealt out."""
+def _copies_of(args: TrainingArguments) -> int | None:
+    """Of spread weights, where accelerate is asked for a number; raise where rows are not all that is dealt out."""
     asked = args.parallelism_config
     if asked is None and os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() == "true":
-        asked = ParallelismConfig()
+        try:
+            asked = ParallelismConfig()
+        except ValueError as error:
+            raise BadInput(
+                "parallelism_config", None, "Use the fields of ds_configs/hsdp.yaml.", str(error)
+            ) from error
     if asked is None:
-        return 1
+        return None
     for name in ("tp_size", "cp_size", "sp_size"):
-        if getattr(asked, name) > 1:
+        if (size := vars(asked).get(name, 1)) > 1:  # an older accelerate does not know all
             fix = "Use 1: a lens deals out rows and weights, as in ds_configs/hsdp.yaml, and nothing else."
-            raise BadInput(f"parallelism_config_{name}", getattr(asked, name), fix)
-    if asked.total_size != args.world_size:
+            raise BadInput(f"parallelism_config_{name}", size, fix)
+    copies, shards = asked.dp_replicate_size, asked.dp_shard_size
+    if copies * shards != args.world_size:
         fix = "Make parallelism_config_dp_replicate_size times parallelism_config_dp_shard_size as many as there are."
-        why = f"{asked.dp_replicate_size} copies, each over {asked.dp_shard_size}"
-        raise BadInput("num_processes", args.world_size, fix, why)
-    return asked.dp_replicate_size
+        raise BadInput("num_processes", args.world_size, fix, why=f"{copies} copies, each over {shards}")
+    if copies > 1 and shards == 1:
+        raise BadInput("parallelism_config_dp_shard_size", 1, "For whole weights, use ds_configs/ddp.yaml.")
+    return int(copies)
 
 
 def _require_dtype(engine: Engine, lens: LensModel, frozen: FrozenLM, args: Any) -> None:

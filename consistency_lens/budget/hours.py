@@ -2,8 +2,8 @@
 
 Two operations per weight and token, forward; the backward pass costs as much again for what gradients pass through,
 and as much again for weights that learn. Attention adds, for each token, twice its width for each token it attends to,
-for scores and for values. A long pass is bound by the card's speed; a step of a rollout reads all weights for a few
-tokens and is bound by its memory, whichever takes longer.
+for scores and for values. A long pass is bound by the card's speed; a step of a rollout also reads all weights, for a
+few tokens, and the two hardly overlap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Hours:
         seconds: part -> of one step of the functional stage.
         warm: seconds of a step of the warm start.
         total: hours of both stages.
-        baseline: hours of the baseline that a report compares with, which is trained as long.
+        baseline: hours of the baseline that a report compares with, which is trained as long; none where weights are
+            spread, since no process holds them when the training is over.
         tokens: per second that pass through the model in the functional stage, over all processes.
     """
 
@@ -81,10 +82,9 @@ def hours_of(sizes: Sizes, work: Work, card: Card, steps: int, warm_steps: int) 
         warm_steps: of them, those of the warm start.
     """
     seconds = {name: work.accumulation * n / card.speed for name, n in operations_of(sizes, work).items()}
-    # Each token of a rollout reads the weights once, and the cache of all rows.
+    # Each token of a rollout reads the weights once.
     reading = (subject_bytes(sizes, work) if work.trainable != "full" else 4.0 * sizes.weights) / card.bandwidth
-    reading *= work.accumulation * work.length
-    seconds["rollout"] = max(seconds["rollout"], reading)
+    seconds["rollout"] += work.accumulation * work.length * reading
     seconds["optimizer"] = 28.0 * sum(trained_of(sizes, work).values()) / card.bandwidth  # reads and writes of Adam
     if work.processes > 1:
         seconds["between cards"] = _sending(sizes, work, card)
@@ -98,11 +98,12 @@ def hours_of(sizes: Sizes, work: Work, card: Card, steps: int, warm_steps: int) 
     )
     tokens = work.processes * work.accumulation * tokens_of(work) / step
     functional = steps - warm_steps
+    baseline = warm_steps * (seconds["encoder"] / work.rollouts + seconds["optimizer"]) + functional * judged
     return Hours(
         seconds,
         warm,
         (warm_steps * warm + functional * step) / 3600,
-        (warm_steps * (seconds["encoder"] / work.rollouts + seconds["optimizer"]) + functional * judged) / 3600,
+        0.0 if work.spread else baseline / 3600,
         tokens,
     )
 
@@ -116,7 +117,7 @@ def tokens_of(work: Work) -> int:
 
 
 def _sending(sizes: Sizes, work: Work, card: Card) -> float:
-    """Seconds of a step in which bytes go around between cards: gradients once, and spread weights for each pass."""
+    """Seconds of a step in which gradients, and weights that are spread, go around between cards."""
     gradients, shards, copies = 4.0 * sum(trained_of(sizes, work).values()), work.shards, work.copies
     summed = 2 * (copies - 1) / copies * gradients / shards / card.between(work.processes)
     if not work.spread:
@@ -124,4 +125,5 @@ def _sending(sizes: Sizes, work: Work, card: Card) -> float:
     # Prefix, clean, scored and back, read and back, edited and back; what is asked besides; each token of a rollout.
     through = 8 + work.policy + work.language + work.grounded + work.length
     gathered = work.accumulation * through * BYTES[work.dtype] * sizes.weights
-    return (shards - 1) / shards * (gathered + gradients) / card.between(shards) + summed
+    scattered = work.accumulation * gradients  # in each pass, or each process would have to keep all of them
+    return (shards - 1) / shards * (gathered + scattered) / card.between(shards) + work.accumulation * summed

@@ -106,6 +106,11 @@ class Work:
         return 1 + self.horizon
 
     @property
+    def per_step(self) -> int:
+        """Activations of a step, over all processes."""
+        return self.rows * self.accumulation * self.processes
+
+    @property
     def spread(self) -> bool:
         return self.shards > 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from inspect import get_annotations
 from typing import Any, get_type_hints
@@ -181,8 +182,10 @@ class PlanArguments:
 
     def __post_init__(self) -> None:
         for name in ("gpu_memory", "tflops", "memory_bandwidth", "link_bandwidth", "network_bandwidth"):
-            if vars(self)[name] <= 0:
+            if not 0 < vars(self)[name] < math.inf:
                 raise BadInput(name, vars(self)[name], "Give the number of its data sheet, above 0.")
+        if self.gpu_price is not None and not 0 <= self.gpu_price < math.inf:
+            raise BadInput("gpu_price", self.gpu_price, "Use 0 or more.")
         for name in ("gpus", "gpus_per_machine"):
             if vars(self)[name] < 1:
                 raise BadInput(name, vars(self)[name], "Use 1 or more.")

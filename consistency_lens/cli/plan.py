@@ -62,11 +62,21 @@ def plan(request: Request) -> None:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")
         return
     show(request, sizes, card, options, standing, steps, warm_steps)
+    if best.work.per_step != per_step:
+        console.print(
+            f"\nA step has {best.work.per_step} activations, not {per_step}: each of {asked.gpus} GPUs takes the same "
+            "number, of at least 2.",
+            highlight=False,
+        )
     show_commands(request, best, commands)
 
 
 def require_sound(request: Request) -> None:
     """Raise where training would refuse the fields, whatever this machine is: it need not be the one that trains."""
+    for name in ("deepspeed", "fsdp"):
+        if value := request.values[name]:
+            fix = "Leave it out: plan says which engine to use, and whether weights have to be spread."
+            raise BadInput(name, value, fix)
     request.training(output_dir="plan", bf16=False, fp16=False, tf32=None, deepspeed=None, fsdp=None)
     ConsistencyLensConfig(**{name: value for name, value in asdict(request.lens).items() if name != "site"})
 
@@ -133,6 +143,7 @@ def as_record(option: Option, asked: PlanArguments) -> dict[str, Any]:
         **as_fields(option),
         "weights": "spread" if option.work.spread else "whole",
         "copies_of_weights": option.work.copies,
+        "activations_per_step": option.work.per_step,
         "memory_gb": option.memory.peak / 1e9,
         "memory": option.memory.items,
         "worst_moment": option.memory.when,
@@ -186,7 +197,8 @@ def show_commands(request: Request, best: Option, commands: list[str]) -> None:
         console.print("Name the texts as well: --dataset_name or --train_file.", highlight=False)
     if asked.gpu_price is not None:
         bill = asked.gpu_price * asked.gpus * (best.hours.total + best.hours.baseline)
-        console.print(f"{bill:,.0f} at {asked.gpu_price:g} per GPU and hour, with the baseline", highlight=False)
+        included = ", with the baseline" if best.hours.baseline else ""
+        console.print(f"{bill:,.0f} at {asked.gpu_price:g} per GPU and hour{included}", highlight=False)
     console.print("This is arithmetic: docs/costs.md says which of it has been measured.", style="dim")
 
 

@@ -10,7 +10,7 @@ from .arguments import PLAN, fields_of
 from .parsing import Request
 from .recipes import SECRETS, as_options
 
-ROWS, RUN = "outputs/activations", "outputs/planned"
+ROWS, RESUMES = "outputs/activations", "resume_from_checkpoint"
 
 
 def as_fields(option: Option) -> dict[str, Any]:
@@ -30,7 +30,8 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
     than one machine is a job for their scheduler."""
     work, values = option.work, request.values
     told = {name: values[name] for name in sorted(request.given & values.keys())}
-    for name in {*fields_of(PLAN), *SECRETS, "json"} & told.keys():
+    resumes = {RESUMES} if _is_job(request) else set()  # by itself
+    for name in {*fields_of(PLAN), *SECRETS, *resumes, "json"} & told.keys():
         del told[name]
     chosen = as_fields(option)
     if work.trainable == "lora":
@@ -45,7 +46,7 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
     commands = []
     if values["activations"] is None:
         told["activations_dir"] = values["activations_dir"] or ROWS
-        rows = {name: value for name, value in told.items() if name != "output_dir"}
+        rows = {name: value for name, value in told.items() if name not in ("output_dir", RESUMES)}
         rows |= {"quantization": "none", "device_map": "auto"}
         commands.append(shlex.join(["python", "run_lens.py", "extract", *start, *as_options(rows)]))
     words = ["train", *start, *as_options(told | chosen)]
@@ -55,11 +56,16 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
 def _launched(request: Request, option: Option, engine: str, words: list[str]) -> str:
     """`run_lens.py` with these words, in as many processes as the plan has."""
     processes, machine = option.work.processes, request.plan.gpus_per_machine
-    if processes > machine:
+    if _is_job(request):
         if "output_dir" not in request.given:  # where a job that is requeued looks for its checkpoints
-            words = [*words, f"--output_dir={RUN}"]
+            name = str(request.values["model_name_or_path"]).rstrip("/").rpartition("/")[2]
+            words = [*words, f"--output_dir={request.values['output_dir'] or f'outputs/{name}'}"]
         nodes = ["--nodes", str(processes // machine), "--gpus-per-node", str(machine)]
         job = shlex.join(["sbatch", *nodes, "ds_configs/slurm.sh", *words])
         return f"LAUNCH_CONFIG=ds_configs/{engine}.yaml {job}"
     config = ["--config_file", f"ds_configs/{engine}.yaml", "--num_processes", str(processes)] if processes > 1 else []
     return shlex.join(["accelerate", "launch", *config, "run_lens.py", *words])
+
+
+def _is_job(request: Request) -> bool:
+    return request.plan.gpus > request.plan.gpus_per_machine

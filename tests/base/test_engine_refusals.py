@@ -25,11 +25,11 @@ def test_processes_that_each_believe_they_are_alone(tmp_path: Path, monkeypatch:
         Engine.of(args)
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "two", "2"])
 def test_fsdp_on_a_cpu_and_its_first_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", version)
-    said = "fsdp_version='1'. Use 2" if version == "1" else "FSDP2 needs a GPU; here it would be plain data"
+    said = "FSDP2 needs a GPU; here it would be plain data" if version == "2" else f"fsdp_version='{version}'. Use 2"
     with pytest.raises(BadInput, match=said):
         trainer_of(tmp_path)
 
@@ -47,6 +47,26 @@ def test_copies_of_spread_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Engine.of(args)
     monkeypatch.setenv("PARALLELISM_CONFIG_TP_SIZE", "2")
     with pytest.raises(BadInput, match=r"parallelism_config_tp_size=2\. Use 1: .*hsdp\.yaml"):
+        Engine.of(args)
+    monkeypatch.setenv("PARALLELISM_CONFIG_TP_SIZE", "many")
+    with pytest.raises(BadInput, match=r"parallelism_config=None: .*'many'\. Use the fields of ds_configs/hsdp\.yaml"):
+        Engine.of(args)
+
+
+@pytest.mark.parametrize(("processes", "fsdp", "said"), [
+    ("4", "true", r"parallelism_config_dp_shard_size=1\. For whole weights, use ds_configs/ddp\.yaml"),
+    ("1", "false", r"parallelism_config=1: it is for weights that FSDP2 spreads\. Use ds_configs/hsdp\.yaml"),
+])  # fmt: skip
+def test_copies_of_whole_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str, fsdp: str, said: str
+) -> None:
+    args = arguments(tmp_path)
+    monkeypatch.setattr(type(args), "world_size", property(lambda self: int(processes)))
+    environment = {"WORLD_SIZE": processes, "ACCELERATE_USE_FSDP": fsdp, "FSDP_VERSION": "2"}
+    environment |= {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": processes}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=said):
         Engine.of(args)
 
 

@@ -58,6 +58,11 @@ def test_a_step_is_the_sum_of_named_parts(found: Callable[..., Any], capsys: pyt
     for part, speed in result["of peak"].items():  # the same operations, in the time that each way takes
         ours, bare = (speed[whose] * parts[part][f"{whose} ms"] for whose in ("ours", "bare"))
         assert ours == pytest.approx(bare)
+    plan = result["plan"]
+    assert set(plan["parts"]) == set(parts) and all(ms > 0 for ms in plan["parts"].values())
+    assert plan["parts"]["score"] == pytest.approx(parts["score"]["bare ms"])  # whose speed it is told
+    assert plan["step ms"] == pytest.approx(sum(plan["parts"].values()))
+    assert plan["over measured"] == pytest.approx(plan["step ms"] / result["step ms"])
     said = capsys.readouterr().out
     assert "the optimizer, besides" in said and "Of the peak" in said
 

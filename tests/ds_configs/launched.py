@@ -82,7 +82,7 @@ class Witness(TrainerCallback):
     def __init__(self, trainer: base_trainer.LensTrainer, place: Path) -> None:
         self.trainer, self.place, self.seeds, self.weights = trainer, place, [], []
         place.mkdir(parents=True, exist_ok=True)
-        self.memory, self.grown = Memory(), 0
+        self.memory, self.grown, self.gradients = Memory(), 0, {"held": 0, "whole": 0}
         self.before = self.memory.now
         self.memory.start()
 
@@ -94,6 +94,11 @@ class Witness(TrainerCallback):
         if (slow := os.environ.get("TEST_SLOW_FROM")) and state.global_step >= int(slow):
             (self.place / f"waiting-{args.process_index}").write_text(str(os.getpid()))
             time.sleep(2)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Between two passes of a step."""
+        found = [p.grad for p in self.trainer.trainable.values() if p.grad is not None]
+        self.gradients = {"held": sum(shard_of(g).numel() for g in found), "whole": sum(g.numel() for g in found)}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trained = next(iter(self.trainer.lens.parts()["maps"].values()))
@@ -108,6 +113,7 @@ class Witness(TrainerCallback):
             "subject_kind": type(frozen).__name__,
             "subject_held": sum(shard_of(p).numel() for p in self.trainer.frozen.model.parameters()),
             "grown": self.grown,
+            "gradients": self.gradients,
             "seeds": self.seeds,
             "weights": self.weights,
             "trained_dtype": str(trained.dtype),

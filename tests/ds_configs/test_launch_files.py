@@ -76,7 +76,12 @@ def cluster(tmp_path: Path) -> dict[str, str]:
     for name, act in does.items():
         (tools / name).write_text(STAND_IN + act)
         (tools / name).chmod(stat.S_IRWXU)
-    slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7,9]", "SLURM_GPUS_ON_NODE": "4"}
+    slurm = {
+        "SLURM_JOB_ID": "41",
+        "SLURM_JOB_NODELIST": "node[7,9]",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_CPUS_PER_TASK": "16",
+    }
     return os.environ | slurm | {"PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
 
 
@@ -101,7 +106,7 @@ def test_a_deepspeed_job_meets_at_the_first_node(cluster: dict[str, str], tmp_pa
     done = submit(cluster, *words)
     assert done.returncode == 0, done.stderr
     given = srun_of(cluster)
-    assert "--kill-on-bad-exit=1" in given
+    assert "--kill-on-bad-exit=1" in given and "--cpus-per-task=16" in given
     for option, value in [("--nnodes", "2"), ("--nproc_per_node", "4"), ("--rdzv_endpoint", "node7:20041")]:
         assert given[given.index(option) + 1] == value
     assert given[given.index("run_lens.py") + 1 :] == [*words, *RESUMED]
@@ -135,8 +140,11 @@ def test_spread_weights_have_a_copy_in_each_node(cluster: dict[str, str], tmp_pa
     for size, value in [("dp_replicate", "2"), ("dp_shard", "4")]:
         assert given[given.index(f"--parallelism_config_{size}_size") + 1] == value
     assert given.index("run_lens.py") > given.index("--parallelism_config_dp_shard_size")
-    done = submit(cluster, *words, LAUNCH_CONFIG="ds_configs/hdsp.yaml")
-    assert done.returncode == 2 and "LAUNCH_CONFIG=ds_configs/hdsp.yaml: there is no such file" in done.stderr
+    for wrong in ("ds_configs/hdsp.yaml", "ds_configs/zero3.json"):
+        done = submit(cluster, *words, LAUNCH_CONFIG=wrong)
+        assert done.returncode == 2 and f"LAUNCH_CONFIG={wrong}: there is no such file for accelerate" in done.stderr
+    done = submit(cluster, *words, SLURM_GPUS_ON_NODE="gpu:8")
+    assert done.returncode == 2 and "SLURM_GPUS_ON_NODE=gpu:8 is no number" in done.stderr
 
 
 def _command(lines: list[str]) -> list[str]:
@@ -189,7 +197,9 @@ def test_a_failure_of_a_node_is_the_jobs(cluster: dict[str, str], tmp_path: Path
     [
         ([], "say what to run"),
         (["train"], "give --output_dir"),
+        (["train", "--output_dir", "--warm_steps", "3"], "give --output_dir"),
         (["train", "--output_dir", "x", "--resume_from_checkpoint", "true"], "leave --resume_from_checkpoint"),
+        (["train", "--output-dir", "x", "--resume-from-checkpoint=true"], "leave --resume_from_checkpoint"),
     ],
 )
 def test_a_job_that_cannot_be_requeued_is_refused(cluster: dict[str, str], words: list[str], said: str) -> None:
@@ -201,6 +211,8 @@ def test_outside_of_a_job(tmp_path: Path) -> None:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
     done = submit(bare, "train", "--output_dir", str(tmp_path))
     assert done.returncode == 2 and "start it with sbatch" in done.stderr
+    no_number = {"SLURM_JOB_NODELIST": "node[7,9]"}
+    assert "start it with sbatch" in submit(bare | no_number, "train", "--output_dir", str(tmp_path)).stderr
 
 
 def test_the_script_is_clean() -> None:
