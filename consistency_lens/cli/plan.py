@@ -193,6 +193,8 @@ def show_commands(request: Request, best: Option, commands: list[str]) -> None:
     console.print()
     for command in commands:
         console.print(command, style="bold", soft_wrap=True, highlight=False, markup=False)
+    if len(commands) > 1 and asked.gpus > asked.gpus_per_machine:
+        console.print("The first one reads the rows, with the model over the GPUs of one machine.", highlight=False)
     if not (values["dataset_name"] or values["train_file"] or values["activations"]):
         console.print("Name the texts as well: --dataset_name or --train_file.", highlight=False)
     if asked.gpu_price is not None:
