@@ -45,10 +45,11 @@ class Watched:
     rss: list[int] = field(default_factory=list)  # bytes, when the line of that step was printed
     kills: list[int] = field(default_factory=list)
 
-    def slope(self) -> tuple[float, float]:
-        """Bytes per step, with its standard error; without the first quarter, in which caches fill."""
-        start = max(self.steps) / 4
-        x, y = np.array([(s, r) for s, r in zip(self.steps, self.rss, strict=True) if s >= start], dtype=float).T
+    def slope(self, first: int, last: int) -> tuple[float, float]:
+        """Bytes per step, with its standard error; without the first quarter of the steps, in which caches fill."""
+        start = first + (last - first) / 4
+        seen = [(s, r) for s, r in zip(self.steps, self.rss, strict=True) if start <= s <= last]
+        x, y = np.array(seen, dtype=float).T
         centred = x - x.mean()
         slope = float((centred * y).sum() / (centred**2).sum())
         rest = y - y.mean() - slope * centred
@@ -130,22 +131,31 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
+def growth(watched: Watched, first: int, last: int) -> str:
+    slope, error = (1000 * value / 2**20 for value in watched.slope(first, last))
+    return f"{slope:.0f} ± {error:.0f}"
+
+
 def plot(path: Path, runs: dict[str, Watched], folder: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     memory, score = figure.subplots(2, sharex=True)
-    for name, watched in runs.items():
-        memory.plot(watched.steps, [r / 2**20 for r in watched.rss], ".", markersize=3, label=name)
+    begins = warm_steps(folder / "undisturbed")
+    for (name, watched), colour in zip(runs.items(), ("#0072b2", "#d55e00"), strict=True):
+        resident = [r / 2**20 for r in watched.rss]
+        memory.plot(watched.steps, resident, ".", markersize=3, color=colour, label=name)
         entries = [entry for entry in logged(folder / name) if "eval_kl_recovered" in entry]
-        style = "-" if not watched.kills else "o"
-        score.plot(
-            [e["step"] for e in entries], [e["eval_kl_recovered"] for e in entries], style, label=name, mfc="none"
-        )
-        for step in watched.kills:
-            memory.axvline(step, color="0.8", zorder=0)
-            score.axvline(step, color="0.8", zorder=0)
-    memory.set(ylabel="resident memory, MiB", ylim=(0, None))
-    score.set(ylabel="kl_recovered", xlabel="step (grey: killed)")
-    memory.legend(loc="lower right")
+        style = {"marker": "o", "linestyle": "none", "mfc": "none"} if watched.kills else {}
+        scores = [entry["eval_kl_recovered"] for entry in entries]
+        score.plot([entry["step"] for entry in entries], scores, color=colour, **style)
+    for axes in (memory, score):
+        for step in runs["killed"].kills:
+            axes.axvline(step, color="0.85", zorder=0)
+        axes.axvline(begins, color="0.4", linestyle=":", zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    memory.set(ylabel="resident memory, MiB", ylim=(0, 1.1 * max(max(w.rss) for w in runs.values()) / 2**20))
+    memory.annotate(" warm start ends", (begins, 0.02), xycoords=("data", "axes fraction"), color="0.4")
+    score.set(ylabel="kl_recovered", xlabel="step; grey lines: killed, and started again from the last checkpoint")
+    memory.legend(loc="lower left", frameon=False, markerscale=3)
     figure.savefig(path, dpi=150)
 
 
@@ -159,8 +169,8 @@ def soak(words: list[str], folder: Path, steps: int, kills: int, seed: int = 0) 
         }
     runs = {name: each.result() for name, each in begun.items()}
     different, rows = differences(folder / "undisturbed", folder / "killed"), []
+    warm = warm_steps(folder / "undisturbed")
     for name, watched in runs.items():
-        slope, error = watched.slope()
         last = next(e for e in reversed(logged(folder / name)) if "eval_kl_recovered" in e)
         rows.append(
             {
@@ -169,8 +179,8 @@ def soak(words: list[str], folder: Path, steps: int, kills: int, seed: int = 0) 
                 "kills": len(watched.kills),
                 "peak MiB": max(watched.rss) / 2**20,
                 # Each start has a memory of its own: a slope over several says nothing.
-                "MiB per 1,000 steps": None if watched.kills else slope * 1000 / 2**20,
-                "±": None if watched.kills else error * 1000 / 2**20,
+                "MiB per 1,000 steps, warm": None if watched.kills else growth(watched, 1, warm),
+                "function": None if watched.kills else growth(watched, warm + 1, max(watched.steps)),
                 "kl_recovered": last["eval_kl_recovered"],
                 "fve": last["eval_fve"],
                 "different": different,
