@@ -148,12 +148,20 @@ def require_command(words: list[str]) -> None:
     while "=" in words[0]:  # a variable for the command
         words = words[1:]
     program = Path(words[0]).name
-    if program == "accelerate":
-        assert words[1] == "launch"
-        script = words.index("run_lens.py")
-        for option, value in zip(words[2:script:2], words[3:script:2], strict=True):
-            assert option == "--config_file" and (ROOT / value).is_file()
-        every_part_of(cli.parse(words[script + 1 :]))
+    if program in ("accelerate", "torchrun"):
+        first, script = (2 if program == "accelerate" else 1), words.index("run_lens.py")
+        assert program == "torchrun" or words[1] == "launch"
+        for option, value in zip(words[first:script:2], words[first + 1 : script : 2], strict=True):
+            if option == "--config_file":
+                assert program == "accelerate" and (ROOT / value).is_file()
+            else:
+                assert option == ("--num_processes" if program == "accelerate" else "--nproc_per_node")
+                assert value.isdigit()
+        request = cli.parse(words[script + 1 :])
+        if (config := request.values["deepspeed"]) is not None:
+            assert (ROOT / config).is_file()
+            request.values["deepspeed"] = None  # it would start an engine
+        every_part_of(request)
     elif program.startswith("python"):
         require_script(words[1:])
     elif words[0].startswith(".ci/"):
