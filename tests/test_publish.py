@@ -166,6 +166,7 @@ def test_privately_and_to_a_branch(online: tuple[Hub, HubClient], run: Path) -> 
 
 
 def test_the_page_goes_along_and_knows_its_lens(online: tuple[Hub, HubClient], run: Path) -> None:
+    pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
     server, client = online
     code, said = client(command, ["publish", "--lens", str(run), "--repo_id", "me/shown", "--space", "--use_cpu"])
     assert code == 0, said

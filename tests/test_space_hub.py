@@ -93,6 +93,7 @@ def push_another(name: str) -> None:
 
 
 def test_two_stages_of_a_published_lens_are_compared(online: tuple[Hub, HubClient]) -> None:
+    pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
     server, client = online
     client(push, "me/in-stages")
     first = server.repos["model", "me/in-stages"].heads["main"]
@@ -118,6 +119,7 @@ def report_now(name: str) -> str:
 
 
 def test_the_report_is_the_one_that_is_there_now(online: tuple[Hub, HubClient], tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
     server, client = online
     client(push, "me/reported")
     repo = server.repos["model", "me/reported"]
