@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from extracting import ROOT, saved_model
 
 STEPS, SAVED = 4, 2
@@ -20,6 +21,10 @@ WORDS = [
     *["--logging_steps", "1", "--kl_horizon", "2", "--rollouts", "2", "--learning_rate", "1e-3", "--weight_decay"],
     *["0.01", "--disable_tqdm", "true", "--report_to", "none"],
 ]
+PLAIN = ["--tail_baseline", "false"]
+LORA = ["--trainable", "lora", "--lora_rank", "4", *PLAIN]
+TERMS = ["loss", "loss/start", "loss/mse", "loss/kl", "loss/policy", "loss/reference"]
+JUDGED = ["eval_kl_recovered", "eval_fve", "eval_top1", "eval_cosine"]
 LAUNCHED = Path(__file__).with_name("launched.py")
 
 
@@ -77,3 +82,8 @@ def witness(folder: Path) -> list[dict[str, Any]]:
     """What each process wrote down."""
     found = sorted((folder / "witness").glob("witness-*.json"))
     return [json.loads(path.read_text()) for path in found]
+
+
+def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=2e-5, abs=2e-6), name

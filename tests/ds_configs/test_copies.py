@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from extracting import extract_to, random_texts, run, saved_model
-from launching import SAVED, STEPS, launch, logged, witness, words_for
+from launching import JUDGED, LORA, PLAIN, SAVED, STEPS, TERMS, launch, logged, same, witness, words_for
 from safetensors.torch import load_file
 from tiny import shared_lm
 
@@ -17,9 +17,6 @@ from consistency_lens.frozen import FrozenLM
 pytestmark = pytest.mark.distributed
 
 PROCESSES, SHARDS = 4, 2
-TERMS = ["loss", "loss/start", "loss/mse", "loss/kl", "loss/policy", "loss/reference", "eval_kl_recovered", "eval_fve"]
-PLAIN = ["--tail_baseline", "false"]
-LORA = ["--trainable", "lora", "--lora_rank", "4", *PLAIN]
 TENSORS = ("model.safetensors", "decoder/model.safetensors", "encoder/model.safetensors")
 
 
@@ -62,10 +59,9 @@ def test_weights_lie_on_two_of_four(place: Path) -> None:
     ("run_of_four", "run_of_one"), [("hsdp", "alone"), ("again", "hsdp"), ("hsdp-lora", "alone-lora")]
 )
 def test_losses_are_the_same(place: Path, run_of_four: str, run_of_one: str) -> None:
-    found, expected = logged(place / run_of_four, *TERMS), logged(place / run_of_one, *TERMS)
+    found, expected = (logged(place / name, *TERMS, *JUDGED) for name in (run_of_four, run_of_one))
     assert len(expected["loss"]) == STEPS and any(expected["loss/policy"])
-    for name, values in expected.items():
-        assert found[name] == pytest.approx(values, rel=2e-5, abs=2e-6), name
+    same(found, expected)
 
 
 def test_what_is_saved_is_the_same_lens(place: Path) -> None:

@@ -14,7 +14,23 @@ from typing import Any
 import pytest
 import torch
 from extracting import extract_to, random_texts, run, saved_model
-from launching import PROCESSES, SAVED, STEPS, engine_words, history, launch, logged, start, witness, words_for
+from launching import (
+    JUDGED,
+    LORA,
+    PLAIN,
+    PROCESSES,
+    SAVED,
+    STEPS,
+    TERMS,
+    engine_words,
+    history,
+    launch,
+    logged,
+    same,
+    start,
+    witness,
+    words_for,
+)  # fmt: skip
 from safetensors.torch import load_file
 from tiny import shared_lm
 
@@ -33,11 +49,7 @@ MORE = {
     "zero1": ["lora", "bf16"], "zero2": ["bf16"], "zero2_offload": ["bf16"], "ddp": ["bf16"],
 }  # fmt: skip
 SPREAD = ["zero3", "fsdp2"]
-PLAIN = ["--tail_baseline", "false"]
-LORA = ["--trainable", "lora", "--lora_rank", "4", *PLAIN]
 KINDS = {"lora": LORA, "bf16": ["--bf16", *PLAIN], "often": [*LORA, "--gradient_accumulation_steps", "2"]}
-TERMS = ["loss", "loss/start", "loss/mse", "loss/kl", "loss/policy", "loss/reference"]
-JUDGED = ["eval_kl_recovered", "eval_fve", "eval_top1", "eval_cosine"]
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +102,6 @@ def trained(request: pytest.FixtureRequest, place: Path, rows: Path) -> Path:
 def kind_of(trained: Path) -> str:
     """The name of the engine: where its optimizer lies makes no other one of it."""
     return trained.name.partition("_")[0]
-
-
-def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
-    for name, values in expected.items():
-        assert found[name] == pytest.approx(values, rel=2e-5, abs=2e-6), name
 
 
 def test_losses_are_those_of_one_process(trained: Path, alone: Path) -> None:

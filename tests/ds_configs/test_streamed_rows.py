@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from extracting import extract_to, random_texts, saved_model, write_jsonl
-from launching import PROCESSES, STEPS, engine_words, launch, logged, witness, words_for
+from launching import PROCESSES, STEPS, engine_words, launch, logged, same, witness, words_for
 
 from consistency_lens.activations import Corpus, CorpusArguments
 from consistency_lens.frozen import FrozenLM
@@ -30,5 +30,4 @@ def test_losses_are_those_of_one_process(engine: str, tmp_path: Path) -> None:
     assert (
         len(found["loss"]) == STEPS and [process["engine"] for process in witness(tmp_path / engine)] == [engine] * 2
     )
-    for name, values in expected.items():
-        assert found[name] == pytest.approx(values, rel=2e-5, abs=2e-6), name
+    same(found, expected)
