@@ -30,7 +30,7 @@ from consistency_lens.activations import Corpus, CorpusArguments, ExtractArgumen
 from consistency_lens.activations.reader import ChunkReader, right_padded
 from consistency_lens.activations.rows import Prepared, prepare
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.frozen.sites import blocks_of
+from consistency_lens.frozen.anatomy import blocks_of
 
 SITE = "resid_post.2/3"
 

@@ -21,8 +21,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
+from ..frozen.anatomy import longest_context
 from ..frozen.provenance import hash_tokenizer
-from ..frozen.sites import anatomy_of, resolve_sites
+from ..frozen.sites import resolve_sites
 from .bill import Bill
 from .corpus import Corpus
 from .finish import finish
@@ -109,7 +110,6 @@ class Extraction:
         arguments: ExtractArguments,
         command: str = "",
     ) -> None:
-        anatomy_of(config)
         text_config = config.get_text_config()
         self.corpus, self.tokenizer, self.arguments, self.command = corpus, tokenizer, arguments, command
         self.folder = ExtractionFolder(Path(arguments.output_dir), arguments.resume, arguments.overwrite)
@@ -121,7 +121,7 @@ class Extraction:
         ]:
             if value < 1:
                 raise BadInput(name, value, "Use 1 or more.")
-        self.rules = rules_of(arguments, text_config.max_position_embeddings)
+        self.rules = rules_of(arguments, longest_context(config))
         features_of(self.sites, self.hidden_size, "float32", corpus.features)
         self.sample, seen = self._first_rows()
         self.sample_share = len(self.sample) / seen

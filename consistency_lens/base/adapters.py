@@ -17,9 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import BadInput
+from ..frozen.anatomy import blocks_of
 from ..frozen.compiling import noticing_hooks
 from ..frozen.hooks import taking_turns
-from ..frozen.sites import blocks_of
 
 
 def add_adapter(

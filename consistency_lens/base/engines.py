@@ -22,7 +22,7 @@ from transformers import TrainingArguments
 
 from ..errors import BadInput
 from ..frozen import FrozenLM
-from ..frozen.sites import blocks_of
+from ..frozen.anatomy import blocks_of
 from .checkpoint import ENGINE
 from .modeling import LensModel
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..frozen.sites import blocks_of
+from ..frozen.anatomy import blocks_of
 
 
 @dataclass(frozen=True)

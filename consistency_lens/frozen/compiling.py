@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from transformers import PreTrainedModel
 
-from .sites import blocks_of
+from .anatomy import blocks_of
 
 # A block is compiled anew for each adapter, with a gradient and without, with a hook and without, for many columns and
 # for one, with a cache and without; and all blocks of all models share their code.

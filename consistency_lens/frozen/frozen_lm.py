@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import BadInput
+from .anatomy import blocks_of, longest_context, offered
 from .columns import last_columns
 from .compiling import compile_blocks
 from .hooks import Write, editing, reading
@@ -36,7 +37,8 @@ from .loading import (
 )
 from .prefix import Prefix
 from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
-from .sites import Edit, Site, anatomy_of, blocks_of, require_whole, resolve_sites
+from .proving import prove
+from .sites import Edit, Site, require_whole, resolve_sites
 from .soft_tokens import SoftTokens, positions_from
 
 logger = logging.getLogger(__name__)
@@ -69,9 +71,9 @@ class FrozenLM:
         if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
             fix = "Pass the plain causal LM of transformers, with its head; to compile it, call FrozenLM.compile()."
             raise BadInput("model", type(model).__name__, fix)
-        anatomy_of(model.config)
         self.quantization = settle_quantized(model)
         self.model = model.eval().requires_grad_(False)
+        prove(self.model)
         self.tokenizer = tokenizer
         self.model_id = public_name(model_id or model.config.name_or_path or type(model).__name__)
         self.name = name
@@ -110,7 +112,6 @@ class FrozenLM:
             known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
             revision = Path(known).parent.name
         config = AutoConfig.from_pretrained(model_id_or_path, revision=revision, token=token)
-        anatomy_of(config)
         wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
         quantize = quantization_options(config, quantization, wanted_dtype)
@@ -151,7 +152,7 @@ class FrozenLM:
     @property
     def max_length(self) -> int:
         """The longest context the model was made for."""
-        return self.config.max_position_embeddings
+        return longest_context(self.config)
 
     @property
     def device(self) -> torch.device:
@@ -173,6 +174,11 @@ class FrozenLM:
     def site(self, text: str | Site) -> Site:
         """The site with its layer as a plain number of this model."""
         return Site.parse(text).resolve(self.num_layers)
+
+    @property
+    def sites(self) -> list[str]:
+        """All sites that can be read and edited in this model, in the order of the forward pass."""
+        return offered(self.model)
 
     def provenance(self, *sites: str | Site) -> Provenance:
         """What identifies this model and these of its sites."""

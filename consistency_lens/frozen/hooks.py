@@ -19,8 +19,8 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from .anatomy import Port, locate
 from .compiling import noticing_hooks
-from .sites import Port, Site, locate
 
 # Takes what flows through a site [B, S, d] and returns what shall flow on, or None to leave it as it is.
 Touch = Callable[[torch.Tensor], torch.Tensor | None]
@@ -53,19 +53,27 @@ class _Reached(Exception):
 def _attach(port: Port, touch: Touch) -> RemovableHandle:
     if port.side == "input":
 
-        def before(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            touched = touch(args[0])
-            return None if touched is None else (touched, *args[1:])
+        def before(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            name = "" if args else _flowing(kwargs)
+            touched = touch(kwargs[name] if name else args[0])
+            if touched is None:
+                return None
+            return (args, kwargs | {name: touched}) if name else ((touched, *args[1:]), kwargs)
 
-        return port.module.register_forward_pre_hook(before)
+        return port.module.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not isinstance(output, tuple):
+        if not isinstance(output, (tuple, list)):
             return touch(output)
         touched = touch(output[0])
-        return None if touched is None else (touched, *output[1:])
+        return None if touched is None else type(output)([touched, *output[1:]])
 
     return port.module.register_forward_hook(after)
+
+
+def _flowing(kwargs: dict[str, Any]) -> str:
+    """The name of the argument that carries the activations, where a module is called with names alone."""
+    return next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor) and value.dim() == 3)
 
 
 def _writer(write: Write) -> Touch:
@@ -128,3 +136,44 @@ def reading(
         except _Reached as reached:
             if reached.args[0] is not found:  # an outer reader's cut: let it end the outer body too
                 raise
+
+
+class Seen(NamedTuple):
+    """What one module of a block took in and gave out in one pass, where that has the shape of the residual stream."""
+
+    path: str  # within the block; "" is the block itself
+    module: torch.nn.Module
+    taken: torch.Tensor | None
+    given: torch.Tensor | None
+
+
+@contextmanager
+def watching(
+    model: PreTrainedModel, blocks: Sequence[torch.nn.Module], shape: torch.Size
+) -> Iterator[list[list[Seen]]]:
+    """Inside, a forward pass fills a list per block with what its modules did, in the order in which they finished.
+
+    Args:
+        model: the model that is run.
+        blocks: the blocks to watch.
+        shape: `[B, S, d]` of the residual stream; what has another shape is not kept.
+    """
+    record: list[list[Seen]] = [[] for _ in blocks]
+
+    def kept(values: Any) -> torch.Tensor | None:
+        first = next((v for v in values if isinstance(v, torch.Tensor)), None)
+        return first.detach().clone() if first is not None and first.shape == shape else None
+
+    def watch(seen: list[Seen], path: str, module: torch.nn.Module) -> RemovableHandle:
+        def after(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            taken = kept([*args, *(v for v in kwargs.values() if isinstance(v, torch.Tensor) and v.dim() == 3)])
+            given = kept(output if isinstance(output, (tuple, list)) else [output])
+            seen.append(Seen(path, module, taken, given))
+
+        return module.register_forward_hook(after, with_kwargs=True)
+
+    with taking_turns(model), ExitStack() as hooks:
+        for seen, block in zip(record, blocks, strict=True):
+            for path, module in block.named_modules():
+                hooks.callback(watch(seen, path, module).remove)
+        yield record

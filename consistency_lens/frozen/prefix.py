@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +41,14 @@ class Prefix:
         self.continuation_ids = batch.get("continuation_ids")
         self.continuation_mask = batch.get("continuation_mask")
         self._cache = DynamicCache(config=lm.config)
+        takes_cache = "past_key_values" in signature(lm.model.forward).parameters
+        if not takes_cache or not all(isinstance(layer, DynamicLayer) for layer in self._cache.layers):
+            raise BadInput(
+                "model_type",
+                lm.model.config.model_type,
+                "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits).",
+                why="it keeps a state that each token changes in place, which the single-token swap cannot start from",
+            )
         self._run(self.input_ids.shape[1] - 1)
 
     def logits(self, edits: Edit | Sequence[Edit] = (), horizon: int = 0) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """`Site` names a place inside a frozen LLM, `Edit` says what to write there.
 
-This is the one file that knows how each architecture names its parts: to teach a new one, add a row to `ANATOMY`
-and a tiny configuration to the test matrix.
+Where a site lies inside a model is known to `anatomy.py`.
 
 Shapes: B rows, S columns of `input_ids`, K edited columns, d hidden size.
 """
@@ -13,70 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import total_ordering
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import BadInput
 
 # In the order in which one forward pass reaches them.
 STAGES = ("embed", "resid_pre", "attn_out", "mlp_in", "mlp_out", "resid_post")
 LAYERED = STAGES[1:]
-_GRAMMAR = "Write 'embed' or one of " + ", ".join(f"'{s}.L'" for s in LAYERED)
+GRAMMAR = "Write 'embed' or one of " + ", ".join(f"'{s}.L'" for s in LAYERED)
 _PATTERN = re.compile(rf"^(?:(embed)|({'|'.join(LAYERED)})\.(-?\d+|\d+/\d+))$")
-
-
-class Anatomy(NamedTuple):
-    """Where one architecture keeps its parts: dotted paths from the model, and from one block."""
-
-    layers: str
-    embed: str
-    attn_out: str  # the module whose output is what attention adds to the residual stream
-    mlp_in: str = "mlp"  # the module whose input is what the MLP sees
-    mlp_out: str = "mlp"  # the module whose output is what the MLP adds to the residual stream
-
-
-_LLAMA_LIKE = Anatomy("model.layers", "model.embed_tokens", "self_attn")
-# A norm after attention and MLP: what reaches the residual stream is the norm's output.
-_NORM_AFTER = Anatomy(
-    "model.layers", "model.embed_tokens", "post_attention_layernorm", mlp_out="post_feedforward_layernorm"
-)
-ANATOMY: dict[str, Anatomy] = {
-    "gpt2": Anatomy("transformer.h", "transformer.wte", "attn"),
-    "gpt_neox": Anatomy("gpt_neox.layers", "gpt_neox.embed_in", "attention"),
-    "llama": _LLAMA_LIKE,
-    "mistral": _LLAMA_LIKE,
-    "qwen2": _LLAMA_LIKE,
-    "qwen3": _LLAMA_LIKE,
-    "phi3": _LLAMA_LIKE,
-    "gemma2": _NORM_AFTER,
-    # With a vision tower, which text alone never enters.
-    "gemma3": Anatomy(
-        "model.language_model.layers",
-        "model.language_model.embed_tokens",
-        "post_attention_layernorm",
-        mlp_out="post_feedforward_layernorm",
-    ),
-    "gemma3_text": _NORM_AFTER,
-    "olmo2": _NORM_AFTER,
-}
-
-
-def anatomy_of(config: PreTrainedConfig) -> Anatomy:
-    """The row of `ANATOMY` for a model's configuration."""
-    try:
-        return ANATOMY[config.model_type]
-    except KeyError:
-        raise BadInput(
-            "model_type",
-            config.model_type,
-            "Add a row for it to ANATOMY in consistency_lens/frozen/sites.py and a tiny configuration of it to "
-            "TINY_CONFIGS in tests/tiny.py; the test matrix then says whether the row is right. "
-            f"Known: {', '.join(sorted(ANATOMY))}.",
-            why="no one has taught this architecture yet",
-        ) from None
 
 
 @total_ordering
@@ -98,7 +44,7 @@ class Site:
     def __post_init__(self) -> None:
         whole = isinstance(self.layer, (int, Fraction)) and not isinstance(self.layer, bool)
         if self.stage not in STAGES or (self.layer is not None if self.stage == "embed" else not whole):
-            raise BadInput("site", str(self), f"{_GRAMMAR}, with L a layer number or a fraction of the depth.")
+            raise BadInput("site", str(self), f"{GRAMMAR}, with L a layer number or a fraction of the depth.")
         if isinstance(self.layer, Fraction) and not 0 <= self.layer <= 1:
             raise BadInput("site", str(self), "Give a fraction of the depth between 0 and 1.")
 
@@ -108,7 +54,7 @@ class Site:
             return text
         found = _PATTERN.match(text.strip())
         if not found:
-            raise BadInput("site", text, f"{_GRAMMAR}, with L a layer number, a negative one, or a fraction like 2/3.")
+            raise BadInput("site", text, f"{GRAMMAR}, with L a layer number, a negative one, or a fraction like 2/3.")
         if found[1]:
             return cls("embed")
         numerator, _, denominator = found[3].partition("/")
@@ -151,43 +97,8 @@ def resolve_sites(sites: Site | str | Sequence[Site | str], num_layers: int) -> 
     """Parsed, resolved, without repeats, in the order of the forward pass."""
     wanted = [sites] if isinstance(sites, (str, Site)) else list(sites)
     if not wanted:
-        raise BadInput("sites", wanted, f"Name at least one site. {_GRAMMAR}.")
+        raise BadInput("sites", wanted, f"Name at least one site. {GRAMMAR}.")
     return sorted({Site.parse(site).resolve(num_layers) for site in wanted})
-
-
-class Port(NamedTuple):
-    """The module a site lives at, and on which side of it."""
-
-    module: nn.Module
-    side: Literal["input", "output"]
-
-
-def locate(model: PreTrainedModel, site: Site) -> Port:
-    """Find the module behind a resolved site."""
-    anatomy = anatomy_of(model.config)
-    if site.stage == "embed":
-        return Port(model.get_submodule(anatomy.embed), "output")
-    block = model.get_submodule(f"{anatomy.layers}.{site.layer}")
-    match site.stage:
-        case "resid_pre":
-            return Port(block, "input")
-        case "resid_post":
-            return Port(block, "output")
-        case "attn_out":
-            return Port(block.get_submodule(anatomy.attn_out), "output")
-        case "mlp_in":
-            return Port(block.get_submodule(anatomy.mlp_in), "input")
-        case "mlp_out":
-            return Port(block.get_submodule(anatomy.mlp_out), "output")
-        case _:
-            raise BadInput("site", str(site), f"{_GRAMMAR}.", why="no one has said where this stage lives")
-
-
-def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's transformer blocks, first to last."""
-    blocks = model.get_submodule(anatomy_of(model.config).layers)
-    assert isinstance(blocks, nn.ModuleList)
-    return blocks
 
 
 def require_whole(positions: int | torch.Tensor) -> None:
@@ -245,15 +156,3 @@ class Edit:
     def at(self, value: torch.Tensor) -> Edit:
         """The same edit with something else to write."""
         return replace(self, value=value)
-
-
-def truncate(model: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """Cut off all blocks above the first `layers`, in place: for who reads below and never needs the logits."""
-    blocks = blocks_of(model)
-    del blocks[layers:]
-    config = model.config.get_text_config()
-    config.num_hidden_layers = layers
-    kinds = config.to_dict().get("layer_types")  # which blocks see a window, where the architecture has any
-    if kinds is not None:
-        config.layer_types = kinds[:layers]
-    return model

@@ -11,8 +11,8 @@ from ..base.adapters import add_adapter, without_adapters
 from ..base.fidelity import only_site
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
+from ..frozen.anatomy import truncate
 from ..frozen.loading import in_float32
-from ..frozen.sites import truncate
 from .configuration import ConsistencyLensConfig
 
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..base.adapters import adapter_parameters, add_adapter, speaking
 from ..budget import Sizes
+from ..frozen.anatomy import blocks_of
 from ..frozen.loading import torch_dtype
-from ..frozen.sites import blocks_of
 
 PART = "decoder"
 

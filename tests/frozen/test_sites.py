@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Site
-from consistency_lens.frozen.sites import ANATOMY, LAYERED, STAGES, anatomy_of, blocks_of, locate, resolve_sites
+from consistency_lens.frozen.anatomy import ANATOMY, blocks_of, locate
+from consistency_lens.frozen.sites import LAYERED, STAGES, resolve_sites
 
 
 @pytest.mark.parametrize("stage", LAYERED)

@@ -1,0 +1,192 @@
+"""Where the parts of a frozen LLM lie: the only file that knows how architectures name them.
+
+The blocks are found in the module tree. Where attention and the MLP write is either a row of `ANATOMY`, written by
+hand, or `proving.prove` finds it by a short pass of the model itself; a site that is neither is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import BadInput
+from .sites import GRAMMAR, Site
+
+Side = Literal["input", "output"]
+_NO_LIMIT = 2**20  # columns, where a configuration names no longest context: rotary, ALiBi and state-space models
+
+
+class Anatomy(NamedTuple):
+    """A row by hand: dotted paths from the model, and from one block."""
+
+    layers: str
+    attn_out: str  # the module whose output is what attention adds to the residual stream
+    mlp_in: str = "mlp"  # the module whose input is what the MLP sees
+    mlp_out: str = "mlp"  # the module whose output is what the MLP adds to the residual stream
+
+
+_LLAMA_LIKE = Anatomy("model.layers", "self_attn")
+# A norm after attention and MLP: what reaches the residual stream is the norm's output.
+_NORM_AFTER = Anatomy("model.layers", "post_attention_layernorm", mlp_out="post_feedforward_layernorm")
+# These override the search.
+ANATOMY: dict[str, Anatomy] = {
+    "gpt2": Anatomy("transformer.h", "attn"),
+    "gpt_neox": Anatomy("gpt_neox.layers", "attention"),
+    "llama": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "phi3": _LLAMA_LIKE,
+    "gemma2": _NORM_AFTER,
+    # With a vision tower, which text alone never enters.
+    "gemma3": _NORM_AFTER._replace(layers="model.language_model.layers"),
+    "gemma3_text": _NORM_AFTER,
+    "olmo2": _NORM_AFTER,
+}
+
+
+class Port(NamedTuple):
+    """The module a site lives at, and on which side of it."""
+
+    module: nn.Module
+    side: Side
+
+
+class ProvenBlock(NamedTuple):
+    """What a short pass has shown about one block.
+
+    Args:
+        ports: stage -> path of its module within the block, and the side of it.
+        scale: what the block multiplies the outputs of attention and MLP by before it adds them.
+        refused: why the stages that are not among `ports` are not offered.
+        gap: the part of what the block adds that the best pair of modules leaves unexplained; 0 is all of it explained.
+    """
+
+    ports: dict[str, tuple[str, Side]]
+    scale: tuple[float, float]
+    refused: str
+    gap: float
+
+
+_PATHS: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+_PROVEN: WeakKeyDictionary[PreTrainedModel, list[ProvenBlock]] = WeakKeyDictionary()
+
+
+def blocks_path(model: PreTrainedModel) -> str:
+    """The dotted path of the list of transformer blocks.
+
+    It is the list of `num_hidden_layers` modules that lies nearest to the token embedding, so that a vision tower of
+    the same depth is not taken for the language model.
+    """
+    row = ANATOMY.get(model.config.model_type)
+    if row is not None:
+        return row.layers
+    if model not in _PATHS:
+        _PATHS[model] = _find_blocks(model)
+    return _PATHS[model]
+
+
+def _find_blocks(model: PreTrainedModel) -> str:
+    count = model.config.get_text_config().num_hidden_layers
+    place = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
+    while place:
+        place = place.rpartition(".")[0]
+        lists = [
+            f"{place}.{name}".strip(".")
+            for name, module in model.get_submodule(place).named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == count
+        ]
+        if lists:
+            return min(lists, key=lambda name: name.count("."))
+    raise BadInput(
+        "model_type",
+        model.config.model_type,
+        "Use a model that keeps its transformer blocks in one list, or add a row to ANATOMY in "
+        "consistency_lens/frozen/anatomy.py.",
+        why=f"no list of {count} modules (num_hidden_layers) lies beside its token embedding",
+    )
+
+
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's transformer blocks, first to last."""
+    blocks = model.get_submodule(blocks_path(model))
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+def remember(model: PreTrainedModel, proven: list[ProvenBlock]) -> None:
+    """Keep what was proven about a model for as long as the model lives."""
+    _PROVEN[model] = proven
+
+
+def needs_proof(model: PreTrainedModel) -> bool:
+    """Tell whether nothing is known yet about where the model's attention and MLP write."""
+    return model.config.model_type not in ANATOMY and model not in _PROVEN
+
+
+def locate(model: PreTrainedModel, site: Site) -> Port:
+    """Find the module behind a resolved site; raise where the site is not proven for this model."""
+    if site.stage == "embed":
+        return Port(model.get_input_embeddings(), "output")
+    block = model.get_submodule(f"{blocks_path(model)}.{site.layer}")
+    row = ANATOMY.get(model.config.model_type)
+    match site.stage:
+        case "resid_pre":
+            return Port(block, "input")
+        case "resid_post":
+            return Port(block, "output")
+        case "attn_out" | "mlp_in" | "mlp_out" if row is not None:
+            path = {"attn_out": row.attn_out, "mlp_in": row.mlp_in, "mlp_out": row.mlp_out}[site.stage]
+            return Port(block.get_submodule(path), "input" if site.stage == "mlp_in" else "output")
+        case "attn_out" | "mlp_in" | "mlp_out":
+            path, side = _proven(model, site).ports[site.stage]
+            return Port(block.get_submodule(path), side)
+        case _:
+            raise BadInput("site", str(site), f"{GRAMMAR}.", why="no one has said where this stage lives")
+
+
+def _proven(model: PreTrainedModel, site: Site) -> ProvenBlock:
+    """What is known of the site's block; raise unless the site is among it."""
+    fix = "Use embed, resid_pre.L or resid_post.L, or add a row to ANATOMY in consistency_lens/frozen/anatomy.py."
+    if model not in _PROVEN:
+        why = f"nothing is proven yet about {model.config.model_type}"
+        raise BadInput("site", str(site), f"Wrap the model in a FrozenLM, which proves its sites. {fix}", why=why)
+    assert isinstance(site.layer, int)
+    block = _PROVEN[model][site.layer]
+    if site.stage not in block.ports:
+        raise BadInput("site", str(site), fix, why=f"not proven for {model.config.model_type}: {block.refused}")
+    return block
+
+
+def offered(model: PreTrainedModel) -> list[str]:
+    """The names of all sites that can be read and edited, in the order of the forward pass."""
+    row, names = ANATOMY.get(model.config.model_type), ["embed"]
+    for layer in range(len(blocks_of(model))):
+        inner = ["attn_out", "mlp_in", "mlp_out"]
+        if row is None:
+            inner = [stage for stage in inner if model in _PROVEN and stage in _PROVEN[model][layer].ports]
+        names += [f"{stage}.{layer}" for stage in ("resid_pre", *inner, "resid_post")]
+    return names
+
+
+def longest_context(config: PreTrainedConfig) -> int:
+    """How many columns a model was made for, by its text configuration; about a million where it names none."""
+    stated = config.get_text_config().to_dict()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((stated[name] for name in names if isinstance(stated.get(name), int)), _NO_LIMIT)
+
+
+def truncate(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Cut off all blocks above the first `layers`, in place: for who reads below and never needs the logits."""
+    blocks, path = blocks_of(model), blocks_path(model)
+    del blocks[layers:]
+    _PATHS[model] = path
+    config = model.config.get_text_config()
+    config.num_hidden_layers = layers
+    kinds = config.to_dict().get("layer_types")  # which blocks see a window, where the architecture has any
+    if kinds is not None:
+        config.layer_types = kinds[:layers]
+    return model
