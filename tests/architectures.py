@@ -46,13 +46,7 @@ _TRIES: list[dict[str, object]] = [
     {"num_key_value_heads": 4, "head_dim": 4},
     {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_expand": 2},
     {"head_dim": None},
-    {
-        "head_dim": None,
-        "qk_nope_head_dim": None,
-        "qk_rope_head_dim": None,
-        "v_head_dim": None,
-        "num_key_value_heads": 4,
-    },
+    {"num_key_value_heads": 4} | dict.fromkeys(["head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"]),
 ]
 
 

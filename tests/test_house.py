@@ -106,15 +106,15 @@ def of_a_cache(node: ast.Attribute) -> bool:
     return ast.unparse(node.value).rpartition(".")[2].endswith("cache")
 
 
-def only_sites_knows_blocks(path: str, source: str) -> list[str]:
-    if path == f"{PACKAGE}/frozen/sites.py":
+def only_anatomy_knows_blocks(path: str, source: str) -> list[str]:
+    if path == f"{PACKAGE}/frozen/anatomy.py":
         return []
     found, words = [], docstrings(source)
     for node in nodes(source):
         if isinstance(node, ast.Attribute) and node.attr in BLOCK_PARTS and not of_a_cache(node):
-            found.append(f"{path}:{node.lineno}: .{node.attr}; the insides of a model are frozen/sites.py's")
+            found.append(f"{path}:{node.lineno}: .{node.attr}; the insides of a model are frozen/anatomy.py's")
         elif isinstance(node, ast.Constant) and node not in words and BLOCK_PATH.search(str(node.value)):
-            found.append(f"{path}:{node.lineno}: {node.value!r}; the insides of a model are frozen/sites.py's")
+            found.append(f"{path}:{node.lineno}: {node.value!r}; the insides of a model are frozen/anatomy.py's")
     return found
 
 
@@ -203,7 +203,7 @@ CODE_RULES: list[Rule] = [
     imports_point_downwards,
     files_are_short,
     only_hooks_registers_hooks,
-    only_sites_knows_blocks,
+    only_anatomy_knows_blocks,
     only_adapters_imports_peft,
     nothing_imports_gradio,
     only_frozen_loads,
@@ -297,9 +297,9 @@ CASES: list[tuple[Rule, str, str, str]] = [
     (only_hooks_registers_hooks, IN + "a.py", "m.register_forward_hook(f)", "m.register_buffer('x', x)"),
     (only_hooks_registers_hooks, IN + "a.py", "f = m.register_forward_pre_hook", "hook = 1"),
     (only_hooks_registers_hooks, IN + "a.py", "from torch.nn.modules.module import register_module_forward_hook", ""),
-    (only_sites_knows_blocks, IN + "a.py", "model.model.layers[3]", "layers = self._cache.layers"),
-    (only_sites_knows_blocks, IN + "a.py", "lm.transformer.h", "'''Reads transformer.h.'''"),
-    (only_sites_knows_blocks, IN + "a.py", "get('model.layers.3')", "f('resid_post.3')"),
+    (only_anatomy_knows_blocks, IN + "a.py", "model.model.layers[3]", "layers = self._cache.layers"),
+    (only_anatomy_knows_blocks, IN + "a.py", "lm.transformer.h", "'''Reads transformer.h.'''"),
+    (only_anatomy_knows_blocks, IN + "a.py", "get('model.layers.3')", "f('resid_post.3')"),
     (only_adapters_imports_peft, IN + "base/modeling.py", "from peft import LoraConfig", "import torch"),
     (nothing_imports_gradio, IN + "cli/commands.py", "import gradio as gr", "import rich"),
     (

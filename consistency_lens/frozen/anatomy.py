@@ -62,7 +62,7 @@ class ProvenBlock(NamedTuple):
         ports: stage -> path of its module within the block, and the side of it.
         scale: what the block multiplies the outputs of attention and MLP by before it adds them.
         refused: why the stages that are not among `ports` are not offered.
-        gap: the part of what the block adds that the best pair of modules leaves unexplained; 0 is all of it explained.
+        gap: the part of what the block adds that the best pair of modules leaves unexplained.
     """
 
     ports: dict[str, tuple[str, Side]]

@@ -9,7 +9,7 @@ Shapes: B rows, S columns of this pass, K chosen columns, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from .anatomy import Port, locate
 from .compiling import noticing_hooks
+from .sites import Site
 
 # Takes what flows through a site [B, S, d] and returns what shall flow on, or None to leave it as it is.
 Touch = Callable[[torch.Tensor], torch.Tensor | None]
@@ -149,7 +150,7 @@ class Seen(NamedTuple):
 
 @contextmanager
 def watching(
-    model: PreTrainedModel, blocks: Sequence[torch.nn.Module], shape: torch.Size
+    model: PreTrainedModel, blocks: Iterable[torch.nn.Module], shape: torch.Size
 ) -> Iterator[list[list[Seen]]]:
     """Inside, a forward pass fills a list per block with what its modules did, in the order in which they finished.
 
@@ -158,6 +159,7 @@ def watching(
         blocks: the blocks to watch.
         shape: `[B, S, d]` of the residual stream; what has another shape is not kept.
     """
+    blocks = [*blocks]
     record: list[list[Seen]] = [[] for _ in blocks]
 
     def kept(values: Any) -> torch.Tensor | None:

@@ -14,7 +14,8 @@ from twins import SITES
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Site
-from consistency_lens.frozen.sites import LAYERED, anatomy_of, blocks_of
+from consistency_lens.frozen.anatomy import ANATOMY, blocks_of
+from consistency_lens.frozen.sites import LAYERED
 
 SIZE, WIDTH = 32, 12
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -80,7 +81,7 @@ def test_only_a_plain_causal_lm_is_taken(wrap: str) -> None:
 @pytest.mark.parametrize("layer", [0, 2, 3])
 @pytest.mark.parametrize("stage", LAYERED)
 def test_nothing_above_the_highest_site_runs(any_lm: FrozenLM, stage: str, layer: int) -> None:
-    model, batch, anatomy = any_lm.model, padded_batch(), anatomy_of(any_lm.model.config)
+    model, batch, anatomy = any_lm.model, padded_batch(), ANATOMY[any_lm.model.config.model_type]
     everything = leaves_that_run(model, lambda: any_lm.logits(batch))
     ran = leaves_that_run(model, lambda: any_lm.read(batch, ["embed", f"{stage}.{layer}"]))
 
@@ -111,8 +112,9 @@ def test_nothing_above_the_highest_site_runs(any_lm: FrozenLM, stage: str, layer
 
 def test_reading_the_embedding_runs_no_block(any_lm: FrozenLM) -> None:
     ran = leaves_that_run(any_lm.model, lambda: any_lm.read(padded_batch(), "embed"))
-    assert anatomy_of(any_lm.model.config).embed in ran
-    assert not any(name.startswith(anatomy_of(any_lm.model.config).layers) for name in ran)
+    embedding = any_lm.model.get_input_embeddings()
+    assert next(name for name, module in any_lm.model.named_modules() if module is embedding) in ran
+    assert not any(name.startswith(ANATOMY[any_lm.model.config.model_type].layers) for name in ran)
 
 
 @pytest.mark.parametrize("case", TINY_CONFIGS)
