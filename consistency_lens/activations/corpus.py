@@ -23,6 +23,7 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
+from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.features.features import require_decoding
 from pyarrow import ArrowException
@@ -119,6 +120,9 @@ class Corpus:
             raise BadInput("dataset_name", None, "Name a Hub dataset (--dataset_name) or local files (--train_file).")
         if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
             return cls(_saved(folder, arguments), arguments, public_name(str(folder)))
+        if folder.exists():
+            fix = "Rename the folder, or name its files with --train_file."
+            _require_plain("dataset_name", folder, ["*", "?", "[", "::"], fix)
         builder = _builder(arguments)
         name, settled = public_name(arguments.dataset_name), {"config": arguments.dataset_config}
         if folder.exists():
@@ -136,6 +140,7 @@ class Corpus:
         for path in paths:
             if not path.is_file():
                 raise BadInput("train_file", str(path), "Give the path of a file that exists.")
+            _require_plain("train_file", path, ["::"], "Rename it.")
         suffixes = {path.suffix for path in paths}
         kinds = ", ".join(FILE_FORMATS)
         if len(suffixes) > 1 or not suffixes <= set(FILE_FORMATS):
@@ -145,8 +150,13 @@ class Corpus:
         files = [str(path) for path in paths]
         if all(path.stat().st_size == 0 for path in paths):
             raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty")
+        # Neither patterns nor modification times: the files that are named, and a cache that goes by what they hold.
+        hashes = [hash_files([path]) for path in paths]
+        named = DataFilesList([str(path.absolute()) for path in paths], [(value,) for value in hashes])
         try:
-            source = load_dataset(builder, data_files=files, split="train", streaming=arguments.streaming, **options)
+            source = load_dataset(
+                builder, data_files={"train": named}, split="train", streaming=arguments.streaming, **options
+            )
         except (DatasetGenerationError, ValueError) as error:
             if "corresponds to no data" in str(error):
                 raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty") from error
@@ -154,7 +164,7 @@ class Corpus:
             fix = f"Mend the file, or give it the ending of its kind: {kinds}."
             raise BadInput("train_file", files, fix, why) from error
         name = ", ".join(path.name for path in paths)
-        return cls(source, arguments, name, {"files": _hash_in_order(paths), "sample_by": arguments.sample_by})
+        return cls(source, arguments, name, {"files": _hash_in_order(hashes), "sample_by": arguments.sample_by})
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -321,12 +331,19 @@ def _hash_data_files(builder: DatasetBuilder) -> str:
     """Over the files of all splits of a local folder: names, order and contents; of files elsewhere, the address."""
     splits = builder.config.data_files or {}
     names = [(str(split), str(file)) for split, found in splits.items() for file in found]
-    parts = [(split, _hash_in_order([Path(f)]) if Path(f).is_file() else f) for split, f in names]
+    parts = [(split, hash_files([Path(f)]) if Path(f).is_file() else f) for split, f in names]
     return f"sha256:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
-def _hash_in_order(paths: list[Path]) -> str:
+def _hash_in_order(hashes: list[str]) -> str:
     """Over names and contents; other files, or the same in another order, are other documents."""
-    if len(paths) == 1:
-        return hash_files(paths)
-    return f"sha256:{hashlib.sha256(repr([hash_files([path]) for path in paths]).encode()).hexdigest()}"
+    if len(hashes) == 1:
+        return hashes[0]
+    return f"sha256:{hashlib.sha256(repr(hashes).encode()).hexdigest()}"
+
+
+def _require_plain(name: str, path: Path, signs: list[str], fix: str) -> None:
+    """Raise where `datasets` would read something else than the path that is named."""
+    found = [sign for sign in signs if sign in f"{path.absolute()} {path.resolve()}"]
+    if found:
+        raise BadInput(name, str(path), fix, why=f"`datasets` takes {' '.join(found)} in a path for a pattern")

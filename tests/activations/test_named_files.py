@@ -1,0 +1,62 @@
+"""The file or folder that is named is read, with what it holds now, whatever its name and its dates."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from extracting import write_jsonl
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from consistency_lens.activations import Corpus, CorpusArguments
+from consistency_lens.errors import BadInput
+
+
+def read(**named: Any) -> list[str]:
+    corpus = Corpus.load(CorpusArguments(**named))
+    return [document.text for _, chunk in corpus.chunks(64) for document in chunk]
+
+
+ODD = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=20)
+SIGNS = st.text("[]*?{}!~#%.:-ab1", min_size=1, max_size=8)
+
+
+@given(name=SIGNS | ODD, streaming=st.booleans())
+@example(name="part[1]", streaming=False)
+@example(name="part[1]", streaming=True)
+@example(name="*", streaming=False)
+@example(name="a::b", streaming=False)
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_the_file_that_is_named_is_read(name: str, streaming: bool) -> None:
+    with TemporaryDirectory() as place:
+        for decoy in ("a", "1", "b1", re.sub(r"\[(.).*?\]", r"\1", name).strip("*?")):
+            (Path(place) / f"{decoy}.txt").write_text("another one")
+        path = Path(place) / f"{name}.txt"
+        path.write_text("the one that is named")
+        if "::" in name:
+            with pytest.raises(BadInput, match="Rename it"):
+                read(train_file=[str(path)], streaming=streaming)
+        else:
+            assert read(train_file=[str(path)], streaming=streaming) == ["the one that is named"]
+
+
+def test_a_name_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("part[1].txt", "named"), ("part1.txt", "another")):
+        Path(name).write_text(text)
+    assert read(train_file=["part[1].txt"]) == ["named"]
+
+
+@pytest.mark.parametrize("name", ["fold[1]", "fold?", "fold*", "fold::1"])
+def test_a_folder_is_never_taken_for_another(tmp_path: Path, name: str) -> None:
+    for folder in (name, "fold1"):
+        (tmp_path / folder / "below").mkdir(parents=True)
+        write_jsonl(tmp_path / folder / "below/train.jsonl", [folder])
+    for path in (tmp_path / name, tmp_path / name / "below"):
+        with pytest.raises(BadInput, match="in a path for a pattern") as caught:
+            read(dataset_name=str(path))
+        assert "Rename the folder, or name its files with --train_file." in str(caught.value)
