@@ -19,6 +19,7 @@ from datasets import (
     Features,
     IterableDataset,
     Value,
+    config,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
@@ -126,7 +127,11 @@ class Corpus:
         builder = _builder(arguments)
         name, settled = public_name(arguments.dataset_name), {"config": arguments.dataset_config}
         if folder.exists():
-            return cls(_split(builder, arguments), arguments, name, settled | {"files": _hash_data_files(builder)})
+            files = _hash_data_files(builder)
+            # `datasets` goes by modification times; its cache for these contents is one of their own.
+            cache = Path(config.HF_DATASETS_CACHE, "contents", files.removeprefix("sha256:"))
+            builder = _builder(arguments, cache_dir=str(cache))
+            return cls(_split(builder, arguments), arguments, name, settled | {"files": files})
         # `datasets` settles on a commit before it reads anything; the hash of a builder from the Hub is that commit.
         asked = arguments.dataset_revision
         if asked and re.fullmatch("[0-9a-f]{40}", asked) and asked != builder.hash:  # offline it takes what it has
@@ -298,10 +303,10 @@ def _saved(folder: Path, arguments: CorpusArguments) -> Dataset:
     return saved[arguments.split]
 
 
-def _builder(arguments: CorpusArguments) -> DatasetBuilder:
+def _builder(arguments: CorpusArguments, **options: Any) -> DatasetBuilder:
     try:
         return load_dataset_builder(
-            arguments.dataset_name, arguments.dataset_config, revision=arguments.dataset_revision
+            arguments.dataset_name, arguments.dataset_config, revision=arguments.dataset_revision, **options
         )
     except RuntimeError as error:  # which `datasets` raises for a loading script
         fix = "Use a copy of it as data files: try --dataset_revision refs/convert/parquet."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from extracting import write_jsonl
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -17,7 +19,10 @@ from consistency_lens.errors import BadInput
 
 
 def read(**named: Any) -> list[str]:
-    corpus = Corpus.load(CorpusArguments(**named))
+    return texts_of(Corpus.load(CorpusArguments(**named)))
+
+
+def texts_of(corpus: Corpus) -> list[str]:
     return [document.text for _, chunk in corpus.chunks(64) for document in chunk]
 
 
@@ -60,3 +65,27 @@ def test_a_folder_is_never_taken_for_another(tmp_path: Path, name: str) -> None:
         with pytest.raises(BadInput, match="in a path for a pattern") as caught:
             read(dataset_name=str(path))
         assert "Rename the folder, or name its files with --train_file." in str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_other_contents_of_the_same_date_are_read(tmp_path: Path, kind: str, streaming: bool) -> None:
+    path, found = tmp_path / "train.jsonl", []
+    named: dict[str, Any] = {"train_file": [str(path)]} if kind == "file" else {"dataset_name": str(tmp_path)}
+    for text in ("old", "new", "old"):
+        write_jsonl(path, [text])
+        os.utime(path, (1e9, 1e9))
+        corpus = Corpus.load(CorpusArguments(**named, streaming=streaming))
+        found.append((corpus.identity["files"], texts_of(corpus)))
+    assert [texts for _, texts in found] == [["old"], ["new"], ["old"]]
+    assert found[0] == found[2] != found[1]
+
+
+def test_the_same_contents_of_another_date_are_prepared_once(tmp_path: Path) -> None:
+    path, prepared = write_jsonl(tmp_path / "train.jsonl", ["a text of its own"]), []
+    for date in (1e9, 2e9):
+        os.utime(path, (date, date))
+        source = Corpus.load(CorpusArguments(train_file=[str(path)])).source
+        assert isinstance(source, Dataset)
+        prepared.append([file["filename"] for file in source.cache_files])
+    assert prepared[0] == prepared[1] != []
