@@ -27,6 +27,7 @@ from datasets import (
 from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.features.features import require_decoding
+from datasets.packaged_modules.text.text import TextConfig
 from pyarrow import ArrowException
 
 from ..errors import BadInput
@@ -40,6 +41,7 @@ FILE_FORMATS = {
     ".arrow": "arrow",
     ".csv": "csv",
 }
+TEXT_OPTIONS = {"encoding": "utf-8-sig"}  # a byte order mark is no part of the first word; other kinds pass over it
 HASHED_OF_A_STREAM = 256  # a stream in memory has no end that one could wait for
 UNREADABLE = (ArrowException, DatasetsError, ValueError, TypeError, KeyError, OSError)  # what a broken stream raises
 
@@ -126,12 +128,15 @@ class Corpus:
             _require_plain("dataset_name", folder, ["*", "?", "[", "::"], fix)
         builder = _builder(arguments)
         name, settled = public_name(arguments.dataset_name), {"config": arguments.dataset_config}
+        options = TEXT_OPTIONS if isinstance(builder.config, TextConfig) else {}
         if folder.exists():
             files = _hash_data_files(builder)
             # `datasets` goes by modification times; its cache for these contents is one of their own.
             cache = Path(config.HF_DATASETS_CACHE, "contents", files.removeprefix("sha256:"))
-            builder = _builder(arguments, cache_dir=str(cache))
+            builder = _builder(arguments, cache_dir=str(cache), **options)
             return cls(_split(builder, arguments), arguments, name, settled | {"files": files})
+        if options:
+            builder = _builder(arguments, **options)
         # `datasets` settles on a commit before it reads anything; the hash of a builder from the Hub is that commit.
         asked = arguments.dataset_revision
         if asked and re.fullmatch("[0-9a-f]{40}", asked) and asked != builder.hash:  # offline it takes what it has
@@ -151,7 +156,7 @@ class Corpus:
         if len(suffixes) > 1 or not suffixes <= set(FILE_FORMATS):
             raise BadInput("train_file", [str(path) for path in paths], f"Give files of one kind: {kinds}.")
         builder = FILE_FORMATS[suffixes.pop()]
-        options = {"sample_by": arguments.sample_by} if builder == "text" else {}
+        options = TEXT_OPTIONS | {"sample_by": arguments.sample_by} if builder == "text" else {}
         files = [str(path) for path in paths]
         if all(path.stat().st_size == 0 for path in paths):
             raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from pathlib import Path
@@ -89,3 +90,20 @@ def test_the_same_contents_of_another_date_are_prepared_once(tmp_path: Path) -> 
         assert isinstance(source, Dataset)
         prepared.append([file["filename"] for file in source.cache_files])
     assert prepared[0] == prepared[1] != []
+
+
+WITH_MARK = {
+    "txt": b"one\ntwo\n",
+    "jsonl": b'{"text": "one"}\n{"text": "two"}\n',
+    "csv": b"text,n\none,1\ntwo,2\n",
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", WITH_MARK)
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path, kind: str, streaming: bool) -> None:
+    paths = [tmp_path / f"{name}.{kind}" for name in "ab"]
+    for path in paths:
+        path.write_bytes(codecs.BOM_UTF8 + WITH_MARK[kind])
+    for named in ({"train_file": [str(path) for path in paths]}, {"dataset_name": str(tmp_path)}):
+        assert read(**named, streaming=streaming) == ["one", "two", "one", "two"]
