@@ -360,6 +360,13 @@ class LensTrainer(RobustTrainer):
         with tf32(wants_tf32(self.args)):
             return super().train(resume_from_checkpoint, **kwargs)
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """As transformers', which takes one more step where a training goes on from its end."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         load_files(self.lens.files(), folder)

@@ -162,6 +162,16 @@ def test_asked_to_end_it_saves_where_it_is_and_goes_on_from_there(tmp_path: Path
     require_same(undisturbed, asked)
 
 
+def test_a_finished_training_ends_as_it_did(tmp_path: Path) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert train(once, "policy") == 0
+    shutil.copytree(once, twice)
+    assert train(twice, "policy", resume=True) == 0
+    logged, _, _ = ended(twice)
+    assert max(entry["step"] for entry in logged) == STEPS
+    require_same(once, twice)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", [1, 2])
