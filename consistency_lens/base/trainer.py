@@ -159,6 +159,7 @@ class LensTrainer(RobustTrainer):
             logs |= {"samples_per_second": rows, "tokens_per_second": tokens}
             logs |= {"skipped_steps": float(self.skipped_steps), **accelerator_load()}
             self._notes, self._seen, self._since = {}, [0, 0], time.monotonic()
+        logs.pop("train_loss", None)  # transformers' mean at the end, over what came after the last resume alone
         super().log(logs, start_time)
 
     # ---- gradients
