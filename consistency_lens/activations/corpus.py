@@ -30,7 +30,7 @@ from datasets.features.features import require_decoding
 from datasets.packaged_modules.text.text import TextConfig
 from pyarrow import ArrowException
 
-from ..errors import BadInput
+from ..errors import BadInput, is_full_disk
 from ..frozen.provenance import hash_files, public_name
 
 FILE_FORMATS = {
@@ -148,6 +148,9 @@ class Corpus:
     def _from_files(cls, arguments: CorpusArguments) -> Corpus:
         paths = [Path(path) for path in arguments.train_file or []]
         for path in paths:
+            if path.is_dir():
+                fix = "Name the files in it, or give the folder as --dataset_name."
+                raise BadInput("train_file", str(path), fix, why="it is a folder")
             if not path.is_file():
                 raise BadInput("train_file", str(path), "Give the path of a file that exists.")
             _require_plain("train_file", path, ["::"], "Rename it.")
@@ -167,7 +170,8 @@ class Corpus:
             source = load_dataset(
                 builder, data_files={"train": named}, split="train", streaming=arguments.streaming, **options
             )
-        except (DatasetGenerationError, ValueError) as error:
+        except (DatasetGenerationError, ValueError, OSError) as error:
+            _require_room(error)
             if "corresponds to no data" in str(error):
                 raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty") from error
             why = f"it cannot be read as {builder}: {error.__cause__ or error}"
@@ -279,6 +283,9 @@ def _require_columns(source: Dataset | IterableDataset, arguments: CorpusArgumen
                 hint = f"Did you mean {near[0]!r}? " if near else ""
                 raise BadInput(field_name, column, f"{hint}The source has {', '.join(features)}.")
             if require_decoding(features[column], ignore_decode_attribute=True):
+                if field_name == "text_column":
+                    fix = "Make every value a string, or name a column of strings."
+                    raise BadInput(field_name, column, fix, why="not all its values are strings")
                 fix = "Name columns of plain values; doc_id leads from a row back to its document, and so to the rest."
                 raise BadInput(field_name, column, fix, why=f"it holds {type(features[column]).__name__}")
     return Features({name: features[name] for name in arguments.keep_columns})
@@ -327,7 +334,8 @@ def _split(builder: DatasetBuilder, arguments: CorpusArguments) -> Dataset | Ite
         try:
             builder.download_and_prepare()
         except (ValueError, OSError, DatasetsError) as error:
-            fix = "Check its files, and that this machine is online and has room for them."
+            _require_room(error)
+            fix = "Check its files, and that this machine is online."
             raise BadInput("dataset_name", arguments.dataset_name, fix, why=str(error.__cause__ or error)) from error
     try:
         if arguments.streaming:
@@ -335,6 +343,16 @@ def _split(builder: DatasetBuilder, arguments: CorpusArguments) -> Dataset | Ite
         return builder.as_dataset(split=arguments.split)
     except ValueError as error:
         raise BadInput("split", arguments.split, "Use a split of the dataset.", why=str(error)) from error
+
+
+def _require_room(error: Exception) -> None:
+    """Raise where the cache of `datasets` had no room for a source; nothing is wrong with the source."""
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    if is_full_disk(cause) or "Not enough disk space" in str(error):
+        fix = "Free some space there, set HF_DATASETS_CACHE to another folder, or use --streaming."
+        raise BadInput(
+            "HF_DATASETS_CACHE", str(config.HF_DATASETS_CACHE), fix, why=f"no room left: {cause}"
+        ) from error
 
 
 def _hash_data_files(builder: DatasetBuilder) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from datasets import Dataset
-from extracting import write_jsonl
+from extracting import ROOT, write_jsonl
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -107,3 +109,47 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path, kind: str, strea
         path.write_bytes(codecs.BOM_UTF8 + WITH_MARK[kind])
     for named in ({"train_file": [str(path) for path in paths]}, {"dataset_name": str(tmp_path)}):
         assert read(**named, streaming=streaming) == ["one", "two", "one", "two"]
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"it is a folder\. Name the files in it, or give the folder as --dataset_name"):
+        read(train_file=[str(tmp_path)])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_number_among_the_texts(tmp_path: Path, streaming: bool) -> None:
+    path = tmp_path / "mixed.jsonl"
+    path.write_text('{"text": "a"}\n{"text": 3}\n')
+    with pytest.raises(BadInput, match=r"text_column='text': not all its values are strings\. Make every value a"):
+        read(train_file=[str(path)], streaming=streaming)
+
+
+FULL = """
+import resource, sys
+from datasets import config
+from consistency_lens.activations import Corpus, CorpusArguments
+from consistency_lens.errors import BadInput
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for named in ({"train_file": [sys.argv[1] + "/train.txt"]}, {"dataset_name": sys.argv[1]}):
+    try:
+        Corpus.load(CorpusArguments(**named))
+    except BadInput as error:
+        print(error)
+"""
+
+
+def test_no_room_for_the_cache_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/train.txt").write_text("\n".join(f"line {i}" for i in range(20_000)))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FULL, tmp_path / "texts"],
+        env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all("HF_DATASETS_CACHE=" in line and "no room left" in line for line in lines), lines
+    assert "Mend" not in done.stdout
