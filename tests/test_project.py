@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -120,3 +121,44 @@ def test_ddp_yaml_starts_two_processes_that_talk(tmp_path: Path) -> None:
         check=False,  # the result counts: gloo has been seen to abort after everything was done
     )
     assert (tmp_path / "result").read_text() == "2 MULTI_CPU [0, 1]"
+
+
+UNINSTALLED = """
+import sys
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from consistency_lens.cli.parsing import parse
+from consistency_lens.cli.runs import begin_run
+from consistency_lens.frozen.provenance import library_versions
+try:
+    print(version("consistency-lens"))
+except PackageNotFoundError:
+    print("hidden", library_versions()["consistency-lens"])
+words = ["train", "--use_cpu", "--activations", "rows", "--output_dir", sys.argv[1]]
+with ExitStack() as exits:
+    begin_run(Path(sys.argv[1]), parse(words), words, None, exits)
+"""
+
+
+def test_a_checkout_that_is_not_installed_runs(tmp_path: Path) -> None:
+    """All packages of this Python are there but the record of our own."""
+    others = tmp_path / "others"
+    others.mkdir()
+    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(place).iterdir():
+            if "consistency_lens" not in entry.name and not (others / entry.name).exists():
+                (others / entry.name).symlink_to(entry)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", UNINSTALLED, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(others)])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "hidden not installed"
+    (start,) = json.loads((tmp_path / "run/run.json").read_text())["starts"]
+    assert start["versions"]["consistency-lens"] == "not installed" and start["versions"]["torch"]

@@ -122,6 +122,21 @@ def test_it_goes_on_from_the_newest_whole_checkpoint(made: Path, place: Path) ->
     ]
 
 
+def test_a_finished_run_that_is_resumed_ends_as_it_did(made: Path, place: Path) -> None:
+    folder = place / "finished"
+    shutil.copytree(made, folder)
+    recipe = (folder / "recipe.yaml").read_text().replace(made.name, folder.name)
+    (folder / "recipe.yaml").write_text(recipe.replace("output_dir: outputs/", "output_dir: "))
+    words = ["train", "--config", str(folder / "recipe.yaml"), "--activations", str(rows_of(made))]
+    code, said = run([*words, "--resume_from_checkpoint", "true"], place / "log-finished", os.chdir, place)
+    assert code == 0, said
+    assert losses(folder) == losses(made)
+    for name in ("lens", "lens-ema"):
+        weights = [path.relative_to(made) for path in (made / name).rglob("*.safetensors")]
+        assert weights and all((folder / path).read_bytes() == (made / path).read_bytes() for path in weights)
+    assert {path.name for path in checkpoints(folder)} == {path.name for path in checkpoints(made)}
+
+
 def test_an_interrupted_training_says_where_it_goes_on(made: Path, place: Path) -> None:
     words = words_for(rows_of(made), place / "stopped", "--max_steps", "100000", "--eval_strategy", "no")
     running = start(words, place / "log4", signal.signal, signal.SIGINT, signal.default_int_handler)

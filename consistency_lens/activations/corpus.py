@@ -19,15 +19,18 @@ from datasets import (
     Features,
     IterableDataset,
     Value,
+    config,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
+from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.features.features import require_decoding
+from datasets.packaged_modules.text.text import TextConfig
 from pyarrow import ArrowException
 
-from ..errors import BadInput
+from ..errors import BadInput, is_full_disk
 from ..frozen.provenance import hash_files, public_name
 
 FILE_FORMATS = {
@@ -38,6 +41,7 @@ FILE_FORMATS = {
     ".arrow": "arrow",
     ".csv": "csv",
 }
+TEXT_OPTIONS = {"encoding": "utf-8-sig"}  # a byte order mark is no part of the first word; other kinds pass over it
 HASHED_OF_A_STREAM = 256  # a stream in memory has no end that one could wait for
 UNREADABLE = (ArrowException, DatasetsError, ValueError, TypeError, KeyError, OSError)  # what a broken stream raises
 
@@ -119,10 +123,20 @@ class Corpus:
             raise BadInput("dataset_name", None, "Name a Hub dataset (--dataset_name) or local files (--train_file).")
         if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
             return cls(_saved(folder, arguments), arguments, public_name(str(folder)))
+        if folder.exists():
+            fix = "Rename the folder, or name its files with --train_file."
+            _require_plain("dataset_name", folder, ["*", "?", "[", "::"], fix)
         builder = _builder(arguments)
         name, settled = public_name(arguments.dataset_name), {"config": arguments.dataset_config}
+        options = TEXT_OPTIONS if isinstance(builder.config, TextConfig) else {}
         if folder.exists():
-            return cls(_split(builder, arguments), arguments, name, settled | {"files": _hash_data_files(builder)})
+            files = _hash_data_files(builder)
+            # `datasets` goes by modification times; its cache for these contents is one of their own.
+            cache = Path(config.HF_DATASETS_CACHE, "contents", files.removeprefix("sha256:"))
+            builder = _builder(arguments, cache_dir=str(cache), **options)
+            return cls(_split(builder, arguments), arguments, name, settled | {"files": files})
+        if options:
+            builder = _builder(arguments, **options)
         # `datasets` settles on a commit before it reads anything; the hash of a builder from the Hub is that commit.
         asked = arguments.dataset_revision
         if asked and re.fullmatch("[0-9a-f]{40}", asked) and asked != builder.hash:  # offline it takes what it has
@@ -134,27 +148,37 @@ class Corpus:
     def _from_files(cls, arguments: CorpusArguments) -> Corpus:
         paths = [Path(path) for path in arguments.train_file or []]
         for path in paths:
+            if path.is_dir():
+                fix = "Name the files in it, or give the folder as --dataset_name."
+                raise BadInput("train_file", str(path), fix, why="it is a folder")
             if not path.is_file():
                 raise BadInput("train_file", str(path), "Give the path of a file that exists.")
+            _require_plain("train_file", path, ["::"], "Rename it.")
         suffixes = {path.suffix for path in paths}
         kinds = ", ".join(FILE_FORMATS)
         if len(suffixes) > 1 or not suffixes <= set(FILE_FORMATS):
             raise BadInput("train_file", [str(path) for path in paths], f"Give files of one kind: {kinds}.")
         builder = FILE_FORMATS[suffixes.pop()]
-        options = {"sample_by": arguments.sample_by} if builder == "text" else {}
+        options = TEXT_OPTIONS | {"sample_by": arguments.sample_by} if builder == "text" else {}
         files = [str(path) for path in paths]
         if all(path.stat().st_size == 0 for path in paths):
             raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty")
+        # Neither patterns nor modification times: the files that are named, and a cache that goes by what they hold.
+        hashes = [hash_files([path]) for path in paths]
+        named = DataFilesList([str(path.absolute()) for path in paths], [(value,) for value in hashes])
         try:
-            source = load_dataset(builder, data_files=files, split="train", streaming=arguments.streaming, **options)
-        except (DatasetGenerationError, ValueError) as error:
+            source = load_dataset(
+                builder, data_files={"train": named}, split="train", streaming=arguments.streaming, **options
+            )
+        except (DatasetGenerationError, ValueError, OSError) as error:
+            _require_room(error)
             if "corresponds to no data" in str(error):
                 raise BadInput("train_file", files, "Give a file with text in it.", why="it is empty") from error
             why = f"it cannot be read as {builder}: {error.__cause__ or error}"
             fix = f"Mend the file, or give it the ending of its kind: {kinds}."
             raise BadInput("train_file", files, fix, why) from error
         name = ", ".join(path.name for path in paths)
-        return cls(source, arguments, name, {"files": _hash_in_order(paths), "sample_by": arguments.sample_by})
+        return cls(source, arguments, name, {"files": _hash_in_order(hashes), "sample_by": arguments.sample_by})
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -259,6 +283,9 @@ def _require_columns(source: Dataset | IterableDataset, arguments: CorpusArgumen
                 hint = f"Did you mean {near[0]!r}? " if near else ""
                 raise BadInput(field_name, column, f"{hint}The source has {', '.join(features)}.")
             if require_decoding(features[column], ignore_decode_attribute=True):
+                if field_name == "text_column":
+                    fix = "Make every value a string, or name a column of strings."
+                    raise BadInput(field_name, column, fix, why="not all its values are strings")
                 fix = "Name columns of plain values; doc_id leads from a row back to its document, and so to the rest."
                 raise BadInput(field_name, column, fix, why=f"it holds {type(features[column]).__name__}")
     return Features({name: features[name] for name in arguments.keep_columns})
@@ -288,10 +315,10 @@ def _saved(folder: Path, arguments: CorpusArguments) -> Dataset:
     return saved[arguments.split]
 
 
-def _builder(arguments: CorpusArguments) -> DatasetBuilder:
+def _builder(arguments: CorpusArguments, **options: Any) -> DatasetBuilder:
     try:
         return load_dataset_builder(
-            arguments.dataset_name, arguments.dataset_config, revision=arguments.dataset_revision
+            arguments.dataset_name, arguments.dataset_config, revision=arguments.dataset_revision, **options
         )
     except RuntimeError as error:  # which `datasets` raises for a loading script
         fix = "Use a copy of it as data files: try --dataset_revision refs/convert/parquet."
@@ -307,7 +334,8 @@ def _split(builder: DatasetBuilder, arguments: CorpusArguments) -> Dataset | Ite
         try:
             builder.download_and_prepare()
         except (ValueError, OSError, DatasetsError) as error:
-            fix = "Check its files, and that this machine is online and has room for them."
+            _require_room(error)
+            fix = "Check its files, and that this machine is online."
             raise BadInput("dataset_name", arguments.dataset_name, fix, why=str(error.__cause__ or error)) from error
     try:
         if arguments.streaming:
@@ -317,16 +345,33 @@ def _split(builder: DatasetBuilder, arguments: CorpusArguments) -> Dataset | Ite
         raise BadInput("split", arguments.split, "Use a split of the dataset.", why=str(error)) from error
 
 
+def _require_room(error: Exception) -> None:
+    """Raise where the cache of `datasets` had no room for a source; nothing is wrong with the source."""
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    if is_full_disk(cause) or "Not enough disk space" in str(error):
+        fix = "Free some space there, set HF_DATASETS_CACHE to another folder, or use --streaming."
+        raise BadInput(
+            "HF_DATASETS_CACHE", str(config.HF_DATASETS_CACHE), fix, why=f"no room left: {cause}"
+        ) from error
+
+
 def _hash_data_files(builder: DatasetBuilder) -> str:
     """Over the files of all splits of a local folder: names, order and contents; of files elsewhere, the address."""
     splits = builder.config.data_files or {}
     names = [(str(split), str(file)) for split, found in splits.items() for file in found]
-    parts = [(split, _hash_in_order([Path(f)]) if Path(f).is_file() else f) for split, f in names]
+    parts = [(split, hash_files([Path(f)]) if Path(f).is_file() else f) for split, f in names]
     return f"sha256:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
-def _hash_in_order(paths: list[Path]) -> str:
+def _hash_in_order(hashes: list[str]) -> str:
     """Over names and contents; other files, or the same in another order, are other documents."""
-    if len(paths) == 1:
-        return hash_files(paths)
-    return f"sha256:{hashlib.sha256(repr([hash_files([path]) for path in paths]).encode()).hexdigest()}"
+    if len(hashes) == 1:
+        return hashes[0]
+    return f"sha256:{hashlib.sha256(repr(hashes).encode()).hexdigest()}"
+
+
+def _require_plain(name: str, path: Path, signs: list[str], fix: str) -> None:
+    """Raise where `datasets` would read something else than the path that is named."""
+    found = [sign for sign in signs if sign in f"{path.absolute()} {path.resolve()}"]
+    if found:
+        raise BadInput(name, str(path), fix, why=f"`datasets` takes {' '.join(found)} in a path for a pattern")

@@ -159,6 +159,7 @@ class LensTrainer(RobustTrainer):
             logs |= {"samples_per_second": rows, "tokens_per_second": tokens}
             logs |= {"skipped_steps": float(self.skipped_steps), **accelerator_load()}
             self._notes, self._seen, self._since = {}, [0, 0], time.monotonic()
+        logs.pop("train_loss", None)  # transformers' mean at the end, over what came after the last resume alone
         super().log(logs, start_time)
 
     # ---- gradients
@@ -359,6 +360,13 @@ class LensTrainer(RobustTrainer):
             self.earlier_card = Path(resume_from_checkpoint) / CARD
         with tf32(wants_tf32(self.args)):
             return super().train(resume_from_checkpoint, **kwargs)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """As transformers', which takes one more step where a training goes on from its end."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)

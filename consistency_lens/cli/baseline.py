@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from ..base.checkpoint import checkpoints
 from ..base.engines import Engine
 from ..base.lens_card import CARD
 from ..errors import BadInput
+from ..frozen.provenance import own_version
 from ..text.arguments import ConsistencyLensArguments
 from ..text.modeling import ConsistencyLens
 from .opening import console
@@ -128,7 +128,7 @@ def _key(training: ConsistencyLensArguments, lens: ConsistencyLens, activations:
     """Of all that decides what the encoder learns."""
     told: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in ELSEWHERE}
     engine = Engine.of(training).name
-    processes = (engine, training.world_size, training.device.type, version("consistency-lens"), torch.__version__)
+    processes = (engine, training.world_size, training.device.type, own_version(), torch.__version__)
     parts = [told, lens.config.to_dict(), dict(activations.metadata), processes]
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -31,6 +31,9 @@ def page_files() -> dict[str, Path]:
     if not (SPACE / "app.py").is_file():
         fix = "Publish from a checkout of the project, or leave out --space."
         raise BadInput("space", True, fix, why="an installed package does not bring the page along")
+    if _installed(NAME) is None:
+        fix = "Install the checkout first: pip install -e ."
+        raise BadInput("space", True, fix, why="what the page needs is told by the installed package")
     page = {name: path for name, path in _sources(SPACE, _OF_A_PAGE).items() if name != NAMED_IN}
     return page | {f"{PACKAGE.name}/{name}": path for name, path in _sources(PACKAGE, _OF_THE_PACKAGE).items()}
 

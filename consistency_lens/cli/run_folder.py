@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -26,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..base.checkpoint import checkpoints, find_checkpoint, require_complete
 from ..errors import BadInput
+from ..frozen.provenance import PROJECT, versions_of
 from ..hub import redacted
 from .parsing import RECIPE, RECORD, Request
 from .recipes import SECRETS, as_recipe
@@ -33,7 +33,7 @@ from .recipes import SECRETS, as_recipe
 LOG, HISTORY, REPORT = "log.txt", "history.json", "report"
 LENS, EMA, TAIL, WARM = "lens", "lens-ema", "tail_lens", "warm_lens"
 WANDB_ID, LOCK = "wandb_id.txt", ".lock"
-LIBRARIES = ("consistency-lens", "torch", "transformers", "accelerate", "datasets", "peft", "huggingface_hub")
+LIBRARIES = (PROJECT, "torch", "transformers", "accelerate", "datasets", "peft", "huggingface_hub")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -127,7 +127,7 @@ def begin(folder: Path, request: Request, argv: Sequence[str], resumed: Path | N
         "processes": PartialState().num_processes,
         "device": str(PartialState().device),
         "resumed_from": resumed.name if resumed else None,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "versions": {"python": platform.python_version()} | versions_of(*LIBRARIES),
     }
     path.write_text(json.dumps({"name": folder.name, "starts": [*starts, start]}, indent=2) + "\n", encoding="utf-8")
 

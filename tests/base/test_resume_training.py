@@ -113,7 +113,7 @@ def ended(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted((folder / "end").rglob("*.safetensors")):
         tensors |= {f"{file.relative_to(folder)}:{name}": tensor for name, tensor in load_file(file).items()}
-    return logged[:-1], tensors, pq.read_table(folder / "samples.parquet").to_pylist()
+    return logged, tensors, pq.read_table(folder / "samples.parquet").to_pylist()
 
 
 def require_same(one: Path, other: Path) -> None:
@@ -160,6 +160,16 @@ def test_asked_to_end_it_saves_where_it_is_and_goes_on_from_there(tmp_path: Path
         assert checkpoints(asked)[-1].name == f"checkpoint-{step + 1}"
     assert train(asked, "policy", resume=True) == 0
     require_same(undisturbed, asked)
+
+
+def test_a_finished_training_ends_as_it_did(tmp_path: Path) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert train(once, "policy") == 0
+    shutil.copytree(once, twice)
+    assert train(twice, "policy", resume=True) == 0
+    logged, _, _ = ended(twice)
+    assert max(entry["step"] for entry in logged) == STEPS and not any("train_loss" in entry for entry in logged)
+    require_same(once, twice)
 
 
 @pytest.mark.slow
