@@ -31,6 +31,7 @@ from .loading import (
     DTYPES,
     QUANTIZATION,
     choose_attention,
+    own_code_refused,
     quantization_options,
     settle_quantized,
     torch_dtype,
@@ -120,21 +121,24 @@ class FrozenLM:
                 known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
-            config = AutoConfig.from_pretrained(**source)
+            source["trust_remote_code"] = False
+            with own_code_refused(model_id_or_path):
+                config = AutoConfig.from_pretrained(**source)
         anatomy_of(config)
         wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
         quantize = (
             quantization_options(config, quantization, wanted_dtype) if file is None else unpack(quantization, file)
         )
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(
-            **source,
-            dtype=wanted_dtype,
-            attn_implementation=attention,
-            device_map=device_map,
-            **quantize,
-        )
+        with own_code_refused(model_id_or_path):
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source,
+                dtype=wanted_dtype,
+                attn_implementation=attention,
+                device_map=device_map,
+                **quantize,
+            )
         if file is not None:
             settle_unpacked(model)
             weights = hash_files([file])

@@ -63,7 +63,11 @@ def gguf_name(place: str | Path) -> str:
 
 def named(place: str | Path) -> dict[str, Any]:
     """What any `from_pretrained` of transformers takes to read a file."""
-    return {"pretrained_model_name_or_path": str(Path(place).parent), "gguf_file": Path(place).name}
+    return {
+        "pretrained_model_name_or_path": str(Path(place).parent),
+        "gguf_file": Path(place).name,
+        "trust_remote_code": False,
+    }
 
 
 def gguf_config(path: Path) -> PreTrainedConfig:
