@@ -16,6 +16,7 @@ from .base.modeling import LensModel
 from .base.saving import fetch_config, require_lens
 from .errors import BadInput
 from .frozen import FrozenLM, Provenance
+from .frozen.gguf_files import on_hub
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
@@ -140,7 +141,7 @@ def find_subject(
         return _load_demo(origin.model_id, device_map)
     where = str(place or origin.model_id)
     commit = origin.weights.partition("commit:")[2]
-    if place is None and not commit and not Path(where).is_dir():
+    if place is None and not commit and not Path(where).exists() and not on_hub(where):
         raise BadInput(
             "subject",
             origin.model_id,

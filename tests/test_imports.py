@@ -4,7 +4,17 @@ import json
 import subprocess
 import sys
 
-OPTIONAL = ["gradio", "bitsandbytes", "deepspeed", "flash_attn", "wandb", "trackio", "tensorboard", "matplotlib"]
+OPTIONAL = [
+    "gradio",
+    "bitsandbytes",
+    "gguf",
+    "deepspeed",
+    "flash_attn",
+    "wandb",
+    "trackio",
+    "tensorboard",
+    "matplotlib",
+]
 HEAVY = ["transformers.trainer", "datasets", "evaluate", "peft"]
 BUDGET_S = 0.5  # beyond torch and transformers
 

@@ -22,7 +22,11 @@ class SubjectArguments:
     """The frozen LLM under study."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id, local folder, or 'demo' for the offline subject."}
+        default=None, metadata={"help": "Hub id, local folder or .gguf file, or 'demo' for the offline subject."}
+    )
+    gguf_file: str | None = field(
+        default=None,
+        metadata={"help": "A .gguf file of that folder or repository, to load instead of its other weights."},
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     dtype: str = field(default="auto", metadata={"help": "auto: as in the checkpoint.", "choices": list(DTYPES)})

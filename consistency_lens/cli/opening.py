@@ -13,6 +13,8 @@ from ..activations import Activations, Corpus, CorpusArguments
 from ..auto import find_subject
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..frozen.gguf_files import find_gguf, gguf_config, is_gguf, named
+from ..frozen.loading import own_code_refused
 from ..text.configuration import PLACEHOLDER
 from .arguments import LensArguments, SubjectArguments
 from .parsing import DEMO, Request
@@ -26,6 +28,8 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
     """Where the model lies; the demo's is trained first where this machine has none."""
     if subject.model_name_or_path is None:
         raise BadInput("model_name_or_path", None, f"Name a Hub model, a folder, or {DEMO!r} for the offline subject.")
+    if subject.gguf_file is not None:
+        return f"{subject.model_name_or_path}/{subject.gguf_file}"
     if subject.model_name_or_path != DEMO:
         return subject.model_name_or_path
     from ..demo.probe import DEMO_SITE
@@ -56,7 +60,12 @@ def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
     """Configuration and tokenizer."""
     config = open_config(path, revision)
     try:
-        return config, AutoTokenizer.from_pretrained(path, revision=revision)
+        if is_gguf(path):
+            return config, AutoTokenizer.from_pretrained(**named(find_gguf(path, revision)))
+        with own_code_refused(path):
+            return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except BadInput:
+        raise
     except (OSError, ValueError) as error:
         raise _no_model(path, error) from error
 
@@ -64,7 +73,12 @@ def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
 def open_config(path: str, revision: str | None) -> Any:
     """What the model is, without its weights."""
     try:
-        return AutoConfig.from_pretrained(path, revision=revision)
+        if is_gguf(path):
+            return gguf_config(find_gguf(path, revision))
+        with own_code_refused(path):
+            return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except BadInput:
+        raise
     except (OSError, ValueError) as error:
         raise _no_model(path, error) from error
 

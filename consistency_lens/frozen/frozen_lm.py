@@ -25,12 +25,14 @@ from ..errors import BadInput
 from .anatomy import blocks_of, longest_context, offered
 from .columns import last_columns
 from .compiling import compile_blocks
+from .gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
 from .hooks import Write, editing, reading
 from .loading import (
     ATTENTION,
     DTYPES,
     QUANTIZATION,
     choose_attention,
+    own_code_refused,
     quantization_options,
     settle_quantized,
     torch_dtype,
@@ -91,11 +93,12 @@ class FrozenLM:
         name: str = "base",
         known_as: str | None = None,
         token: str | None = None,
+        gguf_file: str | None = None,
     ) -> FrozenLM:
-        """Load from the Hub or from a folder.
+        """Load from the Hub, from a folder or from a GGUF file.
 
         Args:
-            model_id_or_path: Hub id or local folder.
+            model_id_or_path: Hub id or local folder; a path of either that ends in `.gguf` names a file in it.
             revision: branch, tag or commit on the Hub; what it resolved to is written into the provenance.
             dtype: `auto` takes the checkpoint's own, or a name like `bfloat16`.
             quantization: `8bit` or `4bit` through bitsandbytes; `none` takes the checkpoint as it was saved, which may
@@ -105,27 +108,42 @@ class FrozenLM:
             name: what an `Edit` calls it.
             known_as: its `model_id`, where it goes by another name than that of its folder.
             token: for a private or gated model. Default: of this machine.
+            gguf_file: a file of the folder or repository, whose weights are unpacked into a model like any other.
         """
+        if gguf_file is not None:
+            model_id_or_path = f"{model_id_or_path}/{gguf_file}"
         folder = Path(model_id_or_path)
-        if not folder.is_dir():
-            # A commit from here on: transformers does not say which one it has loaded. Folders of its cache do.
-            known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
-            revision = Path(known).parent.name
-        config = AutoConfig.from_pretrained(model_id_or_path, revision=revision, token=token)
+        file = find_gguf(model_id_or_path, revision, token) if is_gguf(model_id_or_path) else None
+        if file is not None:
+            known_as = known_as or gguf_name(model_id_or_path)
+            source, config = named(file), gguf_config(file)
+        else:
+            if not folder.is_dir():
+                # A commit from here on: transformers does not say which one it has loaded. Folders of its cache do.
+                known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
+                revision = Path(known).parent.name
+            source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
+            source["trust_remote_code"] = False
+            with own_code_refused(model_id_or_path):
+                config = AutoConfig.from_pretrained(**source)
         wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
-        quantize = quantization_options(config, quantization, wanted_dtype)
-        tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, revision=revision, token=token)
-        model = AutoModelForCausalLM.from_pretrained(
-            model_id_or_path,
-            revision=revision,
-            dtype=wanted_dtype,
-            attn_implementation=attention,
-            device_map=device_map,
-            token=token,
-            **quantize,
+        quantize = (
+            quantization_options(config, quantization, wanted_dtype) if file is None else unpack(quantization, file)
         )
-        if folder.is_dir():
+        with own_code_refused(model_id_or_path):
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source,
+                dtype=wanted_dtype,
+                attn_implementation=attention,
+                device_map=device_map,
+                **quantize,
+            )
+        if file is not None:
+            settle_unpacked(model)
+            weights = hash_files([file])
+        elif folder.is_dir():
             weights = hash_files([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
         else:
             weights = f"commit:{revision}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,3 +146,17 @@ def in_float32(model: PreTrainedModel) -> PreTrainedModel:
     if model.config._attn_implementation.startswith("flash_attention"):
         model.set_attn_implementation("sdpa")
     return model.float()
+
+
+@contextmanager
+def own_code_refused(place: str | Path, field: str = "model_name_or_path") -> Iterator[None]:
+    """Within it, what `trust_remote_code=False` of transformers raises is a refusal in one line."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        fix = "Take a model whose architecture transformers itself knows."
+        raise BadInput(field, str(place), fix, why="it holds code of its own, which is not run") from None
