@@ -57,7 +57,7 @@ def measure(rank: int, rows: Path, folder: Path, batch: int) -> None:
     frozen = tiny_lm()
     lens = stirred(Counting.from_subject(frozen, SITE, prompt="w1 w2 <A> w3", code_length=5))
     args = arguments(folder, per_device_eval_batch_size=batch, eval_rows=20, kl_horizon=2)
-    trainer = ConsistencyLensTrainer(lens, frozen, args, Activations.load(rows))
+    trainer = ConsistencyLensTrainer(lens, args, Activations.load(rows), frozen=frozen)
     found = trainer.measure()
     (folder / f"measured-{batch}-{rank}.json").write_text(json.dumps([found, lens.asked]))
 
