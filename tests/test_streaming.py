@@ -96,7 +96,7 @@ def test_a_stream_needs_an_end_and_rows_that_are_held_out(few: Activations, tmp_
     with pytest.raises(BadInput, match="max_steps=-1"):
         ConsistencyLensTrainer(tiny_lens(frozen), arguments(tmp_path, max_steps=-1), rows, frozen=frozen)
     bare = Activations(DatasetDict({"train": rows.splits["train"]}), few.metadata, few.statistics)
-    with pytest.raises(BadInput, match="validation_fraction"):
+    with pytest.raises(BadInput, match="eval_dataset=None: a stream is not looked at twice"):
         ConsistencyLensTrainer(tiny_lens(frozen), arguments(tmp_path), bare, frozen=frozen)
 
 

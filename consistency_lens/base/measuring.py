@@ -45,7 +45,9 @@ class MeasuringTrainer(RobustTrainer):
         call, in batches of nearly equal size, so that none is left with a single row."""
         dataset = self.held_out if dataset is None else dataset
         if not isinstance(dataset, Dataset):
-            raise BadInput("validation_fraction", 0, "Extract with one above 0: training evaluates on that split.")
+            fix = "Give held-out rows as eval_dataset, or extract with a validation_fraction above 0."
+            kind = None if dataset is None else type(dataset).__name__
+            raise BadInput("eval_dataset", kind, fix, why="there are no rows to evaluate on")
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:rows].tolist()
         parts = np.array_split(np.array(order), -(-len(order) // self.args.per_device_eval_batch_size))
         for batch in DataLoader(dataset, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):

@@ -15,7 +15,8 @@ def _require_end(activations: Any, args: LensTrainingArguments) -> None:
     if args.max_steps <= 0:
         raise BadInput("max_steps", args.max_steps, "Say how many steps to train: a stream has no length.")
     if not len(activations.splits.get("validation", [])):
-        raise BadInput("validation_fraction", 0, "Extract with one above 0: a stream is not looked at twice.")
+        fix = "Give held-out rows as eval_dataset, or extract with a validation_fraction above 0."
+        raise BadInput("eval_dataset", None, fix, why="a stream is not looked at twice")
 
 
 def _columns_of(split: Any) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, set_seed
+from transformers.trainer_utils import SaveStrategy
 
 from ..activations import Activations, survey
 from ..errors import BadInput
@@ -156,6 +157,16 @@ class LensTrainer(MeasuringTrainer):
             self.average.reset()
         self.take_up()
         return self.lens
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', where a `model_init` makes the lens of each trial; its trials save nothing."""
+        if self.model_init is None:
+            fix = "Make the trainer with model_init, a function that makes a lens, in the place of model."
+            raise BadInput("model_init", None, fix, why="each trial begins with a lens of its own")
+        if self.args.save_strategy != SaveStrategy.NO:
+            fix = "Search with save_strategy='no', and train with what was found."
+            raise BadInput("save_strategy", self.args.save_strategy.value, fix, why="all trials share the run folder")
+        return super().hyperparameter_search(*args, **kwargs)
 
     def begin(self) -> None:
         self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation

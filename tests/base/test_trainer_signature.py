@@ -20,6 +20,7 @@ from consistency_lens.activations.given import STREAM_SAMPLE
 from consistency_lens.base.arguments import LensTrainingArguments
 from consistency_lens.base.trainer import LensTrainer
 from consistency_lens.errors import BadInput
+from consistency_lens.evaluation import evaluate_lens
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
@@ -201,9 +202,10 @@ def test_a_callback_and_a_collator_of_your_own_are_used(tmp_path: Path) -> None:
 
 
 def test_a_lens_that_is_made_anew_trains_as_one_that_is_given(tmp_path: Path) -> None:
-    frozen, made = shared_lm("llama"), []
+    frozen, made, trials = shared_lm("llama"), [], []
 
     def make(trial: Any) -> ConsistencyLens:
+        trials.append(trial)
         made.append(tiny_lens(frozen))
         return made[-1]
 
@@ -214,6 +216,44 @@ def test_a_lens_that_is_made_anew_trains_as_one_that_is_given(tmp_path: Path) ->
     assert first == second and len(first) == 2
     set_seed(arguments(tmp_path).seed)
     assert losses(trainer_on(tmp_path / "given", tiny_rows(), run)) == first
+    trainer.train(trial={"learning_rate": 1e-3})
+    assert trials == [None, None, None, {"learning_rate": 1e-3}]
+
+
+def test_a_search_needs_a_lens_for_each_trial_and_saves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="model_init=None: each trial begins with a lens of its own"):
+        trainer_on(tmp_path / "given", tiny_rows()).hyperparameter_search()
+    run = {"save_strategy": "steps", "save_steps": 1}
+    trainer = trainer_on(tmp_path / "made", tiny_rows(), run, model_init=lambda: tiny_lens(shared_lm("llama")))
+    with pytest.raises(BadInput, match="save_strategy='steps': all trials share the run folder"):
+        trainer.hyperparameter_search()
+
+
+def test_a_lens_of_another_site_cannot_take_the_place_of_the_first(tmp_path: Path) -> None:
+    frozen, sites = shared_lm("llama"), iter([SITE, "resid_post.2"])
+
+    def make() -> ConsistencyLens:
+        return ConsistencyLens.from_subject(frozen, next(sites), prompt="w1 w2 <A> w3", code_length=5)
+
+    trainer = trainer_on(tmp_path, tiny_rows(), model_init=make)
+    with pytest.raises(BadInput, match=r"model_init='resid_post.2': a lens of another site"):
+        trainer.train()
+
+
+def test_rows_of_your_own_without_held_out_ones_are_trained_on_and_saved(tmp_path: Path) -> None:
+    trainer = trainer_on(tmp_path, plain(), {"save_strategy": "steps", "save_steps": 2})
+    trainer.train()
+    assert (tmp_path / "checkpoint-2" / "README.md").exists()
+    assert trainer.record().counts == {"train": (len(set(plain()["doc_id"])), len(plain()))}
+    with pytest.raises(BadInput, match="eval_dataset=None: there are no rows to evaluate on"):
+        trainer.evaluate()
+
+
+def test_rows_of_your_own_are_judged_by_a_report() -> None:
+    frozen = shared_lm("llama")
+    rows = Activations.from_dataset(plain(), frozen, SITE, plain("validation"))
+    report = evaluate_lens(tiny_lens(frozen), frozen, rows, split="validation", horizon=4, max_rows=8, batch_size=4)
+    assert report.data["rows"] == 8 and report.data["documents_of_split"] == len(set(plain("validation")["doc_id"]))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.distributed
 def train(rank: int, rows: Path, folder: Path) -> None:
     frozen = tiny_lm()
     args = arguments(folder, max_steps=5, ema_decay=0.9, max_skipped_steps=1)
-    trainer = Spoiled(tiny_lens(frozen), frozen, args, Activations.load(rows))
+    trainer = Spoiled(tiny_lens(frozen), args, Activations.load(rows), frozen=frozen)
     trainer.bad_steps = (1, 3) if rank == 1 else ()
     with pytest.raises(BadInput) as caught:
         trainer.train()
