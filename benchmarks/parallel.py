@@ -62,7 +62,7 @@ def train(options: argparse.Namespace, path: Path) -> None:
         warm_start="none", warm_steps=0, per_device_train_batch_size=options.rows, kl_horizon=options.horizon,
         logging_strategy="no",
     )  # fmt: skip
-    trainer = ConsistencyLensTrainer(lens, frozen, given, rows, [clock])
+    trainer = ConsistencyLensTrainer(lens, given, rows, callbacks=[clock], frozen=frozen)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.train()

@@ -52,7 +52,7 @@ def trainer_of(lens: ConsistencyLens, frozen: FrozenLM, rows: Activations, **set
         save_strategy="no", warm_start="none", warm_steps=0, per_device_train_batch_size=len(rows.splits["train"]),
         **settings,
     )  # fmt: skip
-    trainer = ConsistencyLensTrainer(lens, frozen, arguments, rows)
+    trainer = ConsistencyLensTrainer(lens, arguments, rows, frozen=frozen)
     trainer.current_gradient_accumulation_steps = 1
     trainer.remember_decoder()
     trainer.state.global_step = 1

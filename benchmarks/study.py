@@ -164,7 +164,7 @@ class Study:
         request = Request("train", self.recipe | dict(changes))
         lens = new_lens(request, self.frozen, self.activations, only_site(request, self.activations.sites))
         own = {"output_dir": str(self.out / "runs"), "max_steps": steps, "warm_steps": warm_steps}
-        trainer = ConsistencyLensTrainer(lens, self.frozen, request.training(**own, **QUIET), self.activations)
+        trainer = ConsistencyLensTrainer(lens, request.training(**own, **QUIET), self.activations, frozen=self.frozen)
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         return lens, trainer

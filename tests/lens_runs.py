@@ -85,7 +85,7 @@ def trainer_of(
 ) -> ConsistencyLensTrainer:
     """A trainer on the rows of the tiny llama; `changes` are of its arguments."""
     frozen = frozen or tiny_lm()
-    return ConsistencyLensTrainer(lens or tiny_lens(frozen), frozen, arguments(folder, **changes), tiny_rows())
+    return ConsistencyLensTrainer(lens or tiny_lens(frozen), arguments(folder, **changes), tiny_rows(), frozen=frozen)
 
 
 def first_batch(trainer: ConsistencyLensTrainer) -> dict[str, Any]:

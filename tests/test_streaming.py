@@ -51,7 +51,7 @@ def in_order_of(rows: IterableDataset, stored: Activations, few: Activations) ->
 def run(folder: Path, make: Any, resume: str | None = None, **changes: Any) -> list[float]:
     frozen = tiny_lm()
     given = arguments(folder, max_steps=STEPS, **({"save_strategy": "no"} | changes))
-    trainer = ConsistencyLensTrainer(tiny_lens(frozen), frozen, given, make(frozen))
+    trainer = ConsistencyLensTrainer(tiny_lens(frozen), given, make(frozen), frozen=frozen)
     trainer.train(resume)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -94,10 +94,10 @@ def test_a_stream_needs_an_end_and_rows_that_are_held_out(few: Activations, tmp_
     frozen = tiny_lm()
     rows = few.streaming(stream_of(frozen))
     with pytest.raises(BadInput, match="max_steps=-1"):
-        ConsistencyLensTrainer(tiny_lens(frozen), frozen, arguments(tmp_path, max_steps=-1), rows)
+        ConsistencyLensTrainer(tiny_lens(frozen), arguments(tmp_path, max_steps=-1), rows, frozen=frozen)
     bare = Activations(DatasetDict({"train": rows.splits["train"]}), few.metadata, few.statistics)
-    with pytest.raises(BadInput, match="validation_fraction"):
-        ConsistencyLensTrainer(tiny_lens(frozen), frozen, arguments(tmp_path), bare)
+    with pytest.raises(BadInput, match="eval_dataset=None: a stream is not looked at twice"):
+        ConsistencyLensTrainer(tiny_lens(frozen), arguments(tmp_path), bare, frozen=frozen)
 
 
 @pytest.mark.parametrize(

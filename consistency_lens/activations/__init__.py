@@ -3,6 +3,7 @@
 from .corpus import Corpus, CorpusArguments
 from .dataset import ActivationCollator, Activations
 from .extract import ExtractArguments, Extraction, rules_of
+from .given import survey
 from .storage import CorruptShard
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "ExtractArguments",
     "Extraction",
     "rules_of",
+    "survey",
 ]

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict, IterableDataset, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from huggingface_hub import get_token, hf_hub_download
 from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from ..errors import BadInput
-from ..frozen import FrozenLM, Provenance
+from ..frozen import FrozenLM, Provenance, Site
 from ..hub import redacted
+from .given import described, survey
 from .storage import METADATA, PROGRESS, STATISTICS, Shard
 
 
@@ -80,6 +81,40 @@ class Activations:
                 shard.verify(folder)
         return cls(load_from_disk(str(folder)), metadata, load_file(folder / STATISTICS))
 
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset | IterableDataset | DatasetDict,
+        frozen: FrozenLM,
+        sites: str | Site | Sequence[str | Site] | None = None,
+        eval_dataset: Dataset | None = None,
+    ) -> Activations:
+        """Take rows that somebody made. They are checked in one pass, which also takes mean and variance in float64;
+        of a stream, whose first rows come again with each pass, the first 4096 rows stand for all.
+
+        Args:
+            dataset: rows with `input_ids`, `position`, `doc_id`, a column of floats named after each site, and
+                `continuation_ids` where a horizon shall be judged; or splits of them, `train` and `validation`.
+            frozen: the model whose activations these are. The rows cannot prove it: who gives them vouches for it.
+            sites: where they were read. Default: what the columns are named after.
+            eval_dataset: held-out rows, of other documents.
+        """
+        return cls(*described(dataset, frozen, sites, eval_dataset))
+
+    @classmethod
+    def of(cls, given: Any, frozen: FrozenLM, site: str, eval_dataset: Dataset | None = None) -> Activations:
+        """Whatever a trainer may be given, as activations: a folder's path is opened, a plain data set is described;
+        `eval_dataset` takes the place of the validation split."""
+        rows = cls.load(given) if isinstance(given, (str, Path)) else given
+        if not isinstance(rows, Activations):
+            return cls.from_dataset(rows, frozen, site, eval_dataset)
+        if eval_dataset is None:
+            return rows
+        found = survey(eval_dataset, frozen, [site], "eval_dataset")
+        counts = {**rows.metadata.get("splits", {}), "validation": found.counts}
+        splits = DatasetDict({**rows.splits, "validation": eval_dataset})
+        return replace(rows, splits=splits, metadata={**rows.metadata, "splits": counts})
+
     @property
     def provenance(self) -> Provenance:
         return Provenance.from_dict(self.metadata["provenance"])
@@ -119,9 +154,9 @@ class ActivationCollator:
     """Rows to a batch, each with a partner from another document.
 
     The batch: `input_ids`, `attention_mask` `[B, S]` padded on the left, so that P is the last column of every row;
-    `continuation_ids`, `continuation_mask` `[B, k]` padded on the right; `position`, `doc_id` `[B]`; `activations`,
-    site -> `[B, d]`; `pair` `[B]`: for row i, the row whose activation, ids and position are its A'. Other columns
-    come as lists.
+    `continuation_ids`, `continuation_mask` `[B, k]` padded on the right, where the rows have them; `position`,
+    `doc_id` `[B]`; `activations`, site -> `[B, d]`; `pair` `[B]`: for row i, the row whose activation, ids and
+    position are its A'. Other columns come as lists.
 
     Pairing uses no random numbers, so a resumed run pairs as the uninterrupted one.
 
@@ -145,17 +180,17 @@ class ActivationCollator:
         if missing:
             raise BadInput("sites", missing[0], f"The rows hold {', '.join(rows[0])}.")
         input_ids, attention_mask = self._padded([row["input_ids"] for row in rows], left=True)
-        continuation_ids, continuation_mask = self._padded([row["continuation_ids"] for row in rows], left=False)
         doc_id = torch.tensor([int(row["doc_id"]) for row in rows])
         batch: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "continuation_ids": continuation_ids,
-            "continuation_mask": continuation_mask,
             "position": torch.tensor([int(row["position"]) for row in rows]),
             "doc_id": doc_id,
             "activations": {site: self._stacked([row[site] for row in rows]) for site in self.sites},
         }
+        if "continuation_ids" in rows[0]:
+            following = self._padded([row["continuation_ids"] for row in rows], left=False)
+            batch["continuation_ids"], batch["continuation_mask"] = following
         if self.pair:
             batch["pair"] = pair_by_document(doc_id)
         known = {*batch, *self.sites, "input_ids"}

@@ -15,10 +15,19 @@ def _require_end(activations: Any, args: LensTrainingArguments) -> None:
     if args.max_steps <= 0:
         raise BadInput("max_steps", args.max_steps, "Say how many steps to train: a stream has no length.")
     if not len(activations.splits.get("validation", [])):
-        raise BadInput("validation_fraction", 0, "Extract with one above 0: a stream is not looked at twice.")
+        fix = "Give held-out rows as eval_dataset, or extract with a validation_fraction above 0."
+        raise BadInput("eval_dataset", None, fix, why="a stream is not looked at twice")
 
 
-def formatted(split: Any, columns: list[str]) -> Any:
+def _columns_of(split: Any) -> list[str]:
+    return list(split.column_names or next(iter(split.take(1)), {}))
+
+
+def formatted(split: Any, site: str) -> Any:
+    """The columns that a batch is made of, as tensors."""
+    wanted = ["input_ids", "continuation_ids", "position", "doc_id", site]
+    # Only rows that somebody made may lack it; a stream that nobody described does not say so.
+    columns = [name for name in wanted if name != "continuation_ids" or name in _columns_of(split)]
     if isinstance(split, IterableDataset):
         return split.select_columns(columns).with_format("torch")
     return split.with_format("torch", columns=columns)

@@ -8,34 +8,32 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl
+from transformers import EvalPrediction, TrainerCallback, TrainerControl, set_seed
+from transformers.trainer_utils import SaveStrategy
 
-from ..activations import Activations
+from ..activations import Activations, survey
 from ..errors import BadInput
 from ..frozen import FrozenLM
-from ..objectives import fve, recovered
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
 from .checkpoint import checkpoints, find_checkpoint, save_batch
 from .cost import Cost, Meter
-from .engines import in_turn_of_processes, mean_over_processes
-from .fidelity import Bench, compare, only_site
+from .engines import Engine, mean_over_processes
+from .fidelity import only_site
+from .given import require_names, require_together
 from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
-from .memory import FirstWeights, evaluating
+from .measuring import MeasuringTrainer
+from .memory import FirstWeights
 from .modeling import LensModel
 from .precision import tf32, wants_tf32
-from .robust_trainer import RobustTrainer
 from .rows import formatted, require_rows
 from .samples import SampleTable
 from .saving import load_files
@@ -43,15 +41,25 @@ from .saving import load_files
 logger = logging.getLogger(__name__)
 
 
-class LensTrainer(RobustTrainer):
+class LensTrainer(MeasuringTrainer):
     """A subclass gives `compute_loss`, and `schedules`: the weight of each of its terms.
 
+    The names are those of transformers' `Trainer`; `frozen` comes beside them.
+
     Args:
-        lens: what is trained.
-        frozen: the subject, which judges; it stays out of everything that is saved.
+        model: the lens that is trained.
         args: the arguments of the run.
-        activations: rows with their splits. Checked against the subject, and the subject against the lens, first.
+        train_dataset: `Activations`, the path of a folder of them, or rows that somebody made: a `DatasetDict`, a
+            `Dataset` or an `IterableDataset`, as `Activations.from_dataset` takes them. Checked against the subject,
+            and the subject against the lens, first.
+        eval_dataset: held-out rows, or several sets of them by name. Default: the validation split, if there is one.
+        data_collator: makes batches of rows. Default: the family's.
+        compute_metrics: numbers of your own, from an `EvalPrediction` whose `predictions` are a dict of arrays with an
+            entry per row (`kl`, `kl_of_mean`, `top1`, `cosine`, `original`, `restored`, `explanation`, ...).
         callbacks: as for `Trainer`.
+        optimizers: an optimizer and a scheduler of your own, in the place of the trainer's.
+        model_init: makes a lens, of a trial if it takes one, anew for each training; in the place of `model`.
+        frozen: the subject, which judges; it stays out of everything that is saved.
     """
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the rows
@@ -61,21 +69,39 @@ class LensTrainer(RobustTrainer):
 
     def __init__(
         self,
-        lens: LensModel,
-        frozen: FrozenLM,
-        args: LensTrainingArguments,
-        activations: Activations,
+        model: LensModel | None = None,
+        args: LensTrainingArguments | None = None,
+        train_dataset: Activations | str | Path | DatasetDict | Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        data_collator: Callable[[Any], dict[str, Any]] | None = None,
+        compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        model_init: Callable[..., LensModel] | None = None,
+        *,
+        frozen: FrozenLM | None = None,
+        **other: Any,
     ) -> None:
+        require_names(model, args, frozen, model_init, other)
+        assert args is not None and frozen is not None
+        self.model_init = model_init
+        if model is None:
+            set_seed(args.seed)
+            model = super().call_model_init()
+        lens: LensModel = model
         lens.config.require_subject(frozen)
-        activations.require_model(frozen)
         self.site = only_site(lens.config.sites)
+        several = dict(eval_dataset) if isinstance(eval_dataset, Mapping) else {}
+        one = next(iter(several.values()), None) if several else eval_dataset
+        activations = Activations.of(train_dataset, frozen, self.site, one)
+        activations.require_model(frozen)
         self.streams = isinstance(activations.splits["train"], IterableDataset)
         activations.provenance.at(self.site)
         require_rows(activations, args)
         self.lens, self.frozen, self.activations = lens, frozen, activations
         self.schedules = self.weigh(args)
-        model = self.place(args)
+        require_together(args, model_init, optimizers, Engine.of(args))
+        placed = self.place(args)
         device = args.device if self.engine.spreads_weights else frozen.device
         self.mean = activations.mean(self.site).to(device)
         self.variance = float(activations.statistics[f"{self.site}.variance"].sum())
@@ -85,25 +111,62 @@ class LensTrainer(RobustTrainer):
         # For the card. Sizes are those of whole tensors, before they are spread over processes.
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
         self.command, self.earlier_card = "", Path(args.output_dir) / CARD
-        columns = ["input_ids", "continuation_ids", "position", "doc_id", self.site]
-        splits = {name: formatted(split, columns) for name, split in activations.splits.items()}
+        for rows in list(several.values())[1:]:
+            survey(rows, frozen, [self.site], "eval_dataset")
+        splits = {name: formatted(split, self.site) for name, split in activations.splits.items()}
         pad_id = frozen.tokenizer.pad_token_id
+        own = activations.collator(pad_id if pad_id is not None else 0, sites=[self.site])
+        held_out: Any = {name: formatted(rows, self.site) for name, rows in several.items()}
         super().__init__(
-            model=model,
+            model=placed,
             args=args,
-            data_collator=activations.collator(pad_id if pad_id is not None else 0, sites=[self.site]),
+            data_collator=own if data_collator is None else data_collator,
             train_dataset=splits["train"],
-            eval_dataset=splits.get("validation"),
+            eval_dataset=held_out or splits.get("validation"),
+            compute_metrics=compute_metrics,
             callbacks=callbacks,
+            optimizers=optimizers,
         )
+        self.model_init = model_init
         self.require_engine()
         self.can_return_loss = True
         self.label_names: list[str] = []
         self.average = MovingAverage(self.trainable, args.ema_decay) if args.ema_decay else None
         if self.average:
             self.add_callback(self.average)
+        self.table = SampleTable(lens, frozen, self.batches, self.as_one, self.silent)
         if self.eval_dataset is not None:
-            self.add_callback(SampleTable(lens, frozen, self.batches, self.as_one, self.silent))
+            self.add_callback(self.table)
+        self.take_up()
+
+    def take_up(self) -> None:
+        """What a family does with a lens before it is trained."""
+
+    def call_model_init(self, trial: Any = None) -> LensModel:
+        """Another lens in the place of the one before; transformers asks for it as each training begins."""
+        self.lens = super().call_model_init(trial)
+        self.lens.config.require_subject(self.frozen)
+        if only_site(self.lens.config.sites) != self.site:
+            fix = f"Let it make lenses of {self.site}: the rows and their mean stay."
+            raise BadInput("model_init", only_site(self.lens.config.sites), fix, why="a lens of another site")
+        self.schedules = self.weigh(self.args)
+        self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in self.lens.parts().items()}
+        self.table.lens = self.lens
+        if self.average:
+            self.average.parameters = self.trainable
+            self.average.reset()
+        self.take_up()
+        return self.lens
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', where a `model_init` makes the lens of each trial; its trials save nothing."""
+        if self.model_init is None:
+            fix = "Make the trainer with model_init, a function that makes a lens, in the place of model."
+            raise BadInput("model_init", None, fix, why="each trial begins with a lens of its own")
+        if self.args.save_strategy != SaveStrategy.NO:
+            fix = "Search with save_strategy='no', and train with what was found."
+            raise BadInput("save_strategy", self.args.save_strategy.value, fix, why="all trials share the run folder")
+        return super().hyperparameter_search(*args, **kwargs)
 
     def begin(self) -> None:
         self.micro_step = 0  # batches of this step that came before the present one, with gradient accumulation
@@ -216,80 +279,6 @@ class LensTrainer(RobustTrainer):
             self.optimizer = cls(groups, **options)
         return self.optimizer
 
-    # ---- evaluation
-
-    def batches(self, rows: int, dataset: Any = None) -> Iterator[dict[str, Any]]:
-        """Validation rows, or those of another split, in a fixed order that mixes documents: the same ones at each
-        call, in batches of nearly equal size, so that none is left with a single row."""
-        dataset = self.eval_dataset if dataset is None else dataset
-        if not isinstance(dataset, Dataset):
-            raise BadInput("validation_fraction", 0, "Extract with one above 0: training evaluates on that split.")
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:rows].tolist()
-        parts = np.array_split(np.array(order), -(-len(order) // self.args.per_device_eval_batch_size))
-        for batch in DataLoader(dataset, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):
-            yield self._prepare_inputs(batch)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """The numbers to watch, on `eval_rows` rows of the validation split, or of `eval_dataset`."""
-        began, prefix = time.monotonic(), metric_key_prefix
-        metrics = {f"{prefix}_{name}": value for name, value in self.measure(eval_dataset).items()}
-        if self.average:
-            with self.average.in_place():
-                metrics |= {f"{prefix}_ema_{name}": value for name, value in self.measure(eval_dataset).items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._since += time.monotonic() - began  # the speed that is logged is that of training
-        self.meter.judging += time.monotonic() - began
-        return metrics
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """A lens predicts no labels."""
-        fix = "Use evaluate_lens for a report, lens.compress and lens.explain for codes."
-        raise BadInput("predict", type(self.lens).__name__, fix, why="a lens predicts no labels")
-
-    @torch.no_grad()
-    def measure(self, dataset: Any = None) -> dict[str, float]:
-        """kl_recovered, the same over the horizon, top1, fve, cosine; and what the family says of its codes."""
-        with evaluating():
-            return self.as_one(lambda: self._measure(dataset))
-
-    def _measure(self, dataset: Any) -> dict[str, float]:
-        was_training = self.lens.training
-        self.lens.eval()
-        # Where each process holds all weights, the batches are dealt out; else all have to make the same passes.
-        first, step = (0, 1) if self.engine.spreads_weights else (self.args.process_index, self.args.world_size)
-        mine = islice(self.batches(self.args.eval_rows, dataset), first, None, step)
-        judged = in_turn_of_processes([self._judge(batch) for batch in mine], step)
-        every = {name: torch.cat([rows[name] for rows, _ in judged]) for name in judged[0][0]}
-        codes = [said for _, texts in judged for said in texts]
-        restored, original = every.pop("restored"), every.pop("original")
-        means = {name: float(value.nanmean()) for name, value in every.items() if not name.endswith("_of_mean")}
-        means["kl_recovered"] = float(recovered(every["kl"], every["kl_of_mean"]))
-        if self.args.kl_horizon:
-            horizon = recovered(every["kl_horizon"], every["kl_horizon_of_mean"])
-            means["kl_horizon_recovered"] = float(horizon)
-        means["fve"] = float(fve(restored, original, self.mean.cpu()))
-        means["distinct"] = len(set(codes)) / len(codes)
-        means.pop("squared_error"), means.pop("ce", None)
-        self.lens.train(was_training)
-        return means
-
-    def _judge(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-        """A value per row under each name, and what the lens says about them."""
-        bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
-        original = batch["activations"][self.site].float()
-        code = self.lens.compress(batch)
-        (edit,) = self.lens.restore(code, batch)
-        at_mean = bench.judge(edit.at(self.mean))
-        rows = bench.judge(edit) | compare(edit.value, original)
-        rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
-        rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
-        rows |= {"restored": edit.value, "original": original}
-        texts = [row["explanation"] for row in self.lens.spell(code)]
-        return {name: value.float().cpu() for name, value in rows.items()}, texts
-
     # ---- save and resume
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -321,7 +310,9 @@ class LensTrainer(RobustTrainer):
 
     def record(self, prefix: str = "eval_") -> TrainingRecord:
         """How the lens came about, up to this step."""
-        held_out: Any = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        if isinstance(self.eval_dataset, dict):
+            prefix = f"{prefix}{next(iter(self.eval_dataset))}_"
+        held_out: Any = self.held_out if self.held_out is not None else self.train_dataset
         return TrainingRecord(
             name=self.hub_model_id or Path(self.args.output_dir).resolve().name,
             step=self.state.global_step,

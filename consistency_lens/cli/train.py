@@ -166,7 +166,7 @@ def trainer_of(
     trainers: list[ConsistencyLensTrainer] = []
     if request.run.stream_activations:
         activations = streamed(request, activations, lens.subject, lambda read: trainers[0].as_one(read))
-    trainer = ConsistencyLensTrainer(lens, lens.subject, training, activations, callbacks)
+    trainer = ConsistencyLensTrainer(lens, training, activations, callbacks=callbacks, frozen=lens.subject)
     trainers.append(trainer)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)

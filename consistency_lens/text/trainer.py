@@ -59,8 +59,7 @@ class ConsistencyLensTrainer(LensTrainer):
     args: ConsistencyLensArguments
     lens: ConsistencyLens
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def take_up(self) -> None:
         if self.args.anchor == "frozen" and (self.engine.is_deepspeed or self.engine.spreads_weights):
             fix = "Use ds_configs/ddp.yaml, or another anchor."
             raise BadInput("anchor", "frozen", fix, why=f"{self.engine.name} settles at the start what is trained")
@@ -249,7 +248,10 @@ class ConsistencyLensTrainer(LensTrainer):
         return cost.warm if self.is_warming_up else cost.functional
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it."""
+        """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it.
+        A scheduler that was given stays as it is."""
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
         warm = self.args.num_warm_steps
         scheduler = super().create_scheduler(max(1, num_training_steps - warm), optimizer)
         if not warm:

@@ -67,7 +67,9 @@ def test_nothing_is_compiled_anew_for_other_lengths_and_losses_are_the_same(tmp_
     for name, settings in (("plain", {}), ("compiled", BY_DYNAMO)):
         frozen, graphs = subject(), Graphs()
         given = arguments(tmp_path, max_steps=WARM + 4, kl_horizon=2, eval_strategy="no", **settings)
-        trainer = ConsistencyLensTrainer(tiny_lens(frozen, trainable="projections"), frozen, given, rows, [graphs])
+        trainer = ConsistencyLensTrainer(
+            tiny_lens(frozen, trainable="projections"), given, rows, callbacks=[graphs], frozen=frozen
+        )
         collate = trainer.data_collator
         trainer.data_collator = lambda batch, collate=collate: watched(collate(batch))
         trainer.train()

@@ -117,7 +117,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lens = tiny_lens(subject)
     extract_to(place / "rows", random_texts(40, shortest=8, longest=20), subject, continuation_length=4)
     rows = Activations.load(place / "rows")
-    trainer = ConsistencyLensTrainer(lens, subject, arguments(place / "run"), rows)
+    trainer = ConsistencyLensTrainer(lens, arguments(place / "run"), rows, frozen=subject)
     lens.save_pretrained(place / "run" / "lens")
     trainer.write_card(place / "run" / "lens")
     return place

@@ -38,7 +38,7 @@ class Spoiled(ConsistencyLensTrainer):
 
 def spoiled(folder: Path, **changes: Any) -> Spoiled:
     frozen = tiny_lm()
-    return Spoiled(tiny_lens(frozen), frozen, arguments(folder, **changes), tiny_rows())
+    return Spoiled(tiny_lens(frozen), arguments(folder, **changes), tiny_rows(), frozen=frozen)
 
 
 def logs(trainer: ConsistencyLensTrainer) -> list[dict[str, float]]:
@@ -319,7 +319,7 @@ def test_batches_of_one_step_have_noise_of_their_own(tmp_path: Path) -> None:
 
     frozen = tiny_lm()
     args = arguments(tmp_path, gradient_accumulation_steps=2, warm_start="none", anchor="none", max_steps=3)
-    Listening(tiny_lens(frozen), frozen, args, tiny_rows()).train()
+    Listening(tiny_lens(frozen), args, tiny_rows(), frozen=frozen).train()
     assert len(seeds) == len(set(seeds)) == 6
 
 

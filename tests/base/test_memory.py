@@ -46,7 +46,7 @@ def hungry(folder: Path, room: int, patience: int = 0, **changes: Any) -> Consis
     lens = Hungry.from_subject(frozen, SITE, prompt=PROMPT, code_length=5)
     lens.room, lens.patience = room, patience
     given = {"auto_find_batch_size": True, "per_device_train_batch_size": 6}
-    return ConsistencyLensTrainer(lens, frozen, arguments(folder, **(GIVEN | given | changes)), tiny_rows())
+    return ConsistencyLensTrainer(lens, arguments(folder, **(GIVEN | given | changes)), tiny_rows(), frozen=frozen)
 
 
 def logged(trainer: ConsistencyLensTrainer) -> list[dict[str, float]]:

@@ -37,7 +37,7 @@ def run_with_adapters(folder: str, resume: str | None = None, **changes: Any) ->
 
     frozen = tiny_lm()
     lens = tiny_lens(frozen, trainable="lora")
-    trainer = ConsistencyLensTrainer(lens, frozen, arguments(folder, **changes), tiny_rows())
+    trainer = ConsistencyLensTrainer(lens, arguments(folder, **changes), tiny_rows(), frozen=frozen)
     trainer.train(resume)
     return [e["loss"] for e in trainer.state.log_history if "loss" in e]
 

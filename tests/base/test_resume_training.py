@@ -82,7 +82,7 @@ def _train(log: Path, rows: Path, run: Path, settings: dict[str, Any], resume: b
     settings = dict(settings)
     frozen = tiny_lm()
     lens = tiny_lens(frozen, trainable=settings.pop("trainable", "full"))
-    trainer = Dying(lens, frozen, arguments(run, **(RUN | settings)), Activations.load(rows))
+    trainer = Dying(lens, arguments(run, **(RUN | settings)), Activations.load(rows), frozen=frozen)
     trainer.writing = moment.get("writing")
     if "end_of" in moment:
         trainer.add_callback(AtTheEnd(moment["end_of"]))
@@ -232,10 +232,10 @@ def test_the_count_of_skipped_steps_survives(tmp_path: Path, logging_steps: int)
     frozen = tiny_lm()
     given = {"save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 1, "logging_steps": logging_steps}
     given["logging_first_step"] = False
-    trainer = Spoiled(tiny_lens(frozen), frozen, arguments(tmp_path, **given), tiny_rows())
+    trainer = Spoiled(tiny_lens(frozen), arguments(tmp_path, **given), tiny_rows(), frozen=frozen)
     trainer.bad_steps = (1, 2)
     with pytest.raises(BadInput, match="max_skipped_steps"):
         trainer.train()
-    again = Spoiled(tiny_lens(frozen), frozen, arguments(tmp_path, **given), tiny_rows())
+    again = Spoiled(tiny_lens(frozen), arguments(tmp_path, **given), tiny_rows(), frozen=frozen)
     with pytest.raises(BadInput, match="2 steps"):
         again.train(resume_from_checkpoint=True)  # its bad step is the third, as before

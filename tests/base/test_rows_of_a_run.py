@@ -37,7 +37,7 @@ def test_rows_of_several_sites_serve_a_lens_of_one(tmp_path: Path) -> None:
         continuation_length=4,
     )
     rows = Activations.load(tmp_path / "rows")
-    trainer = ConsistencyLensTrainer(tiny_lens(frozen), frozen, arguments(tmp_path / "run"), rows)
+    trainer = ConsistencyLensTrainer(tiny_lens(frozen), arguments(tmp_path / "run"), rows, frozen=frozen)
     assert trainer.train().global_step == WARM + 2
     assert list(first_batch(trainer)["activations"]) == [SITE]
 

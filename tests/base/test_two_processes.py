@@ -25,7 +25,7 @@ pytestmark = pytest.mark.distributed
 def train(rank: int, rows: Path, folder: Path) -> None:
     frozen = tiny_lm()
     args = arguments(folder, max_steps=5, ema_decay=0.9, max_skipped_steps=1)
-    trainer = Spoiled(tiny_lens(frozen), frozen, args, Activations.load(rows))
+    trainer = Spoiled(tiny_lens(frozen), args, Activations.load(rows), frozen=frozen)
     trainer.bad_steps = (1, 3) if rank == 1 else ()
     with pytest.raises(BadInput) as caught:
         trainer.train()
@@ -57,7 +57,7 @@ def measure(rank: int, rows: Path, folder: Path, batch: int) -> None:
     frozen = tiny_lm()
     lens = stirred(Counting.from_subject(frozen, SITE, prompt="w1 w2 <A> w3", code_length=5))
     args = arguments(folder, per_device_eval_batch_size=batch, eval_rows=20, kl_horizon=2)
-    trainer = ConsistencyLensTrainer(lens, frozen, args, Activations.load(rows))
+    trainer = ConsistencyLensTrainer(lens, args, Activations.load(rows), frozen=frozen)
     found = trainer.measure()
     (folder / f"measured-{batch}-{rank}.json").write_text(json.dumps([found, lens.asked]))
 

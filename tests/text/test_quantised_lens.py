@@ -52,7 +52,7 @@ def packed(frozen: FrozenLM) -> dict[str, torch.Tensor]:
 
 def trainer_of(folder: Path, frozen: FrozenLM, rows: Activations, **changes: Any) -> ConsistencyLensTrainer:
     lens = tiny_lens(frozen, trainable="lora", lora_rank=4)
-    return ConsistencyLensTrainer(lens, frozen, arguments(folder, **(RUN | changes)), rows)
+    return ConsistencyLensTrainer(lens, arguments(folder, **(RUN | changes)), rows, frozen=frozen)
 
 
 @pytest.mark.parametrize("estimator", ["policy", "parallel"])

@@ -1,0 +1,84 @@
+"""What a trainer is given, in the names of transformers' `Trainer`; and what it says of other names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import EvalPrediction
+
+from ..errors import BadInput
+from ..frozen import FrozenLM
+from .arguments import LensTrainingArguments
+from .engines import Engine
+
+_WRITE = "Write ConsistencyLensTrainer(model=lens, args=args, train_dataset=activations, frozen=frozen)"
+_RENAMED = {"lens": "model", "activations": "train_dataset"}
+
+
+def require_names(model: Any, args: Any, frozen: Any, model_init: Any, other: Mapping[str, Any]) -> None:
+    """Raise where a call has another shape than that of transformers' `Trainer` with `frozen` beside it."""
+    for name, value in other.items():
+        why = f"its name is {_RENAMED[name]}" if name in _RENAMED else "the trainer takes nothing of that name"
+        raise BadInput(name, type(value).__name__, f"{_WRITE}.", why=why)
+    if isinstance(args, FrozenLM):
+        fix = f"{_WRITE}: the order is that of the names, and frozen has to be named."
+        raise BadInput("args", "FrozenLM", fix, why="these are no arguments of a run")
+    if not isinstance(args, LensTrainingArguments):
+        fix = "Give the arguments of the family's training: ConsistencyLensArguments(output_dir)."
+        raise BadInput("args", type(args).__name__, fix, why="these are no arguments of a lens's training")
+    if not isinstance(frozen, FrozenLM):
+        raise BadInput("frozen", type(frozen).__name__, f"{_WRITE}.", why="the frozen model has to judge")
+    if (model is None) is (model_init is None):
+        why = "there is neither a model nor a model_init" if model is None else "there is a model_init, too"
+        raise BadInput("model", type(model).__name__, "Give a lens as model, or as model_init what makes one.", why)
+
+
+def require_together(args: LensTrainingArguments, model_init: Any, optimizers: Sequence[Any], engine: Engine) -> None:
+    """Raise where two things that were given exclude each other.
+
+    Args:
+        args: of the run.
+        model_init: makes a lens for each training, where it is given.
+        optimizers: an optimizer and a scheduler, or None for each.
+        engine: that the lens is handed to.
+    """
+    own = any(each is not None for each in optimizers)
+    if model_init is not None and own:
+        fix = "Give a model, or leave the optimizers to the trainer."
+        raise BadInput("optimizers", "given", fix, why="they are of one lens, and model_init makes another each time")
+    if model_init is not None and (args.torch_compile or engine.is_deepspeed or engine.spreads_weights):
+        fix = "Give a lens as model, and start a run of its own for each trial."
+        why = "an engine or torch_compile takes the weights of one lens, and keeps them"
+        raise BadInput("model_init", "given", fix, why)
+    if own and args.auto_find_batch_size:
+        fix = "Switch it off, or leave the optimizers to the trainer."
+        raise BadInput("auto_find_batch_size", True, fix, why="each attempt begins with an optimizer of its own")
+
+
+def numbers_of(
+    compute_metrics: Callable[[EvalPrediction], Mapping[str, float]],
+    rows: Mapping[str, Tensor],
+    explanations: Sequence[str],
+    taken: Sequence[str],
+) -> dict[str, float]:
+    """What a function of the user's makes of the rows of an evaluation, as in transformers.
+
+    It gets an `EvalPrediction` without labels, whose `predictions` are arrays with an entry per row: `kl`,
+    `kl_of_mean`, `top1`, `cosine` and the like; `original` and `restored` `[N, d]`; `explanation`.
+    """
+    predictions: Any = {name: value.numpy() for name, value in rows.items()}
+    predictions["explanation"] = np.array(explanations, dtype=object)
+    nothing: Any = None
+    given = compute_metrics(EvalPrediction(predictions=predictions, label_ids=nothing))
+    if not isinstance(given, Mapping):
+        raise BadInput("compute_metrics", type(given).__name__, "Let it return a dict of numbers by name.")
+    found = {name.removeprefix("eval_"): float(value) for name, value in given.items()}  # `evaluate` puts it there
+    clash = [name for name in found if name in taken]
+    if clash:
+        raise BadInput(
+            "compute_metrics", clash[0], "Give it another name.", why="an evaluation has this number already"
+        )
+    return found

@@ -1,0 +1,126 @@
+"""`MeasuringTrainer`: the numbers that a training watches, on rows that it does not learn from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import TrainerControl
+
+from ..errors import BadInput
+from ..objectives import fve, recovered
+from .callbacks import MovingAverage
+from .cost import Meter
+from .engines import in_turn_of_processes
+from .fidelity import Bench, compare
+from .given import numbers_of
+from .memory import evaluating
+from .robust_trainer import RobustTrainer
+
+
+class MeasuringTrainer(RobustTrainer):
+    """Evaluates the lens, and its moving average where there is one, with the judge that training has."""
+
+    site: str
+    mean: Tensor  # [d], of the training rows
+    average: MovingAverage | None
+    meter: Meter
+    control: TrainerControl
+    _since: float  # when the speed that is logged next began to count
+
+    @property
+    def held_out(self) -> Any:
+        """The rows that are looked at while training: of several sets, those of the first."""
+        return next(iter(self.eval_dataset.values())) if isinstance(self.eval_dataset, dict) else self.eval_dataset
+
+    def batches(self, rows: int, dataset: Any = None) -> Iterator[dict[str, Any]]:
+        """Validation rows, or those of another split, in a fixed order that mixes documents: the same ones at each
+        call, in batches of nearly equal size, so that none is left with a single row."""
+        dataset = self.held_out if dataset is None else dataset
+        if not isinstance(dataset, Dataset):
+            fix = "Give held-out rows as eval_dataset, or extract with a validation_fraction above 0."
+            kind = None if dataset is None else type(dataset).__name__
+            raise BadInput("eval_dataset", kind, fix, why="there are no rows to evaluate on")
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:rows].tolist()
+        parts = np.array_split(np.array(order), -(-len(order) // self.args.per_device_eval_batch_size))
+        for batch in DataLoader(dataset, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):
+            yield self._prepare_inputs(batch)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The numbers to watch, on `eval_rows` rows of the validation split, or of `eval_dataset`; of several sets,
+        each under its name, and those of the first under the plain names, too: the best checkpoint is chosen by
+        them."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(rows, Mapping):
+            each = [self.evaluate(one, ignore_keys, f"{metric_key_prefix}_{name}") for name, one in rows.items()]
+            first = f"{metric_key_prefix}_{next(iter(rows))}_"
+            plain = {f"{metric_key_prefix}_{name.removeprefix(first)}": value for name, value in each[0].items()}
+            return plain | {name: value for metrics in each for name, value in metrics.items()}
+        began, prefix = time.monotonic(), metric_key_prefix
+        metrics = {f"{prefix}_{name}": value for name, value in self.measure(eval_dataset).items()}
+        if self.average:
+            with self.average.in_place():
+                metrics |= {f"{prefix}_ema_{name}": value for name, value in self.measure(eval_dataset).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._since += time.monotonic() - began  # the speed that is logged is that of training
+        self.meter.judging += time.monotonic() - began
+        return metrics
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """A lens predicts no labels."""
+        fix = "Use evaluate_lens for a report, lens.compress and lens.explain for codes."
+        raise BadInput("predict", type(self.lens).__name__, fix, why="a lens predicts no labels")
+
+    @torch.no_grad()
+    def measure(self, dataset: Any = None) -> dict[str, float]:
+        """kl_recovered, the same over the horizon, top1, fve, cosine; and what the family says of its codes."""
+        with evaluating():
+            return self.as_one(lambda: self._measure(dataset))
+
+    def _measure(self, dataset: Any) -> dict[str, float]:
+        was_training = self.lens.training
+        self.lens.eval()
+        # Where each process holds all weights, the batches are dealt out; else all have to make the same passes.
+        first, step = (0, 1) if self.engine.spreads_weights else (self.args.process_index, self.args.world_size)
+        mine = islice(self.batches(self.args.eval_rows, dataset), first, None, step)
+        judged = in_turn_of_processes([self._judge(batch) for batch in mine], step)
+        every = {name: torch.cat([rows[name] for rows, _ in judged]) for name in judged[0][0]}
+        codes = [said for _, texts in judged for said in texts]
+        rows = dict(every)
+        restored, original = every.pop("restored"), every.pop("original")
+        means = {name: float(value.nanmean()) for name, value in every.items() if not name.endswith("_of_mean")}
+        means["kl_recovered"] = float(recovered(every["kl"], every["kl_of_mean"]))
+        if self.args.kl_horizon:
+            horizon = recovered(every["kl_horizon"], every["kl_horizon_of_mean"])
+            means["kl_horizon_recovered"] = float(horizon)
+        means["fve"] = float(fve(restored, original, self.mean.cpu()))
+        means["distinct"] = len(set(codes)) / len(codes)
+        means.pop("squared_error"), means.pop("ce", None)
+        if self.compute_metrics is not None:
+            means |= numbers_of(self.compute_metrics, rows, codes, list(means))
+        self.lens.train(was_training)
+        return means
+
+    def _judge(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+        """A value per row under each name, and what the lens says about them."""
+        bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
+        original = batch["activations"][self.site].float()
+        code = self.lens.compress(batch)
+        (edit,) = self.lens.restore(code, batch)
+        at_mean = bench.judge(edit.at(self.mean))
+        rows = bench.judge(edit) | compare(edit.value, original)
+        rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
+        rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
+        rows |= {"restored": edit.value, "original": original}
+        texts = [row["explanation"] for row in self.lens.spell(code)]
+        return {name: value.float().cpu() for name, value in rows.items()}, texts
