@@ -1,11 +1,43 @@
-"""A tiny random model of every `model_type` that transformers knows as a causal LM, built in code."""
+"""A tiny random model of every `model_type` that transformers knows as a causal LM, built in code.
+
+`PYTHONPATH=tests python tests/architectures.py` writes docs/architectures.md.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from pathlib import Path
+
 import torch
+from tiny import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from consistency_lens.errors import BadInput
+from consistency_lens.frozen import FrozenLM
+from consistency_lens.frozen.anatomy import proven_of
+
+INNER = ("attn_out", "mlp_in", "mlp_out")
+PAGE = """# Architectures
+
+Any causal LM of transformers whose blocks lie in one list can be read and edited. `FrozenLM` finds the blocks, and a
+short pass proves where attention and the MLP write: their outputs have to explain what a block adds to the residual
+stream. What is proven is offered (`FrozenLM(...).sites` lists it), anything else is refused with the reason.
+
+Below is every causal `model_type` of the transformers that we test with, as found on a tiny random model of it. *all*:
+`embed`, `resid_pre.L`, `attn_out.L`, `mlp_in.L`, `mlp_out.L`, `resid_post.L`. *resid*: `embed` where its vectors have
+the size of the residual stream, `resid_pre.L` and `resid_post.L`. Lenses of text need the *single token* swap; a model
+that changes a state in place with each token, as state-space models do, is read and edited by whole passes.
+
+| model_type | sites | swap | what is missing |
+|---|---|---|---|
+{rows}
+
+No tiny model of these could be built from sizes alone, so that nothing is known about them until they are loaded:
+
+{unbuilt}
+"""
 MODEL_TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 LARGEST = 20_000_000  # weights; what is larger at these sizes has dimensions of its own that nothing here names
 
@@ -77,3 +109,48 @@ def tiny_causal_lm(model_type: str) -> PreTrainedModel | str:
         except Exception as error:
             reasons.append(f"{type(error).__name__}: {error}".replace("\n", " ")[-100:])
     return reasons[0]
+
+
+def table() -> str:
+    """The page of the docs: what each model type offers, as measured on its tiny model."""
+    rows, unbuilt = [], []
+    for model_type in MODEL_TYPES:
+        model = tiny_causal_lm(model_type)
+        if isinstance(model, str):
+            unbuilt.append(f"- `{model_type}`: {model}")
+            continue
+        try:
+            lm = FrozenLM(model, tiny_tokenizer())
+        except BadInput as refused:
+            rows.append(f"| `{model_type}` | refused | refused | {refused.why} |")
+            continue
+        rows.append(f"| `{model_type}` | {offers(lm)} | {swap(lm)} | {remark(lm)} |")
+    return PAGE.format(rows="\n".join(rows), unbuilt="\n".join(unbuilt))
+
+
+def offers(lm: FrozenLM) -> str:
+    """Which stages can be read and edited at each layer, in words."""
+    count = Counter(site.partition(".")[0] for site in lm.sites)
+    everywhere = [stage for stage in INNER if count[stage] == lm.num_layers]
+    if len(everywhere) == len(INNER):
+        return "all"
+    return "resid" + "".join(f", {stage} of some layers" for stage in INNER if 0 < count[stage] < lm.num_layers)
+
+
+def swap(lm: FrozenLM) -> str:
+    """Whether the single-token swap serves, or whole passes alone."""
+    try:
+        lm.prefix({"input_ids": torch.full((1, 4), 5)})
+    except BadInput:
+        return "whole passes"
+    return "single token"
+
+
+def remark(lm: FrozenLM) -> str:
+    """Why a stage is missing, without the numbers, which differ between machines in their last digits."""
+    reasons = [block.refused for block in proven_of(lm.model) if block.refused]
+    return "" if not reasons else re.sub(r"leaves [\d.e+-]+ of", "leaves part of", reasons[0])
+
+
+if __name__ == "__main__":
+    Path("docs/architectures.md").write_text(table())

@@ -122,6 +122,11 @@ def remember(model: PreTrainedModel, proven: list[ProvenBlock]) -> None:
     _PROVEN[model] = proven
 
 
+def proven_of(model: PreTrainedModel) -> list[ProvenBlock]:
+    """What was proven about each block; nothing for an architecture with a row by hand."""
+    return _PROVEN.get(model, [])
+
+
 def needs_proof(model: PreTrainedModel) -> bool:
     """Tell whether nothing is known yet about where the model's attention and MLP write."""
     return model.config.model_type not in ANATOMY and model not in _PROVEN
@@ -130,7 +135,7 @@ def needs_proof(model: PreTrainedModel) -> bool:
 def locate(model: PreTrainedModel, site: Site) -> Port:
     """Find the module behind a resolved site; raise where the site is not proven for this model."""
     if site.stage == "embed":
-        return Port(model.get_input_embeddings(), "output")
+        return _embedding(model)
     block = model.get_submodule(f"{blocks_path(model)}.{site.layer}")
     row = ANATOMY.get(model.config.model_type)
     match site.stage:
@@ -148,6 +153,19 @@ def locate(model: PreTrainedModel, site: Site) -> Port:
             raise BadInput("site", str(site), f"{GRAMMAR}.", why="no one has said where this stage lives")
 
 
+def _has_embedding(model: PreTrainedModel) -> bool:
+    """Whether the embedding's vectors are of the residual stream's size; some encoders project them first."""
+    width = model.get_input_embeddings().weight.shape[-1]
+    return width in (0, model.config.get_text_config().hidden_size)  # 0: spread over processes
+
+
+def _embedding(model: PreTrainedModel) -> Port:
+    if not _has_embedding(model):
+        why = f"the embedding of {model.config.model_type} has another size than its residual stream"
+        raise BadInput("site", "embed", "Use resid_pre.0, what enters the first block.", why=why)
+    return Port(model.get_input_embeddings(), "output")
+
+
 def _proven(model: PreTrainedModel, site: Site) -> ProvenBlock:
     """What is known of the site's block; raise unless the site is among it."""
     fix = "Use embed, resid_pre.L or resid_post.L, or add a row to ANATOMY in consistency_lens/frozen/anatomy.py."
@@ -163,7 +181,7 @@ def _proven(model: PreTrainedModel, site: Site) -> ProvenBlock:
 
 def offered(model: PreTrainedModel) -> list[str]:
     """The names of all sites that can be read and edited, in the order of the forward pass."""
-    row, names = ANATOMY.get(model.config.model_type), ["embed"]
+    row, names = ANATOMY.get(model.config.model_type), ["embed"] if _has_embedding(model) else []
     for layer in range(len(blocks_of(model))):
         inner = ["attn_out", "mlp_in", "mlp_out"]
         if row is None:

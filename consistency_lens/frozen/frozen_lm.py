@@ -52,7 +52,7 @@ class FrozenLM:
     """A causal LM that is read and edited, and never changes.
 
     Args:
-        model: any causal LM whose architecture `frozen/sites.py` knows. It is put in eval mode and none of its
+        model: any causal LM; `sites` says what is proven of it. It is put in eval mode and none of its
             parameters requires a gradient any more; gradients still flow through it to an edit.
         tokenizer: its tokenizer.
         model_id: the name it goes by; default `model.config.name_or_path`.

@@ -99,7 +99,7 @@ def _at_norm(value: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
 def _reader(key: str, found: dict[str, torch.Tensor], columns: torch.Tensor | None, last: bool) -> Touch:
     def touch(hidden: torch.Tensor) -> None:
         if columns is None:
-            found[key] = hidden
+            found[key] = hidden.clone()  # Falcon adds attention's output to the MLP's in place
         else:
             rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
             found[key] = hidden[rows, columns.to(hidden.device)]

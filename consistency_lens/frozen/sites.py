@@ -32,7 +32,8 @@ class Site:
 
     `embed` is what the token embedding gives out (what `inputs_embeds` replaces); `resid_pre.0` is what enters the
     first block. `attn_out` and `mlp_out` are what is added to the residual stream, so that
-    `resid_post = resid_pre + attn_out + mlp_out` in every architecture.
+    `resid_post = resid_pre + attn_out + mlp_out` in every architecture; of a model that multiplies them first, such as
+    Granite, they are what is multiplied.
 
     `L` may be written as a negative number or as a fraction of the depth (`resid_post.2/3`); `resolve` turns both into
     the plain number that is stored and printed.
