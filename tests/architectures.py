@@ -107,7 +107,7 @@ def tiny_causal_lm(model_type: str) -> PreTrainedModel | str:
                 model(input_ids=torch.arange(6).unsqueeze(0), use_cache=False)
             return model
         except Exception as error:
-            reasons.append(f"{type(error).__name__}: {error}".replace("\n", " ")[-100:])
+            reasons.append(" ".join(f"{type(error).__name__}: {error}".split())[:140])
     return reasons[0]
 
 
@@ -122,7 +122,7 @@ def table() -> str:
         try:
             lm = FrozenLM(model, tiny_tokenizer())
         except BadInput as refused:
-            rows.append(f"| `{model_type}` | refused | refused | {refused.why} |")
+            rows.append(f"| `{model_type}` | refused | refused | {re.sub(' by [0-9.e+-]+$', '', refused.why)} |")
             continue
         rows.append(f"| `{model_type}` | {offers(lm)} | {swap(lm)} | {remark(lm)} |")
     return PAGE.format(rows="\n".join(rows), unbuilt="\n".join(unbuilt))

@@ -53,7 +53,7 @@ def explain_text(
         # Each context up to its token, so that only one column of each meets the vocabulary.
         prefix = frozen.prefix(_contexts(ids[0], part))
         before, after = prefix.logits()[:, 0], prefix.logits(edits)[:, 0]
-        kl, cosine = kl_of(before, after), cosine_of(edits[0].value, read[part])
+        kl, cosine = kl_of(before, after), cosine_of(edits[0].tensor, read[part])
         for i, (position, said) in enumerate(zip(part, lens.spell(code), strict=True)):
             rows.append(
                 {

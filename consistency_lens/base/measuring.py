@@ -118,9 +118,9 @@ class MeasuringTrainer(RobustTrainer):
         code = self.lens.compress(batch)
         (edit,) = self.lens.restore(code, batch)
         at_mean = bench.judge(edit.at(self.mean))
-        rows = bench.judge(edit) | compare(edit.value, original)
+        rows = bench.judge(edit) | compare(edit.tensor, original)
         rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
         rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
-        rows |= {"restored": edit.value, "original": original}
+        rows |= {"restored": edit.tensor, "original": original}
         texts = [row["explanation"] for row in self.lens.spell(code)]
         return {name: value.float().cpu() for name, value in rows.items()}, texts

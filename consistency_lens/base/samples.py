@@ -50,7 +50,7 @@ def sample_rows(
         edits = lens.restore(code, batch)
         edited = bench.edited(edits)
         kl = bench.kl(edited)
-        cosine = compare(edits[0].value, batch["activations"][site])["cosine"]
+        cosine = compare(edits[0].tensor, batch["activations"][site])["cosine"]
         room = frozen.max_length - bench.prefix.input_ids.shape[1] + 1
         length = max(1, min(length, room))
         said, said_edited = (bench.prefix.continue_greedily(length, these)[0] for these in ((), edits))

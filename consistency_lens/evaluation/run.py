@@ -187,7 +187,7 @@ class _Study:
             columns = bench.mask.sum(1)
             beyond = (found["kl_horizon"] * columns - found["kl"]) / (columns - 1)
             found["kl_after"] = torch.where(columns > 1, beyond, torch.nan)
-        by_site = {str(edit.site): edit.value.float() for edit in edits}
+        by_site = {str(edit.site): edit.tensor.float() for edit in edits}
         original = _as_one(stored)
         restored = _as_one({site: by_site[site] for site in stored}).expand_as(original)
         found |= compare(restored, original) | {"direction_error": direction_error_of(restored, original)}

@@ -268,6 +268,9 @@ class FrozenLM:
         for edit in edits:
             if edit.mode != "prepend":
                 write = self.place(edit, inputs["input_ids"], inputs.get("attention_mask"))
+                if soft and any(site.stage == "embed" and site != write.site for site in write.reads):
+                    fix = "Read resid_pre.0 instead."
+                    raise BadInput("reads", "embed", fix, why="soft tokens come in behind the embedding")
                 if soft and write.site.stage != "embed":
                     write = write._replace(columns=soft.moved(write.columns))
                 writes.append(write)
@@ -308,16 +311,27 @@ class FrozenLM:
         rows, width = input_ids.shape
         columns = None if edit.positions is None else _columns(edit.positions, input_ids)
         count = width if columns is None else columns.shape[1]
+        site, reads = self.site(edit.site), tuple(self.site(name) for name in edit.reads)
+        for below in reads:
+            if site < below:
+                why = f"the edit at {site} is computed before the pass gets there"
+                raise BadInput("reads", str(below), f"Read {site} itself or a site below it.", why=why)
+        self._require_visible(edit, columns, mask)
+        if not isinstance(edit.value, torch.Tensor):
+            return Write(site, edit.value, columns, edit.mode == "add", reads=reads)
         value = edit.value if edit.value.dim() == 3 else edit.value.reshape(-1, 1, edit.value.shape[-1])
         if value.shape[0] not in (1, rows) or value.shape[1] not in (1, count) or value.shape[2] != self.hidden_size:
             shape = f"[{rows}, {count}, {self.hidden_size}] for {rows} rows and {count} columns"
             raise BadInput("value", list(edit.value.shape), f"Give {shape}; rows and columns may be 1.")
-        # Only where looking costs no wait for the device.
+        return Write(site, value.expand(rows, count, -1), columns, edit.mode == "add")
+
+    @staticmethod
+    def _require_visible(edit: Edit, columns: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+        """Raise where an edit stands on padding; only where looking costs no wait for the device."""
         visible = mask if mask is not None and mask.device.type == "cpu" else None
         if visible is not None and columns is not None and not visible.gather(1, columns).all():
             fix = "Give each row columns of its own tokens, counted with its padding."
             raise BadInput("positions", edit.positions, fix, why="a column of padding")
-        return Write(self.site(edit.site), value.expand(rows, count, -1), columns, edit.mode == "add")
 
     def require_vocabulary(self, highest_id: int, field: str = "input_ids") -> None:
         """Raise where rows hold token ids that this model does not have."""

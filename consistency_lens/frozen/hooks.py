@@ -9,7 +9,7 @@ Shapes: B rows, S columns of this pass, K chosen columns, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Any, NamedTuple
@@ -19,9 +19,10 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ..errors import BadInput
 from .anatomy import Port, locate
 from .compiling import noticing_hooks
-from .sites import Site
+from .sites import Computed, Site
 
 # Takes what flows through a site [B, S, d] and returns what shall flow on, or None to leave it as it is.
 Touch = Callable[[torch.Tensor], torch.Tensor | None]
@@ -31,10 +32,11 @@ class Write(NamedTuple):
     """An `Edit` whose site and columns are settled for one particular pass."""
 
     site: Site
-    value: torch.Tensor  # [B, K, d], or [B, S, d] with columns None
+    value: torch.Tensor | Computed  # gives [B, K, d], or [B, S, d] with columns None
     columns: torch.Tensor | None  # [B, K], not negative
     add: bool
     match: bool = False  # scale each value to the norm of what is there first
+    reads: tuple[Site, ...] = ()  # what a computed value is a function of
 
 
 _TURNS: WeakKeyDictionary[PreTrainedModel, Any] = WeakKeyDictionary()
@@ -77,19 +79,51 @@ def _flowing(kwargs: dict[str, Any]) -> str:
     return next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor) and value.dim() == 3)
 
 
-def _writer(write: Write) -> Touch:
+def _writer(write: Write, seen: Mapping[str, torch.Tensor]) -> Touch:
     def touch(hidden: torch.Tensor) -> torch.Tensor:
-        value = write.value.to(hidden)
+        value = write.value if isinstance(write.value, torch.Tensor) else _compute(write, seen, hidden)
+        value = value.to(hidden)
         if write.columns is None:
             if write.match:
                 value = _at_norm(value, hidden)
-            return hidden + value if write.add else value.expand_as(hidden)
+            # A tensor of its own: Falcon adds attention's output to what it was given in place.
+            return hidden + value if write.add else value.expand_as(hidden).clone()
         where = (torch.arange(len(hidden), device=hidden.device).unsqueeze(1), write.columns.to(hidden.device))
         if write.match:
             value = _at_norm(value, hidden[where])
         return hidden.index_put(where, value, accumulate=write.add)
 
     return touch
+
+
+def _compute(write: Write, seen: Mapping[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """The value of a computed edit, from what this pass has read so far."""
+    assert not isinstance(write.value, torch.Tensor)
+    flowing = {str(site): hidden if site == write.site else seen.get(str(site)) for site in write.reads}
+    given = {}
+    for name, found in flowing.items():
+        if found is None:
+            why = f"this model has not reached it yet when {write.site} is computed"
+            raise BadInput("reads", name, "Read a site below.", why=why)
+        if write.columns is None:
+            given[name] = found
+        else:
+            rows = torch.arange(len(found), device=found.device).unsqueeze(1)
+            given[name] = found[rows, write.columns.to(found.device)].to(hidden.device)
+    value = write.value(given)
+    count = hidden.shape[1] if write.columns is None else write.columns.shape[1]
+    wanted = (len(hidden), count, hidden.shape[-1])
+    if not isinstance(value, torch.Tensor) or not 1 <= value.dim() <= 3:
+        shape: object = type(value).__name__ if not isinstance(value, torch.Tensor) else list(value.shape)
+        raise BadInput("value", shape, f"Let it give {list(wanted)}.", why=f"what the edit at {write.site} computes")
+    if value.dim() < 3:
+        value = value.reshape(-1, 1, value.shape[-1])
+    if any(size not in (1, full) for size, full in zip(value.shape[:2], wanted, strict=False)) or (
+        value.shape[2] != wanted[2]
+    ):
+        fix = f"Let it give {list(wanted)}; rows and columns may be 1."
+        raise BadInput("value", list(value.shape), fix, why=f"what the edit at {write.site} computes")
+    return value.expand(wanted)
 
 
 def _at_norm(value: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
@@ -111,10 +145,16 @@ def _reader(key: str, found: dict[str, torch.Tensor], columns: torch.Tensor | No
 
 @contextmanager
 def editing(model: PreTrainedModel, writes: Sequence[Write]) -> Iterator[None]:
-    """Inside, every forward pass of the model carries the writes, in their order."""
+    """Inside, every forward pass of the model carries the writes, in their order.
+
+    What a computed write reads at a site is what flows on from there, all writes included.
+    """
+    seen: dict[str, torch.Tensor] = {}
     with taking_turns(model), ExitStack() as hooks:
         for write in writes:
-            hooks.callback(_attach(locate(model, write.site), _writer(write)).remove)
+            hooks.callback(_attach(locate(model, write.site), _writer(write, seen)).remove)
+        for site in {site for write in writes for site in write.reads if site != write.site}:
+            hooks.callback(_attach(locate(model, site), _reader(str(site), seen, None, last=False)).remove)
         yield
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -224,7 +225,7 @@ class Prefix:
                 edit.positions if edit.mode != "prepend" else edit.mode,
                 "Use FrozenLM.logits for edits elsewhere than at the last column: the columns before it have run.",
             )
-        return Edit(edit.site, edit.value, 0, edit.mode, edit.lm)
+        return replace(edit, positions=0)
 
     def _fresh_cache(self) -> DynamicCache:
         """A cache that can grow without touching this one: layers grow by concatenation, never in place."""

@@ -8,7 +8,7 @@ Shapes: B rows, S columns of `input_ids`, K edited columns, d hidden size.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import total_ordering
@@ -102,6 +102,10 @@ def resolve_sites(sites: Site | str | Sequence[Site | str], num_layers: int) -> 
     return sorted({Site.parse(site).resolve(num_layers) for site in wanted})
 
 
+# What an edit writes: a tensor, or a function of what this very pass has read at the sites named in `Edit.reads`.
+Computed = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+
+
 def require_whole(positions: int | torch.Tensor) -> None:
     """Raise unless it is an int, or a tensor of ints with one or two dimensions."""
     if isinstance(positions, torch.Tensor):
@@ -123,25 +127,39 @@ class Edit:
     Args:
         site: a `Site` or its name.
         value: `[B, d]` or `[d]` for one column, `[B, K, d]` for several; for `prepend`, `[B, K, d]` or `[K, d]` soft
-            tokens.
+            tokens. Or a function that computes one inside the pass: it is called with the name of each site of `reads`
+            and what flows there in this pass, `[B, K, d]` at the edit's own columns (`[B, S, d]` for all of them),
+            other edits included. Gradients flow through it.
         positions: columns of `input_ids`, negative ones counted from the right. An int means the same column in every
             row, `[B]` or `[B, K]` give each row its own, None means every column. For `prepend` it is how many of a
             row's own tokens stay in front of the soft ones (default 0: before everything; 1: after the BOS token).
         mode: `replace` the activation, `add` to it, or `prepend` soft tokens at `embed`.
         lm: which frozen LLM is meant, where a lens conditions several.
+        reads: what a computed value is a function of: sites that the pass reaches before this one, or this one itself,
+            as it is before the edit.
     """
 
     site: Site | str
-    value: torch.Tensor
+    value: torch.Tensor | Computed
     positions: int | torch.Tensor | None = -1
     mode: Literal["replace", "add", "prepend"] = "replace"
     lm: str = "base"
+    reads: tuple[Site | str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", Site.parse(self.site))
+        object.__setattr__(self, "reads", tuple(Site.parse(site) for site in self.reads))
         if self.mode not in ("replace", "add", "prepend"):
             raise BadInput("mode", self.mode, "Use 'replace', 'add' or 'prepend'.")
-        if not isinstance(self.value, torch.Tensor) or not 1 <= self.value.dim() <= 3:
+        if callable(self.value) and not isinstance(self.value, torch.Tensor):
+            if self.mode == "prepend":
+                raise BadInput("value", "a function", "Give soft tokens as a tensor.", why="mode is 'prepend'")
+            if not self.reads:
+                raise BadInput("reads", (), "Name the sites that the function of `value` is given.")
+        elif self.reads:
+            why = "the value is a tensor, which reads nothing"
+            raise BadInput("reads", [str(site) for site in self.reads], "Leave it out, or give a function.", why=why)
+        elif not isinstance(self.value, torch.Tensor) or not 1 <= self.value.dim() <= 3:
             given = list(self.value.shape) if isinstance(self.value, torch.Tensor) else type(self.value).__name__
             raise BadInput("value", given, "Give a tensor with one to three dimensions, the last the hidden size.")
         if self.mode == "prepend":
@@ -154,6 +172,14 @@ class Edit:
         elif self.positions is not None:
             require_whole(self.positions)
 
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The value of an edit that is not computed inside the pass."""
+        if not isinstance(self.value, torch.Tensor):
+            why = "it is computed inside each pass and has no value outside of one"
+            raise BadInput("value", f"a function, at {self.site}", "Compare what the model predicts instead.", why=why)
+        return self.value
+
     def at(self, value: torch.Tensor) -> Edit:
-        """The same edit with something else to write."""
-        return replace(self, value=value)
+        """The same edit with another tensor to write."""
+        return replace(self, value=value, reads=())

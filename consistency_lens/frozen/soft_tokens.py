@@ -36,10 +36,10 @@ class SoftTokens:
         keys = torch.where(mask.bool(), mask.cumsum(1) - 1.0, -1.0)
         values, soft_keys = [], []
         for edit in edits:
-            value = edit.value if edit.value.dim() == 3 else edit.value.unsqueeze(0)
+            value = edit.tensor if edit.tensor.dim() == 3 else edit.tensor.unsqueeze(0)
             if value.dim() != 3 or len(value) not in (1, len(ids)) or value.shape[2] != hidden_size:
                 shape = f"[K, {hidden_size}], or [{len(ids)}, K, {hidden_size}] for {len(ids)} rows"
-                raise BadInput("value", list(edit.value.shape), f"Give {shape}.", why="mode is 'prepend'")
+                raise BadInput("value", list(edit.tensor.shape), f"Give {shape}.", why="mode is 'prepend'")
             values.append(value.expand(len(ids), -1, -1))
             assert isinstance(edit.positions, int)
             # A tensor is looked at only where that costs no wait for the device.

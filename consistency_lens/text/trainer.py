@@ -125,7 +125,7 @@ class ConsistencyLensTrainer(LensTrainer):
         if rows.bench is None or self.schedules["kl"].is_off:
             return {}
         (edit,) = out.edits
-        put_back = edit.at(edit.value + self.error_elsewhere(rows, edit.value))
+        put_back = edit.at(edit.tensor + self.error_elsewhere(rows, edit.tensor))
         return {"kl": rows.bench.kl(rows.bench.edited(put_back))}
 
     def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
