@@ -316,13 +316,14 @@ class FrozenLM:
             if site < below:
                 why = f"the edit at {site} is computed before the pass gets there"
                 raise BadInput("reads", str(below), f"Read {site} itself or a site below it.", why=why)
-        self._require_visible(edit, columns, mask)
         if not isinstance(edit.value, torch.Tensor):
+            self._require_visible(edit, columns, mask)
             return Write(site, edit.value, columns, edit.mode == "add", reads=reads)
         value = edit.value if edit.value.dim() == 3 else edit.value.reshape(-1, 1, edit.value.shape[-1])
         if value.shape[0] not in (1, rows) or value.shape[1] not in (1, count) or value.shape[2] != self.hidden_size:
             shape = f"[{rows}, {count}, {self.hidden_size}] for {rows} rows and {count} columns"
             raise BadInput("value", list(edit.value.shape), f"Give {shape}; rows and columns may be 1.")
+        self._require_visible(edit, columns, mask)
         return Write(site, value.expand(rows, count, -1), columns, edit.mode == "add")
 
     @staticmethod
