@@ -138,7 +138,8 @@ def test_every_causal_lm_of_transformers_and_the_page_about_them() -> None:
             continue
         told["resid"] += 1
         told["all"] += offers(lm) == "all"
-        batch, edit = padded_batch((9, 9, 9)), Edit("resid_post.1", torch.ones(lm.hidden_size))
+        value = torch.randn(3, lm.hidden_size, generator=torch.Generator().manual_seed(0))
+        batch, edit = padded_batch((9, 9, 9)), Edit("resid_post.1", value)
         try:
             fast = lm.prefix(batch).logits(edit)
         except BadInput as refused:
