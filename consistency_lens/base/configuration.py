@@ -63,6 +63,11 @@ class LensConfig(PreTrainedConfig):
         of them that was trained further."""
         return "adapter"
 
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters lie on the frozen model's own weights, so that no second lens can use the same copy."""
+        return False
+
     def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
         """Raise unless this is the model, tokenizer and site that the lens was made for; both sides are shown."""
         frozen.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)
