@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .errors import BadInput
     from .evaluation import Report, evaluate_lens
     from .evaluation.metric import Fidelity
-    from .frozen import Edit, FrozenLM, Prefix, Provenance, ProvenanceMismatch, Site
+    from .frozen import Edit, FrozenLM, FrozenModels, Prefix, Provenance, ProvenanceMismatch, Site
     from .text.arguments import ConsistencyLensArguments
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
@@ -49,6 +49,7 @@ _HOMES = {
     "Extraction": ".activations",
     "Fidelity": ".evaluation.metric",
     "FrozenLM": ".frozen",
+    "FrozenModels": ".frozen",
     "LensConfig": ".base.configuration",
     "LensDecoder": ".text.parts",
     "LensEncoder": ".text.parts",
@@ -81,6 +82,7 @@ __all__ = [
     "Extraction",
     "Fidelity",
     "FrozenLM",
+    "FrozenModels",
     "LensConfig",
     "LensDecoder",
     "LensEncoder",

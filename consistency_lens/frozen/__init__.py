@@ -2,8 +2,19 @@
 
 from .frozen_lm import FrozenLM
 from .hooks import editing, reading
+from .models import FrozenModels
 from .prefix import Prefix
 from .provenance import Provenance, ProvenanceMismatch
 from .sites import Edit, Site
 
-__all__ = ["Edit", "FrozenLM", "Prefix", "Provenance", "ProvenanceMismatch", "Site", "editing", "reading"]
+__all__ = [
+    "Edit",
+    "FrozenLM",
+    "FrozenModels",
+    "Prefix",
+    "Provenance",
+    "ProvenanceMismatch",
+    "Site",
+    "editing",
+    "reading",
+]

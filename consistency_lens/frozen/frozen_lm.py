@@ -301,7 +301,7 @@ class FrozenLM:
         """The edits as a list; raise where one is meant for another frozen LM."""
         edits = [edits] if isinstance(edits, Edit) else list(edits)
         for edit in edits:
-            if edit.lm != self.name:
+            if edit.lm not in (None, self.name):
                 fix = f"Give each frozen LM its own edits; this one is named {self.name!r}."
                 raise BadInput("lm", edit.lm, fix, why=f"an edit at {edit.site} is meant for another frozen LM")
         return edits
