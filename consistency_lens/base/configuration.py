@@ -63,6 +63,13 @@ class LensConfig(PreTrainedConfig):
         return {first: self.origin} | {name: Provenance.from_dict((self.other_models or {})[name]) for name in names}
 
     @property
+    def only_site(self) -> str:
+        """The site of a lens that reads exactly one."""
+        if not self.sites or len(self.sites) != 1:
+            raise BadInput("sites", list(self.sites or []), "This lens reads exactly one site.")
+        return self.sites[0]
+
+    @property
     def code_in_words(self) -> str:
         """The size of a code, for people: "at most 8 tokens of text"."""
         raise NotImplementedError
@@ -82,6 +89,11 @@ class LensConfig(PreTrainedConfig):
         """To the subject, as the Hub calls it: an `adapter` is nothing without its weights, a `finetune` holds a copy
         of them that was trained further."""
         return "adapter"
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters lie on the frozen model's own weights, so that no second lens can use the same copy."""
+        return False
 
     @classmethod
     def fields_of(cls, origins: Mapping[str, Provenance]) -> dict[str, Any]:

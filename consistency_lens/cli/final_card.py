@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..activations import Activations
+from ..base.comparing.rows import CLOSE, OPEN
 from ..base.lens_card import CARD, TrainingRecord, facts_of, printed, short_text, usage
 from ..base.modeling import LensModel
-from ..base.samples import CLOSE, OPEN
 from ..card import CardFacts, Explanation, model_card, write_card
 from ..evaluation import Report
 from ..evaluation.report_card import explained, lay_beside, with_report

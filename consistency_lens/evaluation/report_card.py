@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from ..base.explaining import likeliest
-from ..base.fidelity import Bench
+from ..base.comparing import TokenSwap, apply_lens
+from ..base.comparing.rows import marked
 from ..base.modeling import LensModel
-from ..base.samples import marked
 from ..base.saving import REPORT
 from ..card import CardFacts, Control, Explanation, Measured
 from ..card import Part as CardPart
@@ -91,20 +90,20 @@ def explained(lens: LensModel, batches: Iterable[Mapping[str, Any]], mean: torch
     frozen, found = lens.subject, []
     assert frozen is not None
     for batch in batches:
-        bench = Bench.of(frozen, batch)
-        code = lens.compress(batch)
-        edits = lens.restore(code, batch)
-        kl, of_mean = bench.judge(edits)["kl"], bench.judge([edit.at(mean) for edit in edits])["kl"]
-        edited = bench.edited(edits)
-        for i, said in enumerate(lens.spell(code)):
-            own = bench.prefix.input_ids[i][bench.prefix.mask[i].bool()].tolist()
+        applied = apply_lens(lens, frozen, batch)
+        swap = applied.comparison
+        assert isinstance(swap, TokenSwap)
+        of_mean = swap.measure([edit.at(mean) for edit in applied.edits])["kl"]
+        for i, said in enumerate(lens.describe(applied.code)):
+            own = swap.prefix.input_ids[i][swap.prefix.mask[i].bool()].tolist()
+            before, after = applied.likeliest(frozen.tokenizer, i, 2)
             found.append(
                 Explanation(
                     context=marked(frozen.tokenizer, own),
                     text=str(said["explanation"]),
-                    before=_likeliest(frozen.tokenizer, bench.clean[i, 0]),
-                    after=_likeliest(frozen.tokenizer, edited[i, 0]),
-                    score=float(kl[i]),
+                    before=_shown(before),
+                    after=_shown(after),
+                    score=float(applied.kl[i]),
                     of_mean=float(of_mean[i]),
                 )
             )
@@ -131,8 +130,7 @@ def _picked(rows: int) -> str:
     )
 
 
-def _likeliest(tokenizer: Any, logits: torch.Tensor) -> str:
-    pairs = likeliest(tokenizer, logits, 2)
+def _shown(pairs: Sequence[tuple[str, float]]) -> str:
     shown = [pair for i, pair in enumerate(pairs) if i == 0 or pair[1] >= 0.1]
     return ", ".join(
         f"{token.strip() if token.strip().isalnum() else repr(token)} {chance:.2f}" for token, chance in shown

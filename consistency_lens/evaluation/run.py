@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..activations import Activations
-from ..base.fidelity import Bench, compare
+from ..base.comparing import TokenSwap, compare_vectors
 from ..base.modeling import Code, LensModel
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM
@@ -103,7 +103,7 @@ def evaluate_lens(
         bar = tqdm(chosen, desc="evaluating", unit="batch", disable=None if progress else True)
         for number, rows in enumerate(bar):
             batch = _moved(collate(rows), frozen.device)
-            bench = Bench.of(frozen, batch, horizon)
+            bench = TokenSwap.of(frozen, batch, horizon)
             for one in (study, *filter(None, [earlier])):
                 one.add(batch, bench, seed + number)
     return study.report(split, seed, list(training_history or ()), began, earlier)
@@ -136,7 +136,7 @@ class _Study:
         self.stored_difference = 0.0
 
     @torch.no_grad()
-    def add(self, batch: Mapping[str, Any], bench: Bench, seed: int) -> None:
+    def add(self, batch: Mapping[str, Any], bench: TokenSwap, seed: int) -> None:
         """One batch: the clean pass, then each edit and each code in A's place."""
         stored = {site: batch["activations"][site].float() for site in self.sites}
         own = bench.prefix.read(self.sites, self.horizon)
@@ -163,26 +163,26 @@ class _Study:
     def edits(self, own: Vectors, stored: Vectors, pair: Tensor, seed: int) -> dict[str, Vectors]:
         return edit_controls(own, stored, self.means, pair, seed)
 
-    def codes(self, code: Code, batch: Mapping[str, Any], bench: Bench, seed: int) -> dict[str, dict[str, Code]]:
+    def codes(self, code: Code, batch: Mapping[str, Any], bench: TokenSwap, seed: int) -> dict[str, dict[str, Code]]:
         return code_controls(self.lens, code, batch, bench.prefix, self.frozen, seed, self.reword)
 
-    def _note_rows(self, batch: Mapping[str, Any], bench: Bench, own: Vectors, stored: Vectors) -> None:
+    def _note_rows(self, batch: Mapping[str, Any], bench: TokenSwap, own: Vectors, stored: Vectors) -> None:
         """What belongs to a row and to no code."""
         original = _as_one(stored)
         self.documents += batch["doc_id"].tolist()
         self.positions += batch["position"].tolist()
         self.directions.append(F.normalize(original, dim=-1).cpu())
         spread = (original - _as_one(self.means)).square().sum(-1)
-        self.records.add(ROW, {"spread": spread} | {k: v for k, v in bench.judge([]).items() if k == "ce"})
+        self.records.add(ROW, {"spread": spread} | {k: v for k, v in bench.measure([]).items() if k == "ce"})
         apart = (_as_one(own) - original).norm(dim=-1) / _as_one(own).norm(dim=-1)
         self.stored_difference = max(self.stored_difference, float(apart.max()))
 
-    def _judge(self, group: str, name: str, bench: Bench, edits: Sequence[Edit], stored: Vectors) -> None:
+    def _judge(self, group: str, name: str, bench: TokenSwap, edits: Sequence[Edit], stored: Vectors) -> None:
         """One edit per site in A's place: what the subject says, and how near the vector is."""
         names = self.groups.setdefault(group, [])
         if name not in names:
             names.append(name)
-        found = bench.judge(edits)
+        found = bench.measure(edits)
         if self.horizon:
             columns = bench.mask.sum(1)
             beyond = (found["kl_horizon"] * columns - found["kl"]) / (columns - 1)
@@ -190,7 +190,7 @@ class _Study:
         by_site = {str(edit.site): edit.tensor.float() for edit in edits}
         original = _as_one(stored)
         restored = _as_one({site: by_site[site] for site in stored}).expand_as(original)
-        found |= compare(restored, original) | {"direction_error": direction_error_of(restored, original)}
+        found |= compare_vectors(restored, original) | {"direction_error": direction_error_of(restored, original)}
         self.records.add(name, found)
         if name == "self":
             self._require_exact()
@@ -270,7 +270,7 @@ class _Earlier(_Study):
         every = super().edits(own, stored, pair, seed)
         return {name: every[name] for name in ("mean", "resample")}
 
-    def codes(self, code: Code, batch: Mapping[str, Any], bench: Bench, seed: int) -> dict[str, dict[str, Code]]:
+    def codes(self, code: Code, batch: Mapping[str, Any], bench: TokenSwap, seed: int) -> dict[str, dict[str, Code]]:
         return {"tampered": reworded(self.lens, code, seed, self.reword)}
 
 

@@ -40,7 +40,7 @@ from .loading import (
     settle_quantized,
     torch_dtype,
 )
-from .passes import WholePass
+from .passes import EditedPass
 from .prefix import Prefix
 from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
 from .proving import prove
@@ -265,7 +265,7 @@ class FrozenLM:
         """
         if keep is not None and keep < 1:
             raise BadInput("keep", keep, "Keep at least 1 column, or give None for all of them.")
-        return WholePass(self, batch, edits).logits(keep)
+        return EditedPass(self, batch, edits).logits(keep)
 
     def generate(
         self,

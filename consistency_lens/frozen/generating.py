@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import vocabulary
 from ..errors import BadInput
 from .decoding import Decoding
-from .passes import WholePass
+from .passes import EditedPass
 from .sites import Edit
 from .stepping import Growing, Step, growing_cache, roll_out
 
@@ -70,7 +70,7 @@ def generate(
     """See `FrozenLM.generate`."""
     edits = lm.own_edits(edits)
     going_on = _going_on(edits) if new_edits is None else [_at_any_column(edit) for edit in lm.own_edits(new_edits)]
-    first = WholePass(lm, batch, edits)
+    first = EditedPass(lm, batch, edits)
     _require_room(first, decoding)
     numbers = [*range(len(first.mask))] if rows is None else [int(row) for row in rows]
     if len(numbers) != len(first.mask) or min(numbers, default=0) < 0:
@@ -115,7 +115,7 @@ def _going_on(edits: Sequence[Edit]) -> list[Edit]:
     return [_at_any_column(edit) for edit in edits if edit.positions is None]
 
 
-def _require_room(first: WholePass, decoding: Decoding) -> None:
+def _require_room(first: EditedPass, decoding: Decoding) -> None:
     """Raise where there is nothing to go on from, or no room; before the first pass."""
     lm, mask = first.lm, first.inputs.get("attention_mask")
     if mask is not None and not bool(mask[:, -1].all()):
@@ -129,7 +129,7 @@ def _require_room(first: WholePass, decoding: Decoding) -> None:
     lm.require_length(first.mask.shape[1] + decoding.max_new_tokens - 1, "input_ids and max_new_tokens")
 
 
-def _on_a_cache(first: WholePass, going_on: Sequence[Edit]) -> Step | None:
+def _on_a_cache(first: EditedPass, going_on: Sequence[Edit]) -> Step | None:
     """Each token is read once. None where the model has no cache that grows."""
     lm, cache = first.lm, growing_cache(first.lm)
     if cache is None:
@@ -139,7 +139,7 @@ def _on_a_cache(first: WholePass, going_on: Sequence[Edit]) -> Step | None:
     return lambda last: first.logits(keep=1, cache=cache)[:, -1] if last is None else rows.feed(last, writes)
 
 
-def _by_whole_passes(first: WholePass, going_on: Sequence[Edit]) -> Step:
+def _by_whole_passes(first: EditedPass, going_on: Sequence[Edit]) -> Step:
     """Everything is read anew for each token."""
     said: list[torch.Tensor] = []
 

@@ -1,4 +1,4 @@
-"""One pass over all columns of a batch, with edits in place.
+"""`EditedPass`: one pass over all columns of a batch, with edits in place.
 
 Shapes: B rows, S columns of `input_ids`, t columns behind them, N soft tokens, V vocabulary.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .frozen_lm import FrozenLM
 
 
-class WholePass:
+class EditedPass:
     """What one pass takes in, and what it writes.
 
     Args:
@@ -72,7 +72,7 @@ class WholePass:
             logits = lm.model(**embedded, **caching, logits_to_keep=kept).logits[:, first - width :]
             return logits.gather(1, (columns - first).unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
-    def followed_by(self, ids: torch.Tensor, edits: Sequence[Edit]) -> WholePass:
+    def followed_by(self, ids: torch.Tensor, edits: Sequence[Edit]) -> EditedPass:
         """The same pass with more tokens `[B, t]` behind it: its own edits stay where they are, and `edits` at all
         columns are made at all of the new ones."""
         rows, width = self.inputs["input_ids"].shape
