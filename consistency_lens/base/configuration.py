@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ..frozen import FrozenLM, Provenance
+from .family_card import FamilyCard
 
 
 @strict
@@ -22,6 +23,7 @@ class LensConfig(PreTrainedConfig):
 
     model_type = "lens"
     medium = ""  # of the code: "text", "sparse" or "soft"
+    card = FamilyCard()
 
     sites: list[str] | None = None
     hidden_size: int = 0
