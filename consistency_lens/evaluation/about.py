@@ -70,20 +70,20 @@ class About:
         limits: what the lens gets wrong, in sentences, the gravest first.
     """
 
-    groups: Sequence[Group] = ()
+    groups: tuple[Group, ...] = ()
     primary: str = "kl_recovered"
     fallback: str = "kl"
     zero: str = "the mean activation"
     questions: Mapping[str, str] = field(default_factory=dict)
-    details: Sequence[str] = ()
-    narrow: Sequence[str] = ()
+    details: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
     titles: Mapping[str, str] = field(default_factory=dict)
-    lines: Sequence[str] = (LENS, "mean")
+    lines: tuple[str, ...] = (LENS, "mean")
     sweep: Sweep | None = None
     course: Course | None = None
     good: bool = False
     alarm: bool = False
-    limits: Sequence[str] = ()
+    limits: tuple[str, ...] = ()
 
     @property
     def order(self) -> list[str]:
@@ -95,16 +95,18 @@ class About:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        read: dict[str, Any] = {"groups": [Group(**group) for group in stored["groups"]]}
+        read = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in stored.items()}
+        read["groups"] = tuple(Group(**group) for group in stored["groups"])
         for name, kind in (("sweep", Sweep), ("course", Course)):
             read[name] = kind(**stored[name]) if stored.get(name) else None
-        return cls(**{**stored, **read})
+        return cls(**read)
 
     @classmethod
     def of_groups(cls, names: Sequence[str]) -> Self:
         """For a report that does not say: groups under their own names, and the numbers of edits at one token."""
         ordered = sorted(names, key=lambda name: name != LENS)
-        return cls([Group(name, name, brief=True) for name in ordered], questions=QUESTIONS, details=DETAILS)
+        groups = tuple(Group(name, name, brief=True) for name in ordered)
+        return cls(groups, questions=QUESTIONS, details=DETAILS)
 
 
 TITLES = {
