@@ -71,7 +71,7 @@ def norm_ratio_of(restored: Tensor, original: Tensor) -> Tensor:
 
 
 def top1_of(original: Tensor, edited: Tensor) -> Tensor:
-    """Whether argmax M(Â) = argmax M(A), for logits `[B, V]`, as 0 or 1; edited rows as for `kl_of`."""
+    """Whether argmax M(Â) = argmax M(A), for logits `[..., V]`, as 0 or 1; edited rows as for `kl_of`."""
     best = original.argmax(-1).repeat_interleave(len(edited) // max(1, len(original)), 0)
     return (best == edited.argmax(-1)).float()
 

@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
 from .family_card import FamilyCard
 
@@ -35,6 +36,13 @@ class LensConfig(PreTrainedConfig):
         """What the lens was made for."""
         assert self.provenance is not None, "a lens is made by its family's `from_subject`"
         return Provenance.from_dict(self.provenance)
+
+    @property
+    def only_site(self) -> str:
+        """The site of a lens that reads exactly one."""
+        if not self.sites or len(self.sites) != 1:
+            raise BadInput("sites", list(self.sites or []), "This lens reads exactly one site.")
+        return self.sites[0]
 
     @property
     def code_in_words(self) -> str:

@@ -23,18 +23,19 @@ from .checkpoint import require_complete
 from .engines import Engine, Together, reshard, spread_zero3, unshard
 from .modeling import LensModel
 from .shards import exchange, held_state, is_spread, restore_state, shard_of
+from .training_data import TrainingData
 
 
 class EngineTrainer(Trainer):
     """Hands the lens, or lens and subject together, to an engine; saves and restores what is the engine's.
 
-    `lens`, `frozen`, `engine` and `streams` are set before this class is initialised (`place`).
+    `lens`, `frozen`, `data` and `engine` are set before this class is initialised (`place`).
     """
 
     lens: LensModel
     frozen: FrozenLM
     engine: Engine
-    streams: bool  # whether what it trains on is read while it is trained on
+    data: TrainingData
 
     def place(self, args: Any) -> nn.Module:
         """What is to be trained, as the engine wants it."""
@@ -134,7 +135,7 @@ class EngineTrainer(Trainer):
         the last pass of a step, FSDP2 would keep the gradients of all weights on each process."""
         made = super()._build_accelerator_args(**kwargs)
         made["gradient_accumulation_plugin"].sync_each_batch |= self.engine.name == "fsdp2"
-        if self.streams:
+        if self.data.streams:
             made["dataloader_config"].dispatch_batches = False
         return made | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
 

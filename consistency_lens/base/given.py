@@ -61,16 +61,17 @@ def require_together(args: LensTrainingArguments, model_init: Any, optimizers: S
 def numbers_of(
     compute_metrics: Callable[[EvalPrediction], Mapping[str, float]],
     rows: Mapping[str, Tensor],
-    explanations: Sequence[str],
+    described: Sequence[Mapping[str, Any]],
     taken: Sequence[str],
 ) -> dict[str, float]:
     """What a function of the user's makes of the rows of an evaluation, as in transformers.
 
     It gets an `EvalPrediction` without labels, whose `predictions` are arrays with an entry per row: `kl`,
-    `kl_of_mean`, `top1`, `cosine` and the like; `original` and `restored` `[N, d]`; `explanation`.
+    `kl_of_baseline`, `top1` and what else the family measures; and what the lens says of each code, as `explanation`.
     """
     predictions: Any = {name: value.numpy() for name, value in rows.items()}
-    predictions["explanation"] = np.array(explanations, dtype=object)
+    for name in described[0]:
+        predictions[name] = np.array([row[name] for row in described], dtype=object)
     nothing: Any = None
     given = compute_metrics(EvalPrediction(predictions=predictions, label_ids=nothing))
     if not isinstance(given, Mapping):

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, Prefix
+from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
 from .explaining import explain_text
 from .saving import MEASURED, SavedModel, load_files, open_folder
@@ -75,7 +76,11 @@ class LensModel(SavedModel):
         """Codes to edits: one `replace` at P, the last column, for each site."""
         raise NotImplementedError
 
-    def spell(self, code: Code) -> list[dict[str, Any]]:
+    def comparison(self, frozen: FrozenLM, batch: Batch, horizon: int = 0) -> Comparison:
+        """How edits of this lens are compared with the clean model: at P, unless the family says otherwise."""
+        return TokenSwap.of(frozen, batch, horizon)
+
+    def describe(self, code: Code) -> list[dict[str, Any]]:
         """One row for people per code: `explanation` and what else the family has to say."""
         raise NotImplementedError
 
@@ -159,7 +164,7 @@ class LensModel(SavedModel):
             positions: tokens of the text to explain; default all but the first, which the subject starts with.
         """
         if isinstance(what, Code):
-            return self.spell(what)
+            return self.describe(what)
         return explain_text(self, what, positions)
 
     @classmethod

@@ -15,8 +15,7 @@ from rich.table import Table
 
 from ..activations import Activations
 from ..auto import AutoLens, evaluate_lens, find_subject, is_demo, lens_folder
-from ..base.explaining import likeliest
-from ..base.fidelity import Bench
+from ..base.comparing import apply_lens
 from ..base.lens_card import TrainingRecord
 from ..base.modeling import LensModel
 from ..errors import BadInput
@@ -163,23 +162,20 @@ def examples(lens: LensModel, activations: Activations, split: str, count: int =
     rows = activations.splits[split]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     batch = activations.collator(pair=False)([rows[i] for i in order[:count]])
-    bench = Bench.of(frozen, batch)
-    code = lens.compress(batch)
-    edits = lens.restore(code, batch)
-    kl, edited = bench.judge(edits)["kl"], bench.edited(edits)
+    applied = apply_lens(lens, frozen, batch)
     table = Table(
         title=f"{count} explanations", title_justify="left", title_style="bold", header_style="dim", box=None
     )
     for name in ("context, up to the token that is read", "explanation", "KL", "says next", "with the swap"):
         table.add_column(name, justify="right" if name == "KL" else "left", overflow="fold")
-    for i, said in enumerate(lens.explain(code)):
+    for i, said in enumerate(lens.explain(applied.code)):
         ids = batch["input_ids"][i][batch["attention_mask"][i].bool()]
         before, token = frozen.tokenizer.decode(ids[-WORDS:-1]), frozen.tokenizer.decode(ids[-1])
         table.add_row(
             f"{escape(before)} [bold cyan]{escape(token)}[/]",
             f"[bold]{escape(str(said['explanation']))}[/]",
-            f"{float(kl[i]):.3f}",
-            *(escape(shown(likeliest(frozen.tokenizer, logits[i, 0], 2))) for logits in (bench.clean, edited)),
+            f"{float(applied.kl[i]):.3f}",
+            *(escape(shown(side)) for side in applied.likeliest(frozen.tokenizer, i, 2)),
         )
     return table
 

@@ -95,7 +95,8 @@ class About:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        read = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in stored.items()}
+        plain = stored.items()
+        read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain}
         read["groups"] = tuple(Group(**group) for group in stored["groups"])
         for name, kind in (("sweep", Sweep), ("course", Course)):
             read[name] = kind(**stored[name]) if stored.get(name) else None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ..base.explaining import likeliest
-from ..base.fidelity import Bench
+from ..base.comparing import apply_lens
+from ..base.comparing.rows import context_of
 from ..base.modeling import LensModel
-from ..base.samples import marked
 from ..card import Explanation
 from .family import FamilyReport, Seen
 from .held_out import moved
@@ -23,29 +22,26 @@ def examples(lens: LensModel, family: FamilyReport, batches: Iterable[Mapping[st
     assert frozen is not None
     for given in batches:
         batch = moved(given, frozen.device)
-        comparison = Bench.of(frozen, batch)
-        seen = Seen(lens, frozen, batch, comparison, lens.compress(batch), 0)
-        edits, baseline = lens.restore(seen.code, batch), family.baseline(seen)
-        kl = comparison.judge(edits)["kl"]
-        of_mean = comparison.judge(baseline)["kl"].tolist() if baseline else [None] * len(kl)
-        edited, prefix = comparison.edited(edits), comparison.prefix
-        for i, described in enumerate(lens.spell(seen.code)):
-            own = prefix.input_ids[i][prefix.mask[i].bool()].tolist()
+        applied = apply_lens(lens, frozen, batch)
+        seen = Seen(applied.code, applied.edits, applied.comparison, lens, frozen, batch, seed=0)
+        baseline, kl = family.baseline(seen), applied.kl.tolist()
+        of_mean = applied.comparison.measure(baseline)["kl"].tolist() if baseline else [None] * len(kl)
+        for i, described in enumerate(lens.describe(applied.code)):
+            before, after = applied.likeliest(frozen.tokenizer, i, 2, applied.comparison.last_column(i))
             found.append(
                 Explanation(
-                    context=marked(frozen.tokenizer, own),
+                    context=context_of(frozen, batch, i, applied),
                     text=str(described["explanation"]),
-                    before=_likeliest(frozen.tokenizer, comparison.clean[i, 0]),
-                    after=_likeliest(frozen.tokenizer, edited[i, 0]),
-                    score=float(kl[i]),
+                    before=_shown(before),
+                    after=_shown(after),
+                    score=kl[i],
                     of_mean=of_mean[i],
                 )
             )
     return found
 
 
-def _likeliest(tokenizer: Any, logits: torch.Tensor) -> str:
-    pairs = likeliest(tokenizer, logits, 2)
+def _shown(pairs: Sequence[tuple[str, float]]) -> str:
     shown = [pair for i, pair in enumerate(pairs) if i == 0 or pair[1] >= 0.1]
     return ", ".join(
         f"{token.strip() if token.strip().isalnum() else repr(token)} {chance:.2f}" for token, chance in shown

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..base.fidelity import Bench
-from ..base.modeling import Code, LensModel
-from ..frozen import Edit, FrozenLM
+from ..base.comparing import Applied, TokenSwap
+from ..base.modeling import LensModel
+from ..frozen import Edit, FrozenLM, Prefix
 from .about import LENS, About, Group
 from .bootstrap import Number, Records, Samples
 from .held_out import HeldOut
@@ -38,15 +38,19 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One batch of an evaluation: the clean pass is known, and the lens has compressed it. The seed is its own."""
+class Seen(Applied):
+    """One batch of an evaluation, to which the lens has been applied. The seed is the batch's own."""
 
     lens: Any
     frozen: FrozenLM
     batch: Mapping[str, Any]
-    comparison: Bench
-    code: Code
     seed: int
+
+    @property
+    def prefix(self) -> Prefix:
+        """The contexts of a batch whose rows are compared at one token."""
+        assert isinstance(self.comparison, TokenSwap)
+        return self.comparison.prefix
 
 
 class FamilyReport:
@@ -73,8 +77,8 @@ class FamilyReport:
 
     def about(self, groups: Mapping[str, Sequence[str]]) -> About:
         """How the report wants to be shown."""
-        shown = [Group(LENS, "the lens", brief=True)]
-        shown += [Group(name, name, compared=name != EDIT) for name in groups if name != LENS]
+        others = (Group(name, name, compared=name != EDIT) for name in groups if name != LENS)
+        shown = (Group(LENS, "the lens", brief=True), *others)
         return About(
             shown, questions={"kl_recovered": "recovered", "top1": ""}, details=("kl", "loss_recovered", "ce")
         )

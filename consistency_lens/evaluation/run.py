@@ -6,7 +6,7 @@ Shapes: B rows.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..base.fidelity import Bench
+from ..base.comparing import apply_lens
 from ..base.modeling import LensModel
 from ..frozen import FrozenLM
 from .about import LENS
@@ -83,9 +83,9 @@ def evaluate(
     )
 
 
-@torch.no_grad()
 def _seen(lens: LensModel, frozen: FrozenLM, batch: Mapping[str, Any], horizon: int, seed: int) -> Seen:
-    return Seen(lens, frozen, batch, Bench.of(frozen, batch, horizon), lens.compress(batch), seed)
+    applied = apply_lens(lens, frozen, batch, horizon)
+    return Seen(applied.code, applied.edits, applied.comparison, lens, frozen, batch, seed)
 
 
 class _Study:
@@ -105,16 +105,14 @@ class _Study:
         self.documents += seen.batch["doc_id"].tolist()
         if "position" in seen.batch:
             self.positions += seen.batch["position"].tolist()
-        clean = {name: value for name, value in seen.comparison.judge([]).items() if name == "ce"}
+        clean = {name: value for name, value in seen.comparison.measure([]).items() if name == "ce"}
         self.records.add(ROW, self.family.of_rows(seen) | clean)
-        for control in chain(self.family.edits(seen), self._lens(seen), self.family.controls(seen)):
+        of_lens = Control(LENS, LENS, OF_LENS, seen.edits)
+        for control in chain(self.family.edits(seen), [of_lens], self.family.controls(seen)):
             self._measure(seen, control)
         self.family.describe(seen, self.records)
         for name, mask in self.family.subsets(seen).items():
             self.subsets.setdefault(name, []).append(mask.cpu().numpy())
-
-    def _lens(self, seen: Seen) -> Iterator[Control]:
-        yield Control(LENS, LENS, OF_LENS, seen.lens.restore(seen.code, seen.batch))
 
     def _measure(self, seen: Seen, control: Control) -> None:
         """What the model predicts under these edits, and what the family measures of them."""
@@ -123,7 +121,7 @@ class _Study:
             if control.name not in names:
                 names.append(control.name)
             self.definitions[control.name] = control.definition
-        found = _after(seen.comparison.judge(control.edits), seen.comparison.mask)
+        found = _after(seen.comparison.measure(control.edits), seen.comparison.mask)
         self.records.add(control.name, found | self.family.measure(seen, control.edits))
         if control.name == "self":
             _require_exact(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..base.fidelity import compare
+from ..base.comparing import compare_vectors
 from ..base.modeling import LensModel
 from ..frozen import Edit, FrozenLM
 from ..objectives import direction_error_of
@@ -58,7 +58,7 @@ class VectorReport(FamilyReport):
 
     def edits(self, seen: Seen) -> Iterator[Control]:
         stored, pair = self.stored(seen), seen.batch["pair"]
-        own = seen.comparison.prefix.read(list(stored), self.horizon)  # A as the clean pass computes it
+        own = seen.prefix.read(list(stored), self.horizon)  # A as the clean pass computes it
         apart = (as_one(own) - as_one(stored)).norm(dim=-1) / as_one(own).norm(dim=-1)
         self.stored_difference = max(self.stored_difference, float(apart.max()))
         generator = torch.Generator().manual_seed(seen.seed)
@@ -84,7 +84,7 @@ class VectorReport(FamilyReport):
             return {}  # it writes elsewhere, or a value that there is inside the pass alone
         original = as_one(stored)
         restored = as_one({site: by_site[site] for site in stored}).expand_as(original)
-        return compare(restored, original) | {"direction_error": direction_error_of(restored, original)}
+        return compare_vectors(restored, original) | {"direction_error": direction_error_of(restored, original)}
 
     def finish(self, records: Records) -> None:
         directions = torch.cat(self.directions)

@@ -158,7 +158,7 @@ def test_numbers_of_your_own_are_logged_beside_ours(tmp_path: Path) -> None:
     assert logged["eval_kl_median"] == float(np.median(rows["kl"])) and "eval_ema_kl_median" in logged
     assert logged["eval_again"] == pytest.approx(logged["eval_kl"])
     assert seen[0].label_ids is None
-    assert {"kl", "kl_of_mean", "top1", "cosine", "original", "restored", "explanation"} <= {*rows}
+    assert {"kl", "kl_of_baseline", "top1", "cosine", "original", "restored", "explanation"} <= {*rows}
     assert all(len(value) == SHORT["eval_rows"] for value in rows.values())
     assert rows["restored"].shape == rows["original"].shape == (8, 32)
 

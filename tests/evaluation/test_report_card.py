@@ -14,7 +14,7 @@ from lens_runs import SITE, stirred, tiny_lens, tiny_rows
 from test_report_files import HISTORY
 from tiny import shared_lm
 
-from consistency_lens.base.fidelity import Bench
+from consistency_lens.base.comparing import TokenSwap
 from consistency_lens.base.lens_card import TrainingRecord, facts_of
 from consistency_lens.card import CardFacts, Explanation, model_card
 from consistency_lens.evaluation import HeldOut, Number, Report
@@ -126,12 +126,12 @@ def test_explanations_are_what_the_lens_says_and_does() -> None:
     mean, family = rows.mean(SITE), TextReport()
     family.begin(lens, subject, rows, HeldOut(horizon=0))
     found = examples(lens, family, [batch])
-    bench, code = Bench.of(subject, batch), lens.compress(batch)
-    kl = bench.judge(lens.restore(code, batch))["kl"]
-    assert [row.text for row in found] == [row["explanation"] for row in lens.spell(code)]
+    swap, code = TokenSwap.of(subject, batch), lens.compress(batch)
+    kl = swap.measure(lens.restore(code, batch))["kl"]
+    assert [row.text for row in found] == [row["explanation"] for row in lens.describe(code)]
     torch.testing.assert_close(torch.tensor([row.score for row in found]), kl)
     (edit,) = lens.restore(code, batch)
-    of_mean = bench.judge(edit.at(mean.expand_as(edit.value)))["kl"]
+    of_mean = swap.measure(edit.at(mean.expand_as(edit.value)))["kl"]
     torch.testing.assert_close(torch.tensor([row.of_mean for row in found]), of_mean)
-    likeliest = subject.tokenizer.decode(bench.clean[0, 0].argmax())
+    likeliest = subject.tokenizer.decode(swap.clean[0, 0].argmax())
     assert found[0].before.startswith(f"{likeliest} ") and found[0].context.endswith("⟧")

@@ -73,7 +73,7 @@ class TextReport(VectorReport):
         return about_of(groups)
 
     def controls(self, seen: Seen) -> Iterator[Control]:
-        lens, batch, prefix = seen.lens, seen.batch, seen.comparison.prefix
+        lens, batch, prefix = seen.lens, seen.batch, seen.prefix
         rivals = lens.rivals(batch, prefix, seen.frozen, seen.seed)
         ahead = {name: code for name, code in rivals.items() if name == AHEAD}
         groups = {
@@ -130,8 +130,7 @@ class TextReport(VectorReport):
         return self.before if name == BEFORE and self.before is not None else seen.lens
 
     def _describe(self, seen: Seen, records: Records, lens: Any, name: str, traits: str) -> None:
-        prefix = seen.comparison.prefix
-        found = dict(lens.traits(self.codes[name], seen.batch, prefix, seen.frozen, seen.seed))
+        found = dict(lens.traits(self.codes[name], seen.batch, seen.prefix, seen.frozen, seen.seed))
         for kind in ("sample", "excerpt"):
             if {"text_nll", f"{kind}_nll"} <= found.keys():
                 found[f"text_nll_above_{kind}s"] = found["text_nll"] - found[f"{kind}_nll"]
@@ -155,7 +154,7 @@ class TextReport(VectorReport):
         found, best = verdict_of(report), best_text(report)
         lines = (LENS, "mean", SHUFFLED, *filter(None, [best]), AHEAD)
         limits = limits_of(report, found.content_blind)
-        about = replace(report.about, good=found.good, alarm=found.content_blind, limits=limits, lines=lines)
+        about = replace(report.about, good=found.good, alarm=found.content_blind, limits=tuple(limits), lines=lines)
         return found.sentence, about
 
     def remarks(self, report: Report) -> list[str]:
@@ -164,4 +163,4 @@ class TextReport(VectorReport):
 
 def said_by(lens: LensModel, code: Any) -> list[str]:
     """The explanations."""
-    return [str(row["explanation"]) for row in lens.explain(code)]
+    return [str(row["explanation"]) for row in lens.describe(code)]

@@ -1,0 +1,8 @@
+"""The frozen model without edits against it with them: one code path for training, report and every control."""
+
+from .chain import Applied, apply_lens, likeliest
+from .comparison import Comparison, compare_vectors
+from .token_swap import TokenSwap
+from .whole_pass import WholePass
+
+__all__ = ["Applied", "Comparison", "TokenSwap", "WholePass", "apply_lens", "compare_vectors", "likeliest"]
