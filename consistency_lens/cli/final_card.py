@@ -34,9 +34,9 @@ def finish_card(lens: LensModel, report: Report, activations: Activations, plots
     """
     record = TrainingRecord.load(folder) or TrainingRecord(name=_name(folder.resolve()))
     record = record if record.counts else record.about(activations.metadata)
-    assert lens.subject is not None
+    assert lens.models is not None
     family, held_out = report_of(lens), HeldOut(report.data["split"], ROWS, BATCH, horizon=0)
-    family.begin(lens, lens.subject, activations, held_out)
+    family.begin(lens, lens.models, activations, held_out)
     rows = examples(lens, family, _batches(activations, held_out.split))
     facts = lay_beside(plots, folder, with_report(facts_of(lens.config, record), report, rows))
     return write_card(folder, model_card(_with_snippet(facts, lens, record)), CARD)

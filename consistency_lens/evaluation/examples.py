@@ -18,12 +18,13 @@ from .held_out import moved
 @torch.no_grad()
 def examples(lens: LensModel, family: FamilyReport, batches: Iterable[Mapping[str, Any]]) -> list[Explanation]:
     """One per row; `family` has begun with this lens."""
-    frozen, found = lens.subject, []
-    assert frozen is not None
+    models, found = lens.models, []
+    assert models is not None
+    frozen = models.first
     for given in batches:
         batch = moved(given, frozen.device)
-        applied = apply_lens(lens, frozen, batch)
-        seen = Seen(applied.code, applied.edits, applied.comparison, lens, frozen, batch, seed=0)
+        applied = apply_lens(lens, models, batch)
+        seen = Seen(applied.code, applied.edits, applied.comparison, lens, models, batch, seed=0)
         baseline, kl = family.baseline(seen), applied.kl.tolist()
         of_mean = applied.comparison.measure(baseline)["kl"].tolist() if baseline else [None] * len(kl)
         for i, described in enumerate(lens.describe(applied.code)):

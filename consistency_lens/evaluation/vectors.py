@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..base.comparing import compare_vectors
 from ..base.modeling import LensModel
-from ..frozen import Edit, FrozenLM
+from ..frozen import Edit, FrozenModels
 from ..objectives import direction_error_of
 from .bootstrap import Records
 from .family import EDIT, Control, FamilyReport, Seen
@@ -39,10 +39,10 @@ class VectorReport(FamilyReport):
     compared = ("kl_recovered", "kl_horizon_recovered", "kl_after_recovered", "top1", "loss_recovered")
     kept = ("kl_recovered", "kl_horizon_recovered", "kl_after_recovered")
 
-    def begin(self, lens: LensModel, frozen: FrozenLM, data: Any, held_out: HeldOut) -> None:
-        super().begin(lens, frozen, data, held_out)
+    def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
+        super().begin(lens, models, data, held_out)
         self.horizon = held_out.horizon
-        self.means = {site: data.mean(site).to(frozen.device) for site in lens.config.sites or []}
+        self.means = {site: data.mean(site).to(models.first.device) for site in lens.config.sites or []}
         self.directions: list[Tensor] = []
         self.stored_difference = 0.0
 

@@ -21,6 +21,7 @@ from consistency_lens.evaluation import HeldOut, Number, Report
 from consistency_lens.evaluation.about import QUESTIONS
 from consistency_lens.evaluation.examples import examples
 from consistency_lens.evaluation.presenting.card import lay_beside, pick, with_report
+from consistency_lens.frozen import FrozenModels
 from consistency_lens.text.report import TextReport
 
 SCORES = {
@@ -124,7 +125,7 @@ def test_explanations_are_what_the_lens_says_and_does() -> None:
     lens.subject = subject
     batch = rows.collator(pair=False)([rows.splits["test"][i] for i in range(6)])
     mean, family = rows.mean(SITE), TextReport()
-    family.begin(lens, subject, rows, HeldOut(horizon=0))
+    family.begin(lens, FrozenModels.of(subject), rows, HeldOut(horizon=0))
     found = examples(lens, family, [batch])
     swap, code = TokenSwap.of(subject, batch), lens.compress(batch)
     kl = swap.measure(lens.restore(code, batch))["kl"]
