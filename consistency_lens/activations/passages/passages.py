@@ -1,0 +1,214 @@
+"""Passages with prompts and answers: made from any source, split by document, tokenised for several models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_from_disk
+
+from ...errors import BadInput
+from ...frozen import FrozenLM, ProvenanceMismatch
+from ...frozen.provenance import compare_fields
+from ..corpus import Corpus, CorpusArguments, Document
+from ..folder import ExtractionFolder
+from ..rows import SPLITS, RowRules, split_of
+from ..storage import METADATA, Shard, write_json, write_layout, write_shard
+from .arguments import PassageArguments
+from .build import Build
+from .collator import PassageCollator
+from .example import Example
+from .formats import answers_of, columns_of, examples_of, text_of
+from .prompts import PromptFormat
+from .tokenising import holds_answer, tokenised
+from .tokens import PassageTokenizer
+
+FORMAT, KIND = 1, "passages"
+_ROWS_PER_SHARD = 1 << 16
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Rows of `doc_id`, `passage`, `prompt`, `answers`, `task` and `ends`, with where they come from.
+
+    Args:
+        splits: `train`, and `validation` and `test` where documents were held out.
+        metadata: the corpus, the rules and counts; once tokenised, the tokenizers too.
+    """
+
+    splits: DatasetDict
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def build(cls, arguments: PassageArguments) -> Passages:
+        """Make them from what the arguments name."""
+        return cls.of_corpus(Corpus.load(columns_of(arguments)), arguments)
+
+    @classmethod
+    def of_corpus(cls, corpus: Corpus, arguments: PassageArguments) -> Passages:
+        """Make them from a corpus that has the columns which the format needs."""
+        rules = arguments.split_rules
+        build = Build(by_document=arguments.passage_format == "text")
+        build.read(corpus, partial(examples_of, given=arguments), partial(split_of, rules=rules))
+        known = {field.name for field in fields(CorpusArguments)} - {"max_documents"}
+        own = {name: value for name, value in asdict(arguments).items() if name not in known}
+        return cls._of(build, {"train": corpus}, own)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset | DatasetDict,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        seed: int = 0,
+    ) -> Passages:
+        """Take examples that somebody made.
+
+        Args:
+            dataset: rows of `passage`, `prompt` and `answer`, or `answers` for a list of accepted ones, and optionally
+                `task` and `ends`. A Dataset is split by passage; the splits of a DatasetDict stay, and no passage may
+                stand in two of them.
+            validation_fraction: share of passages held out for choosing.
+            test_fraction: share of passages held out for reporting.
+            seed: of the split.
+        """
+        if isinstance(dataset, DatasetDict):
+            if unknown := sorted(set(dataset) - set(SPLITS)):
+                raise BadInput("dataset", unknown[0], f"Name its splits {', '.join(SPLITS)}.", why="an unknown split")
+            corpora = {split: _corpus_of(rows) for split, rows in dataset.items()}
+            build, offset = Build(by_document=False, must_differ=True), 0
+            for split, corpus in corpora.items():
+                offset = build.read(corpus, _given_examples, partial(_named, split), offset)
+            return cls._of(build, corpora, {"splits": "given"})
+        if not isinstance(dataset, Dataset):
+            raise BadInput("dataset", type(dataset).__name__, "Give a Dataset or a DatasetDict of `datasets`.")
+        rules = RowRules(validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
+        corpus, build = _corpus_of(dataset), Build(by_document=False)
+        build.read(corpus, _given_examples, partial(split_of, rules=rules))
+        own = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
+        return cls._of(build, {"train": corpus}, own)
+
+    @classmethod
+    def _of(cls, build: Build, corpora: Mapping[str, Corpus], rules: Mapping[str, Any]) -> Passages:
+        splits = build.splits
+        if "train" not in splits:
+            fix = "Use longer or more documents, smaller fractions, or fewer --passage_words."
+            raise BadInput("passages", 0, fix, why="there is no example to train on")
+        origins = [corpus.identity for corpus in corpora.values()]
+        metadata = {"format": FORMAT, "kind": KIND, "corpus": origins[0] if len(origins) == 1 else origins}
+        return cls(DatasetDict(splits), metadata | {"rules": dict(rules)} | build.facts())
+
+    @classmethod
+    def load(cls, folder: str | Path, verify: bool = True) -> Passages:
+        """Open a folder that `save` wrote, memory-mapped; a damaged file is named."""
+        folder = Path(folder)
+        if not (folder / METADATA).exists():
+            fix = "Make it with Passages.build(arguments).save(folder)."
+            raise BadInput("passages", str(folder), fix, why="no passages lie there")
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if metadata.get("kind") != KIND:
+            raise BadInput("passages", str(folder), "Give a folder of passages.", why="rows of activations lie there")
+        for record in metadata["shards"] if verify else ():
+            Shard(**record).verify(folder)
+        return cls(load_from_disk(str(folder)), metadata)
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """Write them as Arrow files with checksums; `extraction.json` comes last and says that all are there."""
+        place = ExtractionFolder(Path(folder), resume=False, overwrite=overwrite)
+        place.claim()
+        try:
+            place.begin({"kind": KIND, "corpus": self.metadata["corpus"], "rules": self.metadata["rules"]})
+            shards = [
+                write_shard(place.path, split, index, rows.with_format("arrow")[start : start + _ROWS_PER_SHARD])
+                for split, rows in self.splits.items()
+                for index, start in enumerate(range(0, len(rows), _ROWS_PER_SHARD))
+            ]
+            write_layout(place.path, self.splits["train"].features, shards)
+            write_json(place.path / METADATA, {**self.metadata, "shards": [asdict(shard) for shard in shards]})
+        finally:
+            place.release()
+        return place.path
+
+    def tokenised(
+        self,
+        models: Mapping[str, FrozenLM],
+        prompts: PromptFormat | None = None,
+        bos: str = "auto",
+        max_passage_tokens: int | None = None,
+    ) -> Passages:
+        """The same rows with their ids for each model, so that no batch waits for a tokenizer.
+
+        Args:
+            models: name -> frozen model. Their tokenizers need not share a single word.
+            prompts: the text around a prompt.
+            bos: `auto`, `always` or `never`, as for `PassageTokenizer`.
+            max_passage_tokens: cut longer passages to a window of so many tokens of each model, the first window that
+                holds an accepted answer. Default: what does not fit into a model is refused.
+        """
+        tokenizers, prompts = PassageTokenizer.of(models, bos), prompts or PromptFormat()
+        splits = {
+            split: tokenised(rows, tokenizers, prompts, max_passage_tokens, {**self.metadata, "split": split})
+            for split, rows in self.splits.items()
+        }
+        cut = [
+            row for rows in splits.values() for row in rows.select_columns(["cut", "passage", "answers"]) if row["cut"]
+        ]
+        lost = sum(not holds_answer(row["passage"], row["answers"]) for row in cut)
+        record = {
+            "models": {name: model.to_dict() for name, model in tokenizers.items()},
+            "prompts": prompts.to_dict(),
+            "bos": bos,
+            "max_passage_tokens": max_passage_tokens,
+            "passages_cut": len(cut),
+            "cut_without_an_answer": lost,
+        }
+        return replace(self, splits=DatasetDict(splits), metadata={**self.metadata, "tokens": record})
+
+    def collator(self, models: Mapping[str, FrozenLM]) -> PassageCollator:
+        """Makes batches of tokenised rows for these models, or for some of them."""
+        self.require_models(models)
+        record = self.metadata["tokens"]
+        return PassageCollator(PassageTokenizer.of(models, record["bos"]), PromptFormat(**record["prompts"]))
+
+    def require_models(self, models: Mapping[str, FrozenLM]) -> None:
+        """Raise unless the rows were tokenised for these models, by name and tokenizer."""
+        if "tokens" not in self.metadata:
+            raise BadInput("passages", "text", "Tokenise them first: passages.tokenised(models).", why="no ids yet")
+        tokenizers = PassageTokenizer.of(models, self.metadata["tokens"]["bos"])
+        ours = _flat({name: model.to_dict() for name, model in tokenizers.items()})
+        theirs = _flat(self.metadata["tokens"]["models"])
+        must_match = [key for key in ours if not key.endswith(".model_id")]
+        if table := compare_fields(ours, theirs, ("the models", "the passages"), must_match):
+            raise ProvenanceMismatch(
+                f"the models and the passages differ in their tokenizers (differing fields are marked !):\n{table}"
+                "\nLoad the models that the passages name, or tokenise the passages again for these."
+            )
+
+
+def _flat(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, record in models.items() for key, value in record.items()}
+
+
+def _named(split: str, text: str) -> str:
+    return split
+
+
+def _corpus_of(rows: Dataset) -> Corpus:
+    names = rows.column_names
+    answers = "answers" if "answers" in names else "answer"
+    optional = [name for name in ("task", "ends") if name in names]
+    given = CorpusArguments(text_column="passage", keep_columns=["prompt", answers, *optional])
+    return Corpus(rows, given, "examples in memory")
+
+
+def _given_examples(document: Document) -> Iterator[Example]:
+    row, number = document.kept, document.doc_id
+    found = answers_of(row.get("answers", row.get("answer")), number)
+    task, ends = row.get("task") or "answer", row.get("ends")
+    yield Example(
+        number, document.text, text_of(row["prompt"], "prompt", number), found, task, True if ends is None else ends
+    )
