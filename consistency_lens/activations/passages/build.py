@@ -64,11 +64,11 @@ class Build:
     def _examples(
         self, document: Document, examples_of: ExamplesOf, split_of: SplitOf
     ) -> Iterator[tuple[str, Example]]:
-        there_are = False
+        there_are, of_document = False, split_of(document.text) if self.by_document else ""
         for example in examples_of(document):
             there_are = True
             decides = document.text if self.by_document else example.passage
-            split, number = split_of(decides), example.doc_id
+            split, number = of_document or split_of(decides), example.doc_id
             first_split, first_number = self._seen.setdefault(_key(example.passage), (split, number))
             if split != first_split:
                 if self.must_differ:

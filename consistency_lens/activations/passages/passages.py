@@ -22,9 +22,10 @@ from .arguments import PassageArguments
 from .build import Build
 from .collator import PassageCollator
 from .example import Example
-from .formats import answers_of, columns_of, examples_of, text_of
+from .formats import answers_of, examples_of, text_of
+from .official import corpus_of
 from .prompts import PromptFormat
-from .tokenising import holds_answer, tokenised
+from .tokenising import count_cuts, tokenised
 from .tokens import PassageTokenizer
 
 FORMAT, KIND = 1, "passages"
@@ -46,7 +47,7 @@ class Passages:
     @classmethod
     def build(cls, arguments: PassageArguments) -> Passages:
         """Make them from what the arguments name."""
-        return cls.of_corpus(Corpus.load(columns_of(arguments)), arguments)
+        return cls.of_corpus(corpus_of(arguments), arguments)
 
     @classmethod
     def of_corpus(cls, corpus: Corpus, arguments: PassageArguments) -> Passages:
@@ -79,7 +80,7 @@ class Passages:
         if isinstance(dataset, DatasetDict):
             if unknown := sorted(set(dataset) - set(SPLITS)):
                 raise BadInput("dataset", unknown[0], f"Name its splits {', '.join(SPLITS)}.", why="an unknown split")
-            corpora = {split: _corpus_of(rows) for split, rows in dataset.items()}
+            corpora = {split: _in_memory(rows) for split, rows in dataset.items()}
             build, offset = Build(by_document=False, must_differ=True), 0
             for split, corpus in corpora.items():
                 offset = build.read(corpus, _given_examples, partial(_named, split), offset)
@@ -87,7 +88,7 @@ class Passages:
         if not isinstance(dataset, Dataset):
             raise BadInput("dataset", type(dataset).__name__, "Give a Dataset or a DatasetDict of `datasets`.")
         rules = RowRules(validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
-        corpus, build = _corpus_of(dataset), Build(by_document=False)
+        corpus, build = _in_memory(dataset), Build(by_document=False)
         build.read(corpus, _given_examples, partial(split_of, rules=rules))
         own = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
         return cls._of(build, {"train": corpus}, own)
@@ -154,16 +155,13 @@ class Passages:
             split: tokenised(rows, tokenizers, prompts, max_passage_tokens, {**self.metadata, "split": split})
             for split, rows in self.splits.items()
         }
-        cut = [
-            row for rows in splits.values() for row in rows.select_columns(["cut", "passage", "answers"]) if row["cut"]
-        ]
-        lost = sum(not holds_answer(row["passage"], row["answers"]) for row in cut)
+        cut, lost = count_cuts(splits.values())
         record = {
             "models": {name: model.to_dict() for name, model in tokenizers.items()},
             "prompts": prompts.to_dict(),
             "bos": bos,
             "max_passage_tokens": max_passage_tokens,
-            "passages_cut": len(cut),
+            "passages_cut": cut,
             "cut_without_an_answer": lost,
         }
         return replace(self, splits=DatasetDict(splits), metadata={**self.metadata, "tokens": record})
@@ -197,7 +195,7 @@ def _named(split: str, text: str) -> str:
     return split
 
 
-def _corpus_of(rows: Dataset) -> Corpus:
+def _in_memory(rows: Dataset) -> Corpus:
     names = rows.column_names
     answers = "answers" if "answers" in names else "answer"
     optional = [name for name in ("task", "ends") if name in names]

@@ -59,9 +59,12 @@ class PromptFormat:
             fix = f"Give {task} an opening, or the row a prompt (--lead_words for continuations), or use bos='always'."
             why = f"{model.name} has no BOS: nothing stands before the answer that could predict its first token"
             raise BadInput("prompt", row["prompt"], fix, why)
-        answer_ids = model.encode_after(space + row["answers"][0]) + [model.eos_id] * row["ends"]
-        return {
-            "passage_ids": model.encode(row["passage"]),
-            "prompt_ids": prompt_ids,
-            "answer_ids": answer_ids[: self.max_answer_tokens],
-        }
+        answer_ids = model.encode_after(space + row["answers"][0])
+        found = dict(zip(PARTS, (model.encode_passage(row["passage"]), prompt_ids, answer_ids), strict=True))
+        for part in ("passage_ids", "answer_ids"):
+            if not found[part]:
+                fix = "Leave the row out: nothing of it reaches the model."
+                raise BadInput(
+                    part, row["passage"][:60], fix, why=f"the tokenizer of {model.name} makes no token of it"
+                )
+        return found | {"answer_ids": (answer_ids + [model.eos_id] * row["ends"])[: self.max_answer_tokens]}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from ...answers import contains
@@ -61,6 +62,16 @@ def tokenised(
     features = Features({**rows.features, **columns, "cut": Value("bool")})
     name = hashlib.sha256(json.dumps(settled, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return rows.map(own, batched=True, batch_size=_ROWS, features=features, new_fingerprint=name, desc="tokenising")
+
+
+def count_cuts(splits: Iterable[Dataset]) -> tuple[int, int]:
+    """How many passages were cut, and how many of them lost all accepted answers."""
+    cut, lost = 0, 0
+    for rows in splits:
+        some = rows.select(np.flatnonzero(rows.with_format("numpy")["cut"][:]))
+        cut += len(some)
+        lost += sum(not holds_answer(row["passage"], row["answers"]) for row in some)
+    return cut, lost
 
 
 def _require_room(row: Mapping[str, Any], ids: Mapping[str, Sequence[int]], model: PassageTokenizer) -> None:

@@ -59,6 +59,8 @@ class PassageTokenizer:
         )
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._around: dict[str, list[int]] = {}  # ids of the few texts that a configuration puts around the data
+        self._last: tuple[str, list[int]] = ("", [])
         self._anchors = [(anchor, self.encode(anchor)) for anchor in _ANCHORS]
         after = self._after_an_anchor("b", False)
         self._adds_a_space = after is not None and after != self.encode("b")
@@ -92,16 +94,26 @@ class PassageTokenizer:
             start += 1  # a vocabulary of whole words knows it as a word, too
         return list(ids[start:])
 
+    def encode_passage(self, text: str) -> list[int]:
+        """Ids of a passage. The last one is kept: questions about one passage stand together in most sources."""
+        if text != self._last[0]:
+            self._last = text, self.encode(text)
+        return self._last[1]
+
     def encode_after(self, text: str, special: bool = False) -> list[int]:
         """Ids of a text that follows other text.
 
         Tokenizers of the SentencePiece kind put a space in front of whatever begins; here nothing begins.
         """
-        if self._adds_a_space:
-            after = self._after_an_anchor(text, special)
-            if after is not None:
-                return after
-        return self.encode(text, special)
+        if special:
+            if text not in self._around:
+                self._around[text] = self._following(text, special)
+            return self._around[text]
+        return self._following(text, special)
+
+    def _following(self, text: str, special: bool) -> list[int]:
+        after = self._after_an_anchor(text, special) if self._adds_a_space else None
+        return self.encode(text, special) if after is None else after
 
     def _after_an_anchor(self, text: str, special: bool) -> list[int] | None:
         """Ids of the text behind the first anchor that it does not merge with."""

@@ -67,6 +67,52 @@ def test_hotpotqa_joins_titles_and_sentences(tmp_path: Path) -> None:
     assert (found["prompt"], found["answers"]) == ("q?", ["two"])
 
 
+def test_squad_as_it_is_published(tmp_path: Path) -> None:
+    asked = [
+        {"id": "1", "question": "Which?", "answers": [{"text": "Bern", "answer_start": 0}] * 2},
+        {"id": "2", "question": "None?", "answers": [], "is_impossible": True},
+    ]
+    article = {"title": "t", "paragraphs": [{"context": "Bern is small.", "qas": asked}]}
+    file = tmp_path / "train-v2.0.json"
+    file.write_text(json.dumps({"version": "v2.0", "data": [article, article]}))
+    given = {"train_file": [str(file)], "passage_format": "squad", **ALL}
+    with pytest.raises(BadInput, match=r"document 1: an answer is missing"):
+        Passages.build(PassageArguments(**given))
+    passages = Passages.build(PassageArguments(**given, skip_unanswerable=True))
+    found = passages.splits["train"].to_list()
+    assert [(row["passage"], row["prompt"], row["answers"]) for row in found] == [
+        ("Bern is small.", "Which?", ["Bern"])
+    ] * 2
+    assert [row["doc_id"] for row in found] == [0, 0]
+    assert passages.metadata["corpus"]["corpus"] == "train-v2.0.json"
+    before = passages.metadata["corpus"]["files"]
+    file.write_text(json.dumps({"version": "v2.0", "data": [article]}))
+    again = Passages.build(PassageArguments(**given, skip_unanswerable=True))
+    assert again.metadata["corpus"]["files"] != before
+
+
+def test_hotpotqa_as_it_is_published(tmp_path: Path) -> None:
+    row = {"_id": "a", "question": "q?", "answer": "x", "context": [["A", ["One. ", "Two."]], ["B", ["Three."]]]}
+    file = tmp_path / "hotpot.json"
+    file.write_text(json.dumps([row]))
+    given = PassageArguments(train_file=[str(file)], passage_format="hotpotqa", **ALL)
+    assert Passages.build(given).splits["train"][0]["passage"] == "A: One. Two.\nB: Three."
+    file.write_text(json.dumps([row | {"context": "text"}]))
+    with pytest.raises(BadInput, match=r"train_file='.*hotpot\.json': ValueError.*Give the file as it was published"):
+        Passages.build(given)
+
+
+def test_json_files_with_a_line_for_each_row(tmp_path: Path) -> None:
+    rows = [{"context": f"c{i}", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}} for i in range(3)]
+    file = written(tmp_path / "s.json", rows)
+    found = Passages.build(PassageArguments(train_file=file, passage_format="squad", **ALL))
+    assert list(found.splits["train"]["passage"]) == ["c0", "c1", "c2"]
+    with pytest.raises(BadInput, match=r"Use either --train_file or --dataset_name"):
+        Passages.build(PassageArguments(train_file=file, dataset_name="x", passage_format="squad"))
+    with pytest.raises(BadInput, match=r"Give the path of a file that exists"):
+        Passages.build(PassageArguments(train_file=["gone.json"], passage_format="squad"))
+
+
 def test_columns_by_any_name() -> None:
     names = {"passage_column": "text", "prompt_column": "q", "answer_column": "a"}
     rows = [{"text": "one two", "q": "", "a": "two"}, {"text": "three", "q": "x", "a": "three"}]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from passage_models import byte_tokenizer, passage_models, piece_tokenizer
 from tiny import tiny_tokenizer
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from consistency_lens.activations.passages import PassageTokenizer, PromptFormat
@@ -115,6 +115,14 @@ def test_a_space_that_a_byte_level_tokenizer_adds_is_for_beginnings_alone() -> N
     model = PassageTokenizer("x", PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>"))
     for text in ("the", ", the", " the", "9", "\n\nthe"):
         assert model.tokenizer.decode(model.encode("ab") + model.encode_after(text)) == " ab" + text
+
+
+@pytest.mark.parametrize("part", ["passage", "answer"])
+def test_a_part_that_makes_no_token_is_refused(part: str) -> None:
+    lossy = tiny_tokenizer()
+    lossy.backend_tokenizer.normalizer = normalizers.Replace("~", " ")
+    with pytest.raises(BadInput, match=rf"{part}_ids='.*the tokenizer of x makes no token of it"):
+        PromptFormat().ids(row_of(**{part: "~"}), PassageTokenizer("x", lossy))
 
 
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer, piece_tokenizer])
