@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
-from extracting import corpus_of, random_texts
+from extracting import corpus_of, extract_to, random_texts
 
-from consistency_lens.activations import CorruptShard
+from consistency_lens.activations import Activations, CorruptShard
 from consistency_lens.activations.passages import PassageArguments, Passages
 from consistency_lens.activations.rows import split_of
 from consistency_lens.errors import BadInput
@@ -139,6 +139,16 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
         Passages.load(folder)
     with pytest.raises(BadInput, match="no passages lie there"):
         Passages.load(tmp_path)
+
+
+def test_passages_and_activations_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    folder = Passages.from_dataset(questions(random_texts(30, shortest=20))).save(tmp_path / "p")
+    with pytest.raises(BadInput, match=r"the folder holds passages.*opened with Passages\.load"):
+        Activations.load(folder)
+    rows = extract_to(tmp_path / "rows", random_texts(40))
+    assert rows.provenance.sites
+    with pytest.raises(BadInput, match=r"rows of activations lie there\. Give a folder of passages"):
+        Passages.load(tmp_path / "rows")
 
 
 def test_a_part_of_the_rows_is_saved_as_it_is(tmp_path: Path) -> None:
