@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 
 from ...errors import BadInput
 from ..corpus import Corpus, Document
 from ..rows import SPLITS
 from ..statistics import SKETCH_SIZE, count_near_duplicates, sketch
 from .example import FEATURES, Example
+from .sinks import Sink
 from .units import words_of
 
 ExamplesOf = Callable[[Document], Iterable[Example]]
@@ -30,14 +30,15 @@ class Build:
 
     Args:
         by_document: whether the text of the document decides the split, or that of the passage.
+        sink: takes the rows.
         must_differ: refuse a passage that stands in two splits, instead of leaving it out of the second.
     """
 
     by_document: bool
+    sink: Sink
     must_differ: bool = False
     left_out: int = 0  # documents that gave no example
     repeated: int = 0  # examples whose passage stands in another split already
-    _tables: dict[str, list[pa.Table]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     _rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     _documents: dict[str, set[int]] = field(default_factory=lambda: {split: set() for split in SPLITS})
     _seen: dict[bytes, tuple[str, int]] = field(default_factory=dict)  # passage -> its split and number
@@ -58,7 +59,7 @@ class Build:
             for split, rows in found.items():
                 if rows:
                     columns = {name: [row[name] for row in rows] for name in FEATURES}
-                    self._tables[split].append(pa.table(columns, schema=FEATURES.arrow_schema))
+                    self.sink.add(split, pa.table(columns, schema=FEATURES.arrow_schema))
         return following
 
     def _examples(
@@ -83,13 +84,11 @@ class Build:
             yield split, replace(example, doc_id=number)
         self.left_out += not there_are
 
-    @property
-    def splits(self) -> dict[str, Dataset]:
-        """The splits that have rows."""
-        return {split: Dataset(pa.concat_tables(tables)) for split, tables in self._tables.items() if tables}
-
     def facts(self) -> dict[str, Any]:
-        """What a card tells of the rows."""
+        """What a card tells of the rows; raise where there is nothing to train on."""
+        if not self._rows["train"]:
+            fix = "Use longer or more documents, smaller fractions, or fewer --passage_words."
+            raise BadInput("passages", 0, fix, why="there is no example to train on")
         own = list(self._sketches.values())
         sketches = np.array([each for each, _ in own], np.uint64).reshape(-1, SKETCH_SIZE)
         where = np.array([split for _, split in own], np.int8)

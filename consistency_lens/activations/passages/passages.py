@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,19 +18,20 @@ from ...frozen.provenance import compare_fields
 from ..corpus import Corpus, CorpusArguments, Document
 from ..folder import ExtractionFolder
 from ..rows import SPLITS, RowRules, split_of
-from ..storage import METADATA, Shard, write_json, write_layout, write_shard
+from ..storage import METADATA, Shard
 from .arguments import PassageArguments
 from .build import Build
 from .collator import PassageCollator
-from .example import Example
+from .example import FEATURES, Example
 from .formats import answers_of, examples_of, text_of
 from .official import corpus_of
 from .prompts import PromptFormat
+from .sinks import Memory, Shards, Sink
 from .tokenising import count_cuts, tokenised
 from .tokens import PassageTokenizer
 
 FORMAT, KIND = 1, "passages"
-_ROWS_PER_SHARD = 1 << 16
+_ROWS = 4096  # that are copied together
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,28 @@ class Passages:
     metadata: Mapping[str, Any]
 
     @classmethod
-    def build(cls, arguments: PassageArguments) -> Passages:
-        """Make them from what the arguments name."""
-        return cls.of_corpus(corpus_of(arguments), arguments)
+    def build(cls, arguments: PassageArguments, folder: str | Path | None = None, overwrite: bool = False) -> Passages:
+        """Make them from what the arguments name.
+
+        Args:
+            arguments: the source and how it becomes passages.
+            folder: write the rows there while they are made, for a source that is larger than memory.
+            overwrite: replace passages that lie there.
+        """
+        corpus = corpus_of(arguments)
+        if folder is None:
+            return cls.of_corpus(corpus, arguments)
+        with _claimed(folder, overwrite, {"corpus": corpus.identity, "rules": _rules_of(arguments)}) as path:
+            sink = Shards(path)
+            sink.finish(FEATURES, _made(corpus, arguments, sink))
+        return cls.load(folder, verify=False)
 
     @classmethod
     def of_corpus(cls, corpus: Corpus, arguments: PassageArguments) -> Passages:
         """Make them from a corpus that has the columns which the format needs."""
-        rules = arguments.split_rules
-        build = Build(by_document=arguments.passage_format == "text")
-        build.read(corpus, partial(examples_of, given=arguments), partial(split_of, rules=rules))
-        known = {field.name for field in fields(CorpusArguments)} - {"max_documents"}
-        own = {name: value for name, value in asdict(arguments).items() if name not in known}
-        return cls._of(build, {"train": corpus}, own)
+        sink = Memory()
+        metadata = _made(corpus, arguments, sink)
+        return cls(DatasetDict(sink.splits), metadata)
 
     @classmethod
     def from_dataset(
@@ -77,38 +88,30 @@ class Passages:
             test_fraction: share of passages held out for reporting.
             seed: of the split.
         """
+        sink = Memory()
         if isinstance(dataset, DatasetDict):
             if unknown := sorted(set(dataset) - set(SPLITS)):
                 raise BadInput("dataset", unknown[0], f"Name its splits {', '.join(SPLITS)}.", why="an unknown split")
             corpora = {split: _in_memory(rows) for split, rows in dataset.items()}
-            build, offset = Build(by_document=False, must_differ=True), 0
+            build, offset = Build(by_document=False, sink=sink, must_differ=True), 0
             for split, corpus in corpora.items():
                 offset = build.read(corpus, _given_examples, partial(_named, split), offset)
-            return cls._of(build, corpora, {"splits": "given"})
+            metadata = _metadata(build, [corpus.identity for corpus in corpora.values()], {"splits": "given"})
+            return cls(DatasetDict(sink.splits), metadata)
         if not isinstance(dataset, Dataset):
             raise BadInput("dataset", type(dataset).__name__, "Give a Dataset or a DatasetDict of `datasets`.")
         rules = RowRules(validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
-        corpus, build = _in_memory(dataset), Build(by_document=False)
+        corpus, build = _in_memory(dataset), Build(by_document=False, sink=sink)
         build.read(corpus, _given_examples, partial(split_of, rules=rules))
         own = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
-        return cls._of(build, {"train": corpus}, own)
-
-    @classmethod
-    def _of(cls, build: Build, corpora: Mapping[str, Corpus], rules: Mapping[str, Any]) -> Passages:
-        splits = build.splits
-        if "train" not in splits:
-            fix = "Use longer or more documents, smaller fractions, or fewer --passage_words."
-            raise BadInput("passages", 0, fix, why="there is no example to train on")
-        origins = [corpus.identity for corpus in corpora.values()]
-        metadata = {"format": FORMAT, "kind": KIND, "corpus": origins[0] if len(origins) == 1 else origins}
-        return cls(DatasetDict(splits), metadata | {"rules": dict(rules)} | build.facts())
+        return cls(DatasetDict(sink.splits), _metadata(build, corpus.identity, own))
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = True) -> Passages:
-        """Open a folder that `save` wrote, memory-mapped; a damaged file is named."""
+        """Open a folder that `build` or `save` wrote, memory-mapped; a damaged file is named."""
         folder = Path(folder)
         if not (folder / METADATA).exists():
-            fix = "Make it with Passages.build(arguments).save(folder)."
+            fix = "Make them with Passages.build(arguments, folder)."
             raise BadInput("passages", str(folder), fix, why="no passages lie there")
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         if metadata.get("kind") != KIND:
@@ -119,20 +122,13 @@ class Passages:
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write them as Arrow files with checksums; `extraction.json` comes last and says that all are there."""
-        place = ExtractionFolder(Path(folder), resume=False, overwrite=overwrite)
-        place.claim()
-        try:
-            place.begin({"kind": KIND, "corpus": self.metadata["corpus"], "rules": self.metadata["rules"]})
-            shards = [
-                write_shard(place.path, split, index, rows.with_format("arrow")[start : start + _ROWS_PER_SHARD])
-                for split, rows in self.splits.items()
-                for index, start in enumerate(range(0, len(rows), _ROWS_PER_SHARD))
-            ]
-            write_layout(place.path, self.splits["train"].features, shards)
-            write_json(place.path / METADATA, {**self.metadata, "shards": [asdict(shard) for shard in shards]})
-        finally:
-            place.release()
-        return place.path
+        with _claimed(folder, overwrite, {name: self.metadata[name] for name in ("corpus", "rules")}) as path:
+            sink = Shards(path)
+            for split, rows in self.splits.items():
+                for start in range(0, len(rows), _ROWS):
+                    sink.add(split, rows.with_format("arrow")[start : start + _ROWS])
+            sink.finish(self.splits["train"].features, {**self.metadata})
+        return Path(folder)
 
     def tokenised(
         self,
@@ -189,6 +185,36 @@ class Passages:
 
 def _flat(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"{name}.{key}": value for name, record in models.items() for key, value in record.items()}
+
+
+@contextmanager
+def _claimed(folder: str | Path, overwrite: bool, plan: Mapping[str, Any]) -> Iterator[Path]:
+    """An empty folder that no other run writes to."""
+    place = ExtractionFolder(Path(folder), resume=False, overwrite=overwrite)
+    place.claim()
+    try:
+        place.begin({"kind": KIND, **plan})
+        yield place.path
+    finally:
+        place.release()
+
+
+def _made(corpus: Corpus, arguments: PassageArguments, sink: Sink) -> dict[str, Any]:
+    """Send all rows of a corpus to the sink; returns their metadata."""
+    build = Build(by_document=arguments.passage_format == "text", sink=sink)
+    rules = arguments.split_rules
+    build.read(corpus, partial(examples_of, given=arguments), partial(split_of, rules=rules))
+    return _metadata(build, corpus.identity, _rules_of(arguments))
+
+
+def _rules_of(arguments: PassageArguments) -> dict[str, Any]:
+    """Everything beside the corpus that decides the rows."""
+    of_the_corpus = {field.name for field in fields(CorpusArguments)} - {"max_documents"}
+    return {name: value for name, value in asdict(arguments).items() if name not in of_the_corpus}
+
+
+def _metadata(build: Build, corpus: Any, rules: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, "kind": KIND, "corpus": corpus, "rules": dict(rules), **build.facts()}
 
 
 def _named(split: str, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from extracting import corpus_of, extract_to, random_texts
 
 from consistency_lens.activations import Activations, CorruptShard
 from consistency_lens.activations.passages import PassageArguments, Passages
+from consistency_lens.activations.passages.sinks import Shards
 from consistency_lens.activations.rows import split_of
 from consistency_lens.errors import BadInput
 
@@ -127,6 +129,47 @@ def test_a_folder_gives_back_what_was_saved(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="it is not empty"):
         passages.save(tmp_path / "p")
     passages.save(tmp_path / "p", overwrite=True)
+
+
+def test_rows_that_go_to_a_folder_are_those_of_memory(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(random_texts(700, shortest=40)))
+    arguments = PassageArguments(train_file=[str(file)], **SMALL, **HELD_OUT)
+    memory, folder = Passages.build(arguments), Passages.build(arguments, tmp_path / "p")
+    assert all(rows.cache_files for rows in folder.splits.values()), "memory-mapped"
+    assert {split: rows.to_list() for split, rows in folder.splits.items()} == {
+        split: rows.to_list() for split, rows in memory.splits.items()
+    }
+    assert {**folder.metadata, "shards": 0} == {**memory.metadata, "shards": 0}
+    with pytest.raises(BadInput, match="it is not empty"):
+        Passages.build(arguments, tmp_path / "p")
+    Passages.build(arguments, tmp_path / "p", overwrite=True)
+
+
+def test_full_shards_are_written_while_rows_come(tmp_path: Path) -> None:
+    sink, rows = Shards(tmp_path, rows=8), Passages.from_dataset(questions(random_texts(20, shortest=9)))
+    train = rows.splits["train"].with_format("arrow")
+    for start in range(0, 20, 5):
+        sink.add("train", train[start : start + 5])
+    files = sorted(file.name for file in tmp_path.glob("train/*"))
+    assert files == ["data-00000.arrow", "data-00001.arrow"], "of 10 rows each"
+    sink.add("train", train[20:23])
+    sink.finish(rows.splits["train"].features, dict(rows.metadata))
+    assert Passages.load(tmp_path).splits["train"].to_list() == train.with_format(None).to_list()[:23]
+
+
+def test_a_build_that_fails_leaves_no_folder_that_opens(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    good = {"context": "a b", "question": "q", "answers": {"text": ["a"]}}
+    file.write_text("\n".join(json.dumps(each) for each in (good, good | {"context": " "})))
+    arguments = PassageArguments(train_file=[str(file)], passage_format="squad")
+    with pytest.raises(BadInput, match="document 1: empty"):
+        Passages.build(arguments, tmp_path / "p")
+    with pytest.raises(BadInput, match="no passages lie there"):
+        Passages.load(tmp_path / "p")
+    file.write_text("\n".join(json.dumps(good) for _ in range(3)))
+    arguments = PassageArguments(train_file=[str(file)], passage_format="squad", seed=3)
+    assert len(Passages.build(arguments, tmp_path / "p", overwrite=True).splits["train"]) == 3
 
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
