@@ -31,7 +31,7 @@ def examples(lens: LensModel, family: FamilyReport, batches: Iterable[Mapping[st
             before, after = applied.likeliest(frozen.tokenizer, i, 2, applied.comparison.last_column(i))
             found.append(
                 Explanation(
-                    context=context_of(frozen, batch, i, applied),
+                    context=context_of(frozen, i, applied),
                     text=str(described["explanation"]),
                     before=_shown(before),
                     after=_shown(after),

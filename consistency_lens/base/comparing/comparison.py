@@ -42,6 +42,10 @@ class Comparison(ABC):
     def repeat(self, times: int) -> Self:
         """The same rows, each `times` in a row: several codes of one input share its clean pass."""
 
+    @abstractmethod
+    def ids(self, row: int) -> list[int]:
+        """The tokens of a row that the clean pass read, without padding."""
+
     def last_column(self, row: int) -> int:
         """The last compared column of a row, whose predictions are shown to people."""
         return int(self.mask[row].nonzero().max())

@@ -53,5 +53,8 @@ class Joint(Comparison):
         parts = {name: part.repeat(times) for name, part in self.parts.items()}
         return type(self)(self.clean, self.mask.repeat_interleave(times, 0), self.models, parts)
 
+    def ids(self, row: int) -> list[int]:
+        return self.parts[self.models.first.name].ids(row)
+
     def last_column(self, row: int) -> int:
         return self.parts[self.models.first.name].last_column(row)

@@ -52,7 +52,7 @@ def rows_for_people(
                     "step": step,
                     "row": len(rows),
                     **{name: int(batch[name][i]) for name in ("doc_id", "position") if name in batch},
-                    "context": context_of(frozen, batch, i, applied),
+                    "context": context_of(frozen, i, applied),
                     **described,
                     "before": _pairs(before),
                     "after": _pairs(after),
@@ -74,14 +74,12 @@ def _of_vectors(edits: Sequence[Edit], batch: Mapping[str, Any]) -> dict[str, li
     return {"cosine": compare_vectors(edits[0].value, original)["cosine"].tolist()}
 
 
-def context_of(frozen: FrozenLM, batch: Mapping[str, Any], row: int, applied: Applied) -> str:
+def context_of(frozen: FrozenLM, row: int, applied: Applied) -> str:
     """What the model has read of a row; of a swap at P, P's token is marked."""
+    ids = applied.comparison.ids(row)
     if isinstance(applied.comparison, TokenSwap):
-        prefix = applied.comparison.prefix
-        return marked(frozen.tokenizer, prefix.input_ids[row][prefix.mask[row].bool()].tolist())
-    ids, mask = batch["input_ids"][row], batch.get("attention_mask")
-    kept = ids if mask is None else ids[mask[row].bool()]
-    return frozen.tokenizer.decode(kept, skip_special_tokens=True)
+        return marked(frozen.tokenizer, ids)
+    return str(frozen.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def marked(tokenizer: Any, ids: Sequence[int]) -> str:

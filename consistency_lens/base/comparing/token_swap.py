@@ -45,6 +45,9 @@ class TokenSwap(Comparison):
     def repeat(self, times: int) -> TokenSwap:
         return TokenSwap(self.clean, self.mask.repeat_interleave(times, 0), self.prefix.repeat(times))
 
+    def ids(self, row: int) -> list[int]:
+        return self.prefix.input_ids[row][self.prefix.mask[row].bool()].tolist()
+
     def last_column(self, row: int) -> int:
         """P: what the horizon holds is the text's own."""
         return 0

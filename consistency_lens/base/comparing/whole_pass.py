@@ -25,12 +25,14 @@ class WholePass(Comparison):
 
     Args:
         frozen: the model that is compared with itself.
-        batch: what the edited pass reads: `input_ids`, and `attention_mask` where rows are padded.
+        read: what the clean pass reads: `input_ids`, and `attention_mask` where rows are padded.
+        batch: what the edited pass reads.
         columns: `[B, H]`, the columns of that batch whose predictions are compared.
         targets: `[B, H]`, the true next tokens there; -1 where a column has none.
     """
 
     frozen: FrozenLM
+    read: Mapping[str, Tensor]
     batch: Mapping[str, Tensor]
     columns: Tensor
     targets: Tensor
@@ -70,13 +72,17 @@ class WholePass(Comparison):
         real = batch.get("attention_mask")
         real = torch.ones_like(ids) if real is None else real.to(ids.device)
         mask = real.gather(1, columns) if mask is None else mask.to(ids.device)
-        return cls(_at(frozen, batch, columns, ()), mask, frozen, other, there, _targets(ids, real, columns))
+        return cls(_at(frozen, batch, columns, ()), mask, frozen, batch, other, there, _targets(ids, real, columns))
 
     def repeat(self, times: int) -> WholePass:
-        names = ("input_ids", "attention_mask")
-        batch = {name: self.batch[name].repeat_interleave(times, 0) for name in names if name in self.batch}
+        read, batch = (_repeated(each, times) for each in (self.read, self.batch))
         mask, columns, targets = (x.repeat_interleave(times, 0) for x in (self.mask, self.columns, self.targets))
-        return WholePass(self.clean, mask, self.frozen, batch, columns, targets)
+        return WholePass(self.clean, mask, self.frozen, read, batch, columns, targets)
+
+    def ids(self, row: int) -> list[int]:
+        ids, mask = self.frozen.input_ids(self.read), self.read.get("attention_mask")
+        kept = ids[row] if mask is None else ids[row][mask[row].bool().to(ids.device)]
+        return kept.tolist()
 
     def edited(self, edits: Edit | Sequence[Edit]) -> Tensor:
         return _at(self.frozen, self.batch, self.columns, edits)
@@ -93,6 +99,11 @@ class WholePass(Comparison):
             "top1": masked_mean(top1_of(self.clean, edited), self.mask),
             "ce": torch.where(known.any(1), masked_mean(nll, known), torch.nan),
         }
+
+
+def _repeated(batch: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+    names = ("input_ids", "attention_mask")
+    return {name: batch[name].repeat_interleave(times, 0) for name in names if name in batch}
 
 
 def _at(frozen: FrozenLM, batch: Mapping[str, Any], columns: Tensor, edits: Edit | Sequence[Edit]) -> Tensor:
