@@ -16,13 +16,13 @@ if TYPE_CHECKING:
         ExtractArguments,
         Extraction,
     )
-    from .auto import AutoLens
+    from .auto import AutoLens, evaluate_lens
     from .base.arguments import LensTrainingArguments
     from .base.configuration import LensConfig
     from .base.modeling import LensModel
     from .base.trainer import LensTrainer
     from .errors import BadInput
-    from .evaluation import Report, evaluate_lens
+    from .evaluation import Report
     from .evaluation.metric import Fidelity
     from .frozen import Decoding, Edit, FrozenLM, FrozenModels, Generated, Prefix, Provenance, ProvenanceMismatch, Site
     from .text.arguments import ConsistencyLensArguments
@@ -64,7 +64,7 @@ _HOMES = {
     "Report": ".evaluation",
     "Site": ".frozen",
     "Steered": ".text.steering",
-    "evaluate_lens": ".evaluation",
+    "evaluate_lens": ".auto",
 }
 
 __all__ = [

@@ -1,14 +1,15 @@
-"""`AutoLens`: a lens by its name alone. The one table of families, and the search for a lens's subject."""
+"""`AutoLens` and `evaluate_lens`: any lens, by its name and by its family. The one table of families, and the search
+for a lens's subject."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import CONFIG_NAME
 
@@ -18,6 +19,9 @@ from .base.saving import fetch_config, require_lens
 from .errors import BadInput
 from .frozen import FrozenLM, Provenance
 from .frozen.gguf_files import on_hub
+
+if TYPE_CHECKING:
+    from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
@@ -31,6 +35,7 @@ class Family:
         model_type: what a saved lens's `config.json` calls the family.
         config, model, trainer, arguments: its classes.
         run: its `FamilyRun`: what it adds to the command line, its data among it.
+        report: its `FamilyReport`: controls, numbers of its own, sentences.
     """
 
     model_type: str
@@ -39,6 +44,7 @@ class Family:
     trainer: str
     arguments: str
     run: str
+    report: str
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -55,6 +61,7 @@ FAMILIES = {
         trainer=".text.trainer:ConsistencyLensTrainer",
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
+        report=".text.report:TextReport",
     ),
 }
 
@@ -119,6 +126,57 @@ class AutoLens:
             return Path(place)
         allow = hub.OF_A_REPORT if report_only else hub.LENS_FILES + hub.SHOWN_WITH_IT
         return hub.download(place, commit, token, allow=allow, ignore=hub.OTHER_STAGES)
+
+
+def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
+    """What the family of a lens adds to its report."""
+    family = next((each for each in FAMILIES.values() if each.model_type == lens.config.model_type), None)
+    if family is None:
+        fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
+        raise BadInput("lens", type(lens).__name__, fix, why=f"no family is named {lens.config.model_type!r}")
+    found: FamilyReport = family.load("report")(**of_family)
+    return found
+
+
+def evaluate_lens(
+    lens: LensModel,
+    frozen: FrozenLM,
+    activations: Any,
+    *,
+    split: str = "test",
+    max_rows: int | None = None,
+    batch_size: int = 64,
+    horizon: int = 8,
+    seed: int = 0,
+    training_history: Sequence[Mapping[str, Any]] | None = None,
+    progress: bool = True,
+    **of_family: Any,
+) -> Report:
+    """Every number of a lens on held-out documents, with intervals, beside every control of its family.
+
+    Args:
+        lens: what is evaluated.
+        frozen: the model that it was made for.
+        activations: rows of that model.
+        split: of the rows; `train` flatters.
+        max_rows: use so many, drawn from all documents; default all.
+        batch_size: rows per pass. A partner for `resample` and `shuffled_activation` comes from the same batch.
+        horizon: compare so many true next positions as well; 0 for P alone.
+        seed: of the choice of rows, the noise, the controls and the bootstrap.
+        training_history: rows with `step` and what was measured then, for the curves.
+        progress: show a bar.
+        of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
+            measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
+            other words.
+
+    Returns:
+        The report; `save` writes it, `show` prints it.
+    """
+    from .evaluation import HeldOut, evaluate  # loading a lens needs no data set
+
+    held_out = HeldOut(split, max_rows, batch_size, horizon, seed)
+    family = report_of(lens, **of_family)
+    return evaluate(lens, frozen, activations, family, held_out, training_history, progress)
 
 
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:

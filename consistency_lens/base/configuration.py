@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels, Provenance
+from .family_card import FamilyCard
 
 ONE_MODEL = "base"  # the name of the only model of a lens that names none
 
@@ -29,6 +30,7 @@ class LensConfig(PreTrainedConfig):
 
     model_type = "lens"
     medium = ""  # of the code: "text", "sparse" or "soft"
+    card = FamilyCard()
 
     sites: list[str] | None = None
     writes: list[str] | None = None

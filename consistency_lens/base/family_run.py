@@ -106,5 +106,9 @@ class FamilyRun:
         """What the family adds to the training of the run's own lens."""
         return []
 
+    def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
+        """What `evaluate_lens` is given beside the lens: the lenses that the run kept, by the name of their folder."""
+        return {}
+
     def after_training(self, run: Run, lens: LensModel, data: Any, steps: int) -> None:
         """Train what the report compares the lens with, if the family has such baselines."""

@@ -319,7 +319,7 @@ class LensTrainer(MeasuringTrainer):
             settings=settings_of(self.args),
             sizes=self.sizes,
             cost=self.meter.cost,
-            history=watched(self.state.log_history, prefix),
+            history=watched(self.state.log_history, prefix, self.lens.config.card.watched),
             watched_rows=min(self.args.eval_rows, len(rows)),
             example=self.data.example(),
             command=self.command,

@@ -14,16 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..activations import Activations
-from ..auto import AutoLens, find_subject, is_demo, lens_folder
+from ..auto import AutoLens, evaluate_lens, find_subject, is_demo, lens_folder
 from ..base.comparing import apply_lens
 from ..base.lens_card import TrainingRecord
 from ..base.modeling import LensModel
 from ..errors import BadInput
-from ..evaluation import Judge, Report, evaluate_lens
-from ..evaluation.controls import TRAINED_TAIL
+from ..evaluation import Report
 from ..frozen import FrozenLM
-from ..text.baseline import TAIL
-from ..text.running import WARM
 from .final_card import finish_card
 from .opening import console, load_model, model_path, open_data, own_device
 from .parsing import Request, run_of
@@ -120,19 +117,10 @@ def judge_run(
         run: the folder whose other lenses the report compares with. Default: `folder`.
     """
     others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
-    tail, warm = others.get(TAIL), others.get(WARM)
+    beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
     frozen, given = lens.subject, request.report
     assert frozen is not None
-    judges: list[Judge] = []
-    reword = None
-    if is_demo(frozen.model_id):
-        from ..demo.held import Held
-        from ..demo.judge import FACT_COLUMNS, FactJudge, reword_all
-
-        reword = reword_all
-        if set(FACT_COLUMNS) <= set(activations.splits[given.report_split].column_names):
-            (site,) = lens.config.sites or [""]
-            judges = [FactJudge(Held.learned(activations.splits["train"], site), site)]
+    of_family = {**beside, **of_world(lens, activations, request)}
     main = PartialState().is_main_process
     held = int(activations.metadata["rules"]["continuation_length"])
     report = evaluate_lens(
@@ -143,12 +131,9 @@ def judge_run(
         max_rows=given.report_rows,
         batch_size=given.report_batch_size,
         horizon=min(HORIZON, held) if given.report_horizon is None else given.report_horizon,
-        rivals={TRAINED_TAIL: tail} if tail is not None else None,
-        before=warm,
-        judges=judges,
-        reword=reword,
         training_history=history,
         progress=main,
+        **of_family,
     )
     if main:
         report.save(folder / REPORT)
@@ -160,6 +145,20 @@ def judge_run(
         if card is not None:
             console.print(f"card in [bold]{escape(str(card))}[/]", highlight=False, soft_wrap=True)
     return report
+
+
+def of_world(lens: LensModel, activations: Activations, request: Request) -> dict[str, Any]:
+    """What a world whose truth is known adds to the report of a text lens."""
+    assert lens.subject is not None
+    if lens.config.medium != "text" or not is_demo(lens.subject.model_id):
+        return {}
+    from ..demo.held import Held
+    from ..demo.judge import FACT_COLUMNS, FactJudge, reword_all
+
+    if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
+        return {"reword": reword_all}
+    (site,) = lens.config.sites or [""]
+    return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
 
 
 @torch.no_grad()

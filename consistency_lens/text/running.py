@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from .baseline import TAIL, tail_of_run
 from .configuration import PLACEHOLDER
 from .modeling import ConsistencyLens
 from .options import BaselineOptions, LensOptions, PlanOptions
+from .report.definitions import TRAINED_TAIL
 
 WARM = "warm_lens"  # the lens as its warm start left it, in the folder of a run
 
@@ -111,6 +112,15 @@ class TextRun(FamilyRun):
 
     def callbacks(self, trainer: LensTrainer, folder: Path) -> list[TrainerCallback]:
         return [KeepWarmStart(trainer, folder / WARM)] if self.values["keep_warm_start"] else []
+
+    def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
+        """The encoder of context tails as a rival, the warm start as the earlier moment."""
+        options: dict[str, Any] = {}
+        if TAIL in companions:
+            options["rivals"] = {TRAINED_TAIL: companions[TAIL]}
+        if WARM in companions:
+            options["before"] = companions[WARM]
+        return options
 
     def after_training(self, run: Run, lens: LensModel, data: Activations, steps: int) -> None:
         """Train the encoder of context tails; that of an interrupted run is taken where it was finished."""

@@ -15,12 +15,12 @@ from lens_runs import SITE, arguments, rows_folder, tiny_lens, tiny_rows
 from tiny import VOCABULARY, shared_lm
 from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
+from consistency_lens import evaluate_lens
 from consistency_lens.activations import Activations
 from consistency_lens.activations.given import STREAM_SAMPLE
 from consistency_lens.base.arguments import LensTrainingArguments
 from consistency_lens.base.trainer import LensTrainer
 from consistency_lens.errors import BadInput
-from consistency_lens.evaluation import evaluate_lens
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 

@@ -51,7 +51,7 @@ def rows_for_people(
                     "step": step,
                     "row": len(rows),
                     **{name: int(batch[name][i]) for name in ("doc_id", "position") if name in batch},
-                    "context": _context(frozen, batch, i, applied),
+                    "context": context_of(frozen, batch, i, applied),
                     **described,
                     "before": _pairs(before),
                     "after": _pairs(after),
@@ -73,7 +73,8 @@ def _of_vectors(edits: Sequence[Edit], batch: Mapping[str, Any]) -> dict[str, li
     return {"cosine": compare_vectors(edits[0].value, original)["cosine"].tolist()}
 
 
-def _context(frozen: FrozenLM, batch: Mapping[str, Any], row: int, applied: Applied) -> str:
+def context_of(frozen: FrozenLM, batch: Mapping[str, Any], row: int, applied: Applied) -> str:
+    """What the model has read of a row; of a swap at P, P's token is marked."""
     if isinstance(applied.comparison, TokenSwap):
         prefix = applied.comparison.prefix
         return marked(frozen.tokenizer, prefix.input_ids[row][prefix.mask[row].bool()].tolist())

@@ -1,24 +1,31 @@
-"""What every published number and every control means, in a sentence."""
+"""What every trait of a text and every control of a text lens means, in a sentence; and how such a report is shown."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
-NUMBERS = {
-    "kl": "mean KL(M(A) || M(Â)) at P, in nats: how far the subject's next token moves when Â takes A's place",
-    "kl_recovered": "1 - KL(M(A) || M(Â)) / KL(M(A) || M(μ)), μ the mean training activation: 1 is perfect, 0 is the "
-    "mean, negative is harm",
-    "kl_horizon": "mean KL over P and the next {k} positions of the true continuation, in nats",
-    "kl_horizon_recovered": "kl_recovered of kl_horizon: what A goes on doing, the next token included",
-    "kl_after": "mean KL over the next {k} positions alone, without P: what A goes on doing after the next token",
-    "kl_after_recovered": "kl_recovered of kl_after",
-    "loss_recovered": "1 - ΔCE(Â) / ΔCE(resample), CE the cross-entropy on the true next token, Δ over the clean pass",
-    "top1": "how often the likeliest next token stays the same",
-    "fve": "1 - Σ|A - Â|² / Σ|A - μ|², on raw vectors",
-    "fve_nrm": "fve of vectors scaled to unit norm, μ then their mean over the evaluated rows",
-    "cosine": "cos(A, Â)",
-    "norm_ratio": "|Â| / |A|",
+from ...evaluation.about import DETAILS, LENS, QUESTIONS, About, Course, Group, Sweep
+from ...evaluation.family import EDIT
+
+SHUFFLED, REWORDED, TAIL = "shuffled_activation", "reworded", "context_tail"
+TRAINED_TAIL = "context_tail_trained"  # a rival that learned to read such tails
+# A text control that knows what the subject will say: what one gets without a lens. It is no sign of blindness.
+AHEAD = "own_continuation"
+TEXT, LOOKS_AHEAD, TAMPERED = "text", "ahead", "tampered"
+GROUPS = (
+    Group(LENS, "the lens", brief=True),
+    Group(TEXT, "codes not from A", "words that do not come from this activation", compared=True, brief=True),
+    Group(LOOKS_AHEAD, "text, looking ahead", "words that look ahead", compared=True, brief=True),
+    Group(EDIT, "edits, no code", "vectors, no words"),
+    Group(TAMPERED, "its code, tampered", "the lens's own words, tampered with", changed=True),
+)
+TITLES = {
+    "differences": "How far the lens is above text",
+    "kinds": "By kind: what the lens names, and what the activation holds",
+    "gains": "Since its warm start: what training on function changed",
+    "retention": "Language or a private code: share that survives tampering",
+    "code": "Is it language, or a private code?",
 }
 TRAITS = {
     "text_nll": "nats per token of the text under the subject, behind the decoder's prompt without the activation",
@@ -37,12 +44,6 @@ TRAITS = {
     "distinct_2": "different pairs of neighbouring words, over all pairs, of 500 explanations",
 }
 CODES = {
-    "lens": "the lens: A to a code and back",
-    "self": "A in its own place: the swap itself does nothing",
-    "mean": "the mean training activation",
-    "zero": "a vector of zeros",
-    "resample": "the activation of another document",
-    "noise": "a random direction at the norm of A",
     "shuffled_activation": "the lens's code of another document's activation",
     "empty_text": "no text at all",
     "random_text": "random tokens",
@@ -58,14 +59,6 @@ CODES = {
 _TRUNCATED = re.compile(r"truncation_(\d+)")
 
 
-def of_number(name: str, horizon: int) -> str:
-    return NUMBERS[name].format(k=horizon)
-
-
-def of_trait(name: str) -> str:
-    return TRAITS.get(name, "a trait of the code, as its family measures it")
-
-
 def of_code(name: str) -> str:
     if cut := truncation(name):
         return f"the first {cut} token{'s' if cut > 1 else ''} of the lens's text"
@@ -78,16 +71,28 @@ def truncation(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def collect(codes: Iterable[str], traits: Iterable[str], judged: Mapping[str, str], horizon: int) -> dict[str, str]:
-    """Name -> definition of all that a report holds."""
-    numbers = {name: of_number(name, horizon) for name in NUMBERS if horizon or not _needs_horizon(name)}
-    return {
-        **numbers,
-        **{name: of_trait(name) for name in traits},
-        **judged,
-        **{name: of_code(name) for name in codes},
-    }
-
-
-def _needs_horizon(name: str) -> bool:
-    return name.startswith(("kl_horizon", "kl_after"))
+def about_of(groups: Mapping[str, Sequence[str]]) -> About:
+    """How the report of a text lens is shown."""
+    cuts = sorted((size, code) for code in groups.get(TAMPERED, ()) if (size := truncation(code)))
+    sweep = Sweep(
+        name="truncation",
+        caption="What the first words carry",
+        title="What the first words carry",
+        axis="tokens of the text that are kept",
+        codes={str(size): code for size, code in cuts},
+    )
+    course = Course(
+        caption="Fidelity against readability over training",
+        title="Fidelity against readability",
+        x="text_nll",
+        axis="text_nll in nats (right is plainer)",
+    )
+    return About(
+        GROUPS,
+        questions=QUESTIONS,
+        details=DETAILS,
+        narrow=("kl_after_recovered",),
+        titles=TITLES,
+        sweep=sweep,
+        course=course,
+    )

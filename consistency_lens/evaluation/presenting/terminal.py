@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
 from rich.console import Console
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table as Grid
 from rich.text import Text
 
-from .samples import Number, shown
-from .tables import GROUPS, Table, tables_of
-from .verdict import verdict_of
-
-if TYPE_CHECKING:
-    from .report import Report
-
+from ..about import LENS, About
+from ..bootstrap import Number, shown
+from ..report import Report
+from .tables import Table, tables_of
 
 WIDEST = 5  # columns of numbers that fit on a screen of 80 characters
-SHORT = ("lens", "text", "ahead")  # groups that are shown again for a subset of rows
 
 
 def show(report: Report, console: Console | None = None) -> None:
     """The verdict, the remarks, and the tables that answer a question."""
     console = console or Console()
-    verdict = verdict_of(report)
-    good = verdict.sentence.startswith("The ") and not verdict.content_blind
-    console.print(
-        Panel(verdict.sentence, border_style="green" if good else "red", title="verdict", title_align="left")
-    )
+    colour = "green" if report.about.good else "red"
+    console.print(Panel(report.verdict, border_style=colour, title="verdict", title_align="left"))
     for remark in report.remarks:
         console.print(Padding(Text(remark, style="dim"), (0, 2)))
     for table in tables_of(report):
-        if _columns(table) and not table.title.startswith(("In detail", "How far")):
+        if table.brief and _columns(table, report.about):
             console.print()
-            console.print(_grid(table, GROUPS if "all rows" in table.title else SHORT))
+            console.print(_grid(table, report.about))
     console.print("\n± is the farther end of the 95 % interval over documents; report.md has both.", style="dim")
 
 
-def _grid(table: Table, groups: Iterable[str]) -> Grid:
+def _grid(table: Table, about: About) -> Grid:
+    headings = {group.name: group.heading for group in about.groups if table.whole or group.brief}
     grid = Grid(
         title=table.title,
         title_justify="left",
@@ -50,25 +41,25 @@ def _grid(table: Table, groups: Iterable[str]) -> Grid:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    columns = _columns(table)
+    columns = _columns(table, about)
     grid.add_column("", no_wrap=True)
     for column in columns:
         # With spaces, so that a long name breaks between its words.
         grid.add_column(column.removesuffix("_recovered").replace("_", " "), justify="right", min_width=11)
     last = ""
     for group, name, numbers in table.rows:
-        if group and group not in groups:
+        if group and group not in headings:
             continue
-        if group not in ("", "lens", last):
-            grid.add_row(f"[dim italic]{GROUPS[group]}[/]")
+        if group not in ("", LENS, last):
+            grid.add_row(f"[dim italic]{headings[group]}[/]")
         last = group
         cells = [_cell(numbers.get(column)) for column in columns]
-        grid.add_row(name, *cells, style="bold" if name == "lens" else None)
+        grid.add_row(name, *cells, style="bold" if name == LENS else None)
     return grid
 
 
-def _columns(table: Table) -> list[str]:
-    return [name for name in table.columns if name != "kl_after_recovered"][:WIDEST]
+def _columns(table: Table, about: About) -> list[str]:
+    return [name for name in table.columns if name not in about.narrow][:WIDEST]
 
 
 def _cell(number: Number | None) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .controls import AHEAD, REWORDED, SHUFFLED, TAIL, TRAINED_TAIL
-from .samples import Number
-
-if TYPE_CHECKING:
-    from .report import Report
+from ...evaluation.bootstrap import Number
+from ...evaluation.report import Report
+from .definitions import AHEAD, REWORDED, SHUFFLED, TAIL, TRAINED_TAIL
 
 BLIND_SHARE = 0.9  # a control that reaches this share of the score is within 10 % of it
 LANGUAGE_SHARE = 0.5  # words that keep less than this when reworded are no language
@@ -19,10 +16,11 @@ _LEAST = "a little of what"
 
 @dataclass(frozen=True)
 class Verdict:
-    """The first line, and whether it says that the activation hardly mattered."""
+    """The first line, whether it says that the activation hardly mattered, and whether it is good news."""
 
     sentence: str
     content_blind: bool = False
+    good: bool = False
 
 
 def best_text(report: Report, name: str = "kl_recovered", part: str = "all") -> str | None:
@@ -50,7 +48,7 @@ def verdict_of(report: Report) -> Verdict:
         said = (
             f"The codes {_carried(score)}, with no text control beside it that would show what such a score is worth"
         )
-        return Verdict(f"{said}.")
+        return Verdict(f"{said}.", good=True)
     apart = report.parts["all"].differences[best]["kl_recovered"]
     if apart.low <= 0:
         said = f"Undecided: kl_recovered is {score}, but its distance to {best}, {apart}, is not apart from 0"
@@ -59,7 +57,7 @@ def verdict_of(report: Report) -> Verdict:
     kept = _kept_when_reworded(report)
     if kept is not None and kept.value < LANGUAGE_SHARE:
         said += f", but they are closer to a private code than to language: in other words they keep {kept} of it"
-    return Verdict(f"{said}{_what_was_not_asked(report)}.")
+    return Verdict(f"{said}{_what_was_not_asked(report)}.", good=True)
 
 
 def _what_was_not_asked(report: Report) -> str:
@@ -122,7 +120,8 @@ def _kept_when_reworded(report: Report) -> Number | None:
 
 
 def remarks_of(report: Report) -> list[str]:
-    numbers, data = report.parts["all"].numbers, report.data
+    """What has to be said besides."""
+    numbers = report.parts["all"].numbers
     lens = numbers["lens"]
     said = []
     questions = [
@@ -144,13 +143,4 @@ def remarks_of(report: Report) -> list[str]:
     kept = [f"{code} {n['kl_recovered']}" for code, n in report.retention.items() if "kl_recovered" in n]
     if kept:
         said.append(f"Share of kl_recovered that survives: {'; '.join(kept)}.")
-    said.append(
-        f"self is exactly 0 on all {data['rows']} rows; stored activations differ from recomputed ones by at most "
-        f"{data['stored_difference']:.1e} of their norm."
-    )
-    if (near := data.get("near_duplicates_of_split")) is not None:
-        said.append(
-            f"{near} of the {data['documents_of_split']} documents of the split nearly repeat one of another split "
-            f"(share most of their 5-grams); {100 * near / data['documents_of_split']:.1f} %."
-        )
     return said

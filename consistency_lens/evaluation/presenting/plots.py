@@ -8,26 +8,22 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ..errors import BadInput
-from .controls import AHEAD, LENS, SHUFFLED
-from .definitions import truncation
-from .numbers import Numbers
-from .report import Report, write_whole
-from .samples import Number
-from .tables import GROUPS
-from .verdict import best_text
+from ...errors import BadInput
+from ..about import LENS, About
+from ..bootstrap import Number
+from ..family import EDIT
+from ..quantities import Numbers
+from ..report import Report, write_whole
+from .tables import headings, ordered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"lens": "#0072B2", "text": "#E69F00", "ahead": "#CC79A7", "edit": "#999999", "tampered": "#56B4E9"}
-QUESTIONS = {
-    "kl_recovered": ("next token", "#0072B2", "o"),
-    "kl_horizon_recovered": ("next token and horizon", "#009E73", "s"),
-    "kl_after_recovered": ("horizon without the next token", "#E69F00", "D"),
-    "fve": ("vector (FVE)", "#D55E00", "^"),
-}
+OF_LENS, OF_EDITS = "#0072B2", "#999999"
+OF_GROUPS = ("#E69F00", "#CC79A7", "#56B4E9", "#009E73", "#D55E00")  # the other groups, in their order
+OF_LINES = (("#0072B2", "o"), ("#555555", "s"), ("#D55E00", "v"), ("#E69F00", "D"), ("#CC79A7", "^"))
+OF_QUESTIONS = (("#0072B2", "o"), ("#009E73", "s"), ("#E69F00", "D"), ("#D55E00", "^"), ("#CC79A7", "v"))
 DEEPEST = -1.0  # worse than this is off the scale: how much worse is in the label
 _STYLE: Any = {
     "font.size": 11,
@@ -64,37 +60,49 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 @styled
 def draw_all(report: Report, folder: Path) -> dict[str, Path]:
     """Every picture that the report has numbers for: name -> file."""
+    sweep = report.about.sweep
     drawn = {
         "controls": controls(report),
-        "truncation": truncations(report),
+        **({sweep.name: growing(report)} if sweep else {}),
         "position": by_position(report),
         "training": over_training(report),
     }
     return {name: _save(figure, folder / f"{name}.png") for name, figure in drawn.items() if figure is not None}
 
 
+def colours(about: About) -> dict[str, str]:
+    """Group -> colour."""
+    others = [group.name for group in about.groups if group.name not in (LENS, EDIT)]
+    of_groups = {name: OF_GROUPS[i % len(OF_GROUPS)] for i, name in enumerate(others)}
+    return {LENS: OF_LENS, EDIT: OF_EDITS, **of_groups}
+
+
 @styled
 def controls(report: Report) -> Figure:
-    """kl_recovered of the lens beside all controls."""
-    numbers = report.parts["all"].numbers
+    """The primary number of the lens beside all controls."""
+    numbers, name, groups, of = (
+        report.parts["all"].numbers,
+        report.about.primary,
+        headings(report),
+        colours(report.about),
+    )
     found = [
-        (group, code, numbers[code]["kl_recovered"])
-        for group in GROUPS
-        for code in report.groups.get(group, [])
-        if "kl_recovered" in numbers[code] and code != "self"
+        (group, code, numbers[code][name])
+        for group, code in ordered(report)
+        if name in numbers[code] and code != "self"
     ]
-    found.sort(key=lambda row: (list(GROUPS).index(row[0]), -row[2].value))
+    found.sort(key=lambda row: (list(groups).index(row[0]), -row[2].value))
     floor = max(min((number.value for _, _, number in found), default=0.0) - 0.03, DEEPEST)
     figure, axes = _figure(8, 1.3 + 0.29 * (len(found) + len({group for group, _, _ in found})))
     ticks: list[tuple[float, str, bool]] = []  # place, text, whether it is the heading of a group
     place, last = 0.0, ""
     for group, code, number in found:
-        if group not in (last, "lens"):
+        if group not in (last, LENS):
             place += 1.15
-            ticks.append((place, GROUPS[group], True))
+            ticks.append((place, groups[group], True))
         place, last = place + 1, group
         ticks.append((place, code, False))
-        axes.barh(place, max(number.value, floor), 0.74, color=COLOURS[group], zorder=2)
+        axes.barh(place, max(number.value, floor), 0.74, color=of[group], zorder=2)
         if number.value >= floor:
             reach = [[max(number.value - number.low, 0)], [max(number.high - number.value, 0)]]
             axes.errorbar(number.value, place, xerr=reach, color="#222222", linewidth=1.2, capsize=2.5, zorder=4)
@@ -111,38 +119,36 @@ def controls(report: Report) -> Figure:
     axes.set_xlim(min(floor, -0.02), 1.13)
     axes.axvline(0, color="#333333", linewidth=1, zorder=3)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("kl_recovered (0: the mean activation, 1: perfect)")
+    axes.set_xlabel(f"{name} (0: {report.about.zero}, 1: perfect)")
     axes.set_title("What each code tells the model")
     return figure
 
 
 @styled
-def truncations(report: Report) -> Figure | None:
-    """What the first 1, 2, 4, ... tokens recover, up to the whole text."""
-    cuts = sorted((size, code) for code in report.groups.get("tampered", []) if (size := truncation(code)))
-    if not cuts:
+def growing(report: Report) -> Figure | None:
+    """What codes of growing size recover, up to the whole code."""
+    sweep = report.about.sweep
+    if sweep is None or not sweep.codes:
         return None
     figure, axes = _figure(6, 4)
-    lines = _questions(axes, [report.parts["all"].numbers[code] for code in [*(code for _, code in cuts), LENS]])
-    axes.set_xticks(range(len(cuts) + 1), [*(str(size) for size, _ in cuts), "all"])
+    points = [report.parts["all"].numbers[code] for code in [*sweep.codes.values(), LENS]]
+    lines = _questions(axes, points, report.about)
+    axes.set_xticks(range(len(points)), [*sweep.codes, "all"])
     axes.set_ylim(max(min([0.0, *lines]) - 0.1, 2 * DEEPEST), 1.03)
-    axes.set_xlabel("tokens of the text that are kept")
-    axes.set_title("What the first words carry")
+    axes.set_xlabel(sweep.axis)
+    axes.set_title(sweep.title)
     return figure
 
 
 @styled
 def by_position(report: Report) -> Figure | None:
-    """KL of the lens by P, beside the mean activation and the strongest text."""
+    """KL of the lens and of some controls by P."""
     if not report.by_position:
         return None
-    lines = [(LENS, COLOURS["lens"], "o"), ("mean", "#555555", "s"), (SHUFFLED, "#D55E00", "v")]
-    lines += [(code, COLOURS["text"], "D") for code in [best_text(report)] if code is not None]
-    lines += [(AHEAD, COLOURS["ahead"], "^")]
     figure, axes = _figure(7, 4.2)
     centres = [(row["first"] + row["last"]) / 2 for row in report.by_position]
-    for code, colour, marker in lines:
-        found = [row["numbers"].get(code, {}).get("kl") for row in report.by_position]
+    for code, (colour, marker) in zip(report.about.lines, OF_LINES, strict=False):
+        found = [row["numbers"].get(code, {}).get(report.about.fallback) for row in report.by_position]
         if all(number is not None for number in found):
             _curve(axes, centres, found, code, colour, marker)
     axes.set_yscale("symlog", linthresh=0.01)
@@ -157,37 +163,40 @@ def by_position(report: Report) -> Figure | None:
 
 @styled
 def over_training(report: Report) -> Figure | None:
-    """Where training went: fidelity up, and readability with it or against it. Better is up and to the right."""
-    rows = [row for row in report.training if "eval_kl_recovered" in row and "step" in row]
-    kept = [row for row in rows if "eval_text_nll" in row]
-    if len(kept) < 2:
+    """Where training went: the primary number against another one. Better is up and to the right."""
+    course, watched = report.about.course, f"eval_{report.about.primary}"
+    of = f"eval_{course.x}" if course else ""
+    kept = [row for row in report.training if {watched, of, "step"} <= row.keys()]
+    if course is None or len(kept) < 2:
         return None
     figure, axes = _figure(5.4, 4.2)
-    x, y = [row["eval_text_nll"] for row in kept], [row["eval_kl_recovered"] for row in kept]
+    x, y = [row[of] for row in kept], [row[watched] for row in kept]
     axes.plot(x, y, color="#bbbbbb", linewidth=1.2, zorder=1)
     dots = axes.scatter(x, y, c=[row["step"] for row in kept], cmap="viridis", s=38, zorder=2)
     for i, text, below in ((0, "start", True), (-1, "end", False)):
         offset = (0, -16 if below else 8)
         axes.annotate(text, (x[i], y[i]), offset, textcoords="offset points", fontsize=9.5, ha="center")
     axes.margins(0.14)
-    axes.set_xlabel("text_nll in nats (right is plainer)")
+    axes.set_xlabel(course.axis)
     axes.invert_xaxis()
-    axes.set_ylabel("kl_recovered")
-    axes.set_title("Fidelity against readability")
+    axes.set_ylabel(report.about.primary)
+    axes.set_title(course.title)
     figure.colorbar(dots, ax=axes, label="step")
     return figure
 
 
 @styled
-def rate_fidelity(reports: Mapping[int, Report], path: str | Path, part: str = "all") -> Path:
-    """The questions over the length of the code: `reports` maps T to the report of a lens of that length."""
+def rate_fidelity(
+    reports: Mapping[int, Report], path: str | Path, part: str = "all", axis: str = "T, tokens of the code"
+) -> Path:
+    """The questions over the size of the code: `reports` maps a size to the report of a lens of that size."""
     if len(reports) < 2:
-        raise BadInput("reports", sorted(reports), "Give reports of at least two lengths T.")
-    lengths = sorted(reports)
+        raise BadInput("reports", sorted(reports), "Give reports of at least two sizes.")
+    sizes = sorted(reports)
     figure, axes = _figure(6.4, 4.2)
-    _questions(axes, [reports[length].parts[part].numbers[LENS] for length in lengths])
-    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
-    axes.set_xlabel("T, tokens of the code")
+    _questions(axes, [reports[size].parts[part].numbers[LENS] for size in sizes], reports[sizes[0]].about)
+    axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+    axes.set_xlabel(axis)
     axes.set_title("What a longer code buys" + ("" if part == "all" else f": {part}"))
     return _save(figure, Path(path))
 
@@ -200,17 +209,18 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _questions(axes: Axes, points: Sequence[Numbers]) -> list[float]:
+def _questions(axes: Axes, points: Sequence[Numbers], about: About) -> list[float]:
     """One line per question that every point answers; all values drawn."""
     drawn: list[float] = []
-    for number, (name, (label, colour, marker)) in enumerate(QUESTIONS.items()):
+    asked = [(name, label) for name, label in about.questions.items() if label]
+    for number, ((name, label), (colour, marker)) in enumerate(zip(asked, OF_QUESTIONS, strict=False)):
         line = [numbers[name] for numbers in points if name in numbers]
         if len(line) == len(points):
             # A little apart, so that lines at the same height can all be seen.
             _curve(axes, [i + 0.03 * (number - 1.5) for i in range(len(line))], line, label, colour, marker)
             drawn += [point.value for point in line]
     axes.axhline(0, color="#333333", linewidth=1)
-    axes.set_ylabel("recovered (0: the mean activation)")
+    axes.set_ylabel(f"recovered (0: {about.zero})")
     axes.legend(fontsize=9.5)
     return drawn
 

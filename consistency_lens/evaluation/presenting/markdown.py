@@ -4,39 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .tables import GROUPS, Table, codes_of, tables_of
+from ..about import LENS
+from ..report import Report
+from .tables import Table, codes_of, headings, tables_of
 
-if TYPE_CHECKING:
-    from .report import Report
 
-CAPTIONS = {
-    "controls": "kl_recovered of the lens beside all controls",
-    "truncation": "What the first words carry",
-    "position": "KL by position",
-    "training": "Fidelity against readability over training",
-}
+def captions(report: Report) -> dict[str, str]:
+    """Picture -> caption, of all that there may be."""
+    about = report.about
+    found = {"controls": f"{about.primary} of the lens beside all controls"}
+    if about.sweep:
+        found[about.sweep.name] = about.sweep.caption
+    found["position"] = "KL by position"
+    return found | ({"training": about.course.caption} if about.course else {})
 
 
 def markdown_of(report: Report, plots: Mapping[str, Path]) -> str:
     """The whole page; `plots` are the pictures that lie beside it."""
     data = report.data
     corpus = f" of {data['corpus']}" if data["corpus"] else ""
+    at = f" at {', '.join(report.lens['sites'])}" if report.lens["sites"] else ""
     lines = [
         f"**{report.verdict}**",
         "",
         *(f"- {remark}" for remark in report.remarks),
         "",
-        f"Lens: `{report.lens['family']}` for `{report.lens['subject']}` at {', '.join(report.lens['sites'])}. "
+        f"Lens: `{report.lens['family']}` for `{report.lens['subject']}`{at}. "
         f"Measured on {data['rows']:,} rows from {data['documents']:,} documents of the split "
         f"`{data['split']}`{corpus}, in {data['seconds']:.0f} s. Brackets: 95 % bootstrap intervals over documents.",
         "",
     ]
     for name, path in plots.items():
-        lines += [f"![{CAPTIONS[name]}]({path.name})", ""]
+        lines += [f"![{captions(report)[name]}]({path.name})", ""]
     for table in tables_of(report):
-        lines += [f"## {table.title}", "", *_table(table), ""]
+        lines += [f"## {table.title}", "", *_table(table, headings(report)), ""]
     lines += _positions(report)
     codes = codes_of(report)
     known = {code for code, _ in codes}
@@ -47,14 +49,14 @@ def markdown_of(report: Report, plots: Mapping[str, Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(table: Table) -> list[str]:
+def _table(table: Table, headings: Mapping[str, str]) -> list[str]:
     lines = ["| | " + " | ".join(f"`{c}`" for c in table.columns) + " |", "|---" + "|---:" * len(table.columns) + "|"]
     last = ""
     for group, name, cells in table.cells():
         if group and group != last:
-            lines.append(f"| *{GROUPS[group]}* |" + " |" * len(table.columns))
+            lines.append(f"| *{headings[group]}* |" + " |" * len(table.columns))
             last = group
-        label = f"**{name}**" if name == "lens" else name
+        label = f"**{name}**" if name == LENS else name
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
@@ -62,15 +64,13 @@ def _table(table: Table) -> list[str]:
 def _positions(report: Report) -> list[str]:
     if not report.by_position:
         return []
-    lines = [
-        "## KL by position",
-        "",
-        "| P | rows | lens `kl` | lens `kl_recovered` | mean `kl` |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    raw, score = report.about.fallback, report.about.primary
+    baseline = "mean" if "mean" in report.by_position[0]["numbers"] else ""
+    columns = [(LENS, raw), (LENS, score), *([(baseline, raw)] if baseline else [])]
+    head = " | ".join(f"{code} `{name}`" for code, name in columns)
+    lines = ["## KL by position", "", f"| P | rows | {head} |", "|---|" + "---:|" * (1 + len(columns))]
     for row in report.by_position:
-        lens, mean = row["numbers"]["lens"], row["numbers"]["mean"]
-        cells = [str(lens.get("kl", "")), str(lens.get("kl_recovered", "")), str(mean.get("kl", ""))]
+        cells = [str(row["numbers"][code].get(name, "")) for code, name in columns]
         lines.append(f"| {row['first']}-{row['last']} | {row['rows']} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .controls import AHEAD, LENS, REWORDED
-from .samples import Number
+from ...evaluation.about import LENS
+from ...evaluation.bootstrap import Number
+from ...evaluation.report import Report
+from .definitions import AHEAD, REWORDED, TEXT
 from .verdict import BLIND_SHARE, LANGUAGE_SHARE, best_text
-
-if TYPE_CHECKING:
-    from .report import Report
 
 TRUE_ENOUGH = 0.95  # share of what a text says
 FEW = 200  # documents
 
 
-def limits_of(report: Report) -> list[str]:
+def limits_of(report: Report, content_blind: bool) -> list[str]:
     """Sentences for the card, the gravest first."""
-    said = [_blindness(report), _confabulation(report), _privacy(report), _looking_ahead(report), _sameness(report)]
+    said = [
+        _blindness(report, content_blind),
+        _confabulation(report),
+        _privacy(report),
+        _looking_ahead(report),
+        _sameness(report),
+    ]
     return [sentence for sentence in [*said, _naturalness(report), _size(report)] if sentence]
 
 
-def _blindness(report: Report) -> str:
+def _blindness(report: Report, content_blind: bool) -> str:
     numbers = report.parts["all"].numbers
     score, best = numbers[LENS].get("kl_recovered"), best_text(report)
     if score is None:
         return (
             "Its score could not be measured: here the mean activation does no harm, so there is nothing to recover."
         )
-    if report.content_blind:
-        texts = [code for code in report.groups["text"] if "kl_recovered" in numbers[code]]
+    if content_blind:
+        texts = [code for code in report.groups[TEXT] if "kl_recovered" in numbers[code]]
         blind = max(texts, key=lambda code: numbers[code]["kl_recovered"].value)
         return (
             f"Content-blind over all rows: {blind} ({report.definitions[blind]}) reaches "
