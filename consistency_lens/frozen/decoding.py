@@ -49,7 +49,7 @@ class Decoding:
         if isinstance(self.stop_strings, str):
             object.__setattr__(self, "stop_strings", (self.stop_strings,))
         if self.max_new_tokens < 1:
-            raise BadInput("max_new_tokens", self.max_new_tokens, "Let the model say at least one token.")
+            raise BadInput("max_new_tokens", self.max_new_tokens, "Generate at least one token.")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             fix = f"Use 0 to {self.max_new_tokens}, which is max_new_tokens."
             raise BadInput("min_new_tokens", self.min_new_tokens, fix)

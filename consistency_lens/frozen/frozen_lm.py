@@ -277,12 +277,12 @@ class FrozenLM:
         use_cache: bool = True,
         **settings: Any,
     ) -> Generated:
-        """What the model says after each row, with the edits in place. No gradient.
+        """Generate text behind each row, with the edits in place and without gradient.
 
         An edit at named columns is made there, once; soft tokens enter once. An edit at all columns (`positions=None`)
         goes on at each token that is generated: one vector is written at each of them, and a function is called with
-        that token's column alone, `[B, 1, d]`, so that it has to compute each column from that column. Values for the
-        prompt's columns, `[B, S, d]`, say nothing of new tokens: they are refused unless `new_edits` is given.
+        that token's column alone, `[B, 1, d]`, so that it has to compute each column from that column. Values for each
+        of the prompt's columns, `[B, S, d]`, cannot cover new tokens: they are refused unless `new_edits` is given.
 
         Args:
             batch: `input_ids [B, S]` padded on the left, `attention_mask [B, S]`.

@@ -1,4 +1,4 @@
-"""Generation under edits: what a frozen model goes on to say, token by token.
+"""Generation under edits, token by token.
 
 Shapes: B rows, S columns of `input_ids`, T generated tokens, V vocabulary.
 """
@@ -27,7 +27,7 @@ _LOOK_EVERY = 8  # steps, on a device that looking would wait for
 
 @dataclass(frozen=True)
 class Generated:
-    """What a frozen model said.
+    """The tokens that a frozen model generated behind a batch.
 
     Args:
         ids: `[B, T]`, padding behind a row's end; T is the length of the longest row.
@@ -95,7 +95,7 @@ def stop_ids_of(lm: FrozenLM) -> list[int]:
 
 
 def _at_any_column(edit: Edit) -> Edit:
-    """An edit that can be made at any one column, as one at all columns; raise where it says nothing of some."""
+    """An edit that can be made at any one column, as one at all columns; raise where it cannot be."""
     if edit.mode == "prepend":
         raise BadInput("mode", "prepend", "Give soft tokens in `edits`.", why="they stand before the first new token")
     if isinstance(edit.positions, torch.Tensor) or edit.positions not in (None, -1):
@@ -106,7 +106,7 @@ def _at_any_column(edit: Edit) -> Edit:
             "value",
             list(edit.value.shape),
             "Give one vector for all columns, a function, or new_edits=[] where new tokens shall have no edit.",
-            why="it is made at new tokens, too, and values for the prompt's columns say nothing of those",
+            why="it is made at new tokens, too, and values for the prompt's columns do not cover those",
         )
     return replace(edit, positions=None)
 
@@ -141,19 +141,19 @@ def _on_a_cache(first: EditedPass, going_on: Sequence[Edit]) -> Step | None:
 
 def _by_whole_passes(first: EditedPass, going_on: Sequence[Edit]) -> Step:
     """Everything is read anew for each token."""
-    said: list[torch.Tensor] = []
+    read: list[torch.Tensor] = []
 
     def step(last: torch.Tensor | None) -> torch.Tensor:
         if last is None:
             return first.logits(keep=1)[:, -1]
-        said.append(last)
-        return first.followed_by(torch.stack(said, dim=1), going_on).logits(keep=1)[:, -1]
+        read.append(last)
+        return first.followed_by(torch.stack(read, dim=1), going_on).logits(keep=1)[:, -1]
 
     return step
 
 
 class _Choices:
-    """What has been chosen, and which rows have ended."""
+    """The tokens chosen so far, and which rows have ended."""
 
     def __init__(self, lm: FrozenLM, decoding: Decoding, rows: Sequence[int]) -> None:
         self.decoding, self.rows, self.tokenizer = decoding, rows, lm.tokenizer

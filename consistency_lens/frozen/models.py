@@ -67,6 +67,7 @@ class FrozenModels(Mapping[str, FrozenLM]):
 
     @property
     def first(self) -> FrozenLM:
+        """The model that an edit goes to which names none."""
         return next(iter(self.values()))
 
     @property

@@ -173,6 +173,30 @@ def test_a_choice_among_one_is_the_likeliest(lm: FrozenLM) -> None:
     torch.testing.assert_close(greedy.logprobs.exp(), sure, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_without_edits_it_says_what_transformers_says(case: str) -> None:
+    lm, batch, length = shared_lm(case), padded_batch(LENGTHS), 12
+    free = lm.generate(batch, max_new_tokens=length, stop_ids=[])
+    stops = [int(free.ids[0, 3]), int(free.ids[1, 5])]
+    for least in (0, 5):
+        mine = lm.generate(batch, max_new_tokens=length, min_new_tokens=least, stop_ids=stops)
+        theirs = lm.model.generate(
+            **batch,
+            do_sample=False,
+            max_new_tokens=length,
+            min_new_tokens=least,
+            eos_token_id=stops,
+            pad_token_id=lm.tokenizer.pad_token_id,
+        )
+        assert torch.equal(mine.ids, theirs[:, batch["input_ids"].shape[1] :])
+
+
+def test_a_compiled_model_says_the_same(lm: FrozenLM) -> None:
+    batch, compiled = padded_batch(LENGTHS), tiny_lm("llama").compile(backend="eager")
+    mine, theirs = (one.generate(batch, EDITS["all together"], max_new_tokens=4) for one in (compiled, lm))
+    assert torch.equal(mine.ids, theirs.ids)
+
+
 def test_a_row_ends_with_its_stop_token_and_is_padded_behind(lm: FrozenLM) -> None:
     batch = padded_batch(LENGTHS)
     free = lm.generate(batch, max_new_tokens=STEPS, stop_ids=[])

@@ -82,6 +82,21 @@ def test_each_model_takes_what_it_was_dealt() -> None:
     assert PAIR.deal(Edit("resid_post.0", value))["receiver"] == []
 
 
+def test_models_may_differ_in_width_depth_and_tokenizer() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["more"])
+    narrow = FrozenLM(tiny_model("llama", hidden_size=16, head_dim=4, num_hidden_layers=2), tokenizer, name="narrow")
+    models = FrozenModels.of([SENDER, narrow])
+    origins = models.provenance({"sender": ["resid_post.3"], "narrow": ["resid_post.-1"]})
+    assert origins["narrow"].sites == ("resid_post.1",)
+    assert origins["narrow"].tokenizer != origins["sender"].tokenizer
+    dealt = models.deal([Edit("resid_post.1", torch.ones(16), lm="narrow"), Edit("resid_post.3", torch.ones(32))])
+    batch = padded_batch((5, 3))
+    for name, model in models.items():
+        assert not torch.equal(model.logits(batch, dealt[name]), model.logits(batch))
+    models.require_same(origins)
+
+
 def test_an_edit_that_names_no_model_fits_a_model_of_any_name() -> None:
     batch, edit = padded_batch((5, 3)), Edit("resid_post.0", torch.ones(32))
     assert torch.equal(SENDER.logits(batch, edit), shared_lm("llama").logits(batch, edit))
