@@ -24,12 +24,17 @@ def require_finite(prepared: Sequence[Prepared], vectors: Vectors, model_dtype: 
         broken = torch.nonzero(~values.isfinite().all(1)).flatten()
         if len(broken):
             owners = np.repeat([p.doc_id for p in prepared], [len(p.positions) for p in prepared])
-            raise BadInput(
-                "dtype",
-                str(model_dtype).removeprefix("torch."),
-                "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
-                why=f"the activation at {site} in document {owners[int(broken[0])]} is infinite or not a number",
-            )
+            raise not_finite(site, int(owners[int(broken[0])]), model_dtype)
+
+
+def not_finite(site: str, doc_id: int, model_dtype: torch.dtype) -> BadInput:
+    """The error of an activation that the model itself got wrong."""
+    return BadInput(
+        "dtype",
+        str(model_dtype).removeprefix("torch."),
+        "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
+        why=f"the activation at {site} in document {doc_id} is infinite or not a number",
+    )
 
 
 def fits_float16(values: torch.Tensor) -> bool:
