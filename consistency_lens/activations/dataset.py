@@ -75,6 +75,9 @@ class Activations:
                 why="the extraction is not finished" if began else "no extraction lies there",
             )
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if metadata.get("kind", "rows") != "rows":
+            why = f"it holds {metadata['kind']}, not rows"
+            raise BadInput("activations", str(folder_or_repo), "Open it with Blocks.load.", why=why)
         if verify:
             shards = [Shard(**record) for record in metadata["shards"]]
             for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):

@@ -101,7 +101,7 @@ class Extraction(ChunkedExtraction):
     ) -> None:
         super().__init__(corpus, tokenizer, config, arguments, command)
         self.arguments = arguments
-        self.rules = rules_of(arguments, longest_context(config))
+        self.rules: RowRules = rules_of(arguments, longest_context(config))
         features_of(self.sites, self.hidden_size, "float32", corpus.features)
         self.sample, seen = self._first_rows()
         self.sample_share = len(self.sample) / seen

@@ -40,9 +40,12 @@ def not_finite(site: str, doc_id: int, model_dtype: torch.dtype) -> BadInput:
 def fits_float16(values: torch.Tensor) -> bool:
     """Whether vectors `[R, d]` survive float16: none overflows, none loses more than rounding does."""
     exact = values.float()
-    if not len(exact):
-        return True
-    if exact.abs().max() > _LARGEST_FLOAT16:
-        return False
+    # The first look is enough for most that do not fit.
+    return not len(exact) or bool(exact.abs().max() <= _LARGEST_FLOAT16 and not lost_in_float16(exact).any())
+
+
+def lost_in_float16(values: torch.Tensor) -> torch.Tensor:
+    """Which of the vectors `[R, d]` overflow in float16, or lose more than rounding does."""
+    exact = values.float()
     lost = (exact - exact.half().float()).norm(dim=1)
-    return bool((lost <= _ROUNDING * exact.norm(dim=1)).all())
+    return (exact.abs().amax(1) > _LARGEST_FLOAT16) | ~(lost <= _ROUNDING * exact.norm(dim=1))
