@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,28 @@ def written_blocks(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def killed(folder: Path, texts: Sequence[str], number: int, **arguments: Any) -> int:
-    """Run an extraction in a process that ends itself with SIGKILL at its `number`-th change; its exit code."""
+def elsewhere(act: Callable[..., None], *arguments: Any) -> int:
+    """Call a function in a process of its own, forked off a server that has imported our libraries; its exit code."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["block_runs"])
-    process = server.Process(target=_extract, args=(str(folder), list(texts), number, arguments))
+    server.set_forkserver_preload(["consistency_lens.activations.blocks", "transformers.models.llama.modeling_llama"])
+    process = server.Process(target=_begin, args=(act, arguments))
     process.start()
     process.join(120)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 
 
-def _extract(folder: str, texts: list[str], number: int, arguments: dict[str, Any]) -> None:
+def _begin(act: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    act(*arguments)
+
+
+def killed(folder: Path, texts: Sequence[str], number: int, **arguments: Any) -> int:
+    """Run an extraction in a process that ends itself with SIGKILL at its `number`-th change; its exit code."""
+    return elsewhere(_extract, str(folder), list(texts), number, arguments)
+
+
+def _extract(folder: str, texts: list[str], number: int, arguments: dict[str, Any]) -> None:
     extraction, lm = block_extraction(texts, folder, **arguments), shared_lm("llama")
     signal_at(number, folder)
     extraction.run(lm)

@@ -51,7 +51,9 @@ def require_numbers(values: Tensor, sites: Sequence[str], doc_id: np.ndarray) ->
     """
     if bool(values.isfinite().all()):
         return
-    token, site, _ = torch.nonzero(~values.isfinite())[0].tolist()
+    broken = ~values.isfinite().all(2)  # [n, L]
+    site = int(torch.nonzero(broken.any(0))[0])  # the first in the pass: from there it spreads, by attention even back
+    token = int(torch.nonzero(broken[:, site])[0])
     raise not_finite(sites[site], int(doc_id[token]), values.dtype)
 
 
