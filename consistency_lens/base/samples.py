@@ -73,7 +73,7 @@ def drawn(rows: Sequence[Mapping[str, Any]], step: int) -> RenderableType:
         text = Text(row["context"] if end == row["context"] else f"… {end.partition(' ')[2]}")
         text.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold yellow")
         sides = [
-            Text.assemble((_chances(row[side]), "dim"), "\n", row[f"continuation_{side}"])
+            Text.assemble((_chances(row[side]), "dim"), "\n", row.get(f"continuation_{side}", ""))
             for side in ("before", "after")
         ]
         table.add_row(f"{row['kl']:.3f}", text, Text(row["explanation"]), *sides)
