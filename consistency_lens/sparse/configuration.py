@@ -87,6 +87,9 @@ class CrosslayerTranscoderConfig(LensConfig):
         if STAGES.index(self.read_stage) > STAGES.index(self.write_stage):
             why = f"a block computes {self.write_stage} before it"
             raise BadInput("read_stage", self.read_stage, "Read a stage below the one that is written.", why=why)
+        if self.crosslayer and self.read_stage == self.write_stage and len(self.window) > 1:
+            why = f"a layer would read {self.write_stage} as other layers have just written it"
+            raise BadInput("crosslayer", True, "Set crosslayer to false, or read a stage below.", why=why)
 
     def _require_k(self) -> None:
         if self.nonlinearity not in _CHOOSES:

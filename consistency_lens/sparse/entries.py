@@ -68,8 +68,7 @@ def starts_of(sorted_ids: Tensor, count: int) -> Tensor:
 
 
 def sum_by_token(entries: Entries, table: Tensor) -> Tensor:
-    """Σ_j v_nj table_j: `[N, D]` from a table `[F, D]`, in values and gradients. Only rows of active features are read,
-    and only they get a gradient."""
+    """Σ_j v_nj table_j: `[N, D]` from a table `[F, D]`. Only rows of active features are read, and get a gradient."""
     starts = starts_of(entries.tokens, entries.shape[0])
     return _bags(entries.features, table, starts, entries.values)
 
