@@ -106,6 +106,13 @@ class Targets(nn.Module):
         squares = [weight.square().sum(1) for weight in list(self.W_dec)[index:]]
         return torch.stack(squares).sum(0).sqrt()
 
+    def rows(self, index: int, source: SourceLayer, features: Tensor) -> Tensor:
+        """What some features of a source write to all its targets, `[·, n·d]`."""
+        if source.W_dec is not None:
+            return source.W_dec[features]
+        assert self.W_dec is not None
+        return torch.cat([weight[features] for weight in list(self.W_dec)[index:]], dim=1)
+
     def skipped(self, x: Tensor) -> Tensor | float:
         """The linear maps of each layer's own input `[N, L, d]`."""
         return 0.0 if self.W_skip is None else torch.einsum("nld,lod->nlo", x, self.W_skip)
