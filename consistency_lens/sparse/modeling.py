@@ -19,6 +19,7 @@ from ..base.saving import HEADS, load_files, open_folder
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM
 from .calibrating import calibrate
+from .circuit_tracer import is_export, read_export
 from .code import SparseCode
 from .configuration import CrosslayerTranscoderConfig
 from .encoding import Active, pre_activations
@@ -96,7 +97,11 @@ class CrosslayerTranscoder(LensModel):
         revision: str | None = None,
         token: str | None = None,
     ) -> Self:
-        """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer."""
+        """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer. A local folder may be in
+        circuit-tracer's format."""
+        if is_export(lens_id_or_path):
+            found: Any = read_export(lens_id_or_path, subject)
+            return found
         folder = open_folder(lens_id_or_path, revision, token)
         config = cls.config_class.from_pretrained(folder)
         if subject is not None:

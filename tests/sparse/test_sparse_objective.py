@@ -149,7 +149,7 @@ def test_jumprelu_is_held_at_its_target_while_it_learns() -> None:
     trained = [p for part in lens.parts().values() for p in part.values()]
     optimizer = torch.optim.Adam(trained, lr=3e-3)
     state, measured = HeldSparsity(target=24.0, weight=2e-3, gain=0.05), []
-    for step in range(500):
+    for step in range(900):
         read = activations(128, seed=step)
         written = read.cumsum(1).relu()
         output = lens(read)
