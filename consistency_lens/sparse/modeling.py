@@ -37,10 +37,12 @@ class TranscoderOutput(LensOutput):
     Args:
         active: features of each layer, with gradient.
         reconstruction: of all targets in standardised space, `[N, L, d]`.
+        lengths: of what each feature writes, `[F]` per layer, in standardised space.
     """
 
     active: Any = None
     reconstruction: Tensor | None = None
+    lengths: Any = None
 
 
 class CrosslayerTranscoder(LensModel):
@@ -136,10 +138,14 @@ class CrosslayerTranscoder(LensModel):
 
     def decode(self, active: Sequence[Active], read: Tensor, limit: float | None = None) -> Tensor:
         """What features write to all targets, in standardised space: `[N, L, d]`."""
-        written = self.targets.decode(active, self.layers_in_order, limit) + self.targets.b_dec
+        return self._decode(active, read, limit)[0]
+
+    def _decode(self, active: Sequence[Active], read: Tensor, limit: float | None) -> tuple[Tensor, list[Tensor]]:
+        written, lengths = self.targets.decode(active, self.layers_in_order, limit)
+        written = written + self.targets.b_dec
         if self.config.skip:
             written = written + self.targets.skipped(self.standardiser(read.float()))
-        return written
+        return written, lengths
 
     def forward(self, read: Tensor, limit: float | None = None) -> TranscoderOutput:
         """Encode and decode.
@@ -149,9 +155,9 @@ class CrosslayerTranscoder(LensModel):
             limit: as for `encode`.
         """
         active = self.encode(read, limit)
-        return TranscoderOutput(
-            code=self.code_of(active), active=active, reconstruction=self.decode(active, read, limit)
-        )
+        reconstruction, lengths = self._decode(active, read, limit)
+        code = self.code_of(active)
+        return TranscoderOutput(code=code, active=active, reconstruction=reconstruction, lengths=lengths)
 
     def reconstruct(self, read: Tensor) -> Tensor:
         """What the lens writes in the place of each site, as the model has it: `[N, L, d]`."""

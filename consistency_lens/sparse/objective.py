@@ -69,7 +69,7 @@ def auxiliary_loss(pre: Sequence[Tensor], decoders: Sequence[Tensor], error: Ten
         values, where = own.topk(count, dim=1)
         active.append(torch.zeros_like(own).scatter(1, where, values.relu()))
     error = error.detach()
-    explained = causal_decode(active, decoders, error.shape[2], limit=0.0)
+    explained, _ = causal_decode(active, decoders, error.shape[2], limit=0.0)
     return (error - explained).square().sum() / error.square().sum().clamp_min(1e-12)
 
 
@@ -95,7 +95,7 @@ def terms(
     """
     assert output.reconstruction is not None
     target = lens.targets.standardiser(written.float())
-    norms = lens.norms()
+    norms = output.lengths
     found = {"mse": mse(output.reconstruction, target), "sparsity": tanh_sparsity(output.active, norms, steepness)}
     if dead is None:
         return found

@@ -84,8 +84,11 @@ class Targets(nn.Module):
             self.W_dec = nn.ParameterList([torch.zeros(config.features, size) for _ in range(count)])
         self.standardiser = Standardiser(count, size)
 
-    def decode(self, active: Sequence[Active], sources: Sequence[SourceLayer], limit: float | None = None) -> Tensor:
-        """What features write to all targets, in standardised space, without bias and skip: `[N, L, d]`."""
+    def decode(
+        self, active: Sequence[Active], sources: Sequence[SourceLayer], limit: float | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What features write to all targets, in standardised space, without bias and skip: `[N, L, d]`. And the
+        length of what each feature writes, `[F]` per source."""
         if self.W_dec is not None:
             return tied_decode(active, list(self.W_dec), limit)
         decoders = [source.W_dec for source in sources]
@@ -94,9 +97,9 @@ class Targets(nn.Module):
     def pieces(self, index: int, active: Active, source: SourceLayer, limit: float | None = None) -> list[Tensor]:
         """What one source layer writes to each of its targets, `[N, d]` each: the part of `decode` that is its own."""
         if self.W_dec is not None:
-            return [product(active, weight, limit) for weight in list(self.W_dec)[index:]]
+            return [product(active, weight, limit)[0] for weight in list(self.W_dec)[index:]]
         assert source.W_dec is not None
-        return list(product(active, source.W_dec, limit).split(self.b_dec.shape[1], dim=1))
+        return list(product(active, source.W_dec, limit)[0].split(self.b_dec.shape[1], dim=1))
 
     def norms(self, index: int, source: SourceLayer) -> Tensor:
         """The length of what each feature of a source writes to all its targets, `[F]`."""

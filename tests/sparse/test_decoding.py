@@ -48,10 +48,10 @@ def sparse(values: Tensor) -> list[Entries]:
 
 def ways(values: Tensor, decoders: list[Tensor]) -> dict[str, Tensor]:
     return {
-        "dense": causal_decode(values.unbind(1), decoders, SIZE, limit=0.0),
-        "few active": causal_decode(values.unbind(1), decoders, SIZE, limit=1.0),
-        "entries": causal_decode(sparse(values), decoders, SIZE),
-        "mixed": causal_decode([*sparse(values)[:1], *values.unbind(1)[1:]], decoders, SIZE, limit=0.0),
+        "dense": causal_decode(values.unbind(1), decoders, SIZE, limit=0.0)[0],
+        "few active": causal_decode(values.unbind(1), decoders, SIZE, limit=1.0)[0],
+        "entries": causal_decode(sparse(values), decoders, SIZE)[0],
+        "mixed": causal_decode([*sparse(values)[:1], *values.unbind(1)[1:]], decoders, SIZE, limit=0.0)[0],
         "dense mask": dense_masked(values, as_dense(decoders, SIZE)),
         "packed pairs": packed_pairs(values, as_pairs(decoders, SIZE)),
         "target major": target_major(values, as_targets(decoders, SIZE)),
@@ -93,7 +93,7 @@ def test_nothing_below_the_diagonal_is_written() -> None:
     values, decoders = case(4, 6, 3, 1.0)
     changed = values.detach().clone()
     changed[:, 2] += 1.0
-    before, after = (causal_decode(v.unbind(1), decoders, SIZE) for v in (values, changed))
+    before, after = (causal_decode(v.unbind(1), decoders, SIZE)[0] for v in (values, changed))
     assert torch.equal(before[:, :2], after[:, :2])
     assert not torch.isclose(before[:, 2:], after[:, 2:]).all(-1).any()
     assert sum(weight.numel() for weight in decoders) == 6 * SIZE * (4 + 3 + 2 + 1)
@@ -102,10 +102,11 @@ def test_nothing_below_the_diagonal_is_written() -> None:
 def test_tied_decoders_are_causal_ones_that_repeat() -> None:
     values, _ = case(3, 6, 4, 0.4)
     decoders = [torch.randn(6, SIZE).requires_grad_() for _ in range(3)]
-    expected = causal_decode(values.unbind(1), untied(decoders), SIZE)
+    expected, lengths = causal_decode(values.unbind(1), untied(decoders), SIZE)
     slopes = gradients(expected, values, decoders)
     for active in (values.unbind(1), sparse(values), [*values.unbind(1)[:1], *sparse(values)[1:]]):
-        found = tied_decode(active, decoders, limit=0.0)
+        found, own = tied_decode(active, decoders, limit=0.0)
+        torch.testing.assert_close(own, lengths)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(gradients(found, values, decoders)[1:], slopes[1:], rtol=1e-5, atol=1e-5)
 
@@ -113,7 +114,7 @@ def test_tied_decoders_are_causal_ones_that_repeat() -> None:
 def test_per_layer_decoders_write_to_their_own_target() -> None:
     values, _ = case(3, 6, 4, 0.4)
     decoders = [torch.randn(6, SIZE) for _ in range(3)]
-    found = causal_decode(values.unbind(1), decoders, SIZE)
+    found, _ = causal_decode(values.unbind(1), decoders, SIZE)
     expected = [own @ weight for own, weight in zip(values.unbind(1), decoders, strict=True)]
     torch.testing.assert_close(found, torch.stack(expected, 1))
 
@@ -132,7 +133,7 @@ def test_a_sparse_layer_has_the_gradients_of_a_dense_one(nonlinearity: str) -> N
         mask = None if threshold is not None else pre > 0
         active = activate(x, weight, bias, pre, mask, threshold, 0.7, limit)
         assert isinstance(active, Entries) == (limit == 1.0)
-        found = product(active, decoder, limit)
+        found, _ = product(active, decoder, limit)
         return found, list(torch.autograd.grad((found**3).sum(), leaves))
 
     (dense, slopes), (few, own) = through(0.0), through(1.0)
@@ -142,6 +143,26 @@ def test_a_sparse_layer_has_the_gradients_of_a_dense_one(nonlinearity: str) -> N
     if plain is not None:
         torch.testing.assert_close(dense, plain @ decoder)
         torch.testing.assert_close(slopes, list(torch.autograd.grad(((plain @ decoder) ** 3).sum(), leaves)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_lengths_and_products_share_one_gradient(share: float) -> None:
+    """Of a loss that needs either or both, against plain autograd; a row of zeros has no direction."""
+    values, decoders = case(2, 6, 8, share)
+    with torch.no_grad():
+        decoders[0][2] = 0.0
+    weight = torch.rand(6, generator=torch.Generator().manual_seed(3))
+    for written, length in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)):
+
+        def loss(total: Tensor, lengths: list[Tensor], w: float = written, v: float = length) -> Tensor:
+            terms = [w * total.square().sum()] if w else []
+            return torch.stack([*terms, *([(v * own * weight).sum() for own in lengths] if v else [])]).sum()
+
+        plain = [decoder.norm(dim=1) for decoder in decoders]
+        expected = torch.autograd.grad(loss(by_loops(values, decoders), plain), decoders)
+        for active, limit in ((values.unbind(1), 0.0), (values.unbind(1), 1.0), (sparse(values), 1.0)):
+            found = torch.autograd.grad(loss(*causal_decode(active, decoders, SIZE, limit)), decoders)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_density_chooses() -> None:

@@ -101,7 +101,7 @@ def test_terms_of_a_lens(kind: str) -> None:
             assert not bool((grad.abs().sum(1) > 0)[~dead[i]].any())
         assert any(float(grad.abs().sum()) > 0 for grad in grads)
     alive = terms(lens, output, READ, WRITTEN, torch.zeros_like(dead))
-    assert float(alive["auxiliary"]) == float(alive["preactivation"]) == 0.0
+    assert float(alive["auxiliary"].detach()) == float(alive["preactivation"].detach()) == 0.0
     assert float(mse(target, target)) == 0.0
 
 
