@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .encoding import Active, is_sparse
+from .encoding import Active, dtype_of_products, is_sparse
 from .entries import Entries, sum_by_feature, sum_by_token
 
 
@@ -40,12 +40,13 @@ class _FewActive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, entries: Entries) -> Tensor:
         ctx.save_for_backward(weight)
+        ctx.dtype = dtype_of_products(features)
         return sum_by_token(entries, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return grads[0] @ weight.T, None, None
+        return (grads[0].to(ctx.dtype) @ weight.T.to(ctx.dtype)).to(weight.dtype), None, None
 
 
 class _OfWeights(torch.autograd.Function):
@@ -70,7 +71,7 @@ class _OfWeights(torch.autograd.Function):
                 to_written = to_written.contiguous()
                 to_weight = sum_by_feature(ctx.active, to_written)
             else:
-                to_weight = ctx.active.T @ to_written
+                to_weight = (ctx.active.T.to(to_written.dtype) @ to_written).to(weight.dtype)
         if to_lengths is not None:
             factor = (to_lengths / lengths.clamp_min(1e-12)).unsqueeze(1)
             to_weight = weight * factor if to_weight is None else to_weight.addcmul_(weight, factor)

@@ -22,19 +22,26 @@ BREAK_EVEN = {"cpu": 0.04, "cuda": 0.003}
 Active = Tensor | Entries
 
 
+def dtype_of_products(tensor: Tensor) -> torch.dtype:
+    """In which type matrices are multiplied here: that of autocast, where it is on."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
 class _Linear(torch.autograd.Function):
     """x W^T + b, known already."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, pre: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.dtype = dtype_of_products(x)
         return pre.view_as(pre)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        (grad,) = grads
-        x, weight = ctx.saved_tensors
-        return grad @ weight if ctx.needs_input_grad[0] else None, grad.T @ x, grad.sum(0), None
+        grad, (x, weight) = grads[0].to(ctx.dtype), ctx.saved_tensors
+        to_x = (grad @ weight.to(ctx.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
+        return to_x, (grad.T @ x.to(ctx.dtype)).to(weight.dtype), grads[0].sum(0), None
 
 
 class _LinearAtEntries(torch.autograd.Function):
@@ -59,7 +66,7 @@ class _LinearAtEntries(torch.autograd.Function):
 @torch.no_grad()
 def pre_activations(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`[N, F]`, without gradient."""
-    return torch.addmm(bias, x, weight.T)
+    return torch.addmm(bias, x, weight.T).to(weight.dtype)
 
 
 def activate(

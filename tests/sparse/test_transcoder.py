@@ -105,6 +105,23 @@ def test_dense_and_sparse_have_the_same_gradients(lens: CrosslayerTranscoder) ->
         assert torch.isfinite(dense).all() and float(dense.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_bfloat16_products_train_float32_weights(lens: CrosslayerTranscoder, limit: float) -> None:
+    read = read_for(lens)
+    trained = [p for part in lens.parts().values() for p in part.values()]
+
+    def slopes() -> list[Tensor]:
+        return list(torch.autograd.grad(lens(read, limit=limit).reconstruction.square().mean(), trained))
+
+    expected = slopes()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = slopes()
+    for own, exact in zip(found, expected, strict=True):
+        assert own.dtype == torch.float32
+        # A TopK may choose another feature of two that are equal to three digits.
+        assert float(torch.cosine_similarity(own.flatten(), exact.flatten(), dim=0)) > 0.95
+
+
 def test_folded_weights_give_the_same(lens: CrosslayerTranscoder) -> None:
     read = read_for(lens)
     folded = lens.fold()
