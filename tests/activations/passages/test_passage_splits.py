@@ -186,7 +186,7 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
 
 def test_passages_and_activations_are_not_taken_for_each_other(tmp_path: Path) -> None:
     folder = Passages.from_dataset(questions(random_texts(30, shortest=20))).save(tmp_path / "p")
-    with pytest.raises(BadInput, match=r"the folder holds passages.*opened with Passages\.load"):
+    with pytest.raises(BadInput, match=r"the folder holds passages.*Open it with Passages\.load"):
         Activations.load(folder)
     rows = extract_to(tmp_path / "rows", random_texts(40))
     assert rows.provenance.sites
