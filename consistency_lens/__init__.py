@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .errors import BadInput
     from .evaluation import Report
     from .evaluation.metric import Fidelity
-    from .frozen import Edit, FrozenLM, Prefix, Provenance, ProvenanceMismatch, Site
+    from .frozen import Decoding, Edit, FrozenLM, FrozenModels, Generated, Prefix, Provenance, ProvenanceMismatch, Site
     from .text.arguments import ConsistencyLensArguments
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
@@ -44,11 +44,14 @@ _HOMES = {
     "Corpus": ".activations",
     "CorpusArguments": ".activations",
     "CorruptShard": ".activations",
+    "Decoding": ".frozen",
     "Edit": ".frozen",
     "ExtractArguments": ".activations",
     "Extraction": ".activations",
     "Fidelity": ".evaluation.metric",
     "FrozenLM": ".frozen",
+    "FrozenModels": ".frozen",
+    "Generated": ".frozen",
     "LensConfig": ".base.configuration",
     "LensDecoder": ".text.parts",
     "LensEncoder": ".text.parts",
@@ -76,11 +79,14 @@ __all__ = [
     "Corpus",
     "CorpusArguments",
     "CorruptShard",
+    "Decoding",
     "Edit",
     "ExtractArguments",
     "Extraction",
     "Fidelity",
     "FrozenLM",
+    "FrozenModels",
+    "Generated",
     "LensConfig",
     "LensDecoder",
     "LensEncoder",

@@ -29,29 +29,51 @@ _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Family:
-    """Where the classes of one family live; a class is imported when it is asked for."""
+    """Where the classes of one family live, as `module:name`; each is imported when it is asked for.
 
+    Args:
+        model_type: what a saved lens's `config.json` calls the family.
+        config, model, trainer, arguments: its classes.
+        run: its `FamilyRun`: what it adds to the command line, its data among it.
+        report: its `FamilyReport`: controls, numbers of its own, sentences.
+    """
+
+    model_type: str
     config: str
     model: str
     trainer: str
     arguments: str
+    run: str
     report: str
 
-    @staticmethod
-    def load(where: str) -> Any:
-        module, _, name = where.partition(":")
+    def load(self, part: str) -> Any:
+        """One of the classes, by the name of its field."""
+        module, _, name = str(vars(self)[part]).partition(":")
         return vars(import_module(module, __package__))[name]
 
 
+# The one place that names a family. The key is its folder, and the `family` of a recipe: the medium of its code.
 FAMILIES = {
-    "consistency_lens": Family(
+    "text": Family(
+        model_type="consistency_lens",
         config=".text.configuration:ConsistencyLensConfig",
         model=".text.modeling:ConsistencyLens",
         trainer=".text.trainer:ConsistencyLensTrainer",
         arguments=".text.arguments:ConsistencyLensArguments",
+        run=".text.running:TextRun",
         report=".text.report:TextReport",
     ),
 }
+
+
+def family_of(config: Mapping[str, Any], place: str) -> Family:
+    """The family of a saved lens, from its configuration."""
+    known = {family.model_type: family for family in FAMILIES.values()}
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        why = f"its config.json says model_type={model_type!r}"
+        raise BadInput("lens", place, f"Families we know: {', '.join(known)}.", why)
+    return known[model_type]
 
 
 class AutoLens:
@@ -77,14 +99,11 @@ class AutoLens:
         """
         place = lens_folder(lens_id_or_path)
         config, revision = read_config(place, revision, token)
-        family = FAMILIES.get(str(config.get("model_type")))
-        if family is None:
-            why = f"its config.json says model_type={config.get('model_type')!r}"
-            raise BadInput("lens", str(lens_id_or_path), f"Families we know: {', '.join(FAMILIES)}.", why)
+        family = family_of(config, str(lens_id_or_path))
         if not isinstance(subject, FrozenLM):
             origin = Provenance.from_dict(config["provenance"])
             subject = find_subject(origin, subject, device_map, token)
-        return Family.load(family.model).from_pretrained(place, subject=subject, revision=revision, token=token)
+        return family.load("model").from_pretrained(place, subject=subject, revision=revision, token=token)
 
     @staticmethod
     def download(
@@ -111,11 +130,12 @@ class AutoLens:
 
 def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
     """What the family of a lens adds to its report."""
-    family = FAMILIES.get(lens.config.model_type)
+    family = next((each for each in FAMILIES.values() if each.model_type == lens.config.model_type), None)
     if family is None:
         fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
         raise BadInput("lens", type(lens).__name__, fix, why=f"no family is named {lens.config.model_type!r}")
-    return Family.load(family.report)(**of_family)
+    found: FamilyReport = family.load("report")(**of_family)
+    return found
 
 
 def evaluate_lens(

@@ -26,8 +26,6 @@ FLOORS = {
     "auto": 8,
     "cli": 9,
 }
-# Beyond the floors: loading a lens needs no data set.
-LOADS_A_LENS = {"base", "text", "sparse", "soft"}
 BLOCK_PARTS = {
     *["layers", "h", "blocks", "gpt_neox", "embed_in", "embed_tokens", "wte", "wpe", "self_attn", "attn", "attention"],
     *["mlp", "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "ln_1", "ln_2"],
@@ -65,6 +63,22 @@ def imports(path: str, source: str) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
+@cache
+def loaded_with(family: str) -> frozenset[str]:
+    """The files of a family that loading a lens imports: its configuration, its model, and what these import of it."""
+    waiting = [f"{PACKAGE}/{family}/{name}.py" for name in ("configuration", "modeling")]
+    found: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in found or not (ROOT / path).is_file():
+            continue
+        found.add(path)
+        for _, name in imports(path, (ROOT / path).read_text("utf-8")):
+            parts = name.split(".")
+            waiting += ["/".join(parts[:end]) + ".py" for end in range(3, len(parts) + 1) if parts[1] == family]
+    return frozenset(found)
+
+
 def imports_point_downwards(path: str, source: str) -> list[str]:
     here, found = room(path), []
     if here in ("", "__init__"):  # the outermost layer: it may name every room
@@ -82,8 +96,8 @@ def imports_point_downwards(path: str, source: str) -> list[str]:
             found.append(f"{path}:{line}: imports {name}, which is no room; name the room, not the package")
         elif FLOORS[there] >= FLOORS[here]:
             found.append(f"{path}:{line}: {here} imports {there}, which is not below it")
-        elif there == "activations" and here in LOADS_A_LENS and (here == "base" or Path(path).name != "data.py"):
-            found.append(f"{path}:{line}: only a family's data.py imports activations: loading needs no data set")
+        elif there == "activations" and (here == "base" or path in loaded_with(here)):
+            found.append(f"{path}:{line}: imports activations, and loading a lens needs no data set")
     return found
 
 
@@ -282,7 +296,7 @@ CASES: list[tuple[Rule, str, str, str]] = [
     ),
     (
         imports_point_downwards,
-        IN + "text/trainer.py",
+        IN + "text/parts.py",  # which the model imports
         "from ..activations import dataset",
         "from ..base import trainer",
     ),

@@ -21,11 +21,10 @@ from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..evaluation import Report
 from ..frozen import FrozenLM
-from ..text.report.definitions import TRAINED_TAIL
 from .final_card import finish_card
-from .opening import console, load_model, model_path, open_rows, own_device
+from .opening import console, load_model, model_path, open_data, own_device
 from .parsing import Request, run_of
-from .run_folder import HISTORY, REPORT, TAIL, WARM, Log
+from .run_folder import HISTORY, REPORT, Log
 
 SHOWN, WORDS, HORIZON = 4, 14, 8
 
@@ -33,20 +32,20 @@ SHOWN, WORDS, HORIZON = 4, 14, 8
 def evaluate(request: Request, exits: ExitStack) -> Report:
     """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
     home = run_of(named_lens(request))
-    activations = open_rows(request)
+    activations = open_data(request)
     require_split(activations, request.report.report_split)
     home_of_lens = Path(lens_folder(named_lens(request)))
     TrainingRecord.load(home_of_lens)  # the card tells it again: it can be read, or nothing is begun
     lens = load_lens(request)
     assert lens.subject is not None
-    tail, warm, history = companion(TAIL, home, lens, request), companion(WARM, home, lens, request), None
+    history = None
     if home is not None and (home / HISTORY).is_file():
         history = json.loads((home / HISTORY).read_text(encoding="utf-8"))
     folder = report_folder(request, home)
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         exits.enter_context(Log(folder, request.values["hub_token"]))
-    return judge(request, lens, activations, folder, tail, warm, history, home=home_of_lens)
+    return judge_run(request, lens, activations, folder, history, home_of_lens, home)
 
 
 def named_lens(request: Request) -> str:
@@ -71,11 +70,11 @@ def load_lens(request: Request) -> LensModel:
     return AutoLens.from_pretrained(where, subject=load_model(model_path(subject), subject), token=token)
 
 
-def subject_for_another(lens: LensModel, request: Request) -> FrozenLM:
+def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
     """For a second lens beside this one: the same subject, or, since adapters of two lenses do not go onto one set of
     weights, a second copy."""
     assert lens.subject is not None
-    if "lora" not in (lens.config.trainable, lens.config.encoder_trainable):
+    if not lens.config.has_adapters:
         return lens.subject
     if request.subject.model_name_or_path is None:
         device_map = request.subject.device_map or own_device()
@@ -87,7 +86,7 @@ def companion(name: str, home: Path | None, lens: LensModel, request: Request) -
     """The lens of that name in a run's folder, if there is one."""
     if home is None or not (home / name / "config.json").is_file():
         return None
-    return AutoLens.from_pretrained(home / name, subject=subject_for_another(lens, request))
+    return AutoLens.from_pretrained(home / name, subject=model_for_another(lens, request))
 
 
 def require_split(activations: Activations, split: str) -> None:
@@ -97,22 +96,31 @@ def require_split(activations: Activations, split: str) -> None:
         raise BadInput("report_split", split, fix, why="it has no rows")
 
 
-def judge(
+def judge_run(
     request: Request,
     lens: LensModel,
     activations: Activations,
     folder: Path,
-    tail: LensModel | None,
-    warm: LensModel | None,
     history: Sequence[Mapping[str, Any]] | None,
-    home: Path | None = None,
+    home: Path,
+    run: Path | None = None,
 ) -> Report:
-    """Evaluate, save and show; every process does the same, the main one writes. The card goes into `home`, the
-    folder of the lens, if that is one."""
+    """Evaluate, save and show; every process does the same, the main one writes.
+
+    Args:
+        request: what was asked for.
+        lens: with its model.
+        activations: to evaluate on.
+        folder: that the report goes into.
+        history: of the training, for the curves.
+        home: the folder of the lens, which gets the card, if it is one.
+        run: the folder whose other lenses the report compares with. Default: `folder`.
+    """
+    others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
+    beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
     frozen, given = lens.subject, request.report
     assert frozen is not None
-    beside = {"rivals": tail and {TRAINED_TAIL: tail}, "before": warm}
-    of_family = {name: value for name, value in beside.items() if value} | of_world(lens, activations, request)
+    of_family = {**beside, **of_world(lens, activations, request)}
     main = PartialState().is_main_process
     held = int(activations.metadata["rules"]["continuation_length"])
     report = evaluate_lens(
@@ -129,7 +137,7 @@ def judge(
     )
     if main:
         report.save(folder / REPORT)
-        card = finish_card(lens, report, activations, folder / REPORT, home) if home and home.is_dir() else None
+        card = finish_card(lens, report, activations, folder / REPORT, home) if home.is_dir() else None
         report.show(console)
         console.print()
         console.print(examples(lens, activations, given.report_split))

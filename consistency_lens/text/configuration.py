@@ -145,6 +145,10 @@ class ConsistencyLensConfig(LensConfig):
         return "finetune" if "full" in map(self.kind_of, self.part_folders) else "adapter"
 
     @property
+    def has_adapters(self) -> bool:
+        return "lora" in map(self.kind_of, self.part_folders)
+
+    @property
     def origin_site(self) -> str:
         assert self.sites is not None
         return self.sites[0]

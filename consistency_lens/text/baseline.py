@@ -18,22 +18,20 @@ import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from transformers.utils import CONFIG_NAME
 
 from ..activations import Activations
 from ..activations.storage import PROGRESS, write_json
 from ..base.checkpoint import checkpoints
 from ..base.engines import Engine
+from ..base.family_run import Run
 from ..base.lens_card import CARD
 from ..errors import BadInput
 from ..frozen.provenance import own_version
-from ..text.arguments import ConsistencyLensArguments
-from ..text.modeling import ConsistencyLens
-from .opening import console
-from .parsing import Request
-from .progress import Progress
-from .run_folder import TAIL
-from .train import trainer_of, training_of
+from .arguments import ConsistencyLensArguments
+from .modeling import ConsistencyLens
 
+TAIL = "tail_lens"  # its folder in that of a run
 KEY = "baseline.json"
 # Names of this run, and what only chosen words have a part in.
 ELSEWHERE = {
@@ -44,24 +42,23 @@ ELSEWHERE = {
 }
 
 
-def tail_of_run(
-    request: Request, lens: ConsistencyLens, activations: Activations, folder: Path, steps: int
-) -> ConsistencyLens:
+def tail_of_run(run: Run, lens: ConsistencyLens, activations: Activations, steps: int) -> None:
     """The baseline of a run: found again where one like it was trained, or trained now.
 
     Args:
-        request: of the run.
+        run: whose lens it is compared with.
         lens: an untrained one.
-        activations: its rows.
-        folder: of the run.
+        activations: the run's rows.
         steps: that the run's own lens took.
     """
-    training = training_of(
-        request,
-        place := folder / TAIL,
+    place = run.folder / TAIL
+    if run.resumed and (place / CONFIG_NAME).is_file():
+        return
+    training = run.training(
+        place,
         max_steps=steps,
         warm_start="context",
-        warm_steps=0 if request.values["warm_start"] == "none" else request.values["warm_steps"],
+        warm_steps=0 if run.values["warm_start"] == "none" else run.values["warm_steps"],
         quote=True,
         ground_weight="0",
         anchor="none",
@@ -73,26 +70,25 @@ def tail_of_run(
         report_to="none",
         push_to_hub=False,
     )
-    rows = None if request.run.stream_activations else _folder_of(activations)
+    rows = None if run.values["stream_activations"] else _folder_of(activations)
     key = _key(training, lens, activations)
     note = None if rows is None else rows / PROGRESS / f"baseline-{key}.json"
-    found = [PartialState().is_main_process and _taken(note, key, place)]
+    found = [PartialState().is_main_process and _taken(run, note, key, place)]
     if broadcast_object_list(found)[0]:
-        return ConsistencyLens.from_pretrained(place, subject=lens.subject)
+        return
     if PartialState().is_main_process:
         (place / KEY).unlink(missing_ok=True)  # from here on its weights change
     PartialState().wait_for_everyone()
-    _train(request, lens, training, activations, place)
+    _train(run, lens, training, activations, place)
     if PartialState().is_main_process:
         write_json(place / KEY, {"key": key})
         if note is not None:
             _keep(note, place)
     PartialState().wait_for_everyone()
-    return lens
 
 
 def _train(
-    request: Request,
+    run: Run,
     lens: ConsistencyLens,
     training: ConsistencyLensArguments,
     activations: Activations,
@@ -105,7 +101,7 @@ def _train(
     """
     for parameter in (*lens.decoder.own_parameters().values(), *lens.decoder.map.parameters()):
         parameter.requires_grad_(False)
-    trainer = trainer_of(request, lens, training, activations, [Progress("context tail")])
+    trainer = run.trainer(lens, training, activations, "context tail")
     found = checkpoints(place)
     trainer.train(str(found[-1]) if found else None)
     trainer.save_lens(place)
@@ -133,7 +129,7 @@ def _key(training: ConsistencyLensArguments, lens: ConsistencyLens, activations:
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _taken(note: Path | None, key: str, place: Path) -> bool:
+def _taken(run: Run, note: Path | None, key: str, place: Path) -> bool:
     """Whether one like it was found, and is in its place now; whole or not at all."""
     try:
         other = Path(json.loads(note.read_text(encoding="utf-8"))["folder"]) if note else None
@@ -147,7 +143,7 @@ def _taken(note: Path | None, key: str, place: Path) -> bool:
             part.replace(place)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    console.print(f"context tail: trained before, with the same seed, rows and budget, in {other}", highlight=False)
+    run.say(f"context tail: trained before, with the same seed, rows and budget, in {other}")
     return True
 
 
