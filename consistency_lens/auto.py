@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import CONFIG_NAME
 
 from . import hub
+from .base.configuration import LensConfig
 from .base.modeling import LensModel
 from .base.saving import fetch_config, require_lens
 from .errors import BadInput
-from .frozen import FrozenLM, Provenance
+from .frozen import FrozenLM, FrozenModels, Provenance
 from .frozen.gguf_files import on_hub
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class AutoLens:
     @staticmethod
     def from_pretrained(
         lens_id_or_path: str | os.PathLike[str],
-        subject: FrozenLM | str | os.PathLike[str] | None = None,
+        subject: FrozenLM | str | os.PathLike[str] | Mapping[str, FrozenLM | str | os.PathLike[str]] | None = None,
         revision: str | None = None,
         device_map: str | dict[str, Any] | None = None,
         token: str | None = None,
@@ -92,7 +93,8 @@ class AutoLens:
         Args:
             lens_id_or_path: Hub id, folder of a lens, or folder of a run, whose lens is taken.
             subject: the frozen LLM the lens was made for, or where to load it from. Default: what the lens says of it.
-                Another one is refused.
+                Another one is refused. For a lens of several models a mapping from their names; those that it leaves
+                out are found as the lens says.
             revision: branch, tag or commit of the lens on the Hub.
             device_map: where a subject that is loaded here goes; as in transformers.
             token: for a private lens, or a private subject. Default: of this machine.
@@ -100,10 +102,8 @@ class AutoLens:
         place = lens_folder(lens_id_or_path)
         config, revision = read_config(place, revision, token)
         family = family_of(config, str(lens_id_or_path))
-        if not isinstance(subject, FrozenLM):
-            origin = Provenance.from_dict(config["provenance"])
-            subject = find_subject(origin, subject, device_map, token)
-        return family.load("model").from_pretrained(place, subject=subject, revision=revision, token=token)
+        models = find_models(family.load("config").from_dict(config), subject, device_map, token)
+        return family.load("model").from_pretrained(place, subject=models, revision=revision, token=token)
 
     @staticmethod
     def download(
@@ -200,6 +200,38 @@ def read_config(
 def is_demo(model_id: str) -> bool:
     """Whether this is a name that only an offline subject has."""
     return bool(_DEMO_ID.fullmatch(model_id))
+
+
+def find_models(
+    config: LensConfig,
+    given: Any = None,
+    device_map: str | dict[str, Any] | None = None,
+    token: str | None = None,
+) -> FrozenLM | FrozenModels:
+    """The models that a lens was made with: those that are given, or loaded from where they are, or found.
+
+    Args:
+        config: of the lens.
+        given: a model or where it lies; of several, a mapping from their names.
+        device_map: where a model that is loaded here goes.
+        token: of the Hub.
+    """
+    origins = config.origins
+    if isinstance(given, FrozenModels) or (isinstance(given, FrozenLM) and len(origins) == 1):
+        return given
+    if len(origins) == 1 and not isinstance(given, Mapping):
+        return find_subject(config.origin, given, device_map, token)
+    places = dict(given) if isinstance(given, Mapping) else {next(iter(origins)): given}
+    unknown = [name for name in places if name not in origins]
+    if unknown:
+        raise BadInput("subject", unknown[0], f"Name one of {', '.join(origins)}.", why="the lens knows no such model")
+    found = []
+    for name, origin in origins.items():
+        place = places.get(name)
+        model = place if isinstance(place, FrozenLM) else find_subject(origin, place, device_map, token)
+        model.name = name
+        found.append(model)
+    return FrozenModels(found)
 
 
 def find_subject(

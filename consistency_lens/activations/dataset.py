@@ -75,6 +75,10 @@ class Activations:
                 why="the extraction is not finished" if began else "no extraction lies there",
             )
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if "provenance" not in metadata:
+            kind = metadata.get("kind", "something else")
+            fix = "Give the folder of an extraction; passages are opened with Passages.load."
+            raise BadInput("activations", str(folder_or_repo), fix, why=f"the folder holds {kind}")
         if verify:
             shards = [Shard(**record) for record in metadata["shards"]]
             for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):

@@ -16,7 +16,7 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from ..frozen.compiling import compile_blocks
 from .callbacks import swapped
 from .checkpoint import require_complete
@@ -33,17 +33,23 @@ class EngineTrainer(Trainer):
     """
 
     lens: LensModel
-    frozen: FrozenLM
+    frozen: FrozenLM  # the first of `models`
+    models: FrozenModels
     engine: Engine
     data: TrainingData
 
     def place(self, args: Any) -> nn.Module:
         """What is to be trained, as the engine wants it."""
         self.engine = Engine.of(args)
-        self.engine.require(self.lens, self.frozen, args)
+        if self.engine.spreads_weights and len(self.models) > 1:
+            fix = "Use ds_configs/zero2.json or ddp.yaml: the frozen models then lie whole on each process."
+            raise BadInput("engine", self.engine.name, fix, why="it would spread the weights of several frozen models")
+        for frozen in self.models.values():
+            self.engine.require(self.lens, frozen, args)
         self._is_inside = False
         if args.torch_compile:
-            for model in Together(self.lens, self.frozen).language_models:
+            every = [lm for each in self.models.values() for lm in Together(self.lens, each).language_models]
+            for model in dict.fromkeys(every):
                 compile_blocks(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         return Together(self.lens, self.frozen) if self.engine.spreads_weights else self.lens
 

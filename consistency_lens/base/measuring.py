@@ -104,7 +104,7 @@ class MeasuringTrainer(RobustTrainer):
         return means
 
     def _measure_batch(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        applied = apply_lens(self.lens, self.frozen, batch, self.args.kl_horizon)
+        applied = apply_lens(self.lens, self.models, batch, self.args.kl_horizon)
         rows = self.measure_rows(applied, batch)
         return {name: value.float().cpu() for name, value in rows.items()}, self.lens.describe(applied.code)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..frozen import FrozenLM
+from ..frozen import FrozenModels
 from .comparing.rows import CLOSE, OPEN, TOP, rows_for_people
 from .memory import evaluating
 from .modeling import LensModel
@@ -95,7 +95,7 @@ class SampleTable(TrainerCallback):
 
     Args:
         lens: what is trained.
-        frozen: the subject.
+        models: the frozen ones.
         batches: gives the first rows of the validation split, the same ones at each call.
         as_one: how to do something with both, where their weights may be spread over processes.
         silent: trackers that are told no more.
@@ -104,12 +104,12 @@ class SampleTable(TrainerCallback):
     def __init__(
         self,
         lens: LensModel,
-        frozen: FrozenLM,
+        models: FrozenModels,
         batches: Callable[[int], Iterable[Mapping[str, Any]]],
         as_one: Callable[[Callable[[], Any]], Any],
         silent: set[str],
     ) -> None:
-        self.lens, self.frozen, self.batches, self.as_one, self.silent = lens, frozen, batches, as_one, silent
+        self.lens, self.models, self.batches, self.as_one, self.silent = lens, models, batches, as_one, silent
 
     def on_step_end(
         self, args: LensTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -130,7 +130,7 @@ class SampleTable(TrainerCallback):
         self.lens.eval()
         batches, step = self.batches(args.sample_rows), state.global_step
         with torch.no_grad(), evaluating():
-            rows = self.as_one(lambda: rows_for_people(self.lens, self.frozen, batches, step))
+            rows = self.as_one(lambda: rows_for_people(self.lens, self.models, batches, step))
         self.lens.train()
         if not state.is_world_process_zero:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import EvalPrediction, TrainerCallback, TrainerControl, set_se
 from transformers.trainer_utils import SaveStrategy
 
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
@@ -58,7 +58,7 @@ class LensTrainer(MeasuringTrainer):
         callbacks: as for `Trainer`.
         optimizers: an optimizer and a scheduler of your own, in the place of the trainer's.
         model_init: makes a lens, of a trial if it takes one, anew for each training; in the place of `model`.
-        frozen: the subject, which judges; it stays out of everything that is saved.
+        frozen: the frozen model that edits are made to, or several by name; they stay out of everything that is saved.
     """
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the rows
@@ -78,7 +78,7 @@ class LensTrainer(MeasuringTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         model_init: Callable[..., LensModel] | None = None,
         *,
-        frozen: FrozenLM | None = None,
+        frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         **other: Any,
     ) -> None:
         require_names(model, args, frozen, model_init, other)
@@ -88,8 +88,9 @@ class LensTrainer(MeasuringTrainer):
             set_seed(args.seed)
             model = super().call_model_init()
         lens: LensModel = model
-        lens.config.require_subject(frozen)
-        self.lens, self.frozen = lens, frozen
+        self.models = FrozenModels.of(frozen)
+        lens.config.require_subject(self.models)
+        self.lens, self.frozen = lens, self.models.first
         self.data = self.open_data(train_dataset, eval_dataset, args)
         self.schedules = self.weigh(args)
         require_together(args, model_init, optimizers, Engine.of(args))
@@ -117,7 +118,7 @@ class LensTrainer(MeasuringTrainer):
         self.average = MovingAverage(self.trainable, args.ema_decay) if args.ema_decay else None
         if self.average:
             self.add_callback(self.average)
-        self.table = SampleTable(lens, frozen, self.batches, self.as_one, self.silent)
+        self.table = SampleTable(lens, self.models, self.batches, self.as_one, self.silent)
         if self.eval_dataset is not None:
             self.add_callback(self.table)
         self.take_up()
@@ -139,7 +140,7 @@ class LensTrainer(MeasuringTrainer):
         """Another lens in the place of the one before; transformers asks for it as each training begins."""
         sites = self.lens.config.sites
         self.lens = super().call_model_init(trial)
-        self.lens.config.require_subject(self.frozen)
+        self.lens.config.require_subject(self.models)
         if self.lens.config.sites != sites:
             fix = f"Let it make lenses of {', '.join(sites or [])}: the rows and their mean stay."
             raise BadInput("model_init", ", ".join(self.lens.config.sites or []), fix, why="a lens of another site")

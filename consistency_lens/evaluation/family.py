@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..base.comparing import Applied, TokenSwap
 from ..base.modeling import LensModel
-from ..frozen import Edit, FrozenLM, Prefix
+from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
 from .about import LENS, About, Group
 from .bootstrap import Number, Records, Samples
 from .held_out import HeldOut
@@ -18,6 +18,7 @@ from .quantities import WHOLE_PASS, Numbers, Quantity
 from .report import Report
 
 EDIT = "edit"
+EXAMPLES = 256  # rows among which those on a card are picked
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,14 @@ class Seen(Applied):
     """One batch of an evaluation, to which the lens has been applied. The seed is the batch's own."""
 
     lens: Any
-    frozen: FrozenLM
+    models: FrozenModels
     batch: Mapping[str, Any]
     seed: int
+
+    @property
+    def frozen(self) -> FrozenLM:
+        """The only model, or the first of several."""
+        return self.models.first
 
     @property
     def prefix(self) -> Prefix:
@@ -83,13 +89,17 @@ class FamilyReport:
             shown, questions={"kl_recovered": "recovered", "top1": ""}, details=("kl", "loss_recovered", "ce")
         )
 
-    def begin(self, lens: LensModel, frozen: FrozenLM, data: Any, held_out: HeldOut) -> None:
+    def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         """Raise unless these belong together; called first."""
-        held_out.require(data, frozen)
+        held_out.require(data, models.first)
 
-    def batches(self, lens: LensModel, frozen: FrozenLM, data: Any, held_out: HeldOut) -> Any:
+    def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
         """The held-out batches, with a length."""
-        return held_out.batches(data, frozen, lens.config.sites or [])
+        return held_out.batches(data, models.first, lens.config.sites or [])
+
+    def shown(self, lens: LensModel, models: FrozenModels, data: Any, split: str) -> Iterable[Mapping[str, Any]]:
+        """Batches of the rows among which the examples on a card are picked."""
+        return self.batches(lens, models, data, HeldOut(split, EXAMPLES, horizon=0))
 
     def described(self, data: Any, held_out: HeldOut) -> dict[str, Any]:
         """What the report says of the data, and of how it was read."""

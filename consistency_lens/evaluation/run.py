@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..base.comparing import apply_lens
 from ..base.modeling import LensModel
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from .about import LENS
 from .assemble import assemble
 from .bootstrap import Records, Samples
@@ -32,7 +32,7 @@ OF_LENS = "the lens: A to a code and back"
 
 def evaluate(
     lens: LensModel,
-    frozen: FrozenLM,
+    frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM],
     data: Any,
     family: FamilyReport,
     held_out: HeldOut | None = None,
@@ -43,7 +43,7 @@ def evaluate(
 
     Args:
         lens: what is evaluated.
-        frozen: the model that it was made for.
+        frozen: the model that it was made for, or the models by name.
         data: rows of that model, as the family reads them.
         family: its controls and numbers; a new instance.
         held_out: which rows.
@@ -51,18 +51,19 @@ def evaluate(
         progress: show a bar.
     """
     held_out, began = held_out or HeldOut(), time.monotonic()
+    models = FrozenModels.of(frozen)
     for each in (lens, *family.lenses):
-        each.config.require_subject(frozen)
-    family.begin(lens, frozen, data, held_out)
+        each.config.require_subject(models)
+    family.begin(lens, models, data, held_out)
     study = _Study(family)
     with ExitStack() as modes:
         for each in (lens, *family.lenses):
             modes.callback(each.train, each.training)
             each.eval()
-        batches = family.batches(lens, frozen, data, held_out)
+        batches = family.batches(lens, models, data, held_out)
         bar = tqdm(batches, desc="evaluating", unit="batch", disable=None if progress else True)
         for number, batch in enumerate(bar):
-            study.add(_seen(lens, frozen, moved(batch, frozen.device), held_out.horizon, held_out.seed + number))
+            study.add(_seen(lens, models, moved(batch, models.first.device), held_out.horizon, held_out.seed + number))
     samples, origin = study.samples(held_out.seed), lens.config.origin
     counted = {"rows": len(study.documents), "documents": samples.documents}
     return assemble(
@@ -83,9 +84,9 @@ def evaluate(
     )
 
 
-def _seen(lens: LensModel, frozen: FrozenLM, batch: Mapping[str, Any], horizon: int, seed: int) -> Seen:
-    applied = apply_lens(lens, frozen, batch, horizon)
-    return Seen(applied.code, applied.edits, applied.comparison, lens, frozen, batch, seed)
+def _seen(lens: LensModel, models: FrozenModels, batch: Mapping[str, Any], horizon: int, seed: int) -> Seen:
+    applied = apply_lens(lens, models, batch, horizon)
+    return Seen(applied.code, applied.edits, applied.comparison, lens, models, batch, seed)
 
 
 class _Study:

@@ -286,7 +286,7 @@ def test_the_names_of_before_are_refused_with_those_of_now(tmp_path: Path) -> No
             lens, args, activations=rows, frozen=frozen
         ),
         "tokenizer=.*nothing of that name": lambda: ConsistencyLensTrainer(lens, args, rows, tokenizer=1),
-        "frozen='NoneType'": lambda: ConsistencyLensTrainer(lens, args, rows),
+        "frozen=None": lambda: ConsistencyLensTrainer(lens, args, rows),
         "args='NoneType'": lambda: ConsistencyLensTrainer(lens, None, rows, frozen=frozen),
         "train_dataset='NoneType'": lambda: ConsistencyLensTrainer(lens, args, frozen=frozen),
     }

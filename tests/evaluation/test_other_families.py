@@ -213,15 +213,10 @@ def test_their_reports_are_saved_shown_and_put_on_cards(
     for code in (code for codes in report.groups.values() for code in codes):
         assert f"`{code}`" in text and code in console.export_text(clear=False)
     assert {path.name for path in tmp_path.glob("*.png")} == {"controls.png"}
-    given = family()
-    given.begin(lens, shared_lm("llama"), None, HeldOut())
-    rows = examples(lens, given, given.batches(lens, shared_lm("llama"), texts(), HeldOut()))
+    rows = examples(lens, family(), texts(), "test")
     assert len(rows) == 12 and all((row.of_mean is None) == isinstance(lens, Soft) for row in rows)
     card = model_card(with_report(facts_of(lens.config, TrainingRecord(name="me/other")), report, rows))
-    assert (
-        "features-lens" in card
-        and "## Examples" in card
-        and f"{report.number('kl_recovered')}" in card.replace("\N{NO-BREAK SPACE}", " ")
-    )
+    assert "features-lens" in card and "## Examples" in card
+    assert f"{report.number('kl_recovered')}" in card.replace("\N{NO-BREAK SPACE}", " ")
     of_frame = card.partition("## Citation")[0].lower().replace("explaining", "")
     assert "words" not in of_frame and "explanation" not in of_frame

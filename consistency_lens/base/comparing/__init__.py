@@ -2,7 +2,8 @@
 
 from .chain import Applied, apply_lens, likeliest
 from .comparison import Comparison, compare_vectors
+from .joint import Joint
 from .token_swap import TokenSwap
 from .whole_pass import WholePass
 
-__all__ = ["Applied", "Comparison", "TokenSwap", "WholePass", "apply_lens", "compare_vectors", "likeliest"]
+__all__ = ["Applied", "Comparison", "Joint", "TokenSwap", "WholePass", "apply_lens", "compare_vectors", "likeliest"]

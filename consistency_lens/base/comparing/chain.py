@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...frozen import Edit, FrozenLM
+from ...frozen import Edit, FrozenLM, FrozenModels
 from .comparison import Comparison
 
 if TYPE_CHECKING:
@@ -54,16 +54,18 @@ class Applied:
 
 
 @torch.no_grad()
-def apply_lens(lens: LensModel, frozen: FrozenLM, batch: Mapping[str, Any], horizon: int = 0) -> Applied:
+def apply_lens(
+    lens: LensModel, frozen: FrozenLM | FrozenModels, batch: Mapping[str, Any], horizon: int = 0
+) -> Applied:
     """Compress a batch, restore it, and set up the comparison that the lens asks for.
 
     Args:
         lens: in eval mode.
-        frozen: the model that the lens was made for.
+        frozen: the model, or the models, that the lens was made for.
         batch: as the family's collator makes it.
         horizon: true next positions to compare as well, where the comparison has a horizon.
     """
-    comparison = lens.comparison(frozen, batch, horizon)
+    comparison = lens.comparison(FrozenModels.of(frozen), batch, horizon)
     code = lens.compress(batch)
     return Applied(code, lens.restore(code, batch), comparison)
 

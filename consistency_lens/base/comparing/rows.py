@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...frozen import Edit, FrozenLM
+from ...frozen import Edit, FrozenLM, FrozenModels
 from .chain import Applied, apply_lens
 from .comparison import compare_vectors
 from .token_swap import TokenSwap
@@ -23,7 +23,7 @@ OPEN, CLOSE = "⟦", "⟧"  # round the analysed token
 
 @torch.no_grad()
 def rows_for_people(
-    lens: LensModel, frozen: FrozenLM, batches: Iterable[Mapping[str, Any]], step: int
+    lens: LensModel, models: FrozenLM | FrozenModels, batches: Iterable[Mapping[str, Any]], step: int
 ) -> list[dict[str, Any]]:
     """One row per input: where it is from, how the lens describes its code, and what the model predicts without the
     edits and with them.
@@ -34,9 +34,10 @@ def rows_for_people(
     model generates greedily.
     """
     rows: list[dict[str, Any]] = []
-    length = CONTINUED
+    length, models = CONTINUED, FrozenModels.of(models)
+    frozen = models.first
     for batch in batches:
-        applied = apply_lens(lens, frozen, batch)
+        applied = apply_lens(lens, models, batch)
         kl, more = applied.kl, _of_vectors(applied.edits, batch)
         if isinstance(applied.comparison, TokenSwap):
             prefix = applied.comparison.prefix
