@@ -25,7 +25,7 @@ from consistency_lens.evaluation.examples import examples
 from consistency_lens.evaluation.presenting.card import with_report
 from consistency_lens.evaluation.quantities import WHOLE_PASS, Quantity
 from consistency_lens.evaluation.vectors import at_every_token
-from consistency_lens.frozen import Edit, FrozenLM
+from consistency_lens.frozen import Edit, FrozenLM, FrozenModels
 
 READS, WRITES = ("resid_pre.1", "resid_pre.2", "resid_pre.3"), ("mlp_out.1", "mlp_out.2")
 PASSAGE, QUESTION = 6, 5  # tokens
@@ -78,8 +78,8 @@ class Replacing(OtherLens):
 
         return [computed(site, below) for site, below in zip(WRITES, READS, strict=False)]
 
-    def comparison(self, frozen: FrozenLM, batch: Mapping[str, Any], horizon: int = 0) -> WholePass:
-        return WholePass.of(frozen, batch)
+    def comparison(self, models: FrozenModels, batch: Mapping[str, Any], horizon: int = 0) -> WholePass:
+        return WholePass.of(models.only, batch)
 
 
 class Soft(OtherLens):
@@ -94,19 +94,19 @@ class Soft(OtherLens):
     def restore(self, code: Any, batch: Mapping[str, Any]) -> list[Edit]:
         return [Edit("embed", code.values, mode="prepend")]
 
-    def comparison(self, frozen: FrozenLM, batch: Mapping[str, Any], horizon: int = 0) -> WholePass:
+    def comparison(self, models: FrozenModels, batch: Mapping[str, Any], horizon: int = 0) -> WholePass:
         ids = batch["input_ids"]
         there = torch.arange(QUESTION).expand(len(ids), -1)
-        return WholePass.of(frozen, batch, there + PASSAGE, {"input_ids": ids[:, PASSAGE:]}, there)
+        return WholePass.of(models.only, batch, there + PASSAGE, {"input_ids": ids[:, PASSAGE:]}, there)
 
 
 class OtherReport(FamilyReport):
     """Documents are lists of tokens; a batch is some of them."""
 
-    def begin(self, lens: LensModel, frozen: FrozenLM, data: Any, held_out: HeldOut) -> None:
+    def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         self.means = {site: torch.full((32,), 0.1) for site in WRITES}
 
-    def batches(self, lens: LensModel, frozen: FrozenLM, data: Any, held_out: HeldOut) -> list[dict[str, Tensor]]:
+    def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> list[dict[str, Tensor]]:
         parts = data.split(held_out.batch_size)
         firsts = range(0, len(data), held_out.batch_size)
         return [
