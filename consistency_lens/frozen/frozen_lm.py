@@ -42,6 +42,7 @@ from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, li
 from .proving import prove
 from .sites import Edit, Site, require_whole, resolve_sites
 from .soft_tokens import SoftTokens, positions_from
+from .swap_proof import require_exact_swap
 
 logger = logging.getLogger(__name__)
 
@@ -278,14 +279,15 @@ class FrozenLM:
             if soft is None:
                 width = inputs["input_ids"].shape[1]
                 kept = last_columns(min(keep, width), width, self.device) if keep else 0
-                return self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
+                logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
+                return logits[:, -(keep or 0) :]  # Whisper and TrOCR give all of them
             embedded = soft.splice(self.model.get_input_embeddings()(inputs["input_ids"]))
             self.require_length(embedded["inputs_embeds"].shape[1], "soft tokens and input_ids")
             columns = soft.own_columns[:, -(keep or 0) :]
             first = int(columns.min()) if keep else 0
             width = soft.order.shape[1]
             kept = last_columns(width - first, width, self.device)
-            logits = self.model(**embedded, use_cache=False, logits_to_keep=kept).logits
+            logits = self.model(**embedded, use_cache=False, logits_to_keep=kept).logits[:, first - width :]
             return logits.gather(1, (columns - first).unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
     def prefix(self, batch: Mapping[str, torch.Tensor]) -> Prefix:
@@ -295,6 +297,7 @@ class FrozenLM:
             batch: `input_ids [B, S]` padded on the left, `attention_mask [B, S]`, and for a horizon
                 `continuation_ids [B, k]` with `continuation_mask [B, k]`.
         """
+        require_exact_swap(self)
         return Prefix(self, batch)
 
     def own_edits(self, edits: Edit | Sequence[Edit]) -> list[Edit]:

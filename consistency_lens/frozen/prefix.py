@@ -23,6 +23,9 @@ from .soft_tokens import positions_from
 if TYPE_CHECKING:
     from .frozen_lm import FrozenLM
 
+WHOLE_PASSES = "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits)."
+IN_PLACE = "it keeps a state that each token changes in place, which the single-token swap cannot start from"
+
 
 class Prefix:
     """All columns of a batch but the last, run once without gradient.
@@ -44,12 +47,7 @@ class Prefix:
         self._cache = DynamicCache(config=lm.config)
         takes_cache = "past_key_values" in signature(lm.model.forward).parameters
         if not takes_cache or not all(isinstance(layer, DynamicLayer) for layer in self._cache.layers):
-            raise BadInput(
-                "model_type",
-                lm.model.config.model_type,
-                "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits).",
-                why="it keeps a state that each token changes in place, which the single-token swap cannot start from",
-            )
+            raise BadInput("model_type", lm.model.config.model_type, WHOLE_PASSES, why=IN_PLACE)
         self._run(self.input_ids.shape[1] - 1)
 
     def logits(self, edits: Edit | Sequence[Edit] = (), horizon: int = 0) -> torch.Tensor:
