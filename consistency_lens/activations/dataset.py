@@ -75,6 +75,9 @@ class Activations:
                 why="the extraction is not finished" if began else "no extraction lies there",
             )
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if (kind := metadata.get("kind", "rows")) != "rows":
+            fix = f"Open it with {'Blocks' if kind == 'blocks' else 'Passages'}.load."
+            raise BadInput("activations", str(folder_or_repo), fix, why=f"the folder holds {kind}, not rows")
         if verify:
             shards = [Shard(**record) for record in metadata["shards"]]
             for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):

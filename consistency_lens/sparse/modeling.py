@@ -241,7 +241,7 @@ class CrosslayerTranscoder(LensModel):
         """The same with all these features, (layer, feature) each, switched off."""
         return amplify(self, text, dict.fromkeys(features, 0.0), inside, top)
 
-    def spell(self, code: Any) -> list[dict[str, Any]]:
+    def describe(self, code: Any) -> list[dict[str, Any]]:
         return code.rows()
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:

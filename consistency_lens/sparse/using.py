@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..base.explaining import likeliest
+from ..base.comparing import likeliest
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..objectives import kl_of

@@ -10,6 +10,7 @@ from huggingface_hub.dataclasses import strict
 from ..base.configuration import LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from .card import TEXT_CARD
 
 PLACEHOLDER = "<A>"
 TRAINABLE = ("projections", "lora", "full")
@@ -39,6 +40,7 @@ class ConsistencyLensConfig(LensConfig):
 
     model_type = "consistency_lens"
     medium = "text"
+    card = TEXT_CARD
 
     subject: dict[str, Any] | None = None
     code_length: int = 8
@@ -141,6 +143,10 @@ class ConsistencyLensConfig(LensConfig):
     @property
     def relation(self) -> str:
         return "finetune" if "full" in map(self.kind_of, self.part_folders) else "adapter"
+
+    @property
+    def has_adapters(self) -> bool:
+        return "lora" in map(self.kind_of, self.part_folders)
 
     @property
     def origin_site(self) -> str:
