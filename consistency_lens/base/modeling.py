@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, Prefix
+from ..frozen.whole import refusing_damage
 from .configuration import LensConfig
 from .explaining import explain_text
 from .saving import MEASURED, SavedModel, load_files, open_folder
@@ -193,8 +194,5 @@ class LensModel(SavedModel):
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """One that the library knows: code that lies beside a lens is not run."""
-    try:
+    with refusing_damage(folder.name, "lens", "Give the subject: its own tokenizer will do."):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except ValueError as error:
-        fix = "Give the subject: its own tokenizer will do."
-        raise BadInput("lens", folder.name, fix, why=f"its tokenizer cannot be read: {error}") from error

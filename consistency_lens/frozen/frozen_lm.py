@@ -42,6 +42,7 @@ from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, li
 from .proving import prove
 from .sites import Edit, Site, require_whole, resolve_sites
 from .soft_tokens import SoftTokens, positions_from
+from .whole import refusing_damage, require_every_weight, require_plausible
 
 logger = logging.getLogger(__name__)
 
@@ -124,22 +125,26 @@ class FrozenLM:
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
             source["trust_remote_code"] = False
-            with own_code_refused(model_id_or_path):
+            with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
                 config = AutoConfig.from_pretrained(**source)
         wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
         quantize = (
             quantization_options(config, quantization, wanted_dtype) if file is None else unpack(quantization, file)
         )
-        with own_code_refused(model_id_or_path):
+        with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            model = AutoModelForCausalLM.from_pretrained(
+            if folder.is_dir():
+                require_plausible(config, folder)
+            model, found = AutoModelForCausalLM.from_pretrained(
                 **source,
                 dtype=wanted_dtype,
                 attn_implementation=attention,
                 device_map=device_map,
+                output_loading_info=True,
                 **quantize,
             )
+            require_every_weight(model_id_or_path, found)
         if file is not None:
             settle_unpacked(model)
             weights = hash_files([file])
