@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
 
 
@@ -27,6 +29,10 @@ class LensConfig(PreTrainedConfig):
     hidden_size: int = 0
     provenance: dict[str, Any] | None = None
     activation_norm: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        require_norm("activation_norm", self.activation_norm)
+        super().__post_init__(**kwargs)
 
     @property
     def origin(self) -> Provenance:
@@ -58,3 +64,10 @@ class LensConfig(PreTrainedConfig):
     def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
         """Raise unless this is the model, tokenizer and site that the lens was made for; both sides are shown."""
         frozen.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)
+
+
+def require_norm(name: str, norm: float) -> None:
+    """Raise unless activations can be divided by it."""
+    if not 0 < norm < math.inf:
+        fix = "It has to be a finite number above 0: rows whose activations are all zeros cannot be scaled."
+        raise BadInput(name, norm, fix)

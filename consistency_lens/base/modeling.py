@@ -20,7 +20,7 @@ from ..frozen import Edit, FrozenLM, Prefix
 from ..frozen.whole import refusing_damage
 from .configuration import LensConfig
 from .explaining import explain_text
-from .saving import MEASURED, SavedModel, load_files, open_folder
+from .saving import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
 
@@ -181,7 +181,7 @@ class LensModel(SavedModel):
             token: for a private lens. Default: of this machine.
         """
         folder = open_folder(lens_id_or_path, revision, token)
-        config = cls.config_class.from_pretrained(folder)
+        config = config_in(folder, cls.config_class)
         if subject is not None:
             config.require_subject(subject)
         # The same one, or the subject would have been refused.

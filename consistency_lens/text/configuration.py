@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 
-from ..base.configuration import LensConfig
+from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
 from ..frozen import FrozenLM
 
@@ -66,6 +66,7 @@ class ConsistencyLensConfig(LensConfig):
         for name in ("lora_rank", "lora_alpha"):
             if vars(self)[name] < 1:
                 raise BadInput(name, vars(self)[name], "Use 1 or more.")
+        require_norm("embedding_norm", self.embedding_norm)
         if self.injection not in INJECTIONS:
             raise BadInput("injection", self.injection, f"Use one of {', '.join(INJECTIONS)}.")
         if self.prompt.count(PLACEHOLDER) != 1:
@@ -113,11 +114,19 @@ class ConsistencyLensConfig(LensConfig):
             embedding_norm=_embedding_norm(frozen),
             **settings,
         )
-        asked, room = 2 + len(before) + len(after), frozen.max_length
-        if asked + config.code_length > room:
-            why = f"the model takes {room} tokens, and the prompt has {asked}"
-            raise BadInput("code_length", config.code_length, f"Use at most {max(0, room - asked)}.", why)
+        config.require_room(frozen.max_length)
         return config
+
+    def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
+        super().require_subject(frozen, ignore)
+        self.require_room(frozen.max_length)
+
+    def require_room(self, room: int) -> None:
+        """Raise where the prompt and the longest text do not fit into what the model takes."""
+        asked = len(self.prompt_ids or [])
+        if asked + self.code_length > room:
+            why = f"the model takes {room} tokens, and the prompt has {asked}"
+            raise BadInput("code_length", self.code_length, f"Use at most {max(0, room - asked)}.", why)
 
     @property
     def code_in_words(self) -> str:
