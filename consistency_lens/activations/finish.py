@@ -13,6 +13,7 @@ from ..card import render_card, write_card
 from ..errors import BadInput
 from ..frozen import Provenance
 from ..frozen.licence import UNKNOWN, Licence, licence_of
+from .manifest import sealed
 from .rows import SPLITS
 from .statistics import SiteStatistics, count_near_duplicates
 from .storage import (
@@ -93,7 +94,7 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
     }
     with naming_a_full_disk(folder / CARD):
         write_card(folder, _card(extraction, metadata), CARD)
-    write_json(folder / METADATA, metadata)
+    write_json(folder / METADATA, sealed(folder, metadata))
 
 
 def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from ..errors import BadInput
 from .anatomy import blocks_of, longest_context, offered
 from .columns import last_columns
 from .compiling import compile_blocks
+from .function import function_of
 from .gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
 from .hooks import Write, editing, reading
 from .loading import (
@@ -134,8 +135,7 @@ class FrozenLM:
         )
         with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            if folder.is_dir():
-                require_plausible(config, folder)
+            require_plausible(config, folder)
             model, found = AutoModelForCausalLM.from_pretrained(
                 **source,
                 dtype=wanted_dtype,
@@ -215,6 +215,7 @@ class FrozenLM:
             dtype=str(self.dtype).removeprefix("torch."),
             quantization=self.quantization,
             versions=library_versions(),
+            configuration=function_of(self.config),
         )
 
     def compile(self, **options: Any) -> FrozenLM:

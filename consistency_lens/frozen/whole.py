@@ -63,7 +63,7 @@ class refusing_damage(AbstractContextManager["refusing_damage"]):
 
 def require_plausible(config: PreTrainedConfig, folder: Path) -> None:
     """Raise where the configuration in a folder describes another model than the files beside it, before any room is
-    made for one: a size that somebody mistyped would take all memory."""
+    made for one: a size that somebody mistyped would take all memory. What is no folder has no files yet."""
     shapes: dict[str, tuple[list[int], str]] = {}
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
