@@ -112,6 +112,7 @@ class Extraction:
     ) -> None:
         text_config = config.get_text_config()
         self.corpus, self.tokenizer, self.arguments, self.command = corpus, tokenizer, arguments, command
+        self.config = config
         self.folder = ExtractionFolder(Path(arguments.output_dir), arguments.resume, arguments.overwrite)
         self.sites = [str(site) for site in resolve_sites(arguments.sites, text_config.num_hidden_layers)]
         self.hidden_size: int = text_config.hidden_size

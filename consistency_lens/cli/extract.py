@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,17 @@ from .publish import publish_rows, require_dataset_repo
 logger = logging.getLogger(__name__)
 
 
-def extract(request: Request, command: str, folder: str | None = None) -> tuple[Path, FrozenLM]:
+def extract(
+    request: Request,
+    command: str,
+    folder: str | None = None,
+    check: Callable[[Extraction], None] = lambda extraction: None,
+) -> tuple[Path, FrozenLM]:
     """Rows and the model that made them. All checks that need no weights come before the weights.
 
     Args:
         folder: where a whole run wants its rows; what is there already, it takes. Default: as requested.
+        check: raises where what follows could do nothing with such rows.
     """
     state, subject, arguments = PartialState(), request.subject, request.extraction
     if folder is not None:
@@ -32,6 +39,7 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
     path = model_path(subject, show=True)
     config, tokenizer = open_model(path, subject.revision)
     extraction = Extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
+    check(extraction)
     extraction.open()
     repo = require_dataset_repo(request, Path(arguments.output_dir))
     frozen = load_model(path, subject)

@@ -13,6 +13,7 @@ from ..activations import Activations, Corpus, CorpusArguments
 from ..auto import find_subject
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..frozen.anatomy import longest_context
 from ..frozen.gguf_files import find_gguf, gguf_config, is_gguf, named
 from ..frozen.loading import own_code_refused
 from ..frozen.whole import refusing_damage
@@ -135,13 +136,17 @@ def require_room(config: Any, tokenizer: Any, lens: LensArguments) -> None:
         raise BadInput("code_length", lens.code_length, "Give the explanation at least one token.")
     if lens.prompt.count(PLACEHOLDER) != 1:
         raise BadInput("prompt", lens.prompt, f"Write {PLACEHOLDER} once, where the activation enters.")
-    before, _, after = lens.prompt.partition(PLACEHOLDER)
-    asked = sum(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) for text in (before, after))
-    asked += 2  # what a text starts with, and the placeholder
-    room = config.get_text_config().max_position_embeddings
+    asked = prompt_length(tokenizer, lens)
+    room = longest_context(config)
     if asked + lens.code_length > room:
         why = f"the model takes {room} tokens, and the prompt has {asked}"
         raise BadInput("code_length", lens.code_length, f"Use at most {max(0, room - asked)}.", why)
+
+
+def prompt_length(tokenizer: Any, lens: LensArguments) -> int:
+    """Tokens of the decoder's prompt, with what a text starts with and the placeholder."""
+    before, _, after = lens.prompt.partition(PLACEHOLDER)
+    return 2 + sum(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) for text in (before, after))
 
 
 def require_rows(request: Request, activations: Activations) -> None:

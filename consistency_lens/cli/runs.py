@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
@@ -17,13 +18,13 @@ from ..frozen.sites import resolve_sites
 from ..text.modeling import ConsistencyLens
 from .baseline import tail_of_run
 from .extract import extract
+from .foreseen import require_context, require_lens
 from .opening import (
     load_subject_of,
     model_path,
     only_site,
     open_model,
     open_rows,
-    require_room,
     require_rows,
     short,
 )
@@ -47,8 +48,9 @@ def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, repor
     engine = require_trainable(request, folder, resumed)
     if request.subject.model_name_or_path is not None:
         config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
-        require_room(config, tokenizer, request.lens)
-        activations.provenance.at(*map(str, resolve_sites(site, config.get_text_config().num_hidden_layers)))
+        (site,) = map(str, resolve_sites(site, config.get_text_config().num_hidden_layers))
+        require_lens(request, config, tokenizer, site)
+        activations.provenance.at(site)
     folder = begin_run(folder, request, argv, resumed, exits)
     frozen = load_subject_of(request, activations, engine.spreads_weights)
     _train_and_judge(request, frozen, activations, site, folder, resumed, report)
@@ -61,9 +63,12 @@ def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
         return
     resumed = checkpoint_of(request)
     config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
-    require_room(config, tokenizer, request.lens)
     layers = config.get_text_config().num_hidden_layers
-    site = only_site(request, tuple(str(site) for site in resolve_sites(request.extraction.sites, layers)))
+    sites = tuple(str(site) for site in resolve_sites(request.extraction.sites, layers))
+    (site,) = map(str, resolve_sites(only_site(request, sites), layers))
+    if site not in sites:
+        raise BadInput("site", request.lens.site, f"Use one of {', '.join(sites)}, or extract this site too: --sites.")
+    require_lens(request, config, tokenizer, site)
     texts = request.corpus.dataset_name or (request.corpus.train_file or ["texts"])[0]
     names = (short(str(request.subject.model_name_or_path)), short(site), short(texts))
     folder = settle_folder(request, *names)
@@ -73,7 +78,7 @@ def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
     request.values["activations_dir"] = rows  # `evaluate` finds them again
     folder = begin_run(folder, request, argv, resumed, exits)
     request.stage = "extract"
-    made, frozen = extract(request, command_of(argv), rows)
+    made, frozen = extract(request, command_of(argv), rows, partial(require_context, request))
     activations = Activations.load(made, verify=False)
     require_rows(request, activations)
     require_split(activations, request.report.report_split)

@@ -29,6 +29,7 @@ from ..hub import require_token
 from ..text.arguments import ConsistencyLensArguments
 from ..text.modeling import ConsistencyLens
 from ..text.trainer import ConsistencyLensTrainer
+from .foreseen import too_long
 from .opening import require_room
 from .parsing import Request
 from .progress import Progress
@@ -107,9 +108,8 @@ def _require_length(lens: ConsistencyLens, frozen: FrozenLM, activations: Activa
     longest = 1 + max(pc.max(column).as_py() for column in positions)
     asked = len(lens.config.prompt_ids or []) - 2 + lens.config.code_length
     if longest + asked > frozen.max_length:
-        fix = f"Extract with --max_length {frozen.max_length - asked + 1} or less."
-        why = f"the model takes {frozen.max_length} tokens, a context has {longest}, prompt and text {asked}"
-        raise BadInput("max_length", activations.metadata["rules"]["max_length"], fix, why)
+        rules = activations.metadata["rules"]
+        raise too_long(rules["max_length"], longest, asked, frozen.max_length, rules["min_position"])
 
 
 def train(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedTokenizerBase
 
 from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
@@ -81,17 +82,9 @@ class ConsistencyLensConfig(LensConfig):
     def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
         """The configuration of a lens for one site of a subject; `settings` are the fields that are free."""
         site = str(frozen.site(site))
-        if site == "embed":
-            fix = "Name a site of a layer, such as resid_post.1."
-            raise BadInput("site", site, fix, why="embeddings are single tokens")
-        if settings.get("injection") == "residual" and frozen.num_layers < 2:
-            why = "it adds the activation behind the second layer, and the model has one"
-            raise BadInput("injection", "residual", "Use embedding.", why)
+        require_place(site, frozen.num_layers, str(settings.get("injection", cls.injection)))
         tokens = frozen.tokenizer
-        start_id = _first(tokens.bos_token_id, tokens.eos_token_id, tokens.pad_token_id)
-        stop_id = _first(tokens.eos_token_id, tokens.pad_token_id)
-        if start_id is None or stop_id is None:
-            raise BadInput("tokenizer", frozen.model_id, "Give the tokenizer a token that ends a text (eos_token).")
+        start_id, stop_id = ends_of(tokens, frozen.model_id)
         special = {i for i in tokens.all_special_ids if i != stop_id} | set(range(len(tokens), frozen.vocab_size))
         special |= {i for i, token in tokens.added_tokens_decoder.items() if token.special and i != stop_id}
         prompt = str(settings.get("prompt", cls.prompt))
@@ -155,6 +148,25 @@ class ConsistencyLensConfig(LensConfig):
     def origin_site(self) -> str:
         assert self.sites is not None
         return self.sites[0]
+
+
+def require_place(site: str, layers: int, injection: str) -> None:
+    """Raise where a lens of words has nothing to read, or nowhere to put it, in a model of so many layers."""
+    if site == "embed":
+        fix = "Name a site of a layer, such as resid_post.1."
+        raise BadInput("site", site, fix, why="embeddings are single tokens")
+    if injection == "residual" and layers < 2:
+        why = "it adds the activation behind the second layer, and the model has one"
+        raise BadInput("injection", "residual", "Use embedding.", why)
+
+
+def ends_of(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[int, int]:
+    """The tokens that a text starts and ends with; raise where a tokenizer has none."""
+    start_id = _first(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    stop_id = _first(tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if start_id is None or stop_id is None:
+        raise BadInput("tokenizer", model, "Give the tokenizer a token that ends a text (eos_token).")
+    return start_id, stop_id
 
 
 def _first(*ids: int | None) -> Any:
