@@ -33,6 +33,7 @@ from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, 
 from .measuring import MeasuringTrainer
 from .memory import FirstWeights
 from .modeling import LensModel
+from .overall import mean_loss
 from .precision import tf32, wants_tf32
 from .rows import formatted, require_rows
 from .samples import SampleTable
@@ -350,7 +351,8 @@ class LensTrainer(MeasuringTrainer):
             self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
         with tf32(wants_tf32(self.args)):
-            return super().train(resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint, **kwargs)
+        return output._replace(training_loss=mean_loss(self.state.log_history, output.training_loss))
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """As transformers', which takes one more step where a training goes on from its end."""
