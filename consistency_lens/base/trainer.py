@@ -38,6 +38,7 @@ from .precision import tf32, wants_tf32
 from .rows import formatted, require_rows
 from .samples import SampleTable
 from .saving import load_files
+from .stopping import PatienceKept
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class LensTrainer(MeasuringTrainer):
             optimizers=optimizers,
         )
         self.model_init = model_init
+        self.add_callback(PatienceKept(self.callback_handler))
         self.require_engine()
         self.can_return_loss = True
         self.label_names: list[str] = []
@@ -355,8 +357,8 @@ class LensTrainer(MeasuringTrainer):
         return output._replace(training_loss=mean_loss(self.state.log_history, output.training_loss))
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """As transformers', which takes one more step where a training goes on from its end."""
-        if self.state.global_step >= self.state.max_steps:
+        """As transformers', which takes one more step where a training goes on from its end, early or not."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)
