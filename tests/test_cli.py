@@ -26,8 +26,8 @@ from extracting import (
 
 from consistency_lens import cli
 from consistency_lens.activations import Activations, CorpusArguments, ExtractArguments
-from consistency_lens.cli.arguments import GROUPS, INHERITED, USUAL, fields_of, help_of, names
 from consistency_lens.cli.explain import parse_positions
+from consistency_lens.cli.options import USUAL, help_of, options_of
 from consistency_lens.cli.run_folder import without_folder
 from consistency_lens.errors import BadInput
 
@@ -252,10 +252,11 @@ def test_help() -> None:
         check=False,
     )
     assert done.returncode == 0 and done.stderr == ""
-    shown = {name for name in names() if name not in INHERITED or name in USUAL} | {"config"}
+    options = options_of("text")
+    shown = {name for name in options.names if name not in options.inherited or name in USUAL} | {"config"}
     assert all(f"--{name}" in done.stdout for name in shown)
-    assert not [name for name in INHERITED - set(USUAL) if f"--{name} " in done.stdout]
-    assert all(help_of(name, field) for group in GROUPS for name, field in fields_of(group).items())
+    assert not [name for name in options.inherited - set(USUAL) if f"--{name} " in done.stdout]
+    assert all(help_of(name, field) for group in options.groups for name, field in options.fields_of(group).items())
     assert "accelerate launch run_lens.py" in done.stdout and "demo, gpt2" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from whole_runs import PROMPT, ROWS
 
 from consistency_lens import cli
-from consistency_lens.cli.foreseen import too_long
+from consistency_lens.text.foreseen import too_long
 
 REST = [word for word in ROWS if word not in ("--sites", "resid_post.1")]
 

@@ -74,6 +74,9 @@ class Activations:
                 why="the extraction is not finished" if began else "no extraction lies there",
             )
         metadata = read_metadata(folder / METADATA)
+        if (kind := metadata.get("kind", "rows")) != "rows":
+            fix = f"Open it with {'Blocks' if kind == 'blocks' else 'Passages'}.load."
+            raise BadInput("activations", str(folder_or_repo), fix, why=f"the folder holds {kind}, not rows")
         require_sealed(folder, metadata)
         statistics = read_statistics(folder / STATISTICS, metadata)
         if verify:

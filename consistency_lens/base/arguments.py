@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import TrainingArguments
 
@@ -16,6 +17,9 @@ class LensTrainingArguments(TrainingArguments):
     "eval_kl_recovered"` (higher is better), `dataloader_drop_last=True` (what is left of an epoch may be a single row,
     which has no partner), `ddp_find_unused_parameters=True` (a stage may train one part alone).
     """
+
+    shown_terms: ClassVar[tuple[str, ...]] = ()  # of the loss, on the progress bar; none: all of them
+    shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1")  # of an evaluation, in one line
 
     kl_horizon: int = field(
         default=0, metadata={"help": "KL is the mean over P and so many true next positions; 0 is P alone."}
@@ -60,6 +64,10 @@ class LensTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to copy to, and torch would warn
+
+    def stages(self, max_steps: int) -> list[tuple[str, int]]:
+        """Stretches of a training before its main one: title and the step that ends it, each with a bar of its own."""
+        return []
 
     def learning_rate_of(self, part: str) -> float:
         """Of one part of the lens; families that offer several override it."""

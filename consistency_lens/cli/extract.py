@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 
-from ..activations import Activations, Extraction
+from ..activations import Activations
 from ..frozen import FrozenLM
 from .opening import console, load_model, model_path, open_corpus, open_model
 from .parsing import Request
@@ -21,25 +20,20 @@ from .publish import publish_rows, require_dataset_repo
 logger = logging.getLogger(__name__)
 
 
-def extract(
-    request: Request,
-    command: str,
-    folder: str | None = None,
-    check: Callable[[Extraction], None] = lambda extraction: None,
-) -> tuple[Path, FrozenLM]:
+def extract(request: Request, command: str, folder: str | None = None) -> tuple[Path, FrozenLM]:
     """Rows and the model that made them. All checks that need no weights come before the weights.
 
     Args:
         folder: where a whole run wants its rows; what is there already, it takes. Default: as requested.
-        check: raises where what follows could do nothing with such rows.
     """
     state, subject, arguments = PartialState(), request.subject, request.extraction
     if folder is not None:
         arguments = replace(arguments, output_dir=folder, resume=not arguments.overwrite)
     path = model_path(subject, show=True)
     config, tokenizer = open_model(path, subject.revision)
-    extraction = Extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
-    check(extraction)
+    extraction = request.options.run.extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
+    if folder is not None:
+        request.family.require_extraction(extraction)
     extraction.open()
     repo = require_dataset_repo(request, Path(arguments.output_dir))
     frozen = load_model(path, subject)

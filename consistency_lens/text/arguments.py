@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers.trainer_utils import SchedulerType
 
@@ -23,6 +24,11 @@ _WEIGHT = "A number, or a schedule of the step such as 'linear(1, 0.1, 1000)' or
 @dataclass
 class ConsistencyLensArguments(LensTrainingArguments):
     """`max_steps` counts the steps of the warm start, too: it is a stage of the same run."""
+
+    shown_terms: ClassVar[tuple[str, ...]] = ("start", "kl", "mse", "replay", "policy")
+    shown_numbers: ClassVar[tuple[str, ...]] = (
+        *("kl_recovered", "kl_horizon_recovered", "top1", "fve", "distinct", "text_nll"),
+    )
 
     estimator: str = field(
         default="policy",
@@ -137,6 +143,9 @@ class ConsistencyLensArguments(LensTrainingArguments):
         """Every term with its weight over the steps. What has no field of its own always weighs 1."""
         given = vars(self)
         return {term: Schedule.parse(given.get(f"{term}_weight", "1.0"), field=f"{term}_weight") for term in TERMS}
+
+    def stages(self, max_steps: int) -> list[tuple[str, int]]:
+        return [("warm start", min(self.num_warm_steps, max_steps))] if self.num_warm_steps else []
 
     @property
     def num_warm_steps(self) -> int:

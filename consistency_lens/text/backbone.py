@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..base.adapters import add_adapter, without_adapters
-from ..base.fidelity import only_site
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
 from ..frozen.anatomy import longest_context, truncate
@@ -34,7 +33,7 @@ def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) 
 
 def depth_of(config: ConsistencyLensConfig) -> int:
     """How many blocks the encoder has: those up to the site."""
-    return max(1, Site.parse(only_site(config.sites)).depth[0] + 1)
+    return max(1, Site.parse(config.only_site).depth[0] + 1)
 
 
 def cut(lm: PreTrainedModel, config: ConsistencyLensConfig, part: str) -> PreTrainedModel:

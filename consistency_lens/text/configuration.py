@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
+from .card import TEXT_CARD
 
 PLACEHOLDER = "<A>"
 TRAINABLE = ("projections", "lora", "full")
@@ -40,6 +41,7 @@ class ConsistencyLensConfig(LensConfig):
 
     model_type = "consistency_lens"
     medium = "text"
+    card = TEXT_CARD
 
     subject: dict[str, Any] | None = None
     code_length: int = 8
@@ -82,7 +84,8 @@ class ConsistencyLensConfig(LensConfig):
     def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
         """The configuration of a lens for one site of a subject; `settings` are the fields that are free."""
         site = str(frozen.site(site))
-        require_place(site, frozen.num_layers, str(settings.get("injection", cls.injection)))
+        require_site(site)
+        require_injection(str(settings.get("injection", cls.injection)), frozen.num_layers)
         tokens = frozen.tokenizer
         start_id, stop_id = ends_of(tokens, frozen.model_id)
         special = {i for i in tokens.all_special_ids if i != stop_id} | set(range(len(tokens), frozen.vocab_size))
@@ -110,9 +113,9 @@ class ConsistencyLensConfig(LensConfig):
         config.require_room(frozen.max_length)
         return config
 
-    def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
+    def require_subject(self, frozen: Any, ignore: tuple[str, ...] = ()) -> None:
         super().require_subject(frozen, ignore)
-        self.require_room(frozen.max_length)
+        self.require_room(FrozenModels.of(frozen).first.max_length)
 
     def require_room(self, room: int) -> None:
         """Raise where the prompt and the longest text do not fit into what the model takes."""
@@ -145,16 +148,24 @@ class ConsistencyLensConfig(LensConfig):
         return "finetune" if "full" in map(self.kind_of, self.part_folders) else "adapter"
 
     @property
+    def has_adapters(self) -> bool:
+        return "lora" in map(self.kind_of, self.part_folders)
+
+    @property
     def origin_site(self) -> str:
         assert self.sites is not None
         return self.sites[0]
 
 
-def require_place(site: str, layers: int, injection: str) -> None:
-    """Raise where a lens of words has nothing to read, or nowhere to put it, in a model of so many layers."""
+def require_site(site: str) -> None:
+    """Raise where there is nothing to say of a site."""
     if site == "embed":
         fix = "Name a site of a layer, such as resid_post.1."
         raise BadInput("site", site, fix, why="embeddings are single tokens")
+
+
+def require_injection(injection: str, layers: int) -> None:
+    """Raise where the activation cannot enter a model of so many layers so."""
     if injection == "residual" and layers < 2:
         why = "it adds the activation behind the second layer, and the model has one"
         raise BadInput("injection", "residual", "Use embedding.", why)

@@ -143,7 +143,7 @@ class ConsistencyLens(LensModel):
         for part in (self.decoder, self.encoder):
             part.checkpoint_activations()
 
-    def spell(self, code: Any) -> list[dict[str, Any]]:
+    def describe(self, code: Any) -> list[dict[str, Any]]:
         return [{"explanation": text} for text in controls.printed(self.tokenizer, code)]
 
     def reread(self, texts: Sequence[str]) -> Words:

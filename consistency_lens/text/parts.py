@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from ..base.adapters import adapter_file, adapter_parameters, enable_checkpointing, speaking
-from ..base.fidelity import only_site
 from ..base.saving import HEADS, SavedModel, config_in, fetch_beside, heads_beside, load_files, open_folder, save_files
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
@@ -271,7 +270,7 @@ class LensEncoder(LensPart):
 
     @property
     def site(self) -> Site:
-        return Site.parse(only_site(self.config.sites))
+        return Site.parse(self.config.only_site)
 
     def started(self, ids: Tensor) -> Tensor:
         """`[N, 1 + T]`: the ids of texts as they are read."""

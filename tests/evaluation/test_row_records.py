@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from consistency_lens.evaluation.numbers import (
-    BLOCK,
-    difference,
-    draws_of,
-    number,
-    numbers_of,
-    retained,
-    traits_of,
-)
-from consistency_lens.evaluation.samples import Number, Records, Samples, ratio
+from consistency_lens.evaluation.bootstrap import Number, Records, Samples, ratio
+from consistency_lens.evaluation.quantities import difference, draws_of, number, numbers_of, retained
 
 
 def records_of(values: dict[str, dict[str, np.ndarray]]) -> Records:
@@ -124,27 +116,6 @@ def test_rows_of_one_document_are_not_independent() -> None:
     apart = number(Samples(records_of({"a": {"x": values}}), np.arange(200)), "a", "x")
     assert together is not None and apart is not None
     assert together.high - together.low > 2 * (apart.high - apart.low)
-
-
-def test_different_texts_are_counted_once() -> None:
-    records = Records()
-    texts = ["a b", "a b", "b c a", "c"]
-    traits_of(records, texts)
-    samples = Samples(records, np.arange(4))
-    assert samples.mean("traits", "distinct")[0] == pytest.approx(3 / 4)
-    assert samples.mean("traits", "distinct_1")[0] == pytest.approx(3 / 8)  # a, b, c of 8 words
-    assert samples.mean("traits", "distinct_2")[0] == pytest.approx(3 / 4)  # ab, bc, ca of 4 pairs
-
-
-def test_texts_are_told_apart_within_blocks_of_one_size() -> None:
-    """More rows of the same kind do not make a lens look more monotonous."""
-    texts = [f"text {i % 250}" for i in range(BLOCK)]
-    for copies in (1, 3):
-        records = Records()
-        traits_of(records, texts * copies + ["a rest that does not count"] * 7 * (copies - 1))
-        samples = Samples(records, np.arange(len(texts) * copies + 7 * (copies - 1)))
-        assert samples.mean("traits", "distinct")[0] == pytest.approx(250 / BLOCK)
-        assert samples.mean("traits", "distinct_1")[0] == pytest.approx(251 / (2 * BLOCK))
 
 
 def test_a_ratio_without_a_denominator_is_no_number() -> None:

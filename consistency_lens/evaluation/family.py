@@ -1,0 +1,156 @@
+"""`FamilyReport`: what a family of lenses adds to the report that every lens gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..base.comparing import Applied, TokenSwap
+from ..base.modeling import LensModel
+from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
+from .about import LENS, About, Group
+from .bootstrap import Number, Records, Samples
+from .held_out import HeldOut
+from .quantities import WHOLE_PASS, Numbers, Quantity
+from .report import Report
+
+EDIT = "edit"
+
+
+@dataclass(frozen=True)
+class Control:
+    """Edits that are compared as those of the lens are.
+
+    Args:
+        name: of the code.
+        group: heading under which it stands; '' for one that is measured and not shown.
+        definition: what it is, in a sentence.
+        edits: what it writes.
+    """
+
+    name: str
+    group: str
+    definition: str
+    edits: Sequence[Edit]
+
+
+@dataclass(frozen=True)
+class Seen(Applied):
+    """One batch of an evaluation, to which the lens has been applied. The seed is the batch's own."""
+
+    lens: Any
+    models: FrozenModels
+    batch: Mapping[str, Any]
+    seed: int
+
+    @property
+    def frozen(self) -> FrozenLM:
+        """The only model, or the first of several."""
+        return self.models.first
+
+    @property
+    def prefix(self) -> Prefix:
+        """The contexts of a batch whose rows are compared at one token."""
+        assert isinstance(self.comparison, TokenSwap)
+        return self.comparison.prefix
+
+
+class FamilyReport:
+    """Hooks of an evaluation. One instance serves one evaluation, and may keep what it needs from batch to batch.
+
+    A batch has `doc_id` `[B]`, and `position` `[B]` where a row belongs to one token.
+    """
+
+    quantities: ClassVar[Mapping[str, Quantity]] = WHOLE_PASS
+    # Numbers by which a code is compared with the lens, and of which a changed code keeps a share.
+    compared: ClassVar[Sequence[str]] = ("kl_recovered", "top1", "loss_recovered")
+    kept: ClassVar[Sequence[str]] = ("kl_recovered",)
+    traits: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def judged(self) -> Mapping[str, str]:
+        """Definitions of what `describe` records under the name of a code, and of the subsets."""
+        return {}
+
+    @property
+    def lenses(self) -> Sequence[LensModel]:
+        """Lenses that take part besides the one that is evaluated."""
+        return ()
+
+    def about(self, groups: Mapping[str, Sequence[str]]) -> About:
+        """How the report wants to be shown."""
+        others = (Group(name, name, compared=name != EDIT) for name in groups if name != LENS)
+        shown = (Group(LENS, "the lens", brief=True), *others)
+        return About(
+            shown, questions={"kl_recovered": "recovered", "top1": ""}, details=("kl", "loss_recovered", "ce")
+        )
+
+    def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
+        """Raise unless these belong together; called first."""
+        held_out.require(data, models.first)
+
+    def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
+        """The held-out batches, with a length."""
+        return held_out.batches(data, models.first, lens.config.sites or [])
+
+    def described(self, data: Any, held_out: HeldOut) -> dict[str, Any]:
+        """What the report says of the data, and of how it was read."""
+        return held_out.described(data)
+
+    def baseline(self, seen: Seen) -> list[Edit]:
+        """The edits that score 0; none where the family has no such edits."""
+        return []
+
+    def edits(self, seen: Seen) -> Iterable[Control]:
+        """Edits that no code stands behind. One named `self` writes what is there, and has to change nothing."""
+        return ()
+
+    def controls(self, seen: Seen) -> Iterable[Control]:
+        """Codes that the lens did not make of the row, or that were changed."""
+        return ()
+
+    def of_rows(self, seen: Seen) -> dict[str, Tensor]:
+        """Measures `[B]` of the rows themselves."""
+        return {}
+
+    def measure(self, seen: Seen, edits: Sequence[Edit]) -> dict[str, Tensor]:
+        """Measures `[B]` of edits, beyond what the model then predicts."""
+        return {}
+
+    def describe(self, seen: Seen, records: Records) -> None:
+        """Record what can be measured of codes themselves: under `traits` of the lens's own, under its name of any."""
+
+    def subsets(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Name -> which rows of the batch belong to it, bool `[B]`."""
+        return {}
+
+    def finish(self, records: Records) -> None:
+        """Record what shows over all rows only."""
+
+    def gains(self, samples: Samples) -> dict[str, Numbers]:
+        """Number -> `before`, `after` and `gain`, where an earlier moment of the lens was measured beside it."""
+        return {}
+
+    def verdict(self, report: Report) -> tuple[str, About]:
+        """What the report comes to: a sentence that is true for a reader who stops there, and what it means for how
+        the report is shown."""
+        score = report.parts["all"].numbers[LENS].get(report.about.primary)
+        if score is None:
+            return f"{report.about.primary} could not be measured.", report.about
+        best = report.best([group.name for group in report.about.groups if group.compared])
+        beside = f"; the best control, {best}, reaches {report.number(report.about.primary, best)}" if best else ""
+        return f"{report.about.primary} is {score}{beside}.", report.about
+
+    def remarks(self, report: Report) -> list[str]:
+        """Sentences of the family, between those that every report has."""
+        return []
+
+
+def gain_of(after: Any, before: Any) -> Numbers | None:
+    """Both numbers and their difference, from draws on the same rows; None where one of them has none."""
+    numbers = {"before": Number.of(before), "after": Number.of(after), "gain": Number.of(after - before)}
+    found = {name: number for name, number in numbers.items() if number is not None}
+    return found if len(found) == len(numbers) else None
