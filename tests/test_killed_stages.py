@@ -23,7 +23,7 @@ STAGES = [
     ("extraction begins", "rows/.progress/plan.json", 1),
     ("extraction", "rows/.progress/00001", 1),
     ("statistics", "rows/statistics.safetensors", 1),
-    ("card of the rows", "rows/README.md", 1),
+    ("card of the rows", "rows/.README.md", 1),
     ("rows are complete", "rows/extraction.json", 2),
     ("first checkpoint", "run/checkpoint-2/trainer_state.json", 1),
     ("last checkpoint", "run/checkpoint-4/", 3),
@@ -35,7 +35,7 @@ STAGES = [
     ("baseline is noted", "run/tail_lens/baseline.json", 1),
     ("report begins", "run/report/", 1),
     ("report", "run/report/", 4),
-    ("card of the lens", "run/lens/README.md", 3),
+    ("card of the lens", "run/lens/.README.md", 4),
 ]
 
 
