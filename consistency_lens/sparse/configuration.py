@@ -124,8 +124,9 @@ class CrosslayerTranscoderConfig(LensConfig):
             name = "read_stage" if stage == config.read_stage else "write_stage"
             fix = "Use read_stage='resid_pre' or 'mlp_in'." if name == "read_stage" else "Use another model or stage."
             raise BadInput(name, stage, fix, why=f"{frozen.model_id} does not offer {missing[0]}")
-        provenance = frozen.provenance(*config.all_sites).to_dict()
-        return cls(**hidden, **settings, sites=config.all_sites, provenance=provenance)
+        places = {"sites": config.read_sites, "writes": config.written_sites}
+        provenance = frozen.provenance(*config.read_sites).to_dict()
+        return cls(**hidden, **settings, **places, provenance=provenance)
 
     @property
     def window(self) -> list[int]:

@@ -65,7 +65,7 @@ def test_sites_and_reach() -> None:
 def test_for_a_subject() -> None:
     lm = shared_lm("llama")
     config = CrosslayerTranscoderConfig.for_subject(lm, "1:3", read_stage="mlp_in", features=8)
-    assert config.sites == ["mlp_in.1", "mlp_in.2", "mlp_out.1", "mlp_out.2"]
+    assert (config.sites, config.written) == (["mlp_in.1", "mlp_in.2"], ["mlp_out.1", "mlp_out.2"])
     assert (config.hidden_size, config.depth, config.window) == (32, 4, [1, 2])
     config.require_subject(lm)
     with pytest.raises(BadInput, match="4 layers"):
