@@ -11,10 +11,9 @@ from huggingface_hub.dataclasses import strict
 from ..base.configuration import LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..frozen.sites import LAYERED
 from .nonlinear import NONLINEARITIES
 
-# In the order in which a block computes them.
-STAGES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 STANDARDISATIONS = ("site", "dimension", "none")
 _CHOOSES = ("topk", "batchtopk")
 
@@ -82,9 +81,9 @@ class CrosslayerTranscoderConfig(LensConfig):
 
     def _require_stages(self) -> None:
         for name in ("read_stage", "write_stage"):
-            if vars(self)[name] not in STAGES:
-                raise BadInput(name, vars(self)[name], f"Use one of {', '.join(STAGES)}.")
-        if STAGES.index(self.read_stage) > STAGES.index(self.write_stage):
+            if vars(self)[name] not in LAYERED:
+                raise BadInput(name, vars(self)[name], f"Use one of {', '.join(LAYERED)}.")
+        if LAYERED.index(self.read_stage) > LAYERED.index(self.write_stage):
             why = f"a block computes {self.write_stage} before it"
             raise BadInput("read_stage", self.read_stage, "Read a stage below the one that is written.", why=why)
         if self.crosslayer and self.read_stage == self.write_stage and len(self.window) > 1:

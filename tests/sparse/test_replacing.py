@@ -16,6 +16,7 @@ from consistency_lens.sparse.modeling import CrosslayerTranscoder
 
 KINDS: dict[str, dict[str, Any]] = {
     "crosslayer": {},
+    "mlp_in": {"read_stage": "mlp_in"},
     "tied": {"nonlinearity": "topk", "k": 4, "tied_decoder": True, "skip": True},
     "per layer": {"crosslayer": False, "nonlinearity": "relu"},
     "window": {"layers": "1:3", "skip": True},
@@ -117,7 +118,7 @@ def test_a_factor_changes_one_feature_everywhere() -> None:
 def test_a_change_in_the_model_adds_what_the_feature_writes() -> None:
     lens, frozen = small_lens("llama", "1:3", nonlinearity="relu"), shared_lm("llama")
     with torch.no_grad():
-        site = "mlp_in.1"
+        site = "resid_mid.1"
         read = frozen.read(BATCH, site)[site]
         source = lens.layers_in_order[0]
         x = (read - lens.standardiser.mean[0]) / lens.standardiser.scale[0]
