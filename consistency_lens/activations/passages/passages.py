@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from ...errors import BadInput
-from ...frozen import FrozenLM, ProvenanceMismatch
+from ...frozen import ProvenanceMismatch
 from ...frozen.provenance import compare_fields
 from ..corpus import Corpus, CorpusArguments, Document
 from ..folder import ExtractionFolder
@@ -28,7 +28,7 @@ from .official import corpus_of
 from .prompts import PromptFormat
 from .sinks import Memory, Shards, Sink
 from .tokenising import count_cuts, tokenised
-from .tokens import PassageTokenizer
+from .tokens import Models, PassageTokenizer
 
 FORMAT, KIND = 1, "passages"
 _ROWS = 4096  # that are copied together
@@ -132,7 +132,7 @@ class Passages:
 
     def tokenised(
         self,
-        models: Mapping[str, FrozenLM],
+        models: Models,
         prompts: PromptFormat | None = None,
         bos: str = "auto",
         max_passage_tokens: int | None = None,
@@ -141,7 +141,7 @@ class Passages:
         """The same rows with their ids for each model, so that no batch waits for a tokenizer.
 
         Args:
-            models: name -> frozen model. Their tokenizers need not share a single word.
+            models: by name, a list, or a single one. Their tokenizers need not share a single word.
             prompts: the text around a prompt.
             bos: `auto`, `always` or `never`, as for `PassageTokenizer`.
             max_passage_tokens: cut longer passages to a window of so many tokens of each model, the first window that
@@ -166,13 +166,13 @@ class Passages:
         }
         return replace(self, splits=DatasetDict(splits), metadata={**self.metadata, "tokens": record})
 
-    def collator(self, models: Mapping[str, FrozenLM]) -> PassageCollator:
+    def collator(self, models: Models) -> PassageCollator:
         """Makes batches of tokenised rows for these models, or for some of them."""
         self.require_models(models)
         record = self.metadata["tokens"]
         return PassageCollator(PassageTokenizer.of(models, record["bos"]), PromptFormat(**record["prompts"]))
 
-    def require_models(self, models: Mapping[str, FrozenLM]) -> None:
+    def require_models(self, models: Models) -> None:
         """Raise unless the rows were tokenised for these models, by name and tokenizer."""
         if "tokens" not in self.metadata:
             raise BadInput("passages", "text", "Tokenise them first: passages.tokenised(models).", why="no ids yet")
