@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +16,7 @@ from ...frozen import ProvenanceMismatch
 from ...frozen.provenance import compare_fields
 from ..corpus import Corpus, CorpusArguments, Document
 from ..folder import ExtractionFolder
+from ..manifest import FILES, SEAL, read_metadata, require_sealed
 from ..rows import SPLITS, RowRules, split_of
 from ..storage import METADATA, Shard
 from .arguments import PassageArguments
@@ -113,12 +113,15 @@ class Passages:
         if not (folder / METADATA).exists():
             fix = "Make them with Passages.build(arguments, folder)."
             raise BadInput("passages", str(folder), fix, why="no passages lie there")
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        metadata = read_metadata(folder / METADATA)
         if metadata.get("kind") != KIND:
             raise BadInput("passages", str(folder), "Give a folder of passages.", why="rows of activations lie there")
-        for record in metadata["shards"] if verify else ():
-            Shard(**record).verify(folder)
-        return cls(load_from_disk(str(folder)), metadata)
+        if verify:
+            require_sealed(folder, metadata)
+            for record in metadata["shards"]:
+                Shard(**record).verify(folder)
+        own = {name: value for name, value in metadata.items() if name not in (FILES, SEAL)}
+        return cls(load_from_disk(str(folder)), own)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write them as Arrow files with checksums; `extraction.json` comes last and says that all are there."""
@@ -127,7 +130,11 @@ class Passages:
             for split, rows in self.splits.items():
                 for start in range(0, len(rows), _ROWS):
                     sink.add(split, rows.with_format("arrow")[start : start + _ROWS])
-            sink.finish(self.splits["train"].features, {**self.metadata})
+            there = {split: self.splits[split] for split in SPLITS if len(self.splits.get(split, []))}
+            counts = {
+                split: {"documents": len(rows.unique("doc_id")), "rows": len(rows)} for split, rows in there.items()
+            }
+            sink.finish(self.splits["train"].features, {**self.metadata, "splits": counts})
         return Path(folder)
 
     def tokenised(
