@@ -137,7 +137,7 @@ def test_rows_and_blocks_are_not_taken_for_each_other(made: Path, tmp_path: Path
     extract_to(tmp_path / "rows", TEXTS)
     with pytest.raises(BadInput, match="it holds rows, not blocks"):
         Blocks.load(tmp_path / "rows")
-    with pytest.raises(BadInput, match="it holds blocks, not rows"):
+    with pytest.raises(BadInput, match="the folder holds blocks, not rows"):
         Activations.load(made)
     with pytest.raises(BadInput, match=r"(?m)^! +kind +blocks +None$"):
         block_extraction(TEXTS, tmp_path / "rows", resume=True).run(shared_lm("llama"))
