@@ -110,14 +110,16 @@ def _prove_block(pre: Tensor, post: Tensor, seen: list[Seen], known: Collection[
     if not sums.is_rounding(fit):
         unexplained = f"leaves {fit.gap:.2g} of what a block adds unexplained"
         return _refused(f"the best pair of modules ({first.path}, {second.path}) {unexplained}", fit.gap)
-    scale = fit.scale
+    assert first.given is not None
+    given, scale = first.given, (fit.scale[0], fit.scale[1])
     if not _mixes(first.given) and _mixes(second.given):
-        first, second, scale = second, first, scale[::-1]
+        assert second.given is not None
+        first, second, given, scale = second, first, second.given, scale[::-1]
     ports = {
         "attn_out": Place(first.path, "output", first.flat_given),
         "mlp_out": Place(second.path, "output", second.flat_given),
     }
-    reads = _mlp_input(seen, second, lambda taken: is_sum(taken, pre, scale[0], first.given))
+    reads = _mlp_input(seen, second, lambda taken: is_sum(taken, pre, scale[0], given))
     if reads is None:
         missing = {"mlp_in": "no module was found whose input is what the MLP sees"}
         return ProvenBlock(ports, scale, missing, fit.gap)
