@@ -172,7 +172,7 @@ class StreamedBlocks:
         frozen = stream.reader.frozen
         self.sites, self.hidden_size = stream.sites, frozen.hidden_size
         self.sizes = stream.corpus.sizes(split)
-        self.held_dtype, self.device = frozen.dtype, frozen.device
+        self.dtype, self.device = frozen.dtype, frozen.device
         self.min_position = stream.corpus.rules.min_position
 
     def documents(self, number: int) -> list[Tokens]:
@@ -192,6 +192,6 @@ class StreamedBlocks:
     def read(self, number: int) -> Tensor:
         """A block by itself."""
         shape = (int(self.sizes[number]), len(self.sites), self.hidden_size)
-        values = torch.empty(shape, dtype=self.held_dtype, device=self.device)
+        values = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.fill(number, values)
         return values
