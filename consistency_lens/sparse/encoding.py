@@ -19,7 +19,7 @@ from .nonlinear import in_reach, jumprelu
 # The share of active entries from which dense products are faster than sums over entries, in a training step. On a
 # CPU by benchmarks/transcoder.py, for decoders that its caches hold and for larger ones; on a GPU by arithmetic alone
 # (memory bandwidth over peak, each active feature reading its own row).
-_CACHED, _LARGE, _GPU = 0.135, 0.075, 0.003
+_CACHED, _LARGE, _GPU = 0.17, 0.08, 0.003
 _CACHE = 4 << 20  # float32 numbers
 Active = Tensor | Entries
 
