@@ -90,7 +90,7 @@ def product(active: Active, weight: Tensor, limit: float | None = None) -> tuple
     fixed, known = weight.detach(), active
     if isinstance(active, Entries):
         written = sum_by_token(active, fixed)
-        known = active.with_values(active.values.detach())
+        known = active.detach()
     elif is_sparse(active.detach() != 0, limit):
         known = Entries.where(active.detach() != 0, active.detach())
         written = _FewActive.apply(active, fixed, known)

@@ -128,11 +128,3 @@ def scaled(active: Active, factors: Tensor) -> Active:
     if isinstance(active, Entries):
         return active.with_values(active.values * factors[active.features])
     return active * factors
-
-
-def as_entries(active: Active) -> Entries:
-    """The active features, without gradient and without those that are 0."""
-    if isinstance(active, Entries):
-        kept = active.values.detach() > 0
-        return Entries(active.tokens[kept], active.features[kept], active.values.detach()[kept], active.shape)
-    return Entries.where(active.detach() > 0, active.detach())
