@@ -114,7 +114,8 @@ def _prove_block(pre: Tensor, post: Tensor, seen: list[Seen], known: Collection[
     given, scale = first.given, (fit.scale[0], fit.scale[1])
     if not _mixes(first.given) and _mixes(second.given):
         assert second.given is not None
-        first, second, given, scale = second, first, second.given, scale[::-1]
+    given: Tensor = first.given
+    scale = (fit.scale[0], fit.scale[1])
     ports = {
         "attn_out": Place(first.path, "output", first.flat_given),
         "mlp_out": Place(second.path, "output", second.flat_given),
