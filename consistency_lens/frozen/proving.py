@@ -110,12 +110,11 @@ def _prove_block(pre: Tensor, post: Tensor, seen: list[Seen], known: Collection[
     if not sums.is_rounding(fit):
         unexplained = f"leaves {fit.gap:.2g} of what a block adds unexplained"
         return _refused(f"the best pair of modules ({first.path}, {second.path}) {unexplained}", fit.gap)
-    assert first.given is not None
-    given, scale = first.given, (fit.scale[0], fit.scale[1])
-    if not _mixes(first.given) and _mixes(second.given):
-        assert second.given is not None
-    given: Tensor = first.given
     scale = (fit.scale[0], fit.scale[1])
+    if not _mixes(first.given) and _mixes(second.given):
+        first, second, scale = second, first, scale[::-1]
+    given = first.given
+    assert given is not None
     ports = {
         "attn_out": Place(first.path, "output", first.flat_given),
         "mlp_out": Place(second.path, "output", second.flat_given),
