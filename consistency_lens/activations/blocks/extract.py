@@ -34,7 +34,7 @@ class BlockArguments:
 
     output_dir: str = field(default="outputs/blocks", metadata={"help": "Folder for the blocks."})
     sites: list[str] = field(
-        default_factory=lambda: ["mlp_in.*", "mlp_out.*"],
+        default_factory=lambda: ["resid_mid.*", "mlp_out.*"],
         metadata={"help": "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers)."},
     )
     min_position: int = field(
