@@ -46,7 +46,7 @@ class ExtractArguments:
     output_dir: str = field(default="outputs/activations", metadata={"help": "Folder for the rows."})
     sites: list[str] = field(
         default_factory=lambda: ["resid_post.2/3"],
-        metadata={"help": "embed, or resid_pre|resid_post|mlp_in|mlp_out|attn_out and .L: a layer, -1, or 2/3."},
+        metadata={"help": "embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a layer, -1, or 2/3."},
     )
     positions_per_document: int = field(default=4, metadata={"help": "Rows per document, each at its own position."})
     min_position: int = field(
