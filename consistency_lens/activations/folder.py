@@ -12,12 +12,13 @@ from filelock import FileLock, Timeout
 
 from ..errors import BadInput
 from ..frozen.provenance import compare_fields
+from .manifest import read_metadata, read_statistics, require_sealed
 from .rows import SPLITS
-from .storage import LAYOUT, METADATA, PROGRESS, ChunkNote, CorruptShard, write_json
+from .storage import LAYOUT, METADATA, PROGRESS, STATISTICS, ChunkNote, CorruptShard, write_json
 
 logger = logging.getLogger(__name__)
 
-PLAN, LOCK = "plan.json", "lock"
+PLAN, COMMAND, LOCK = "plan.json", "command.json", "lock"
 
 
 class ExtractionFolder:
@@ -101,7 +102,7 @@ class ExtractionFolder:
         one. The folder for notes stays, and with it the right to overwrite.
         """
         patterns = [*LAYOUT, *(f"{split}/data-*" for split in SPLITS)]
-        patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
+        patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{COMMAND}*", f"{PROGRESS}/{PLAN}*"]
         patterns += [f"{split}/{start}starting-texts-*" for split in SPLITS for start in ("", ".")]
         patterns += [f"{PROGRESS}/baseline-*"]  # both of trainings
         return [file for pattern in patterns for file in sorted(self.path.glob(pattern))]
@@ -128,6 +129,23 @@ class ExtractionFolder:
                 logger.warning("%s It is made again now.", damage)
                 (self.path / METADATA).unlink(missing_ok=True)
                 file.unlink()
+        if self.complete:
+            try:
+                require_sealed(self.path, metadata := read_metadata(self.path / METADATA))
+                read_statistics(self.path / STATISTICS, metadata)
+            except CorruptShard as damage:
+                logger.warning("%s It is written again now.", damage)
+                (self.path / METADATA).unlink()
+
+    def first_command(self, command: str) -> str:
+        """How the extraction was started first, for the card: what resumes it is the same one. Until then, so."""
+        path = self.path / PROGRESS / COMMAND
+        if not path.exists():
+            write_json(path, {"command": command})
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["command"])
+        except (ValueError, KeyError, TypeError):
+            return command
 
     def notes(self) -> list[ChunkNote]:
         """Of all finished chunks, in their order."""

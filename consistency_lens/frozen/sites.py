@@ -136,7 +136,7 @@ class Edit:
             row, `[B]` or `[B, K]` give each row its own, None means every column. For `prepend` it is how many of a
             row's own tokens stay in front of the soft ones (default 0: before everything; 1: after the BOS token).
         mode: `replace` the activation, `add` to it, or `prepend` soft tokens at `embed`.
-        lm: which frozen LLM is meant, where a lens conditions several.
+        lm: the name of the frozen LLM that is meant, where a lens has several; default the only one, or the first.
         reads: what a computed value is a function of: sites that the pass reaches before this one, or this one itself,
             as it is before the edit.
     """
@@ -145,7 +145,7 @@ class Edit:
     value: torch.Tensor | Computed
     positions: int | torch.Tensor | None = -1
     mode: Literal["replace", "add", "prepend"] = "replace"
-    lm: str = "base"
+    lm: str | None = None
     reads: tuple[Site | str, ...] = ()
 
     def __post_init__(self) -> None:

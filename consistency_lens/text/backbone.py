@@ -8,11 +8,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..base.adapters import add_adapter, without_adapters
-from ..base.fidelity import only_site
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
-from ..frozen.anatomy import truncate
+from ..frozen.anatomy import longest_context, truncate
 from ..frozen.loading import in_float32
+from ..frozen.whole import refusing_damage
 from .configuration import ConsistencyLensConfig
 
 
@@ -33,7 +33,7 @@ def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) 
 
 def depth_of(config: ConsistencyLensConfig) -> int:
     """How many blocks the encoder has: those up to the site."""
-    return max(1, Site.parse(only_site(config.sites)).depth[0] + 1)
+    return max(1, Site.parse(config.only_site).depth[0] + 1)
 
 
 def cut(lm: PreTrainedModel, config: ConsistencyLensConfig, part: str) -> PreTrainedModel:
@@ -49,5 +49,7 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
 
 
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
-    subject = AutoConfig.for_model(**(config.subject or {}))
-    return AutoModelForCausalLM.from_config(subject, dtype=torch.float32).eval()  # no dropout, ever
+    with refusing_damage("config.json", "lens", "Save or download it again: what it says of the subject is damaged."):
+        subject = AutoConfig.for_model(**(config.subject or {}))
+        config.require_room(longest_context(subject))
+        return AutoModelForCausalLM.from_config(subject, dtype=torch.float32).eval()  # no dropout, ever

@@ -128,7 +128,7 @@ def test_residual_sites_are_the_hidden_states(case: str) -> None:
     On a model of its own: the library leaves hooks behind on a model that was asked for its hidden states.
     """
     batch, own = padded_batch(), tiny_lm(case)
-    states = own.model(**own._inputs(batch), output_hidden_states=True).hidden_states
+    states = own.model(**own.inputs(batch), output_hidden_states=True).hidden_states
     found = own.read(batch, [f"{stage}.{i}" for stage in ("resid_pre", "resid_post") for i in range(4)])
     for i in range(4):
         assert torch.equal(found[f"resid_pre.{i}"], states[i])
@@ -234,7 +234,7 @@ def test_adding_behind_a_part_is_adding_to_the_stream(any_lm: FrozenLM) -> None:
 
 def test_replacing_the_embedding_is_giving_inputs_embeds(any_lm: FrozenLM) -> None:
     batch, value = padded_batch(), noise(4, WIDTH, SIZE)
-    inputs = any_lm._inputs(batch)
+    inputs = any_lm.inputs(batch)
     del inputs["input_ids"]
     expected = any_lm.model(inputs_embeds=value, **inputs, use_cache=False).logits
     assert torch.equal(any_lm.logits(batch, Edit("embed", value, None)), expected)

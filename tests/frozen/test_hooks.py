@@ -33,7 +33,7 @@ def write(site: str, value: torch.Tensor, column: int | None = -1, add: bool = F
 
 
 def run(lm: FrozenLM) -> torch.Tensor:
-    return lm.model(**lm._inputs(padded_batch()), use_cache=False).logits
+    return lm.model(**lm.inputs(padded_batch()), use_cache=False).logits
 
 
 @pytest.mark.parametrize("site", STAGES)
