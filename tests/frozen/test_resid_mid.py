@@ -48,7 +48,7 @@ def flowing(lm: FrozenLM, edits: list[Edit]) -> dict[str, torch.Tensor]:
         lm.site(f"{stage}.1") for stage in ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
     ]
     with torch.no_grad(), editing(lm.model, writes), reading(lm.model, sites) as seen:
-        lm.model(**lm._inputs(batch), use_cache=False)
+        lm.model(**lm.inputs(batch), use_cache=False)
     return seen
 
 
