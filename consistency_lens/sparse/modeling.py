@@ -14,21 +14,24 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..base.modeling import Batch, LensModel, LensOutput
+from ..base.comparing import Comparison, WholePass
+from ..base.modeling import Batch, Code, LensModel, LensOutput
 from ..base.saving import HEADS, load_files, open_folder
 from ..errors import BadInput
-from ..frozen import Edit, FrozenLM
+from ..frozen import Edit, FrozenLM, FrozenModels
 from .calibrating import calibrate
 from .circuit_tracer import is_export, read_export
 from .code import SparseCode
 from .configuration import CrosslayerTranscoderConfig
+from .documents import DocumentCode, lengths_of, read_documents
 from .encoding import Active, pre_activations
+from .explaining import explain_tokens
 from .folding import fold
 from .nonlinear import batchtopk_mask
-from .replacing import Factors, changed, replaced
+from .replacing import Factors, changed, replaced, replaced_columns
 from .source import SourceLayer, Targets, as_entries
 from .standardising import Moments, Standardiser
-from .using import Changed, amplify, features_of
+from .using import Changed, amplify, features_of, subject_of
 
 
 @dataclass
@@ -198,9 +201,14 @@ class CrosslayerTranscoder(LensModel):
         return torch.stack([found[site] for site in self.config.read_sites], 1).to(self.device)
 
     @torch.no_grad()
-    def compress(self, batch: Batch, seed: int | None = None) -> SparseCode:
-        """The active features of each row; the seed changes nothing."""
-        return self.code_of(self.encode(self.read_of(batch)))
+    def compress(self, batch: Batch, seed: int | None = None) -> Any:
+        """The active features of each row, or, where a batch brings tokens and no activations, of each of its
+        documents, which the model reads; the seed changes nothing."""
+        if "activations" in batch:
+            return self.code_of(self.encode(self.read_of(batch)))
+        frozen = subject_of(self)
+        found = read_documents(frozen, batch, self.config.read_sites)
+        return DocumentCode(self.compress({"activations": found}), lengths_of(frozen, batch))
 
     def restore(self, code: Any, batch: Batch) -> list[Edit]:
         """All written sites replaced inside one pass, their features computed from what this very pass has read. What
@@ -241,8 +249,18 @@ class CrosslayerTranscoder(LensModel):
         """The same with all these features, (layer, feature) each, switched off."""
         return amplify(self, text, dict.fromkeys(features, 0.0), inside, top)
 
+    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Comparison:
+        """Whole passes, compared at all tokens but the first of each row, whose values stay the model's own."""
+        frozen = models.only
+        ids = frozen.input_ids(batch)
+        return WholePass.of(frozen, batch, mask=replaced_columns(batch, ids).long())
+
     def describe(self, code: Any) -> list[dict[str, Any]]:
         return code.rows()
+
+    def explain(self, what: Any, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Rows for people, of codes or of a text, token by token."""
+        return self.describe(what) if isinstance(what, Code) else explain_tokens(self, what, positions)
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:
         """`encoder` and `decoder`."""

@@ -115,11 +115,19 @@ def _edits(lens: CrosslayerTranscoder, value: Callable[..., Tensor], mode: Any) 
 
 def _kept(batch: Mapping[str, Any], own: Tensor) -> Tensor:
     """Columns `[B, S, 1]` in which the model keeps its own values: what is no token, or the first one of its row."""
+    return ~replaced_columns(batch, own[..., 0]).unsqueeze(-1)
+
+
+def replaced_columns(batch: Mapping[str, Any], like: Tensor) -> Tensor:
+    """Which columns of a batch hold a token that is not the first of its row, bool `[B, S]`.
+
+    Args:
+        batch: its `attention_mask` says which columns hold tokens; default all.
+        like: any `[B, S]`, on the device that is wanted.
+    """
     mask = batch.get("attention_mask")
-    if mask is None:
-        mask = torch.ones(own.shape[:2], dtype=torch.long)
-    mask = mask.to(own.device)
-    return ((mask.cumsum(1) <= 1) | (mask == 0)).unsqueeze(-1)
+    mask = torch.ones(like.shape, dtype=torch.long, device=like.device) if mask is None else mask.to(like.device)
+    return (mask.cumsum(1) > 1) & (mask != 0)
 
 
 def _per_layer(lens: CrosslayerTranscoder, factors: Factors, otherwise: float) -> list[Tensor]:

@@ -40,7 +40,8 @@ def subject_of(lens: CrosslayerTranscoder) -> FrozenLM:
     return lens.subject
 
 
-def _read(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
+def read_text(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
+    """The tokens of a text as a batch of one row."""
     ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
     if ids.shape[1] < 2:
         raise BadInput("text", text, "Give at least one word.")
@@ -52,7 +53,7 @@ def _read(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
 def features_of(lens: CrosslayerTranscoder, text: str, top: int) -> list[dict[str, Any]]:
     """One row per token but the first: `position`, `token`, its `top` strongest features, how many are `active`."""
     frozen = subject_of(lens)
-    batch = _read(frozen, text)
+    batch = read_text(frozen, text)
     found = frozen.read(batch, lens.config.read_sites)
     code = lens.compress({"activations": {site: values[0, 1:] for site, values in found.items()}})
     ids = batch["input_ids"][0].tolist()
@@ -68,7 +69,7 @@ def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str
     if inside not in INSIDE:
         raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
     frozen = subject_of(lens)
-    batch = _read(frozen, text)
+    batch = read_text(frozen, text)
     if inside == "lens":
         edits = (lens.replaced(batch), lens.replaced(batch, factors))
     else:
