@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..errors import BadInput
-from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
+from ..frozen import Edit, FrozenLM, FrozenModels
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
 from .explaining import explain_text
@@ -97,22 +97,6 @@ class LensModel(SavedModel):
 
     def describe(self, code: Code) -> list[dict[str, Any]]:
         """One row for people per code: `explanation` and what else the family has to say."""
-        raise NotImplementedError
-
-    def rivals(self, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Code]:
-        """Codes that do not come from the row's activation: what a lens is worth its distance from."""
-        return {}
-
-    def tampered(self, code: Code, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Code]:
-        """The same codes, spoiled in ways that tell a language from a private code."""
-        return {}
-
-    def traits(self, code: Code, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Tensor]:
-        """Numbers per row `[B]` that describe the codes themselves."""
-        return {}
-
-    def reread(self, texts: Sequence[str]) -> Code:
-        """Codes from what people, or a world that rewords, have written."""
         raise NotImplementedError
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:

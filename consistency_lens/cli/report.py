@@ -122,7 +122,7 @@ def judge_run(
     assert frozen is not None
     of_family = {**beside, **of_world(lens, activations, request)}
     main = PartialState().is_main_process
-    held = int(activations.metadata["rules"]["continuation_length"])
+    held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
     report = evaluate_lens(
         lens,
         frozen,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ..errors import BadInput
+
 LENS = "lens"  # the code of the lens itself, and its group
 
 
@@ -39,6 +41,10 @@ class Sweep:
     title: str
     axis: str
     codes: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise BadInput("sweep", self.name, "Use letters, digits and underscores: it is the name of a file.")
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,16 @@ class About:
     def order(self) -> list[str]:
         """Every number of the first two tables."""
         return [*self.questions, *self.details]
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        """Name of a file -> caption, of every picture that there may be."""
+        return {
+            "controls": f"{self.primary} of the lens beside all controls",
+            **({self.sweep.name: self.sweep.caption} if self.sweep else {}),
+            "position": "KL by position",
+            **({"training": self.course.caption} if self.course else {}),
+        }
 
     def title(self, of: str) -> str:
         return self.titles.get(of) or TITLES[of]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +12,24 @@ from ..base.comparing.rows import context_of
 from ..base.modeling import LensModel
 from ..card import Explanation
 from .family import FamilyReport, Seen
-from .held_out import moved
+from .held_out import HeldOut, moved
 
 
 @torch.no_grad()
-def examples(lens: LensModel, family: FamilyReport, batches: Iterable[Mapping[str, Any]]) -> list[Explanation]:
-    """One per row; `family` has begun with this lens."""
+def examples(lens: LensModel, family: FamilyReport, data: Any, split: str) -> list[Explanation]:
+    """One per row of those that the family shows.
+
+    Args:
+        lens: with its models.
+        family: of the lens; a new instance.
+        data: that the lens was evaluated on.
+        split: of the data.
+    """
     models, found = lens.models, []
     assert models is not None
     frozen = models.first
-    for given in batches:
+    family.begin(lens, models, data, HeldOut(split, horizon=0))
+    for given in family.shown(lens, models, data, split):
         batch = moved(given, frozen.device)
         applied = apply_lens(lens, models, batch)
         seen = Seen(applied.code, applied.edits, applied.comparison, lens, models, batch, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from .quantities import WHOLE_PASS, Numbers, Quantity
 from .report import Report
 
 EDIT = "edit"
+EXAMPLES = 256  # rows among which those on a card are picked
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,12 @@ class FamilyReport:
         """The held-out batches, with a length."""
         return held_out.batches(data, models.first, lens.config.sites or [])
 
+    def shown(self, lens: LensModel, models: FrozenModels, data: Any, split: str) -> Iterable[Mapping[str, Any]]:
+        """Batches of the rows among which the examples on a card are picked."""
+        return self.batches(lens, models, data, HeldOut(split, EXAMPLES, horizon=0))
+
     def described(self, data: Any, held_out: HeldOut) -> dict[str, Any]:
-        """What the report says of the data, and of how it was read."""
+        """What the report says of the data, and of how it was read: `corpus` and `split` at least."""
         return held_out.described(data)
 
     def baseline(self, seen: Seen) -> list[Edit]:
@@ -137,12 +142,16 @@ class FamilyReport:
     def verdict(self, report: Report) -> tuple[str, About]:
         """What the report comes to: a sentence that is true for a reader who stops there, and what it means for how
         the report is shown."""
-        score = report.parts["all"].numbers[LENS].get(report.about.primary)
+        name, whole = report.about.primary, report.parts["all"]
+        score = whole.numbers[LENS].get(name)
         if score is None:
-            return f"{report.about.primary} could not be measured.", report.about
+            return f"{name} could not be measured.", report.about
         best = report.best([group.name for group in report.about.groups if group.compared])
-        beside = f"; the best control, {best}, reaches {report.number(report.about.primary, best)}" if best else ""
-        return f"{report.about.primary} is {score}{beside}.", report.about
+        if best is None:
+            return f"{name} is {score}.", replace(report.about, good=score.low > 0)
+        apart = whole.differences[best][name]
+        sentence = f"{name} is {score}, {apart} above the best control, {best}."
+        return sentence, replace(report.about, good=score.low > 0 and apart.low > 0)
 
     def remarks(self, report: Report) -> list[str]:
         """Sentences of the family, between those that every report has."""

@@ -106,8 +106,7 @@ class _Study:
         self.documents += seen.batch["doc_id"].tolist()
         if "position" in seen.batch:
             self.positions += seen.batch["position"].tolist()
-        clean = {name: value for name, value in seen.comparison.measure([]).items() if name == "ce"}
-        self.records.add(ROW, self.family.of_rows(seen) | clean)
+        self.records.add(ROW, self.family.of_rows(seen) | _clean(seen))
         of_lens = Control(LENS, LENS, OF_LENS, seen.edits)
         for control in chain(self.family.edits(seen), [of_lens], self.family.controls(seen)):
             self._measure(seen, control)
@@ -132,6 +131,13 @@ class _Study:
         self.family.finish(self.records)
         subsets = {name: np.concatenate(parts) for name, parts in self.subsets.items()}
         return Samples(self.records, np.array(self.documents), subsets, seed=seed)
+
+
+def _clean(seen: Seen) -> dict[str, Tensor]:
+    """The cross-entropy of the clean pass. Without edits the model makes that very pass, unless it reads another batch
+    then, as where soft tokens stand for a text."""
+    found = seen.comparison.measure([])
+    return {"ce": found["ce"]} if "ce" in found and not found["kl"].any() else {}
 
 
 def _after(found: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:

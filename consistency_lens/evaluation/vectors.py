@@ -17,10 +17,11 @@ from ..base.modeling import LensModel
 from ..frozen import Edit, FrozenModels
 from ..objectives import direction_error_of
 from .bootstrap import Records
-from .family import EDIT, Control, FamilyReport, Seen
+from .family import EDIT, EXAMPLES, Control, FamilyReport, Seen
 from .held_out import HeldOut
 from .quantities import AT_P, ROW
 
+BATCH = 32
 Vectors = dict[str, Tensor]  # site -> [B, d]
 
 EDITS = {
@@ -45,6 +46,13 @@ class VectorReport(FamilyReport):
         self.means = {site: data.mean(site).to(models.first.device) for site in lens.config.sites or []}
         self.directions: list[Tensor] = []
         self.stored_difference = 0.0
+
+    def shown(self, lens: LensModel, models: FrozenModels, data: Any, split: str) -> Iterator[dict[str, Any]]:
+        """The first rows in an order that mixes documents: the same ones for every lens."""
+        rows, collate = data.splits[split], data.collator(pair=False)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()[:EXAMPLES]
+        for first in range(0, len(order), BATCH):
+            yield collate([rows[i] for i in order[first : first + BATCH]])
 
     def described(self, data: Any, held_out: HeldOut) -> dict[str, Any]:
         return super().described(data, held_out) | {"stored_difference": self.stored_difference}
@@ -92,7 +100,7 @@ class VectorReport(FamilyReport):
 
 
 def at_every_token(
-    sites: Sequence[str], means: Mapping[str, Tensor], seed: int, lm: str = "base"
+    sites: Sequence[str], means: Mapping[str, Tensor], seed: int, lm: str | None = None
 ) -> Iterator[Control]:
     """`self`, `mean`, `zero` and `noise` at every column of some sites, computed inside the pass.
 
@@ -100,7 +108,7 @@ def at_every_token(
         sites: where the lens writes.
         means: mean training activation of each site, `[d]`.
         seed: of the noise.
-        lm: which model.
+        lm: which model; default the first.
     """
     generator = torch.Generator().manual_seed(seed)
     values = {

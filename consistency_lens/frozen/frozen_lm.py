@@ -46,6 +46,7 @@ from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, li
 from .proving import prove
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
+from .swap_proof import require_exact_swap
 
 logger = logging.getLogger(__name__)
 
@@ -306,6 +307,7 @@ class FrozenLM:
             batch: `input_ids [B, S]` padded on the left, `attention_mask [B, S]`, and for a horizon
                 `continuation_ids [B, k]` with `continuation_mask [B, k]`.
         """
+        require_exact_swap(self)
         return Prefix(self, batch)
 
     def own_edits(self, edits: Edit | Sequence[Edit]) -> list[Edit]:

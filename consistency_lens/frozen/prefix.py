@@ -23,6 +23,9 @@ from .stepping import Growing, Step, growing_cache, roll_out
 if TYPE_CHECKING:
     from .frozen_lm import FrozenLM
 
+WHOLE_PASSES = "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits)."
+IN_PLACE = "it keeps a state that each token changes in place, which the single-token swap cannot start from"
+
 
 class Prefix:
     """All columns of a batch but the last, run once without gradient.
@@ -43,12 +46,7 @@ class Prefix:
         self.continuation_mask = batch.get("continuation_mask")
         cache = growing_cache(lm)
         if cache is None:
-            raise BadInput(
-                "model_type",
-                lm.model.config.model_type,
-                "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits).",
-                why="it keeps a state that each token changes in place, which the single-token swap cannot start from",
-            )
+            raise BadInput("model_type", lm.model.config.model_type, WHOLE_PASSES, why=IN_PLACE)
         self._cache = cache
         self._run(self.input_ids.shape[1] - 1)
 

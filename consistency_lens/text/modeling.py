@@ -147,6 +147,7 @@ class ConsistencyLens(LensModel):
         return [{"explanation": text} for text in controls.printed(self.tokenizer, code)]
 
     def reread(self, texts: Sequence[str]) -> Words:
+        """Codes from what people, or a world that rewords, have written."""
         return controls.reread(self.config, self.tokenizer, list(texts)).to(self.device)
 
     def steer(
@@ -181,12 +182,15 @@ class ConsistencyLens(LensModel):
         return steer(self, text, position, new_explanation, strength, *given)
 
     def rivals(self, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Any]:
+        """Texts that do not come from the row's activation: what a lens is worth its distance from."""
         return dict(controls.rivals(self.config, batch, prefix, frozen, seed))
 
     def tampered(self, code: Any, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Any]:
+        """The same texts, changed in ways that tell a language from a private code."""
         return dict(controls.tampered(self.config, code, frozen, seed))
 
     def traits(self, code: Any, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Tensor]:
+        """Numbers per row `[B]` that describe the texts themselves."""
         return controls.traits(self.config, code, batch, prefix, frozen, seed)
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:

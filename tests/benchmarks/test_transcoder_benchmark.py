@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,21 @@ def test_all_ways_have_the_gradients_of_the_dense_mask(transcoder: Any) -> None:
     expected = grads["dense mask"]
     for way, grad in grads.items():
         assert torch.allclose(grad, expected, rtol=1e-4, atol=1e-6), way
+
+
+@pytest.mark.parametrize(("tokens", "met"), [(150_000.0, True), (149_999.0, False)])
+def test_the_target_for_a_gpu_is_met_or_it_is_not(
+    transcoder: Any, monkeypatch: pytest.MonkeyPatch, tokens: float, met: bool
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "gpu"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    check = runpy.run_path(str(BENCHMARKS / "gpu/transcoder.py"))
+    rows = [{"way": "ours, by density", "tokens/s": tokens, "times faster than the first": 2.0}]
+    assert check["verdict"](rows)["met"] is met
+    (words,) = check["FIXED"].values()
+    options = transcoder.new_parser().parse_args([*words, *SMALL, "--features", "64"])
+    assert options.ways == ["dense mask", "ours, dense", "ours, sparse", "ours, by density"]
+    assert {row["way"] for row in transcoder.measure(options)} == {*options.ways, "bare products"}
 
 
 @pytest.mark.slow

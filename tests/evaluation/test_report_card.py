@@ -17,7 +17,7 @@ from tiny import shared_lm
 from consistency_lens.base.comparing import TokenSwap
 from consistency_lens.base.lens_card import TrainingRecord, facts_of
 from consistency_lens.card import CardFacts, Explanation, model_card
-from consistency_lens.evaluation import HeldOut, Number, Report
+from consistency_lens.evaluation import Number, Report
 from consistency_lens.evaluation.about import QUESTIONS
 from consistency_lens.evaluation.examples import examples
 from consistency_lens.evaluation.presenting.card import lay_beside, pick, with_report
@@ -123,10 +123,10 @@ def test_explanations_are_what_the_lens_says_and_does() -> None:
     subject, rows = shared_lm("llama"), tiny_rows()
     lens = stirred(tiny_lens(subject))
     lens.subject = subject
-    batch = rows.collator(pair=False)([rows.splits["test"][i] for i in range(6)])
-    mean, family = rows.mean(SITE), TextReport()
-    family.begin(lens, FrozenModels.of(subject), rows, HeldOut(horizon=0))
-    found = examples(lens, family, [batch])
+    every = examples(lens, TextReport(), rows, "test")
+    batch, *_ = TextReport().shown(lens, FrozenModels.of(subject), rows, "test")
+    mean, found = rows.mean(SITE), every[: len(batch["doc_id"])]
+    assert len(every) == len(rows.splits["test"]) > len(found)
     swap, code = TokenSwap.of(subject, batch), lens.compress(batch)
     kl = swap.measure(lens.restore(code, batch))["kl"]
     assert [row.text for row in found] == [row["explanation"] for row in lens.describe(code)]

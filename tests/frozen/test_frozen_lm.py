@@ -82,6 +82,10 @@ def test_only_a_plain_causal_lm_is_taken(wrap: str) -> None:
 @pytest.mark.parametrize("stage", LAYERED)
 def test_nothing_above_the_highest_site_runs(any_lm: FrozenLM, stage: str, layer: int) -> None:
     model, batch, anatomy = any_lm.model, padded_batch(), ANATOMY[any_lm.model.config.model_type]
+    if f"{stage}.{layer}" not in any_lm.sites:
+        with pytest.raises(BadInput, match="run in parallel"):
+            any_lm.read(batch, f"{stage}.{layer}")
+        return
     everything = leaves_that_run(model, lambda: any_lm.logits(batch))
     ran = leaves_that_run(model, lambda: any_lm.read(batch, ["embed", f"{stage}.{layer}"]))
 
@@ -104,7 +108,7 @@ def test_nothing_above_the_highest_site_runs(any_lm: FrozenLM, stage: str, layer
     assert mlp and attention and not mlp & attention
     if stage == "resid_pre":
         assert not inside(blocks[layer]) & ran
-    elif stage in ("attn_out", "mlp_in"):
+    elif stage in ("attn_out", "resid_mid", "mlp_in"):
         assert attention <= ran and not mlp & ran
     else:
         assert attention | mlp <= ran
@@ -238,7 +242,7 @@ def test_replacing_the_embedding_is_giving_inputs_embeds(any_lm: FrozenLM) -> No
 
 def test_replacing_an_activation_by_itself_leaves_the_logits_bit_equal(any_lm: FrozenLM) -> None:
     batch = padded_batch()
-    clean, found = any_lm.logits(batch), any_lm.read(batch, SITES)
+    clean, found = any_lm.logits(batch), any_lm.read(batch, any_lm.sites)
     columns = torch.tensor([[2, 11], [6, 10], [11, 11], [4, 5]])
     for site, whole in found.items():
         picked = whole.gather(1, columns.unsqueeze(-1).expand(-1, -1, SIZE))

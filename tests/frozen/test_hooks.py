@@ -12,7 +12,7 @@ from consistency_lens.frozen import Edit, FrozenLM, Site, editing, reading
 from consistency_lens.frozen.hooks import Write
 
 ROWS, WIDTH, SIZE = 4, 12, 32
-STAGES = ("embed", "resid_pre.1", "attn_out.1", "mlp_in.1", "mlp_out.1", "resid_post.1")
+STAGES = ("embed", "resid_pre.1", "attn_out.1", "resid_mid.1", "mlp_in.1", "mlp_out.1", "resid_post.1")
 
 
 def hooked(model: nn.Module) -> list[str]:

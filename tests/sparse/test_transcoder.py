@@ -180,7 +180,7 @@ def test_codes_and_rows_for_people() -> None:
     assert len(code) == 6 and code.l0.tolist() == [3.0, 3.0]
     stacked = torch.stack([read[site][0] for site in lens.config.read_sites], 1)
     pre = lens.standardiser(stacked)[:, 0] @ lens.layers_in_order[0].W_enc.T + lens.layers_in_order[0].b_enc
-    rows = lens.spell(code.take(torch.tensor([4])))
+    rows = lens.describe(code.take(torch.tensor([4])))
     own = [(layer, feature) for layer, feature, _ in rows[0]["features"] if layer == 1]
     assert sorted(f for _, f in own) == topk_mask(pre, 3)[4].nonzero().flatten().tolist()
     assert rows[0]["active"] == 6 and rows[0]["explanation"].count("/") == 6

@@ -83,6 +83,7 @@ def test_it_learns_and_says_so(tmp_path: Path) -> None:
     assert logged[-1]["loss/mse"] < logged[0]["loss/mse"] and logged[0]["tokens_per_second"] > 0
     rows = pq.read_table(tmp_path / FILE).to_pylist()
     assert [row["context"] for row in rows] and all(row["explanation"].startswith("f") for row in rows)
+    trainer.write_card(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "features of each token" in card and "kl_recovered" in card
 

@@ -43,8 +43,9 @@ def toy_passages() -> Passages:
 
 
 def toy_lens(rank: int = 4) -> ToyLens:
+    models = toy_models()  # whose own weights are drawn at the first call
     torch.manual_seed(0)
-    return ToyLens.from_models(toy_models(), rank=rank)
+    return ToyLens.from_models(models, rank=rank)
 
 
 def toy_arguments(folder: Path | str, **changes: Any) -> ToyArguments:

@@ -13,7 +13,6 @@ from ..about import LENS
 from ..bootstrap import Number
 from ..quantities import Numbers
 from ..report import JSON, MARKDOWN, Part, Report, write_whole
-from .markdown import captions
 
 SHOWN = 3
 HARMFUL = 0.5  # explanations are picked among this share of rows, those where the mean activation does most harm
@@ -50,7 +49,7 @@ def with_report(facts: CardFacts, report: Report, rows: Sequence[Explanation] = 
         good=good,
         bad=bad,
         picked=_picked(len(rows), about.zero) if good else "",
-        plots={caption: f"{REPORT}/{name}.png" for name, caption in captions(report).items()},
+        plots={caption: f"{REPORT}/{name}.png" for name, caption in about.pictures.items()},
         report=f"{REPORT}/{MARKDOWN}",
         limits=about.limits,
     )

@@ -10,16 +10,6 @@ from ..report import Report
 from .tables import Table, codes_of, headings, tables_of
 
 
-def captions(report: Report) -> dict[str, str]:
-    """Picture -> caption, of all that there may be."""
-    about = report.about
-    found = {"controls": f"{about.primary} of the lens beside all controls"}
-    if about.sweep:
-        found[about.sweep.name] = about.sweep.caption
-    found["position"] = "KL by position"
-    return found | ({"training": about.course.caption} if about.course else {})
-
-
 def markdown_of(report: Report, plots: Mapping[str, Path]) -> str:
     """The whole page; `plots` are the pictures that lie beside it."""
     data = report.data
@@ -36,7 +26,7 @@ def markdown_of(report: Report, plots: Mapping[str, Path]) -> str:
         "",
     ]
     for name, path in plots.items():
-        lines += [f"![{captions(report)[name]}]({path.name})", ""]
+        lines += [f"![{report.about.pictures[name]}]({path.name})", ""]
     for table in tables_of(report):
         lines += [f"## {table.title}", "", *_table(table, headings(report)), ""]
     lines += _positions(report)
