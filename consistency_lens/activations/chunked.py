@@ -65,7 +65,7 @@ class ChunkedExtraction:
         command: str = "",
     ) -> None:
         text_config = config.get_text_config()
-        self.corpus, self.tokenizer, self.command = corpus, tokenizer, command
+        self.corpus, self.tokenizer, self.config, self.command = corpus, tokenizer, config, command
         self.folder = ExtractionFolder(Path(arguments.output_dir), arguments.resume, arguments.overwrite)
         self.sites = [str(site) for site in resolve_sites(arguments.sites, text_config.num_hidden_layers)]
         self.hidden_size: int = text_config.hidden_size

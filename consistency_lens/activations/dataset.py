@@ -5,7 +5,6 @@ Shapes: B rows, S tokens of the longest context, k longest continuation, d hidde
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +14,13 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from huggingface_hub import get_token, hf_hub_download
-from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance, Site
 from ..hub import redacted
 from .given import described, survey
+from .manifest import read_metadata, read_statistics, require_sealed
 from .storage import METADATA, PROGRESS, STATISTICS, Shard
 
 
@@ -45,8 +44,8 @@ class Activations:
 
         Args:
             folder_or_repo: local folder, memory-mapped where it lies, or the id of a dataset on the Hub.
-            verify: compare every shard of a folder with its checksum first; a damaged one is named. What comes from
-                the Hub is checked by its client.
+            verify: compare every shard of a folder with its checksum first; a damaged one is named. The small files
+                beside them always are; shards from the Hub are checked by its client.
             revision: branch, tag or commit on the Hub.
         """
         folder = Path(folder_or_repo)
@@ -64,8 +63,8 @@ class Activations:
                     "Give the folder of an extraction, or the id of one on the Hub.",
                     why=redacted(f"there is no such folder, and the Hub says: {error}", get_token()),
                 ) from None
-            metadata = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
-            return cls(load_dataset(repo, revision=revision), metadata, load_file(paths[1]))
+            metadata = read_metadata(Path(paths[0]))
+            return cls(load_dataset(repo, revision=revision), metadata, read_statistics(Path(paths[1]), metadata))
         if not (folder / METADATA).exists():
             began = (folder / PROGRESS).exists()
             raise BadInput(
@@ -74,15 +73,17 @@ class Activations:
                 "Finish it with --resume." if began else "Make one with: run_lens.py extract --output_dir FOLDER.",
                 why="the extraction is not finished" if began else "no extraction lies there",
             )
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        metadata = read_metadata(folder / METADATA)
         if (kind := metadata.get("kind", "rows")) != "rows":
             fix = f"Open it with {'Blocks' if kind == 'blocks' else 'Passages'}.load."
             raise BadInput("activations", str(folder_or_repo), fix, why=f"the folder holds {kind}, not rows")
+        require_sealed(folder, metadata)
+        statistics = read_statistics(folder / STATISTICS, metadata)
         if verify:
             shards = [Shard(**record) for record in metadata["shards"]]
             for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):
                 shard.verify(folder)
-        return cls(load_from_disk(str(folder)), metadata, load_file(folder / STATISTICS))
+        return cls(load_from_disk(str(folder)), metadata, statistics)
 
     @classmethod
     def from_dataset(

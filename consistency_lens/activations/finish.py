@@ -14,6 +14,7 @@ from ..card import render_card, write_card
 from ..errors import BadInput
 from ..frozen import Provenance
 from ..frozen.licence import UNKNOWN, Licence, licence_of
+from .manifest import sealed
 from .rows import SPLITS
 from .statistics import SiteStatistics, count_near_duplicates
 from .storage import (
@@ -73,7 +74,7 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
     }
     with naming_a_full_disk(folder / CARD):
         write_card(folder, _card(extraction, metadata), CARD)
-    write_json(folder / METADATA, metadata)
+    write_json(folder / METADATA, sealed(folder, metadata))
 
 
 def gathered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class LensConfig(PreTrainedConfig):
     activation_norm: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        require_norm("activation_norm", self.activation_norm)
         names, others = self.model_names or [ONE_MODEL], self.other_models or {}
         if sorted(names[1:]) != sorted(others) or names[0] in others:
             fix = "Name the model of `provenance` first, then each of `other_models` once."
@@ -118,3 +120,10 @@ class LensConfig(PreTrainedConfig):
             models.require_same(self.origins, ignore=ignore)
             return
         models.only.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)
+
+
+def require_norm(name: str, norm: float) -> None:
+    """Raise unless activations can be divided by it."""
+    if not 0 < norm < math.inf:
+        fix = "It has to be a finite number above 0: rows whose activations are all zeros cannot be scaled."
+        raise BadInput(name, norm, fix)

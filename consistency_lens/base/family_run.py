@@ -92,6 +92,9 @@ class FamilyRun:
     def require_model(self, config: Any, tokenizer: Any) -> None:
         """Raise where a model cannot serve, from its configuration and tokenizer alone."""
 
+    def require_extraction(self, extraction: Any) -> None:
+        """Raise where the training of a whole run could do nothing with the data that it is about to make."""
+
     def require_data(self, data: Any) -> None:
         """Raise where the data lacks what the options ask of it."""
 

@@ -49,9 +49,10 @@ class MeasuringTrainer(RobustTrainer):
             fix = "Give held-out rows as eval_dataset, or extract with a validation_fraction above 0."
             kind = None if dataset is None else type(dataset).__name__
             raise BadInput("eval_dataset", kind, fix, why="there are no rows to evaluate on")
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:rows].tolist()
+        held_out: Any = dataset
+        order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:rows].tolist()
         parts = np.array_split(np.array(order), -(-len(order) // self.args.per_device_eval_batch_size))
-        for batch in DataLoader(dataset, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):
+        for batch in DataLoader(held_out, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):
             yield self._prepare_inputs(batch)
 
     def evaluate(

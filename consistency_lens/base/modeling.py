@@ -17,10 +17,11 @@ from transformers.utils import ModelOutput
 
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
+from ..frozen.whole import refusing_damage
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
 from .explaining import explain_text
-from .saving import MEASURED, SavedModel, load_files, open_folder
+from .saving import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
 
@@ -184,7 +185,7 @@ class LensModel(SavedModel):
             token: for a private lens. Default: of this machine.
         """
         folder = open_folder(lens_id_or_path, revision, token)
-        config = cls.config_class.from_pretrained(folder)
+        config = config_in(folder, cls.config_class)
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
             config.require_subject(models)
@@ -198,8 +199,5 @@ class LensModel(SavedModel):
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """One that the library knows: code that lies beside a lens is not run."""
-    try:
+    with refusing_damage(folder.name, "lens", "Give the subject: its own tokenizer will do."):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except ValueError as error:
-        fix = "Give the subject: its own tokenizer will do."
-        raise BadInput("lens", folder.name, fix, why=f"its tokenizer cannot be read: {error}") from error

@@ -31,9 +31,11 @@ from .lens_card import CARD, TrainingRecord, settings_of, setup_of, watched, wri
 from .measuring import MeasuringTrainer
 from .memory import FirstWeights
 from .modeling import LensModel
+from .overall import mean_loss
 from .precision import tf32, wants_tf32
 from .samples import SampleTable
 from .saving import load_files
+from .stopping import PatienceKept
 from .training_data import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -112,6 +114,7 @@ class LensTrainer(MeasuringTrainer):
             optimizers=optimizers,
         )
         self.model_init = model_init
+        self.add_callback(PatienceKept(self.callback_handler))
         self.require_engine()
         self.can_return_loss = True
         self.label_names: list[str] = []
@@ -353,11 +356,12 @@ class LensTrainer(MeasuringTrainer):
             self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
         with tf32(wants_tf32(self.args)):
-            return super().train(resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint, **kwargs)
+        return output._replace(training_loss=mean_loss(self.state.log_history, output.training_loss))
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """As transformers', which takes one more step where a training goes on from its end."""
-        if self.state.global_step >= self.state.max_steps:
+        """As transformers', which takes one more step where a training goes on from its end, early or not."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)

@@ -32,6 +32,8 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
     path = model_path(subject, show=True)
     config, tokenizer = open_model(path, subject.revision)
     extraction = request.options.run.extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
+    if folder is not None:
+        request.family.require_extraction(extraction)
     extraction.open()
     repo = require_dataset_repo(request, Path(arguments.output_dir))
     frozen = load_model(path, subject)

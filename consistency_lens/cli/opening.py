@@ -15,6 +15,7 @@ from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.gguf_files import find_gguf, gguf_config, is_gguf, named
 from ..frozen.loading import own_code_refused
+from ..frozen.whole import refusing_damage
 from .arguments import SubjectArguments
 from .parsing import DEMO, Request
 
@@ -61,7 +62,7 @@ def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
     try:
         if is_gguf(path):
             return config, AutoTokenizer.from_pretrained(**named(find_gguf(path, revision)))
-        with own_code_refused(path):
+        with refusing_damage(path), own_code_refused(path):
             return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except BadInput:
         raise
@@ -74,7 +75,7 @@ def open_config(path: str, revision: str | None) -> Any:
     try:
         if is_gguf(path):
             return gguf_config(find_gguf(path, revision))
-        with own_code_refused(path):
+        with refusing_damage(path), own_code_refused(path):
             return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except BadInput:
         raise

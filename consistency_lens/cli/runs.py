@@ -53,7 +53,10 @@ def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
     config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
     family.require_model(config, tokenizer)
     layers = config.get_text_config().num_hidden_layers
-    sites = family.sites([str(site) for site in resolve_sites(request.extraction.sites, layers)])
+    offered = [str(site) for site in resolve_sites(request.extraction.sites, layers)]
+    sites = family.sites(offered)
+    if odd := [site for site in map(str, resolve_sites(sites, layers)) if site not in offered]:
+        raise BadInput("site", odd[0], f"Use one of {', '.join(offered)}, or extract this site too: --sites.")
     texts = request.corpus.dataset_name or (request.corpus.train_file or ["texts"])[0]
     names = (short(str(request.subject.model_name_or_path)), _named(sites), short(texts))
     folder = settle_folder(request, *names)

@@ -12,9 +12,9 @@ from ..base.comparing import Applied, TokenSwap
 from ..base.modeling import LensModel
 from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
 from .about import LENS, About, Group
-from .bootstrap import Number, Records, Samples
+from .bootstrap import Records
 from .held_out import HeldOut
-from .quantities import WHOLE_PASS, Numbers, Quantity
+from .quantities import WHOLE_PASS, Measured, Numbers, Quantity
 from .report import Report
 
 EDIT = "edit"
@@ -135,7 +135,7 @@ class FamilyReport:
     def finish(self, records: Records) -> None:
         """Record what shows over all rows only."""
 
-    def gains(self, samples: Samples) -> dict[str, Numbers]:
+    def gains(self, measured: Measured) -> dict[str, Numbers]:
         """Number -> `before`, `after` and `gain`, where an earlier moment of the lens was measured beside it."""
         return {}
 
@@ -156,10 +156,3 @@ class FamilyReport:
     def remarks(self, report: Report) -> list[str]:
         """Sentences of the family, between those that every report has."""
         return []
-
-
-def gain_of(after: Any, before: Any) -> Numbers | None:
-    """Both numbers and their difference, from draws on the same rows; None where one of them has none."""
-    numbers = {"before": Number.of(before), "after": Number.of(after), "gain": Number.of(after - before)}
-    found = {name: number for name, number in numbers.items() if number is not None}
-    return found if len(found) == len(numbers) else None

@@ -27,6 +27,7 @@ from .anatomy import blocks_of, longest_context, offered
 from .columns import columns_of
 from .compiling import compile_blocks
 from .decoding import Decoding
+from .function import function_of
 from .generating import Generated, generate
 from .gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
 from .hooks import Write, reading
@@ -47,6 +48,7 @@ from .proving import prove
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
 from .swap_proof import require_exact_swap
+from .whole import refusing_damage, require_every_weight, require_plausible
 
 logger = logging.getLogger(__name__)
 
@@ -129,22 +131,25 @@ class FrozenLM:
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
             source["trust_remote_code"] = False
-            with own_code_refused(model_id_or_path):
+            with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
                 config = AutoConfig.from_pretrained(**source)
         wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
         quantize = (
             quantization_options(config, quantization, wanted_dtype) if file is None else unpack(quantization, file)
         )
-        with own_code_refused(model_id_or_path):
+        with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            model = AutoModelForCausalLM.from_pretrained(
+            require_plausible(config, folder)
+            model, found = AutoModelForCausalLM.from_pretrained(
                 **source,
                 dtype=wanted_dtype,
                 attn_implementation=attention,
                 device_map=device_map,
+                output_loading_info=True,
                 **quantize,
             )
+            require_every_weight(model_id_or_path, found)
         if file is not None:
             settle_unpacked(model)
             weights = hash_files([file])
@@ -215,6 +220,7 @@ class FrozenLM:
             dtype=str(self.dtype).removeprefix("torch."),
             quantization=self.quantization,
             versions=library_versions(),
+            configuration=function_of(self.config),
         )
 
     def compile(self, **options: Any) -> FrozenLM:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ..frozen import Edit
 from .modeling import CrosslayerTranscoder
-from .replacing import replaced_columns
+from .replacing import kept_columns
 
 
-def ablated(lens: CrosslayerTranscoder, batch: Mapping[str, Any], value: Callable[[int, Tensor], Tensor]) -> list[Edit]:
+def ablated(
+    lens: CrosslayerTranscoder, batch: Mapping[str, Any], value: Callable[[int, Tensor], Tensor]
+) -> list[Edit]:
     """Another value at every written site, in the same columns as the lens's own edits.
 
     Args:
@@ -28,7 +30,7 @@ def ablated(lens: CrosslayerTranscoder, batch: Mapping[str, Any], value: Callabl
     def at(index: int, site: str) -> Edit:
         def computed(read: Mapping[str, Tensor]) -> Tensor:
             own = read[site]
-            columns = replaced_columns(batch, own[..., 0]).unsqueeze(-1)
+            columns = ~kept_columns(batch, own).unsqueeze(-1)
             return torch.where(columns, value(index, own).to(own), own)
 
         return Edit(site, computed, None, reads=(site,))

@@ -17,7 +17,7 @@ TERMS = ("mse", "sparsity", "preactivation", "auxiliary", "kl")
 
 @dataclass
 class CrosslayerTranscoderArguments(LensTrainingArguments):
-    """A batch is of tokens: `per_device_train_batch_size` counts them. Evaluations look at `eval_rows` whole documents,
+    """`per_device_train_batch_size` counts tokens. Evaluations look at `eval_rows` whole documents,
     `per_device_eval_batch_size` at a time.
 
     Changed defaults: `per_device_train_batch_size=4000`, `train_sampling_strategy="sequential"` (the data shuffles the
@@ -80,8 +80,8 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
     revive_steps: int = field(
         default=500,
         metadata={
-            "help": "Steps from one revival of dead features to the next, in the first four fifths of the training; 0: "
-            "none are revived."
+            "help": "Steps between two revivals of dead features, in the first four fifths of the training (default "
+            "500); 0: none are revived."
         },
     )
     blocks_per_window: int = field(

@@ -24,8 +24,6 @@ from .configuration import CrosslayerTranscoderConfig
 from .standardising import Moments
 
 
-
-
 @dataclass(frozen=True)
 class StreamedBlocks:
     """Tokens that the model computes while a transcoder is trained on them; what is held out, and the statistics, are

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..base.modeling import Code
 from ..frozen import FrozenLM
 from .code import SparseCode
-from .replacing import replaced_columns
+from .replacing import kept_columns
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def sums_of(values: Tensor, lengths: Tensor) -> Tensor:
 def read_documents(frozen: FrozenLM, batch: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Tensor]:
     """What a model computes at some sites for all tokens of a batch but the first of each document: site -> `[N, d]`,
     document after document."""
-    columns = replaced_columns(batch, frozen.input_ids(batch))
+    columns = ~kept_columns(batch, frozen.input_ids(batch))
     return {site: values[columns.to(values.device)] for site, values in frozen.read(batch, sites).items()}
 
 
 def lengths_of(frozen: FrozenLM, batch: Mapping[str, Any]) -> Tensor:
     """Tokens of each document but its first, `[B]`."""
-    return replaced_columns(batch, frozen.input_ids(batch)).sum(1)
+    return (~kept_columns(batch, frozen.input_ids(batch))).sum(1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..base.comparing import Comparison, WholePass
+from ..base.comparing import WholePass
 from ..base.modeling import Batch, Code, LensModel, LensOutput
 from ..base.saving import HEADS, load_files, open_folder
 from ..errors import BadInput
@@ -28,7 +28,7 @@ from .encoding import Active, pre_activations
 from .explaining import explain_tokens
 from .folding import fold
 from .nonlinear import batchtopk_mask
-from .replacing import Factors, changed, replaced, replaced_columns
+from .replacing import Factors, changed, kept_columns, replaced
 from .source import SourceLayer, Targets, as_entries
 from .standardising import Moments, Standardiser
 from .using import Changed, amplify, features_of, subject_of
@@ -90,7 +90,7 @@ class CrosslayerTranscoder(LensModel):
         return lens
 
     @classmethod
-    def build(cls, config: Any, frozen: FrozenLM | None, tokenizer: PreTrainedTokenizerBase) -> Self:
+    def build(cls, config: Any, frozen: Any, tokenizer: PreTrainedTokenizerBase) -> Self:
         lens = cls(config)
         return lens.to(frozen.device) if frozen else lens
 
@@ -98,23 +98,24 @@ class CrosslayerTranscoder(LensModel):
     def from_pretrained(  # type: ignore[override]
         cls,
         lens_id_or_path: str | os.PathLike[str],
-        subject: FrozenLM | None = None,
+        subject: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         revision: str | None = None,
         token: str | None = None,
     ) -> Self:
         """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer. A local folder may be in
         circuit-tracer's format."""
+        frozen = None if subject is None else FrozenModels.of(subject).only
         if is_export(lens_id_or_path):
-            found: Any = read_export(lens_id_or_path, subject)
+            found: Any = read_export(lens_id_or_path, frozen)
             return found
         folder = open_folder(lens_id_or_path, revision, token)
         config = cls.config_class.from_pretrained(folder)
-        if subject is not None:
-            config.require_subject(subject)
+        if frozen is not None:
+            config.require_subject(frozen)
         lens = cls(config)
         load_files(lens.files(), folder)
-        lens.subject = subject
-        return (lens if subject is None else lens.to(subject.device)).eval()
+        lens.subject = frozen
+        return (lens if frozen is None else lens.to(frozen.device)).eval()
 
     # ---- the mathematics
 
@@ -215,6 +216,12 @@ class CrosslayerTranscoder(LensModel):
         the code holds was read in another pass, and is not used."""
         return self.replaced(batch)
 
+    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> WholePass:
+        """By whole passes, over all tokens but the first of each row, where the model keeps its own values."""
+        frozen = models.only
+        ids = frozen.input_ids(batch)
+        return WholePass.of(frozen, batch, mask=~kept_columns(batch, ids))
+
     def replaced(self, batch: Batch | None = None, factors: Factors | None = None) -> list[Edit]:
         """Edits that put the lens in the place of its sites, inside one pass.
 
@@ -229,8 +236,13 @@ class CrosslayerTranscoder(LensModel):
         """Edits that leave the model's own values and add what a change of some features writes."""
         return changed(self, batch or {}, factors)
 
+    def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """One row with the active features of each code, or of each token of a text, with what the subject predicts
+        there when the lens stands in the place of its sites."""
+        return self.describe(what) if isinstance(what, Code) else explain_tokens(self, what, positions)
+
     def features(self, text: str, top: int = 10) -> list[dict[str, Any]]:
-        """The active features of each token of a text, which the subject reads."""
+        """The `top` strongest features of each token of a text but the first."""
         return features_of(self, text, top)
 
     def amplify(self, text: str, factors: Factors, inside: str = "model", top: int = 5) -> Changed:
@@ -249,18 +261,8 @@ class CrosslayerTranscoder(LensModel):
         """The same with all these features, (layer, feature) each, switched off."""
         return amplify(self, text, dict.fromkeys(features, 0.0), inside, top)
 
-    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Comparison:
-        """Whole passes, compared at all tokens but the first of each row, whose values stay the model's own."""
-        frozen = models.only
-        ids = frozen.input_ids(batch)
-        return WholePass.of(frozen, batch, mask=replaced_columns(batch, ids).long())
-
     def describe(self, code: Any) -> list[dict[str, Any]]:
         return code.rows()
-
-    def explain(self, what: Any, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Rows for people, of codes or of a text, token by token."""
-        return self.describe(what) if isinstance(what, Code) else explain_tokens(self, what, positions)
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:
         """`encoder` and `decoder`."""

@@ -77,7 +77,7 @@ def replaced(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Fact
             own_input = sources[target]
             written = written + standardised(lens, target, own_input) @ lens.targets.W_skip[target].T
         written = written * scale.scale[target] + scale.mean[target]
-        return torch.where(_kept(batch, own), own, written.view(own.shape).to(own))
+        return torch.where(kept_columns(batch, own).unsqueeze(-1), own, written.view(own.shape).to(own))
 
     return _edits(lens, value, "replace")
 
@@ -90,7 +90,7 @@ def changed(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Facto
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:
         own = read[lens.config.written_sites[target]]
         written = (totals.at(target, sources) * scale[target]).view(own.shape).to(own)
-        return torch.where(_kept(batch, own), torch.zeros_like(own), written)
+        return torch.where(kept_columns(batch, own).unsqueeze(-1), torch.zeros_like(own), written)
 
     return _edits(lens, value, "add")
 
@@ -113,21 +113,14 @@ def _edits(lens: CrosslayerTranscoder, value: Callable[..., Tensor], mode: Any) 
     return [at(target) for target in range(len(config.window))]
 
 
-def _kept(batch: Mapping[str, Any], own: Tensor) -> Tensor:
-    """Columns `[B, S, 1]` in which the model keeps its own values: what is no token, or the first one of its row."""
-    return ~replaced_columns(batch, own[..., 0]).unsqueeze(-1)
-
-
-def replaced_columns(batch: Mapping[str, Any], like: Tensor) -> Tensor:
-    """Which columns of a batch hold a token that is not the first of its row, bool `[B, S]`.
-
-    Args:
-        batch: its `attention_mask` says which columns hold tokens; default all.
-        like: any `[B, S]`, on the device that is wanted.
-    """
+def kept_columns(batch: Mapping[str, Any], ids: Tensor) -> Tensor:
+    """Columns `[B, S]` in which the model keeps its own values: what is no token, or the first one of its row. The
+    columns are those of `ids`, or of anything of its shape."""
     mask = batch.get("attention_mask")
-    mask = torch.ones(like.shape, dtype=torch.long, device=like.device) if mask is None else mask.to(like.device)
-    return (mask.cumsum(1) > 1) & (mask != 0)
+    if mask is None:
+        mask = torch.ones(ids.shape[:2], dtype=torch.long)
+    mask = mask.to(ids.device)
+    return (mask.cumsum(1) <= 1) | (mask == 0)
 
 
 def _per_layer(lens: CrosslayerTranscoder, factors: Factors, otherwise: float) -> list[Tensor]:

@@ -30,7 +30,7 @@ from .firing import forget_moments, revive
 from .holding import HeldSparsity
 from .modeling import CrosslayerTranscoder, TranscoderOutput
 from .objective import terms
-from .replacing import replaced_columns
+from .replacing import kept_columns
 from .state import TrainingState
 
 # Revival is over by then: what is revived later has no time to learn.
@@ -54,23 +54,23 @@ class CrosslayerTranscoderTrainer(LensTrainer):
 
     args: CrosslayerTranscoderArguments
     lens: CrosslayerTranscoder
-    blocks: TranscoderData
+    source: TranscoderData
     progress: TrainingState
 
     # ---- what it is given
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
-        self.blocks = open_data(
+        self.source = open_data(
             given, eval_dataset, self.lens.config, self.frozen, args.data_seed or args.seed, args.blocks_per_window
         )
-        batch, tokens = args.train_batch_size * args.world_size, len(self.blocks.tokens)
+        batch, tokens = args.train_batch_size * args.world_size, len(self.source.tokens)
         if args.dataloader_drop_last and tokens < batch:
             fix = f"Use at most {tokens // args.world_size}, or extract more tokens."
             raise BadInput("per_device_train_batch_size", args.per_device_train_batch_size, fix, f"there are {tokens}")
         if self.lens.config.across_layers and args.evaluates:
             fix = "Train with eval_strategy='no' and give it thresholds afterwards, with lens.calibrated(...)."
             raise BadInput("across_layers", True, fix, why="inside a pass, layers above are not known yet")
-        return self.blocks.training_data(self.frozen)
+        return self.source.training_data(self.frozen)
 
     def weigh(self, args: CrosslayerTranscoderArguments) -> Mapping[str, Schedule]:
         return args.schedules()
@@ -88,7 +88,7 @@ class CrosslayerTranscoderTrainer(LensTrainer):
             self.lens.models = self.models
         read = self.lens.standardiser
         if bool((read.scale == 1).all()) and bool((read.mean == 0).all()):
-            self.lens.standardise(*self.blocks.moments())
+            self.lens.standardise(*self.source.moments())
         self.start_counting()
         if not any(isinstance(callback, AfterStep) for callback in self.callback_handler.callbacks):
             self.add_callback(AfterStep(self))
@@ -122,12 +122,10 @@ class CrosslayerTranscoderTrainer(LensTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """`mse |y - ŷ|² + λ Σ tanh(c |W_dec| f) + α Σ_dead relu(θ - x) |W_dec| + β AuxK + kl KL(M || M_replaced)`"""
-        read, written = self.blocks.split(inputs["activations"])
+        read, written = self.source.split(inputs["activations"])
         output = model(read)
         self.count(output, read, written)
-        found = terms(
-            self.lens, output, read, written, self.dead, self.args.sparsity_steepness, self.args.auxiliary_k
-        )
+        found = terms(self.lens, output, read, written, self.dead, self.args.sparsity_steepness, self.args.auxiliary_k)
         self.note("train_mse", found["mse"].detach())
         self.note("train_sparsity", found["sparsity"].detach())
         loss = self.settle({**found, **self.terms_of_passes()})
@@ -153,14 +151,14 @@ class CrosslayerTranscoderTrainer(LensTrainer):
         if self.schedules["kl"].is_off:
             return {}
         if self.texts is None:
-            self.texts = Texts(self.blocks.texts)
+            self.texts = Texts(self.source.texts)
         turn = self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
         count, first = self.args.kl_documents, self.args.kl_documents * self.args.process_index
         rng = np.random.default_rng([self.args.seed, turn])
         chosen = rng.integers(0, len(self.texts), count * self.args.world_size)[first : first + count]
         batch = collator_of(self.frozen).padded([self.texts[int(i)] for i in chosen])
         batch = {name: tensor.to(self.frozen.device) for name, tensor in batch.items()}
-        passes = WholePass.of(self.frozen, batch, mask=replaced_columns(batch, batch["input_ids"]).long())
+        passes = WholePass.of(self.frozen, batch, mask=~kept_columns(batch, batch["input_ids"]))
         return {"kl": passes.kl(passes.edited(self.lens.replaced(batch)))}
 
     texts: Texts | None = None
@@ -203,7 +201,7 @@ class CrosslayerTranscoderTrainer(LensTrainer):
     # ---- what an evaluation measures
 
     def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
-        return mean_ablated(self.lens, batch, self.blocks.means[self.blocks.written])
+        return mean_ablated(self.lens, batch, self.source.means[self.source.written])
 
     def measure_rows(self, applied: Applied, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """With what explained variance and L0 are sums of: `errors`, `squares` and `active` `[B, L]`, `sums`

@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from ..base.adapters import add_adapter, without_adapters
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
-from ..frozen.anatomy import truncate
+from ..frozen.anatomy import longest_context, truncate
 from ..frozen.loading import in_float32
+from ..frozen.whole import refusing_damage
 from .configuration import ConsistencyLensConfig
 
 
@@ -48,5 +49,7 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
 
 
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
-    subject = AutoConfig.for_model(**(config.subject or {}))
-    return AutoModelForCausalLM.from_config(subject, dtype=torch.float32).eval()  # no dropout, ever
+    with refusing_damage("config.json", "lens", "Save or download it again: what it says of the subject is damaged."):
+        subject = AutoConfig.for_model(**(config.subject or {}))
+        config.require_room(longest_context(subject))
+        return AutoModelForCausalLM.from_config(subject, dtype=torch.float32).eval()  # no dropout, ever

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedTokenizerBase
 
-from ..base.configuration import LensConfig
+from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from .card import TEXT_CARD
 
 PLACEHOLDER = "<A>"
@@ -68,6 +69,7 @@ class ConsistencyLensConfig(LensConfig):
         for name in ("lora_rank", "lora_alpha"):
             if vars(self)[name] < 1:
                 raise BadInput(name, vars(self)[name], "Use 1 or more.")
+        require_norm("embedding_norm", self.embedding_norm)
         if self.injection not in INJECTIONS:
             raise BadInput("injection", self.injection, f"Use one of {', '.join(INJECTIONS)}.")
         if self.prompt.count(PLACEHOLDER) != 1:
@@ -82,17 +84,10 @@ class ConsistencyLensConfig(LensConfig):
     def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
         """The configuration of a lens for one site of a subject; `settings` are the fields that are free."""
         site = str(frozen.site(site))
-        if site == "embed":
-            fix = "Name a site of a layer, such as resid_post.1."
-            raise BadInput("site", site, fix, why="embeddings are single tokens")
-        if settings.get("injection") == "residual" and frozen.num_layers < 2:
-            why = "it adds the activation behind the second layer, and the model has one"
-            raise BadInput("injection", "residual", "Use embedding.", why)
+        require_site(site)
+        require_injection(str(settings.get("injection", cls.injection)), frozen.num_layers)
         tokens = frozen.tokenizer
-        start_id = _first(tokens.bos_token_id, tokens.eos_token_id, tokens.pad_token_id)
-        stop_id = _first(tokens.eos_token_id, tokens.pad_token_id)
-        if start_id is None or stop_id is None:
-            raise BadInput("tokenizer", frozen.model_id, "Give the tokenizer a token that ends a text (eos_token).")
+        start_id, stop_id = ends_of(tokens, frozen.model_id)
         special = {i for i in tokens.all_special_ids if i != stop_id} | set(range(len(tokens), frozen.vocab_size))
         special |= {i for i, token in tokens.added_tokens_decoder.items() if token.special and i != stop_id}
         prompt = str(settings.get("prompt", cls.prompt))
@@ -115,11 +110,19 @@ class ConsistencyLensConfig(LensConfig):
             embedding_norm=_embedding_norm(frozen),
             **settings,
         )
-        asked, room = 2 + len(before) + len(after), frozen.max_length
-        if asked + config.code_length > room:
-            why = f"the model takes {room} tokens, and the prompt has {asked}"
-            raise BadInput("code_length", config.code_length, f"Use at most {max(0, room - asked)}.", why)
+        config.require_room(frozen.max_length)
         return config
+
+    def require_subject(self, frozen: Any, ignore: tuple[str, ...] = ()) -> None:
+        super().require_subject(frozen, ignore)
+        self.require_room(FrozenModels.of(frozen).first.max_length)
+
+    def require_room(self, room: int) -> None:
+        """Raise where the prompt and the longest text do not fit into what the model takes."""
+        asked = len(self.prompt_ids or [])
+        if asked + self.code_length > room:
+            why = f"the model takes {room} tokens, and the prompt has {asked}"
+            raise BadInput("code_length", self.code_length, f"Use at most {max(0, room - asked)}.", why)
 
     @property
     def code_in_words(self) -> str:
@@ -152,6 +155,29 @@ class ConsistencyLensConfig(LensConfig):
     def origin_site(self) -> str:
         assert self.sites is not None
         return self.sites[0]
+
+
+def require_site(site: str) -> None:
+    """Raise where there is nothing to say of a site."""
+    if site == "embed":
+        fix = "Name a site of a layer, such as resid_post.1."
+        raise BadInput("site", site, fix, why="embeddings are single tokens")
+
+
+def require_injection(injection: str, layers: int) -> None:
+    """Raise where the activation cannot enter a model of so many layers so."""
+    if injection == "residual" and layers < 2:
+        why = "it adds the activation behind the second layer, and the model has one"
+        raise BadInput("injection", "residual", "Use embedding.", why)
+
+
+def ends_of(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[int, int]:
+    """The tokens that a text starts and ends with; raise where a tokenizer has none."""
+    start_id = _first(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    stop_id = _first(tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if start_id is None or stop_id is None:
+        raise BadInput("tokenizer", model, "Give the tokenizer a token that ends a text (eos_token).")
+    return start_id, stop_id
 
 
 def _first(*ids: int | None) -> Any:

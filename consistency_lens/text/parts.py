@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from ..base.adapters import adapter_file, adapter_parameters, enable_checkpointing, speaking
-from ..base.saving import HEADS, SavedModel, fetch_beside, heads_beside, load_files, open_folder, save_files
+from ..base.saving import HEADS, SavedModel, config_in, fetch_beside, heads_beside, load_files, open_folder, save_files
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
 from ..frozen.columns import last_columns
@@ -67,7 +67,7 @@ class LensPart(SavedModel):
     ) -> Self:
         """This part alone, from a lens or from where it was saved by itself; the arguments are those of a lens."""
         folder = open_folder(lens_id_or_path, revision, token)
-        config = cls.config_class.from_pretrained(folder)
+        config = config_in(folder, cls.config_class)
         if subject is not None:
             config.require_subject(subject)
         part = cls(config, backbone(config, subject, cls.name))

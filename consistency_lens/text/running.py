@@ -16,8 +16,10 @@ from ..base.modeling import LensModel
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..frozen.anatomy import longest_context
 from .baseline import TAIL, tail_of_run
-from .configuration import PLACEHOLDER
+from .configuration import require_injection, require_site
+from .foreseen import require_contexts, require_model, too_long
 from .modeling import ConsistencyLens
 from .options import BaselineOptions, LensOptions, PlanOptions
 from .report.definitions import TRAINED_TAIL
@@ -63,6 +65,7 @@ class TextRun(FamilyRun):
         named = self.values["site"]
         if named is None and len(offered) != 1:
             raise BadInput("site", None, f"Name one of {', '.join(offered)}.", why="the rows hold several sites")
+        require_site(named or offered[0])
         return [named or offered[0]]
 
     def require_options(self, whole_run: bool) -> None:
@@ -72,19 +75,11 @@ class TextRun(FamilyRun):
             raise BadInput("kl_horizon", horizon, fix)
 
     def require_model(self, config: Any, tokenizer: Any) -> None:
-        """Raise where the decoder's prompt and T tokens do not fit into what the model takes."""
-        length, prompt = self.values["code_length"], self.values["prompt"]
-        if length < 1:
-            raise BadInput("code_length", length, "Give the explanation at least one token.")
-        if prompt.count(PLACEHOLDER) != 1:
-            raise BadInput("prompt", prompt, f"Write {PLACEHOLDER} once, where the activation enters.")
-        before, _, after = prompt.partition(PLACEHOLDER)
-        used = sum(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) for text in (before, after))
-        used += 2  # what a text starts with, and the placeholder
-        room = config.get_text_config().max_position_embeddings
-        if used + length > room:
-            why = f"the model takes {room} tokens, and the prompt has {used}"
-            raise BadInput("code_length", length, f"Use at most {max(0, room - used)}.", why)
+        require_model(self.values, config, tokenizer)
+        require_injection(self.values["injection"], config.get_text_config().num_hidden_layers)
+
+    def require_extraction(self, extraction: Extraction) -> None:
+        require_contexts(self.values, extraction, longest_context(extraction.config))
 
     def require_data(self, data: Activations) -> None:
         horizon, longest = self.values["kl_horizon"], int(data.metadata["rules"]["continuation_length"])
@@ -137,6 +132,5 @@ def _require_length(lens: ConsistencyLens, frozen: FrozenLM, activations: Activa
     longest = 1 + max(pc.max(column).as_py() for column in positions)
     asked = len(lens.config.prompt_ids or []) - 2 + lens.config.code_length
     if longest + asked > frozen.max_length:
-        fix = f"Extract with --max_length {frozen.max_length - asked + 1} or less."
-        why = f"the model takes {frozen.max_length} tokens, a context has {longest}, prompt and text {asked}"
-        raise BadInput("max_length", activations.metadata["rules"]["max_length"], fix, why)
+        rules = activations.metadata["rules"]
+        raise too_long(rules["max_length"], longest, asked, frozen.max_length, rules["min_position"])

@@ -48,15 +48,23 @@ def test_sparsity_is_the_formula_dense_and_sparse() -> None:
     assert float(tanh_sparsity(features, norms)) == pytest.approx(wanted / 6, rel=1e-5)
     entries = [Entries.where(f != 0, f) for f in features]
     assert float(tanh_sparsity(entries, norms)) == pytest.approx(wanted / 6, rel=1e-5)
+
+
+def test_the_gradient_of_sparsity_is_that_of_plain_autograd() -> None:
     slopes = []
-    for limit in (0.0, 1.0):
+    for limit, plain in ((0.0, True), (0.0, False), (1.0, False)):
         lens = small_lens(nonlinearity="relu")
-        lens_norms, active = lens.norms(), lens.encode(READ, limit)
+        norms, active = lens.norms(), lens.encode(READ, limit)
         parameters = [p for part in lens.parts().values() for p in part.values()]
-        loss = tanh_sparsity(active, lens_norms)
+        if plain:
+            parts = [torch.tanh(0.1 * length * f).sum() for f, length in zip(active, norms, strict=True)]
+            loss = torch.stack(parts).sum() / len(READ)
+        else:
+            loss = tanh_sparsity(active, norms)
         slopes.append(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
-    for dense, few in zip(*slopes, strict=True):
-        torch.testing.assert_close(few, dense, rtol=1e-4, atol=1e-6)
+    for expected, dense, few in zip(*slopes, strict=True):
+        torch.testing.assert_close(dense, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(few, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_auxiliary_is_the_share_of_the_error_that_dead_features_leave() -> None:

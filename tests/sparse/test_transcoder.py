@@ -185,4 +185,4 @@ def test_codes_and_rows_for_people() -> None:
     assert sorted(f for _, f in own) == topk_mask(pre, 3)[4].nonzero().flatten().tolist()
     assert rows[0]["active"] == 6 and rows[0]["explanation"].count("/") == 6
     with pytest.raises(BadInput, match="reads this site"):
-        lens.compress({"activations": {"mlp_in.1": read["mlp_in.1"][0]}})
+        lens.compress({"activations": {"resid_mid.1": read["resid_mid.1"][0]}})

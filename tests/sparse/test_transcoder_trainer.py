@@ -34,7 +34,7 @@ def test_it_is_standardised_by_the_statistics_of_all_training_tokens(tmp_path: P
         [blocks().documents("train")[i]["activations"] for i in range(len(blocks().documents("train")))]
     ).double()
     assert len(values) == int(source.sizes.sum())
-    written = values[:, made.blocks.written]
+    written = values[:, made.source.written]
     scale = made.lens.targets.standardiser
     torch.testing.assert_close(scale.mean.double(), written.mean(0), rtol=1e-5, atol=1e-6)
     overall = written.var(0, correction=0).mean(1).sqrt()
@@ -46,7 +46,7 @@ def test_the_loss_is_the_equation(tmp_path: Path) -> None:
     inputs = next(iter(made.get_train_dataloader()))
     made.progress.firing.idle[:, :5] = 1  # dead
     loss = made.compute_loss(made.lens, inputs)
-    lens, (read, written) = made.lens, made.blocks.split(inputs["activations"])
+    lens, (read, written) = made.lens, made.source.split(inputs["activations"])
     x = lens.standardiser(read)
     y = lens.targets.standardiser(written)
     features, pre, sparsity, lacking = [], [], 0.0, 0.0
@@ -59,11 +59,11 @@ def test_the_loss_is_the_equation(tmp_path: Path) -> None:
         lacking += (functional.relu(source.threshold - pre[i]) * norm)[:, :5].sum() / len(x)
     rows = [source.W_dec.view(48, -1, 32) for source in lens.layers_in_order if source.W_dec is not None]
     given = torch.stack(
-        [sum(features[i] @ rows[i][:, l - i] for i in range(l + 1)) + lens.targets.b_dec[l] for l in range(4)], 1
+        [sum(features[i] @ rows[i][:, t - i] for i in range(t + 1)) + lens.targets.b_dec[t] for t in range(4)], 1
     )
     mse = (y - given).square().mean()
     error, dead = (y - given).detach(), [values[:, :5].relu() for values in pre]
-    explained = torch.stack([sum(dead[i] @ rows[i][:5, l - i] for i in range(l + 1)) for l in range(4)], 1)
+    explained = torch.stack([sum(dead[i] @ rows[i][:5, t - i] for i in range(t + 1)) for t in range(4)], 1)
     auxiliary = (error - explained).square().sum() / error.square().sum()
     torch.testing.assert_close(loss, mse + 0.3 * sparsity + 1e-6 * lacking + auxiliary / 32, rtol=1e-4, atol=1e-5)
 
@@ -100,7 +100,7 @@ def test_evaluation_is_that_of_the_report_of_one_document(tmp_path: Path) -> Non
     documents = blocks().documents("validation")
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0))[:4].tolist()
     values = torch.cat([documents[i]["activations"] for i in order])
-    read, written = made.blocks.split(values)
+    read, written = made.source.split(values)
     error = (made.lens.eval().reconstruct(read).detach() - written).double().square().sum((0, 2))
     spread = (written - written.mean(0)).double().square().sum((0, 2))
     measured = made.measure()
@@ -242,5 +242,3 @@ def test_bad_data_is_refused_by_name(tmp_path: Path) -> None:
         trainer(tmp_path, transcoder(nonlinearity="batchtopk", across_layers=True), eval_strategy="steps")
     with pytest.raises(ProvenanceMismatch):
         CrosslayerTranscoderTrainer(transcoder(), arguments(tmp_path), blocks(), frozen=tiny_lm("qwen2"))
-
-

@@ -136,6 +136,7 @@ class Passages:
         prompts: PromptFormat | None = None,
         bos: str = "auto",
         max_passage_tokens: int | None = None,
+        as_text: bool = True,
     ) -> Passages:
         """The same rows with their ids for each model, so that no batch waits for a tokenizer.
 
@@ -145,10 +146,12 @@ class Passages:
             bos: `auto`, `always` or `never`, as for `PassageTokenizer`.
             max_passage_tokens: cut longer passages to a window of so many tokens of each model, the first window that
                 holds an accepted answer. Default: what does not fit into a model is refused.
+            as_text: whether the models read passages as text, too. False where they read a code alone: passages may
+                then be longer than what the models take.
         """
         tokenizers, prompts = PassageTokenizer.of(models, bos), prompts or PromptFormat()
         splits = {
-            split: tokenised(rows, tokenizers, prompts, max_passage_tokens, {**self.metadata, "split": split})
+            split: tokenised(rows, tokenizers, prompts, max_passage_tokens, as_text, {**self.metadata, "split": split})
             for split, rows in self.splits.items()
         }
         cut, lost = count_cuts(splits.values())
@@ -157,6 +160,7 @@ class Passages:
             "prompts": prompts.to_dict(),
             "bos": bos,
             "max_passage_tokens": max_passage_tokens,
+            "as_text": as_text,
             "passages_cut": cut,
             "cut_without_an_answer": lost,
         }

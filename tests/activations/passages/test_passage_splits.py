@@ -133,7 +133,7 @@ def test_a_folder_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 def test_rows_that_go_to_a_folder_are_those_of_memory(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
-    file.write_text("\n".join(random_texts(700, shortest=40)))
+    file.write_text("\n".join(random_texts(600, shortest=14, longest=30)))
     arguments = PassageArguments(train_file=[str(file)], **SMALL, **HELD_OUT)
     memory, folder = Passages.build(arguments), Passages.build(arguments, tmp_path / "p")
     assert all(rows.cache_files for rows in folder.splits.values()), "memory-mapped"
