@@ -64,6 +64,15 @@ FAMILIES = {
         run=".text.running:TextRun",
         report=".text.report:TextReport",
     ),
+    "sparse": Family(
+        model_type="crosslayer_transcoder",
+        config=".sparse.configuration:CrosslayerTranscoderConfig",
+        model=".sparse.modeling:CrosslayerTranscoder",
+        trainer=".sparse.trainer:CrosslayerTranscoderTrainer",
+        arguments=".sparse.arguments:CrosslayerTranscoderArguments",
+        run=".sparse.running:TranscoderRun",
+        report=".sparse.report:TranscoderReport",
+    ),
 }
 
 
