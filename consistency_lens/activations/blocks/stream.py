@@ -123,7 +123,7 @@ class BlockStream:
     @property
     def splits(self) -> dict[str, WholeDocuments]:
         """The whole documents of each split that has any."""
-        return {split: self.documents(split) for split in SPLITS if self.corpus.packs[split]}
+        return {split: self.documents(split) for split in SPLITS if self.corpus.cuts[split]}
 
     def source(self, split: str = "train") -> StreamedBlocks:
         """The blocks of a split."""
