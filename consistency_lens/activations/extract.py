@@ -39,32 +39,39 @@ class ExtractArguments:
     output_dir: str = field(default="outputs/activations", metadata={"help": "Folder for the rows."})
     sites: list[str] = field(
         default_factory=lambda: ["resid_post.2/3"],
-        metadata={"help": "embed, or resid_pre|resid_post|mlp_in|mlp_out|attn_out and .L: a layer, -1, or 2/3."},
+        metadata={
+            "help": "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a "
+            "layer, -1, or 2/3."
+        },
     )
-    positions_per_document: int = field(default=4, metadata={"help": "Rows per document, each at its own position."})
+    positions_per_document: int = field(
+        default=4, metadata={"help": "Number of rows per document, each at its own position."}
+    )
     min_position: int = field(
-        default=16, metadata={"help": "First position that may be read: early ones are attention sinks."}
+        default=16, metadata={"help": "First position that may be read; early ones are attention sinks."}
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Cut documents after so many tokens. Default: 512, or the model's context."}
+        default=None,
+        metadata={"help": "Number of tokens after which a document is cut. Default: 512, or the model's context."},
     )
-    continuation_length: int = field(default=8, metadata={"help": "True next tokens kept with each row."})
+    continuation_length: int = field(default=8, metadata={"help": "Number of true next tokens kept with each row."})
     validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
     test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
     storage_dtype: str = field(
         default="auto",
         metadata={
-            "help": "Of the vectors. auto: float16 for a half-precision model if every value fits, else float32.",
+            "help": "Dtype of the stored vectors. auto: float16 for a half-precision model if every "
+            "value fits, else float32.",
             "choices": ["auto", "float16", "float32"],
         },
     )
-    batch_size: int = field(default=32, metadata={"help": "Documents per forward pass, of similar length."})
+    batch_size: int = field(default=32, metadata={"help": "Number of documents per forward pass, of similar length."})
     documents_per_shard: int = field(
-        default=512, metadata={"help": "Documents per file: what is lost at most when killed."}
+        default=512, metadata={"help": "Number of documents per file: what a kill loses at most."}
     )
-    seed: int = field(default=0, metadata={"help": "Of the split and of the positions."})
-    resume: bool = field(default=False, metadata={"help": "Go on with an interrupted extraction in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an extraction in output_dir."})
+    seed: int = field(default=0, metadata={"help": "Seed of the split and of the positions."})
+    resume: bool = field(default=False, metadata={"help": "Resume an interrupted extraction in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Overwrite an extraction in output_dir."})
 
 
 def rules_of(given: ExtractArguments, model_length: int) -> RowRules:

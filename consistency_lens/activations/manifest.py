@@ -37,7 +37,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
         rest = {name: value for name, value in metadata.items() if name != SEAL}
         whole = metadata[SEAL] == _seal(rest) if SEAL in metadata else FILES not in metadata
         [Shard(**record) for record in metadata["shards"]]
-        metadata["splits"].items(), metadata["provenance"]["sites"]
+        metadata["splits"].items()
+        if "kind" not in metadata:  # rows, which were read at sites; passages are text
+            metadata["provenance"]["sites"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptShard(f"{path} is damaged ({type(error).__name__}: {error}). {_AGAIN}") from error
     if not whole:

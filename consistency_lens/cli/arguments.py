@@ -14,24 +14,35 @@ class SubjectArguments:
     """The frozen LLM under study."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id, local folder or .gguf file, or 'demo' for the offline subject."}
+        default=None,
+        metadata={"help": "Model: its Hub id, a local folder or .gguf file, or 'demo' for the offline one."},
     )
     gguf_file: str | None = field(
         default=None,
-        metadata={"help": "A .gguf file of that folder or repository, to load instead of its other weights."},
+        metadata={
+            "help": "Name of a .gguf file in that folder or repository, which is loaded instead of its other weights."
+        },
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
-    dtype: str = field(default="auto", metadata={"help": "auto: as in the checkpoint.", "choices": list(DTYPES)})
+    dtype: str = field(
+        default="auto", metadata={"help": "Dtype of the weights. auto: as in the checkpoint.", "choices": list(DTYPES)}
+    )
     quantization: str = field(
-        default="none", metadata={"help": "Through bitsandbytes.", "choices": list(QUANTIZATION)}
+        default="none",
+        metadata={"help": "Quantization of the weights, by bitsandbytes.", "choices": list(QUANTIZATION)},
     )
     attn_implementation: str = field(
         default="auto",
-        metadata={"help": "auto: the fastest that is installed and supported.", "choices": list(ATTENTION)},
+        metadata={
+            "help": "Attention implementation. auto: the fastest that is installed and supported.",
+            "choices": list(ATTENTION),
+        },
     )
     device_map: str | None = field(
         default=None,
-        metadata={"help": "As in transformers ('auto' splits a large model). Default: this process's device."},
+        metadata={
+            "help": "Device map, as in transformers ('auto' splits a large model). Default: the device of the process."
+        },
     )
 
     def loading(self) -> dict[str, Any]:
@@ -47,28 +58,34 @@ class RunArguments:
     family: str = field(default="text", metadata={"help": "Family of the lens, named after the medium of its code."})
     activations: str | None = field(
         default=None,
-        metadata={"help": "Rows that are there already: folder or Hub dataset. Default: those in activations_dir."},
+        metadata={"help": "Folder or Hub dataset of activations that are there already. Default: activations_dir."},
     )
     stream_activations: bool = field(
         default=False,
         metadata={
-            "help": "Train on rows that are read from the corpus meanwhile and never stored; held-out rows and the "
-            "mean come from those of --activations, of the same corpus and rules."
+            "help": "Training rows are read from the corpus during training and never stored; "
+            "held-out rows and the mean "
+            "come from --activations, made of the same corpus by the same rules."
         },
     )
-    stream_buffer: int = field(default=4096, metadata={"help": "Rows of the stream that are shuffled together."})
+    stream_buffer: int = field(
+        default=4096, metadata={"help": "Number of rows of the stream that are shuffled together."}
+    )
     lens: str | None = field(
-        default=None, metadata={"help": "For evaluate and explain: run folder, lens folder, or a lens on the Hub."}
+        default=None,
+        metadata={"help": "Lens to evaluate or explain with: a run folder, a lens folder, or an id on the Hub."},
     )
     cpu_threads: int | None = field(
         default=None,
         metadata={
-            "help": "Of each process, on the CPU. Default: OMP_NUM_THREADS, or all cores. `accelerate launch` makes 1 "
-            "of that by itself: a single process that it started with 1 takes all cores, unless 1 is said here."
+            "help": "Number of CPU threads of each process. Default: OMP_NUM_THREADS, or all cores; "
+            "a single process that "
+            "`accelerate launch` started with 1 takes all cores, unless this option is 1."
         },
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+        default=None,
+        metadata={"help": "Number of evaluations without a better metric_for_best_model after which training stops."},
     )
 
 
@@ -76,11 +93,17 @@ class RunArguments:
 class ReportArguments:
     """What the report is made of."""
 
-    report_split: str = field(default="test", metadata={"help": "Rows to judge on; those of train flatter."})
-    report_rows: int | None = field(default=None, metadata={"help": "So many of them. Default: all."})
-    report_batch_size: int = field(default=64, metadata={"help": "Rows per pass."})
+    report_split: str = field(default="test", metadata={"help": "Split that the report is made on; train flatters."})
+    report_rows: int | None = field(
+        default=None, metadata={"help": "Number of rows in the report, drawn from all documents. Default: all."}
+    )
+    report_batch_size: int = field(default=64, metadata={"help": "Number of rows per pass."})
     report_horizon: int | None = field(
-        default=None, metadata={"help": "True next positions to judge as well. Default: 8, or all that rows have."}
+        default=None,
+        metadata={
+            "help": "Number of true next positions that the report compares as well. Default: 8, or "
+            "all that rows have."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -96,11 +119,14 @@ class ExplainArguments:
 
     positions: str | None = field(
         default=None,
-        metadata={"help": "Tokens of the text, as in 3,5 or (with =) --positions=-2,-1. Default: all but the first."},
+        metadata={
+            "help": "Positions of tokens to explain, as in 3,5 or (with =) --positions=-2,-1. "
+            "Default: all but the first."
+        },
     )
     json: bool = field(
         default=False,
-        metadata={"help": "JSON on stdout, and nothing else: an object per token; for plan, a single one."},
+        metadata={"help": "JSON on stdout and nothing else: an object per token; for plan, a single one."},
     )
 
 
@@ -108,12 +134,15 @@ class ExplainArguments:
 class PublishArguments:
     """What goes to the Hub under which name. The token is `hub_token`, or that of this machine."""
 
-    repo_id: str | None = field(default=None, metadata={"help": "For publish: where the lens goes, as in owner/name."})
-    private: bool = field(default=False, metadata={"help": "A new repository is not for everybody."})
+    repo_id: str | None = field(
+        default=None, metadata={"help": "Repository that publish writes to, as in owner/name."}
+    )
+    private: bool = field(default=False, metadata={"help": "Private: a new repository is visible to its owner alone."})
     space: bool = field(
-        default=False, metadata={"help": "For publish: also the page to look at the lens, as a Space of that name."}
+        default=False,
+        metadata={"help": "Space: publish also puts the explorer of the lens there, as a Space of that name."},
     )
     hub_dataset_id: str | None = field(
         default=None,
-        metadata={"help": "Publish the rows as this dataset. Default with extract --push_to_hub: the folder's name."},
+        metadata={"help": "Dataset repository for the rows. Default with extract --push_to_hub: the folder's name."},
     )

@@ -36,7 +36,7 @@ USUAL = (
 )
 _CHANGED_HELP = {
     "output_dir": "Run folder. Default: outputs/{model}_{site}_{dataset}_lr{lr}_t{T}_{time}.",
-    "revision": "Branch, tag or commit of the model on the Hub. For publish: the branch that is written to.",
+    "revision": "Branch, tag or commit of the model on the Hub; for publish, the branch that is written to.",
     "resume_from_checkpoint": "Path of a checkpoint; 'true': the newest whole one in output_dir; 'auto': the same if "
     "there is one, else from the beginning; 'last-checkpoint' of hub_model_id; or one on the Hub, as in "
     "owner/name/checkpoint-40.",
@@ -84,6 +84,12 @@ class Options:
         """Training arguments that are transformers' own, and not changed by us."""
         own = [kind for kind in self.training.__mro__ if issubclass(kind, LensTrainingArguments)]
         return {f.name for f in fields(TrainingArguments)} - {name for kind in own for name in get_annotations(kind)}
+
+    @cached_property
+    def first(self) -> set[str]:
+        """Of the training, the options that --help shows; --help_all shows all that are not transformers' own, too."""
+        common = {"per_device_train_batch_size", "logging_steps", "eval_rows", "sample_steps", "sample_rows"}
+        return {*USUAL, *common, *self.training.usual}
 
     @cached_property
     def schedules(self) -> set[str]:

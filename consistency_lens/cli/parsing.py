@@ -18,7 +18,7 @@ from ..base.family_run import FamilyRun
 from ..errors import BadInput
 from ..text.options import PlanOptions
 from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
-from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, USUAL, Options, help_of, options_of
+from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
 from .recipes import as_options, less, load_recipe, meant, recipe_names
 
 DEMO = "demo"
@@ -126,10 +126,11 @@ class Parser(HfArgumentParser):
 
     Args:
         options: of the family.
+        whole: its help shows every option that is not transformers' own, and not the usual ones alone.
     """
 
-    def __init__(self, options: Options, **kwargs: Any) -> None:
-        self.options = options
+    def __init__(self, options: Options, whole: bool = False, **kwargs: Any) -> None:
+        self.options, self.whole = options, whole
         super().__init__([options.as_class()], **kwargs)
 
     def error(self, message: str) -> Any:
@@ -149,11 +150,17 @@ class Parser(HfArgumentParser):
         parts += ["", *_paragraphs(lines, width)]
         for group in self.options.groups:
             fields_of, inherited = self.options.fields_of(group), self.options.inherited
-            own = {n: f for n, f in fields_of.items() if group != TRAINING or n not in inherited or n in USUAL}
+            training, whole = group == TRAINING, self.whole
+            own = {
+                name: given
+                for name, given in fields_of.items()
+                if not training or name in self.options.first or (whole and name not in inherited)
+            }
             own = dict(sorted(own.items(), key=lambda item: item[0] in inherited))
             parts += ["", f"{group}:", *_paragraphs({f"--{n}": _described(n, f) for n, f in own.items()}, width)]
             if group == TRAINING:
-                parts.append("  ... and every other field of transformers' TrainingArguments.")
+                more = "every other field" if whole else "--help_all for the rest, and every field"
+                parts.append(f"  ... and {more} of transformers' TrainingArguments.")
         return "\n".join([*parts, "", textwrap.fill(str(self.epilog), width), ""])
 
 
@@ -179,9 +186,10 @@ def _paragraphs(lines: dict[str, str], width: int) -> list[str]:
     return found
 
 
-def new_parser(options: Options) -> Parser:
+def new_parser(options: Options, whole: bool = False) -> Parser:
     parser = Parser(
         options,
+        whole,
         prog="run_lens.py",
         allow_abbrev=False,
         usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe] [--any_field value]",
@@ -204,8 +212,8 @@ def parse(argv: Sequence[str]) -> Request:
     if command not in (*COMMON, *options.run.commands):
         fix = f"Use one of {', '.join(name for name in COMMANDS if name in (*COMMON, *options.run.commands))}."
         raise BadInput("command", command, fix, why=f"a lens of the family {options.family} has no such command")
-    parser = new_parser(options)
-    words = _answered(words, options)
+    parser = new_parser(options, whole="--help_all" in words)
+    words = ["--help" if word == "--help_all" else word for word in _answered(words, options)]
     absent = object()
     nothing = Namespace(**dict.fromkeys([*options.names, "config", "text"], absent))
     known, unknown = parser.parse_known_args(words, nothing)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from .about import LENS, About
-from .bootstrap import Number, Samples
+from .bootstrap import Samples
 from .family import FamilyReport
-from .quantities import Numbers, definitions_of, difference, numbers_of, retained
+from .quantities import Measured, Numbers, definitions_of, of_each
 from .report import Part, Report
 
 POSITION_BINS = 8
@@ -30,6 +30,7 @@ def assemble(
     lens: Mapping[str, Any],
     data: Mapping[str, Any],
     training: Sequence[Mapping[str, Any]] = (),
+    models: Sequence[str] = (),
 ) -> Report:
     """The report of what was measured.
 
@@ -42,10 +43,17 @@ def assemble(
         horizon: k.
         lens, data: what was evaluated, on what; it goes into the report as it is.
         training: rows for the curves.
+        models: names of the models, where there are several: the numbers of each are given beside their means.
     """
-    codes, about = [name for group in groups.values() for name in group], family.about(groups)
+    codes, about, of_models = (
+        [name for group in groups.values() for name in group],
+        family.about(groups),
+        of_each(models),
+    )
+    about = replace(about, details=(*about.details, *of_models))
+    quantities = {**family.quantities, **of_models}
     changed = [code for group in about.groups if group.changed for code in groups.get(group.name, ())]
-    traits, quantities = samples.records.measures("traits"), family.quantities
+    traits, measured = samples.records.measures("traits"), Measured(samples, quantities)
     report = Report(
         verdict="",
         remarks=[],
@@ -53,14 +61,12 @@ def assemble(
         data=dict(data),
         horizon=horizon,
         groups={group: list(names) for group, names in groups.items()},
-        parts={name or "all": _part(samples, family, about, groups, name) for name in ("", *samples.subsets)},
-        retention=_sound(
-            (code, {name: retained(samples, code, LENS, name, quantities) for name in family.kept}) for code in changed
-        ),
-        traits=numbers_of(samples, "traits", names=traits),
-        judged=_sound((code, dict(numbers_of(samples, code, names=family.judged))) for code in codes),
-        gains=family.gains(samples),
-        by_position=[] if positions is None else _by_position(samples, family, about, codes, positions),
+        parts={name or "all": _part(measured, family, about, groups, name) for name in ("", *samples.subsets)},
+        retention=_some((code, measured.retained(code, LENS, family.kept)) for code in changed),
+        traits=measured.numbers("traits", names=traits),
+        judged=_some((code, measured.numbers(code, names=family.judged)) for code in codes),
+        gains=family.gains(measured),
+        by_position=[] if positions is None else _by_position(measured, about, codes, positions),
         training=[{name: value for name, value in row.items() if _is_plain(value)} for row in training],
         definitions={
             **definitions_of(quantities, horizon),
@@ -76,21 +82,13 @@ def assemble(
 
 
 def _part(
-    samples: Samples, family: FamilyReport, about: About, groups: Mapping[str, Sequence[str]], subset: str
+    measured: Measured, family: FamilyReport, about: About, groups: Mapping[str, Sequence[str]], subset: str
 ) -> Part:
     compared = [code for group in about.groups if group.compared for code in groups.get(group.name, ())]
-    of, quantities = family.compared, family.quantities
     return Part(
-        rows=samples.rows(subset),
-        numbers={
-            code: numbers_of(samples, code, subset, quantities=quantities)
-            for group in groups.values()
-            for code in group
-        },
-        differences=_sound(
-            (code, {name: difference(samples, LENS, code, name, subset, quantities) for name in of})
-            for code in compared
-        ),
+        rows=measured.samples.rows(subset),
+        numbers={code: measured.numbers(code, subset) for group in groups.values() for code in group},
+        differences=_some((code, measured.differences(LENS, code, family.compared, subset)) for code in compared),
     )
 
 
@@ -99,29 +97,29 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, (int, float)) and math.isfinite(value))
 
 
-def _sound(found: Iterable[tuple[str, Mapping[str, Number | None]]]) -> dict[str, Numbers]:
-    """Without what could not be measured."""
-    kept = {code: {name: n for name, n in numbers.items() if n is not None} for code, numbers in found}
-    return {code: numbers for code, numbers in kept.items() if numbers}
+def _some(found: Iterable[tuple[str, Numbers]]) -> dict[str, Numbers]:
+    """Without codes that have no numbers."""
+    return {code: numbers for code, numbers in found if numbers}
 
 
 def _by_position(
-    samples: Samples, family: FamilyReport, about: About, codes: Sequence[str], positions: np.ndarray
+    measured: Measured, about: About, codes: Sequence[str], positions: np.ndarray
 ) -> list[dict[str, Any]]:
     """KL in bins of P that hold about as many rows each."""
     edges = np.unique(np.quantile(positions, np.linspace(0, 1, POSITION_BINS + 1)).astype(int))
     edges[-1] += 1
-    bins = list(pairwise(edges))
-    binned = samples.within({str(i): (positions >= low) & (positions < high) for i, (low, high) in enumerate(bins)})
-    names, quantities = (about.fallback, about.primary), family.quantities
+    bins = {str(i): (int(low), int(high)) for i, (low, high) in enumerate(pairwise(edges))}
+    inside = {name: (positions >= low) & (positions < high) for name, (low, high) in bins.items()}
+    binned = replace(measured, samples=measured.samples.within(inside))
+    names = (about.fallback, about.primary)
     return [
         {
-            "first": int(low),
-            "last": int(high) - 1,
-            "rows": binned.rows(str(i)),
-            "numbers": {code: numbers_of(binned, code, str(i), names, quantities) for code in codes},
+            "first": low,
+            "last": high - 1,
+            "rows": binned.samples.rows(name),
+            "numbers": {code: binned.numbers(code, name, names) for code in codes},
         }
-        for i, (low, high) in enumerate(bins)
+        for name, (low, high) in bins.items()
     ]
 
 

@@ -12,9 +12,9 @@ from ..base.comparing import Applied, TokenSwap
 from ..base.modeling import LensModel
 from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
 from .about import LENS, About, Group
-from .bootstrap import Number, Records, Samples
+from .bootstrap import Records
 from .held_out import HeldOut
-from .quantities import WHOLE_PASS, Numbers, Quantity
+from .quantities import WHOLE_PASS, Measured, Numbers, Quantity
 from .report import Report
 
 EDIT = "edit"
@@ -83,8 +83,8 @@ class FamilyReport:
 
     def about(self, groups: Mapping[str, Sequence[str]]) -> About:
         """How the report wants to be shown."""
-        others = (Group(name, name, compared=name != EDIT) for name in groups if name != LENS)
-        shown = (Group(LENS, "the lens", brief=True), *others)
+        others = (Group(name, name, compared=True) for name in groups if name not in (LENS, EDIT))
+        shown = (Group(LENS, "the lens", brief=True), *others, Group(EDIT, "edits, no code"))
         return About(
             shown, questions={"kl_recovered": "recovered", "top1": ""}, details=("kl", "loss_recovered", "ce")
         )
@@ -135,7 +135,7 @@ class FamilyReport:
     def finish(self, records: Records) -> None:
         """Record what shows over all rows only."""
 
-    def gains(self, samples: Samples) -> dict[str, Numbers]:
+    def gains(self, measured: Measured) -> dict[str, Numbers]:
         """Number -> `before`, `after` and `gain`, where an earlier moment of the lens was measured beside it."""
         return {}
 
@@ -150,16 +150,9 @@ class FamilyReport:
         if best is None:
             return f"{name} is {score}.", replace(report.about, good=score.low > 0)
         apart = whole.differences[best][name]
-        sentence = f"{name} is {score}, {apart} above the best control, {best}."
+        sentence = f"{name} is {score}; the lens minus its best control, {best}, is {apart}."
         return sentence, replace(report.about, good=score.low > 0 and apart.low > 0)
 
     def remarks(self, report: Report) -> list[str]:
         """Sentences of the family, between those that every report has."""
         return []
-
-
-def gain_of(after: Any, before: Any) -> Numbers | None:
-    """Both numbers and their difference, from draws on the same rows; None where one of them has none."""
-    numbers = {"before": Number.of(before), "after": Number.of(after), "gain": Number.of(after - before)}
-    found = {name: number for name, number in numbers.items() if number is not None}
-    return found if len(found) == len(numbers) else None

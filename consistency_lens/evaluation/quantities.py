@@ -109,58 +109,63 @@ WHOLE_PASS: Mapping[str, Quantity] = {
 }
 
 
-def draws_of(
-    samples: Samples, code: str, name: str, subset: str = "", quantities: Mapping[str, Quantity] = AT_P
-) -> np.ndarray | None:
-    """The number and its draws, `[1 + R]`; None where its parts were not measured. A number that is none of the
-    quantities is the mean of what was measured under its name."""
-    quantity = quantities.get(name)
-    if quantity is not None and quantity.draws is not None:
-        return quantity.draws(samples, code, subset)
-    return samples.mean(code, name, subset) if samples.has(code, name) else None
+def of_each(models: Iterable[str]) -> dict[str, Quantity]:
+    """The numbers of each of several models; under the plain names are means over the models."""
+    each = [(name, model, f"{name} of {model} alone") for model in models for name in ("kl", "kl_recovered", "top1")]
+    return {
+        f"{name}/{model}": Quantity(definition, recovered(f"kl/{model}") if name == "kl_recovered" else None)
+        for name, model, definition in each
+    }
 
 
-def number(
-    samples: Samples, code: str, name: str, subset: str = "", quantities: Mapping[str, Quantity] = AT_P
-) -> Number | None:
-    draws = draws_of(samples, code, name, subset, quantities)
-    return None if draws is None else Number.of(draws)
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of what was measured. Differences and shares are taken draw by draw, on the same documents.
+
+    Args:
+        samples: sums over documents.
+        quantities: the numbers that there are.
+    """
+
+    samples: Samples
+    quantities: Mapping[str, Quantity]
+
+    def draws(self, code: str, name: str, subset: str = "") -> np.ndarray | None:
+        """The number and its draws, `[1 + R]`; None where its parts were not measured. A number that is none of the
+        quantities is the mean of what was measured under its name."""
+        quantity = self.quantities.get(name)
+        if quantity is not None and quantity.draws is not None:
+            return quantity.draws(self.samples, code, subset)
+        return self.samples.mean(code, name, subset) if self.samples.has(code, name) else None
+
+    def numbers(self, code: str, subset: str = "", names: Iterable[str] | None = None) -> Numbers:
+        """Every number of one code that was measured; default all quantities."""
+        wanted = self.quantities if names is None else names
+        return _sound((name, self.draws(code, name, subset)) for name in wanted)
+
+    def differences(self, code: str, other: str, names: Iterable[str], subset: str = "") -> Numbers:
+        """`code` minus `other`: an interval above 0 means that they are apart."""
+        return _sound((name, self.difference(code, other, name, subset)) for name in names)
+
+    def difference(self, code: str, other: str, name: str, subset: str = "") -> np.ndarray | None:
+        """The draws of one such difference."""
+        here, there = self.draws(code, name, subset), self.draws(other, name, subset)
+        return None if here is None or there is None else here - there
+
+    def retained(self, code: str, whole: str, names: Iterable[str]) -> Numbers:
+        """The shares of the numbers of `whole` that a code made from it keeps."""
+        return _sound((name, self.share(code, whole, name)) for name in names)
+
+    def share(self, code: str, whole: str, name: str) -> np.ndarray | None:
+        """The draws of one such share; None where there is nothing to keep."""
+        here, there = self.draws(code, name), self.draws(whole, name)
+        return None if here is None or there is None or there[0] <= 0 else ratio(here, there)
 
 
-def numbers_of(
-    samples: Samples,
-    code: str,
-    subset: str = "",
-    names: Iterable[str] | None = None,
-    quantities: Mapping[str, Quantity] = AT_P,
-) -> Numbers:
-    """Every number of one code that was measured; default all quantities."""
-    wanted = quantities if names is None else names
-    found = {name: number(samples, code, name, subset, quantities) for name in wanted}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def difference(
-    samples: Samples, code: str, other: str, name: str, subset: str = "", quantities: Mapping[str, Quantity] = AT_P
-) -> Number | None:
-    """`code` minus `other` on the same documents, row by row: an interval above 0 means that they are apart."""
-    here, there = (draws_of(samples, each, name, subset, quantities) for each in (code, other))
-    return None if here is None or there is None else Number.of(here - there)
-
-
-def retention_of(
-    samples: Samples, code: str, whole: str, name: str, quantities: Mapping[str, Quantity] = AT_P
-) -> np.ndarray | None:
-    """The draws of the share of a number that a code made from another one keeps; None where there is none to keep."""
-    here, there = (draws_of(samples, each, name, "", quantities) for each in (code, whole))
-    return None if here is None or there is None or there[0] <= 0 else ratio(here, there)
-
-
-def retained(
-    samples: Samples, code: str, whole: str, name: str, quantities: Mapping[str, Quantity] = AT_P
-) -> Number | None:
-    draws = retention_of(samples, code, whole, name, quantities)
-    return None if draws is None else Number.of(draws)
+def _sound(found: Iterable[tuple[str, np.ndarray | None]]) -> Numbers:
+    """Without what could not be measured."""
+    numbers = ((name, None if draws is None else Number.of(draws)) for name, draws in found)
+    return {name: number for name, number in numbers if number is not None}
 
 
 def definitions_of(quantities: Mapping[str, Quantity], horizon: int) -> dict[str, str]:

@@ -11,10 +11,10 @@ from huggingface_hub.dataclasses import strict
 from ..base.configuration import LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..frozen.sites import LAYERED
+from .card import TRANSCODER_CARD
 from .nonlinear import NONLINEARITIES
 
-# In the order in which a block computes them.
-STAGES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 STANDARDISATIONS = ("site", "dimension", "none")
 _CHOOSES = ("topk", "batchtopk")
 
@@ -45,6 +45,7 @@ class CrosslayerTranscoderConfig(LensConfig):
 
     model_type = "crosslayer_transcoder"
     medium = "sparse"
+    card = TRANSCODER_CARD
 
     depth: int = 1
     chosen_layers: list[int] | None = None
@@ -82,9 +83,9 @@ class CrosslayerTranscoderConfig(LensConfig):
 
     def _require_stages(self) -> None:
         for name in ("read_stage", "write_stage"):
-            if vars(self)[name] not in STAGES:
-                raise BadInput(name, vars(self)[name], f"Use one of {', '.join(STAGES)}.")
-        if STAGES.index(self.read_stage) > STAGES.index(self.write_stage):
+            if vars(self)[name] not in LAYERED:
+                raise BadInput(name, vars(self)[name], f"Use one of {', '.join(LAYERED)}.")
+        if LAYERED.index(self.read_stage) > LAYERED.index(self.write_stage):
             why = f"a block computes {self.write_stage} before it"
             raise BadInput("read_stage", self.read_stage, "Read a stage below the one that is written.", why=why)
         if self.crosslayer and self.read_stage == self.write_stage and len(self.window) > 1:
@@ -124,8 +125,9 @@ class CrosslayerTranscoderConfig(LensConfig):
             name = "read_stage" if stage == config.read_stage else "write_stage"
             fix = "Use read_stage='resid_pre' or 'mlp_in'." if name == "read_stage" else "Use another model or stage."
             raise BadInput(name, stage, fix, why=f"{frozen.model_id} does not offer {missing[0]}")
-        provenance = frozen.provenance(*config.all_sites).to_dict()
-        return cls(**hidden, **settings, sites=config.all_sites, provenance=provenance)
+        places = {"sites": config.read_sites, "writes": config.written_sites}
+        provenance = frozen.provenance(*config.read_sites).to_dict()
+        return cls(**hidden, **settings, **places, provenance=provenance)
 
     @property
     def window(self) -> list[int]:

@@ -14,21 +14,24 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..base.modeling import Batch, LensModel, LensOutput
+from ..base.comparing import WholePass
+from ..base.modeling import Batch, Code, LensModel, LensOutput
 from ..base.saving import HEADS, load_files, open_folder
 from ..errors import BadInput
-from ..frozen import Edit, FrozenLM
+from ..frozen import Edit, FrozenLM, FrozenModels
 from .calibrating import calibrate
 from .circuit_tracer import is_export, read_export
 from .code import SparseCode
 from .configuration import CrosslayerTranscoderConfig
+from .documents import DocumentCode, lengths_of, read_documents
 from .encoding import Active, pre_activations
+from .explaining import explain_tokens
 from .folding import fold
 from .nonlinear import batchtopk_mask
-from .replacing import Factors, changed, replaced
-from .source import SourceLayer, Targets, as_entries
+from .replacing import Factors, changed, kept_columns, replaced
+from .source import SourceLayer, Targets
 from .standardising import Moments, Standardiser
-from .using import Changed, amplify, features_of
+from .using import Changed, amplify, features_of, subject_of
 
 
 @dataclass
@@ -87,7 +90,7 @@ class CrosslayerTranscoder(LensModel):
         return lens
 
     @classmethod
-    def build(cls, config: Any, frozen: FrozenLM | None, tokenizer: PreTrainedTokenizerBase) -> Self:
+    def build(cls, config: Any, frozen: Any, tokenizer: PreTrainedTokenizerBase) -> Self:
         lens = cls(config)
         return lens.to(frozen.device) if frozen else lens
 
@@ -95,23 +98,24 @@ class CrosslayerTranscoder(LensModel):
     def from_pretrained(  # type: ignore[override]
         cls,
         lens_id_or_path: str | os.PathLike[str],
-        subject: FrozenLM | None = None,
+        subject: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         revision: str | None = None,
         token: str | None = None,
     ) -> Self:
         """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer. A local folder may be in
         circuit-tracer's format."""
+        frozen = None if subject is None else FrozenModels.of(subject).only
         if is_export(lens_id_or_path):
-            found: Any = read_export(lens_id_or_path, subject)
+            found: Any = read_export(lens_id_or_path, frozen)
             return found
         folder = open_folder(lens_id_or_path, revision, token)
         config = cls.config_class.from_pretrained(folder)
-        if subject is not None:
-            config.require_subject(subject)
+        if frozen is not None:
+            config.require_subject(frozen)
         lens = cls(config)
         load_files(lens.files(), folder)
-        lens.subject = subject
-        return (lens if subject is None else lens.to(subject.device)).eval()
+        lens.subject = frozen
+        return (lens if frozen is None else lens.to(frozen.device)).eval()
 
     # ---- the mathematics
 
@@ -172,7 +176,7 @@ class CrosslayerTranscoder(LensModel):
         return [self.targets.norms(i, source) for i, source in enumerate(self.layers_in_order)]
 
     def code_of(self, active: Sequence[Active]) -> SparseCode:
-        return SparseCode(tuple(map(as_entries, active)), tuple(self.config.window))
+        return SparseCode(tuple(found.detach() for found in active), tuple(self.config.window))
 
     def fold(self) -> CrosslayerTranscoder:
         """The same lens with standardisation folded into plain weights."""
@@ -198,14 +202,25 @@ class CrosslayerTranscoder(LensModel):
         return torch.stack([found[site] for site in self.config.read_sites], 1).to(self.device)
 
     @torch.no_grad()
-    def compress(self, batch: Batch, seed: int | None = None) -> SparseCode:
-        """The active features of each row; the seed changes nothing."""
-        return self.code_of(self.encode(self.read_of(batch)))
+    def compress(self, batch: Batch, seed: int | None = None) -> Any:
+        """The active features of each row, or, where a batch brings tokens and no activations, of each of its
+        documents, which the model reads; the seed changes nothing."""
+        if "activations" in batch:
+            return self.code_of(self.encode(self.read_of(batch)))
+        frozen = subject_of(self)
+        found = read_documents(frozen, batch, self.config.read_sites)
+        return DocumentCode(self.compress({"activations": found}), lengths_of(frozen, batch))
 
     def restore(self, code: Any, batch: Batch) -> list[Edit]:
         """All written sites replaced inside one pass, their features computed from what this very pass has read. What
         the code holds was read in another pass, and is not used."""
         return self.replaced(batch)
+
+    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> WholePass:
+        """By whole passes, over all tokens but the first of each row, where the model keeps its own values."""
+        frozen = models.only
+        ids = frozen.input_ids(batch)
+        return WholePass.of(frozen, batch, mask=~kept_columns(batch, ids))
 
     def replaced(self, batch: Batch | None = None, factors: Factors | None = None) -> list[Edit]:
         """Edits that put the lens in the place of its sites, inside one pass.
@@ -221,8 +236,13 @@ class CrosslayerTranscoder(LensModel):
         """Edits that leave the model's own values and add what a change of some features writes."""
         return changed(self, batch or {}, factors)
 
+    def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """One row with the active features of each code, or of each token of a text, with what the subject predicts
+        there when the lens stands in the place of its sites."""
+        return self.describe(what) if isinstance(what, Code) else explain_tokens(self, what, positions)
+
     def features(self, text: str, top: int = 10) -> list[dict[str, Any]]:
-        """The active features of each token of a text, which the subject reads."""
+        """The `top` strongest features of each token of a text but the first."""
         return features_of(self, text, top)
 
     def amplify(self, text: str, factors: Factors, inside: str = "model", top: int = 5) -> Changed:

@@ -10,7 +10,7 @@ Shapes: N tokens, L layers, d hidden size, F features, D dead features of a laye
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,6 +32,25 @@ def mse(reconstruction: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(reconstruction.float(), target.float())
 
 
+class _TanhSum(torch.autograd.Function):
+    """Σ tanh(c ‖W_dec‖ f) of a dense f. The backward pass computes the tanh again: nothing as large as f is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, lengths: Tensor, steepness: float) -> Tensor:
+        ctx.save_for_backward(features, lengths)
+        ctx.steepness = steepness
+        return torch.tanh(steepness * lengths * features).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        features, lengths = ctx.saved_tensors
+        # c (1 - tanh²), in one tensor.
+        slope = torch.tanh_(ctx.steepness * lengths * features).square_().neg_().add_(1)
+        slope *= ctx.steepness * grads[0]
+        to_lengths = torch.einsum("nf,nf->f", slope, features)
+        return slope.mul_(lengths), to_lengths, None
+
+
 def tanh_sparsity(active: Sequence[Active], norms: Sequence[Tensor], steepness: float = STEEPNESS) -> Tensor:
     """(1 / N) Σ_n Σ_j tanh(c ‖W_dec,j‖ f_nj), over the features of all layers. It saturates: what is active strongly
     is not made weaker."""
@@ -40,7 +59,7 @@ def tanh_sparsity(active: Sequence[Active], norms: Sequence[Tensor], steepness: 
         if isinstance(found, Entries):
             total = total + torch.tanh(steepness * length[found.features] * found.values).sum()
         else:
-            total = total + torch.tanh(steepness * length * found).sum()
+            total = total + _TanhSum.apply(found, length, steepness)
     return total / max(1, active[0].shape[0])
 
 

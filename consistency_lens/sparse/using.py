@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ def subject_of(lens: CrosslayerTranscoder) -> FrozenLM:
     return lens.subject
 
 
-def _read(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
+def read_text(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
+    """The tokens of a text as a batch of one row."""
     ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
     if ids.shape[1] < 2:
         raise BadInput("text", text, "Give at least one word.")
@@ -49,17 +51,33 @@ def _read(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def features_of(lens: CrosslayerTranscoder, text: str, top: int) -> list[dict[str, Any]]:
-    """One row per token but the first: `position`, `token`, its `top` strongest features, how many are `active`."""
+def features_of(
+    lens: CrosslayerTranscoder, text: str, top: int = 10, positions: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """One row per token: `position`, `token`, its `top` strongest features, and how many are `active`.
+
+    Args:
+        lens: with its subject.
+        text: what the subject reads.
+        top: how many features to name.
+        positions: tokens of the text, negative ones counted from its end; default all but the first.
+    """
     frozen = subject_of(lens)
-    batch = _read(frozen, text)
-    found = frozen.read(batch, lens.config.read_sites)
-    code = lens.compress({"activations": {site: values[0, 1:] for site, values in found.items()}})
+    batch = read_text(frozen, text)
     ids = batch["input_ids"][0].tolist()
-    return [
-        {"position": position, "token": frozen.tokenizer.decode(ids[position]), **row}
-        for position, row in enumerate(code.rows(top), 1)
-    ]
+    wanted = range(1, len(ids)) if positions is None else [p + len(ids) if p < 0 else p for p in positions]
+    bad = [p for p in wanted if not 0 <= p < len(ids)]
+    if bad:
+        raise BadInput("positions", bad[0], f"The text has {len(ids)} tokens: use 0 to {len(ids) - 1}.")
+    found = frozen.read(batch, lens.config.read_sites)
+    # All tokens at once: a BatchTopK compares them.
+    code = lens.compress({"activations": {site: values[0, 1:] for site, values in found.items()}})
+    if 0 in wanted:
+        first = lens.compress({"activations": {site: values[0, :1] for site, values in found.items()}}).rows(top)
+    else:
+        first = [{}]
+    rows = [*first, *code.rows(top)]
+    return [{"position": p, "token": frozen.tokenizer.decode(ids[p]), **rows[p]} for p in wanted]
 
 
 @torch.no_grad()
@@ -68,7 +86,7 @@ def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str
     if inside not in INSIDE:
         raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
     frozen = subject_of(lens)
-    batch = _read(frozen, text)
+    batch = read_text(frozen, text)
     if inside == "lens":
         edits = (lens.replaced(batch), lens.replaced(batch, factors))
     else:

@@ -13,34 +13,45 @@ from .configuration import INJECTIONS, TRAINABLE, ConsistencyLensConfig
 class LensOptions:
     """What the lens is. It goes to the Hub with the weights."""
 
-    site: str | None = field(default=None, metadata={"help": "Which of the sites it reads. Default: the only one."})
+    site: str | None = field(
+        default=None, metadata={"help": "Site that the lens reads, one of those of the rows. Default: the only one."}
+    )
     code_length: int = field(
-        default=ConsistencyLensConfig.code_length, metadata={"help": "T, the most tokens of an explanation."}
+        default=ConsistencyLensConfig.code_length,
+        metadata={"help": "Length T: the largest number of tokens of an explanation."},
     )
     prompt: str = field(
         default=ConsistencyLensConfig.prompt,
-        metadata={"help": "What the decoder is asked; <A> is where the activation enters."},
+        metadata={"help": "Prompt of the decoder; the activation enters at <A>."},
     )
     injection: str = field(
         default=ConsistencyLensConfig.injection,
         metadata={
-            "help": "The activation replaces the embedding of <A>, or is added to its residual stream.",
+            "help": "Way in which the activation enters: it replaces the embedding of <A>, or is "
+            "added to its residual stream.",
             "choices": list(INJECTIONS),
         },
     )
     trainable: str = field(
         default=ConsistencyLensConfig.trainable,
         metadata={
-            "help": "Of the model's weights: none but two maps, adapters on them, or two whole copies.",
+            "help": "Weights that are trained: two maps alone, adapters on the frozen model, or two "
+            "whole copies of it.",
             "choices": list(TRAINABLE),
         },
     )
     encoder_trainable: str | None = field(
         default=None,
-        metadata={"help": "The same for the encoder alone. Default: as the decoder.", "choices": list(TRAINABLE)},
+        metadata={
+            "help": "Weights of the encoder that are trained. Default: as trainable.",
+            "choices": list(TRAINABLE),
+        },
     )
-    lora_rank: int = field(default=ConsistencyLensConfig.lora_rank, metadata={"help": "Of the adapters."})
-    lora_alpha: int = field(default=ConsistencyLensConfig.lora_alpha, metadata={"help": "Of the adapters."})
+    lora_rank: int = field(default=ConsistencyLensConfig.lora_rank, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(
+        default=ConsistencyLensConfig.lora_alpha,
+        metadata={"help": "Alpha of the adapters: their output is scaled by alpha over rank."},
+    )
 
 
 @dataclass
@@ -49,12 +60,13 @@ class BaselineOptions:
 
     tail_baseline: bool = field(
         default=True,
-        metadata={"help": "Also train an encoder on the last T tokens of each context: the baseline to beat."},
+        metadata={"help": "Baseline: an encoder is also trained on the last T tokens of each context."},
     )
     keep_warm_start: bool = field(
         default=True,
         metadata={
-            "help": "Keep the lens as its warm start left it, too: the report says what training on function changed."
+            "help": "Copy of the lens at the end of its warm start is kept; the report says what "
+            "training changed since."
         },
     )
 
@@ -63,15 +75,23 @@ class BaselineOptions:
 class PlanOptions:
     """What `plan` reckons with. Speeds are those of the data sheet."""
 
-    gpu_memory: float = field(default=80.0, metadata={"help": "GB of each GPU."})
-    gpus: int = field(default=1, metadata={"help": "How many share the work."})
-    tflops: float = field(default=312.0, metadata={"help": "Peak of each GPU in bfloat16, dense, TFLOP/s."})
-    utilization: float = field(default=0.4, metadata={"help": "Share of that peak that long passes reach."})
-    memory_bandwidth: float = field(default=2.0, metadata={"help": "Of each GPU, TB/s: what rollouts wait for."})
-    link_bandwidth: float = field(default=300.0, metadata={"help": "Between GPUs of a machine, GB/s each way."})
-    gpus_per_machine: int = field(default=8, metadata={"help": "More --gpus than that are several machines."})
-    network_bandwidth: float = field(default=40.0, metadata={"help": "Of a GPU to other machines, GB/s each way."})
-    gpu_price: float | None = field(default=None, metadata={"help": "Of one GPU for an hour, for the bill."})
+    gpu_memory: float = field(default=80.0, metadata={"help": "Memory of each GPU, in GB."})
+    gpus: int = field(default=1, metadata={"help": "Number of GPUs that share the work."})
+    tflops: float = field(default=312.0, metadata={"help": "Peak speed of each GPU in dense bfloat16, in TFLOP/s."})
+    utilization: float = field(
+        default=0.4, metadata={"help": "Utilization: the share of that peak that long passes reach."}
+    )
+    memory_bandwidth: float = field(default=2.0, metadata={"help": "Memory bandwidth of each GPU, in TB/s."})
+    link_bandwidth: float = field(
+        default=300.0, metadata={"help": "Link bandwidth between GPUs of a machine, in GB/s each way."}
+    )
+    gpus_per_machine: int = field(default=8, metadata={"help": "Number of GPUs in one machine."})
+    network_bandwidth: float = field(
+        default=40.0, metadata={"help": "Network bandwidth of each GPU to other machines, in GB/s each way."}
+    )
+    gpu_price: float | None = field(
+        default=None, metadata={"help": "Price of one GPU for an hour. Default: no price is shown."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("gpu_memory", "tflops", "memory_bandwidth", "link_bandwidth", "network_bandwidth"):

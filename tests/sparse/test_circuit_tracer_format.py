@@ -16,7 +16,6 @@ from transcoders import activations, small_lens
 
 from consistency_lens.errors import BadInput
 from consistency_lens.sparse.circuit_tracer import export, names_of
-from consistency_lens.sparse.configuration import CrosslayerTranscoderConfig
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -41,19 +40,14 @@ def by_definition(folder: Path, read: Tensor) -> tuple[list[Tensor], Tensor]:
     return features, torch.stack(targets, 1)
 
 
-def exportable(**settings: Any) -> CrosslayerTranscoder:
-    """A lens that reads what enters a block: every model offers that."""
-    return small_lens(**{"read_stage": "resid_pre"} | settings)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_compute_the_same_by_its_definition(kind: str, tmp_path: Path) -> None:
-    lens = exportable(**KINDS[kind])
+    lens = small_lens(**KINDS[kind])
     export(lens, tmp_path / "clt")
     assert sorted(path.name for path in (tmp_path / "clt").iterdir()) == sorted(names_of(4))
     assert yaml.safe_load((tmp_path / "clt" / "config.yaml").read_text()) == {
         "model_kind": "cross_layer_transcoder",
-        "feature_input_hook": "hook_resid_pre",
+        "feature_input_hook": "hook_resid_mid",
         "feature_output_hook": "hook_mlp_out",
         "model_name": "tiny-llama",
     }
@@ -72,7 +66,7 @@ def test_files_compute_the_same_by_its_definition(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_comes_back_as_a_lens(kind: str, tmp_path: Path) -> None:
-    lens, frozen = exportable(**KINDS[kind]), shared_lm("llama")
+    lens, frozen = small_lens(**KINDS[kind]), shared_lm("llama")
     folder = export(lens, tmp_path / "clt")
     again = CrosslayerTranscoder.from_pretrained(folder, frozen)
     expected = lens.reconstruct(READ).detach()
@@ -87,19 +81,17 @@ def test_it_comes_back_as_a_lens(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(alone.reconstruct(READ), again.reconstruct(READ))
 
 
-def test_the_residual_stream_before_the_mlp_has_its_hook(tmp_path: Path) -> None:
-    """What published crosslayer transcoders read; without a subject, so that no model has to offer it."""
-    config = CrosslayerTranscoderConfig(depth=4, hidden_size=32, features=24, standardisation="none")
-    lens = CrosslayerTranscoder(config)
+def test_other_hooks_and_no_subject(tmp_path: Path) -> None:
+    lens = small_lens(read_stage="resid_pre")
     folder = export(lens, tmp_path / "clt")
-    assert yaml.safe_load((folder / "config.yaml").read_text())["feature_input_hook"] == "hook_resid_mid"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["feature_input_hook"] == "hook_resid_pre"
     again = CrosslayerTranscoder.from_pretrained(folder)
-    assert again.config.read_sites[2] == "resid_mid.2"
-    torch.testing.assert_close(again.reconstruct(READ), lens.reconstruct(READ))
+    assert again.config.read_sites[2] == "resid_pre.2" and again.subject is None
+    torch.testing.assert_close(again.reconstruct(READ), lens.reconstruct(READ), rtol=1e-5, atol=1e-4)
 
 
 def test_a_topk_goes_through_calibrated_thresholds(tmp_path: Path) -> None:
-    lens, read = exportable(nonlinearity="batchtopk", k=3, features=64), activations(3000, seed=3)
+    lens, read = small_lens(nonlinearity="batchtopk", k=3, features=64), activations(3000, seed=3)
     with pytest.raises(BadInput) as caught:
         export(lens, tmp_path / "clt")
     assert caught.value.field == "batches" and not (tmp_path / "clt").exists()
@@ -120,12 +112,12 @@ def test_a_topk_goes_through_calibrated_thresholds(tmp_path: Path) -> None:
 )
 def test_what_circuit_tracer_cannot_hold_is_refused(settings: dict[str, Any], field: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
-        export(exportable(**settings), tmp_path / "clt")
+        export(small_lens(**settings), tmp_path / "clt")
     assert caught.value.field == field and not (tmp_path / "clt").exists()
 
 
 def test_stray_files_and_broken_weights_are_refused(tmp_path: Path) -> None:
-    lens = exportable()
+    lens = small_lens()
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(BadInput, match=r"model\.safetensors lies in it"):
         export(lens, tmp_path)
@@ -149,7 +141,7 @@ def change(folder: Path, file: str, **tensors: Any) -> None:
 
 
 def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
-    whole, frozen = export(exportable(), tmp_path / "whole"), shared_lm("llama")
+    whole, frozen = export(small_lens(), tmp_path / "whole"), shared_lm("llama")
 
     def refused(why: str, break_it: Any, subject: Any = frozen) -> None:
         folder = tmp_path / "broken"

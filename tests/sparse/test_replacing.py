@@ -11,11 +11,12 @@ from torch import Tensor
 from transcoders import small_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import Edit
+from consistency_lens.frozen import Edit, FrozenModels
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 
 KINDS: dict[str, dict[str, Any]] = {
     "crosslayer": {},
+    "mlp_in": {"read_stage": "mlp_in"},
     "tied": {"nonlinearity": "topk", "k": 4, "tied_decoder": True, "skip": True},
     "per layer": {"crosslayer": False, "nonlinearity": "relu"},
     "window": {"layers": "1:3", "skip": True},
@@ -117,7 +118,7 @@ def test_a_factor_changes_one_feature_everywhere() -> None:
 def test_a_change_in_the_model_adds_what_the_feature_writes() -> None:
     lens, frozen = small_lens("llama", "1:3", nonlinearity="relu"), shared_lm("llama")
     with torch.no_grad():
-        site = "mlp_in.1"
+        site = "resid_mid.1"
         read = frozen.read(BATCH, site)[site]
         source = lens.layers_in_order[0]
         x = (read - lens.standardiser.mean[0]) / lens.standardiser.scale[0]
@@ -144,6 +145,32 @@ def test_texts() -> None:
         assert gone.kl > 0 and gone.before != gone.after
         assert gone == lens.amplify(text, {(layer, feature): 0.0}, inside)
         assert lens.amplify(text, {(layer, feature): 1.0}, inside).kl == 0.0
+
+
+def test_it_is_compared_by_whole_passes_without_first_tokens() -> None:
+    lens, frozen = small_lens(), shared_lm("llama")
+    found = lens.comparison(FrozenModels.of(frozen), BATCH).measure(lens.replaced(BATCH))
+    clean, edited = frozen.logits(BATCH), frozen.logits(BATCH, lens.replaced(BATCH))
+    for row, length in enumerate((9, 5)):
+        own = slice(9 - length + 1, None)
+        p, q = (logits[row, own].log_softmax(-1) for logits in (clean, edited))
+        torch.testing.assert_close(found["kl"][row], (p.exp() * (p - q)).sum(-1).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_some_tokens() -> None:
+    lens = small_lens(nonlinearity="topk", k=2)
+    every = lens.explain("w1 w2 w3")
+    assert lens.explain("w1 w2 w3", [-1, 1]) == [every[2], every[0]]
+    (first,) = lens.explain("w1 w2 w3", [0])
+    assert first["token"] == "<bos>" and first["active"] == 8
+    assert lens.explain(small_code(lens)) == lens.describe(small_code(lens))
+    with pytest.raises(BadInput, match="4 tokens"):
+        lens.explain("w1 w2 w3", [4])
+
+
+def small_code(lens: CrosslayerTranscoder) -> Any:
+    read = shared_lm("llama").read(BATCH, lens.config.read_sites)
+    return lens.compress({"activations": {site: value[0] for site, value in read.items()}})
 
 
 def test_what_cannot_be_changed() -> None:

@@ -64,12 +64,12 @@ def test_sites_and_reach() -> None:
 
 def test_for_a_subject() -> None:
     lm = shared_lm("llama")
-    config = CrosslayerTranscoderConfig.for_subject(lm, "1:3", read_stage="mlp_in", features=8)
-    assert config.sites == ["mlp_in.1", "mlp_in.2", "mlp_out.1", "mlp_out.2"]
+    config = CrosslayerTranscoderConfig.for_subject(lm, "1:3", features=8)
+    assert (config.sites, config.written) == (["resid_mid.1", "resid_mid.2"], ["mlp_out.1", "mlp_out.2"])
     assert (config.hidden_size, config.depth, config.window) == (32, 4, [1, 2])
     config.require_subject(lm)
     with pytest.raises(BadInput, match="4 layers"):
-        CrosslayerTranscoderConfig.for_subject(lm, "2:5", read_stage="mlp_in")
+        CrosslayerTranscoderConfig.for_subject(lm, "2:5")
 
 
 def test_a_stage_that_the_model_does_not_offer_is_named() -> None:

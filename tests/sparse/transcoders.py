@@ -20,7 +20,7 @@ def activations(tokens: int = 40, sites: int = 4, size: int = 32, seed: int = 0)
 
 def small_lens(case: str = "llama", layers: Any = "all", seed: int = 0, **settings: Any) -> CrosslayerTranscoder:
     """A random lens that writes about as much as it reads, standardised by random activations."""
-    settings = {"read_stage": "mlp_in", "features": 24} | settings
+    settings = {"features": 24} | settings
     lens = CrosslayerTranscoder.from_subject(shared_lm(case), layers, seed, **settings)
     count = len(lens.config.window)
     lens.standardise(Moments.of(activations(sites=count, seed=1)), Moments.of(activations(sites=count, seed=2)))

@@ -96,6 +96,11 @@ class Blocks:
         shards = [Shard(**record) for record in self.metadata["shards"]]
         return [shard for shard in shards if split in (None, shard.split)]
 
+    @property
+    def splits(self) -> dict[str, WholeDocuments]:
+        """The whole documents of each split that has any."""
+        return {split: self.documents(split) for split in SPLITS if self.shards(split)}
+
     def source(self, split: str = "train") -> StoredBlocks:
         """The blocks of a split."""
         if split not in SPLITS or not (shards := self.shards(split)):
@@ -124,12 +129,13 @@ class StoredBlocks:
         self.paths = [blocks.folder / shard.file for shard in shards]
         self.sites, self.hidden_size = blocks.sites, int(blocks.metadata["hidden_size"])
         self.sizes = np.array([shard.rows for shard in shards], np.int64)
-        self.held_dtype, self.device = blocks.dtype, torch.device("cpu")
+        self.dtype = torch.float32 if blocks.dtype == torch.int8 else blocks.dtype
+        self.device = torch.device("cpu")
         self.min_position: int = blocks.metadata["rules"]["min_position"]
         self._dtype: str = blocks.metadata["dtype"]
 
-    def fill(self, number: int, into: Tensor) -> Tensor | None:
-        return read_activations(self.paths[number], self._dtype, self.sites, into)
+    def fill(self, number: int, into: Tensor) -> None:
+        read_activations(self.paths[number], self._dtype, self.sites, into)
 
     def documents(self, number: int) -> list[Tokens]:
         """The documents of a block."""
@@ -191,6 +197,6 @@ class WholeDocuments(Dataset[dict[str, Tensor]]):
     def _activations(self, block: int) -> Tensor:
         source = self.source
         shape = (int(source.sizes[block]), len(source.sites), source.hidden_size)
-        held = torch.empty(shape, dtype=source.held_dtype, device=source.device)
-        scale = source.fill(block, held)
-        return held if scale is None else held * scale
+        held = torch.empty(shape, dtype=source.dtype, device=source.device)
+        source.fill(block, held)
+        return held

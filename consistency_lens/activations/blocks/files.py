@@ -23,6 +23,7 @@ from ..storage import CorruptShard, Shard, checksum_of, replacing
 from .documents import Tokens
 from .encoding import STORED, Encoded, broken_scale
 
+_AT_ONCE = 64  # tokens that int8 is made numbers of: they fit into the cache of a CPU
 AGAIN = "Remove it and run the extraction again with --resume, or fetch the folder again if it was copied."
 
 
@@ -53,15 +54,18 @@ def read_documents(path: Path) -> list[Tokens]:
     ]
 
 
-def read_activations(path: Path, dtype: str, sites: Sequence[str], into: Tensor) -> Tensor | None:
-    """Copy a block's activations into a tensor of the stored dtype; returns the scale of int8."""
-    scale = read_scale(path, sites) if dtype == "int8" else None
+def read_activations(path: Path, dtype: str, sites: Sequence[str], into: Tensor) -> None:
+    """Copy a block's activations into a tensor of floats."""
     (activations,) = _read(path, ["activations"])
     if activations.dtype != STORED[dtype] or activations.shape != into.shape:
-        found, wanted = (f"{list(t.shape)} {t.dtype}" for t in (activations, into))
-        raise CorruptShard(f"{path} holds {found} instead of {wanted}. {AGAIN}")
-    into.copy_(activations)
-    return scale
+        wanted = f"{list(into.shape)} {STORED[dtype]}"
+        raise CorruptShard(f"{path} holds {list(activations.shape)} {activations.dtype} instead of {wanted}. {AGAIN}")
+    if dtype != "int8":
+        into.copy_(activations)
+        return
+    scale = read_scale(path, sites).to(into.device)
+    for part, whole in zip(into.split(_AT_ONCE), activations.split(_AT_ONCE), strict=True):
+        part.copy_(whole.to(into.device).float().mul_(scale))
 
 
 def read_scale(path: Path, sites: Sequence[str]) -> Tensor:

@@ -1,17 +1,16 @@
 """Shuffled tokens as a map-style dataset, from stored blocks or from the model: a batch is one gather.
 
 Index i is the i-th token of the epoch's order, so the order is the dataset's own: a `Trainer` takes it with
-`train_sampling_strategy="sequential"`, the collator `as_it_is`, and `remove_unused_columns=False`. Its sharding over
-processes and its skipping of batches on resume stay as they are; it says `set_epoch`.
+`train_sampling_strategy="sequential"`, the collator `as_it_is` or `BySite`, and `remove_unused_columns=False`. Its
+sharding over processes and its skipping of batches on resume stay as they are; it says `set_epoch`.
 
-Shapes: B tokens of a batch, n tokens of a window, K blocks, L sites, d hidden size.
+Shapes: B tokens of a batch, n tokens of a window, L sites, d hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...errors import BadInput
+from .buffers import Buffers
 from .documents import Labels
 from .order import EpochOrder, WindowOrder, dealt
 
@@ -37,15 +37,15 @@ class BlockSource(Protocol):
         """Tokens of each block."""
 
     @property
-    def held_dtype(self) -> torch.dtype:
-        """What `fill` writes: int8 comes with a scale."""
+    def dtype(self) -> torch.dtype:
+        """Of activations, unless another one is asked for; always of floats."""
 
     @property
     def device(self) -> torch.device:
         """Where a window lies, unless another place is asked for."""
 
-    def fill(self, number: int, into: Tensor) -> Tensor | None:
-        """Write a block's activations `[n, L, d]`; returns the scale `[L, d]` of int8."""
+    def fill(self, number: int, into: Tensor) -> None:
+        """Write a block's activations `[n, L, d]` into a tensor of any dtype of floats."""
 
     def labels(self, number: int) -> Labels: ...
 
@@ -53,6 +53,20 @@ class BlockSource(Protocol):
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The collator: a batch comes out of the dataset whole."""
     return batch
+
+
+class BySite:
+    """The collator for whoever wants activations as a dict: site -> `[B, d]`, without a copy.
+
+    Args:
+        sites: as the second axis of a batch has them.
+    """
+
+    def __init__(self, sites: Sequence[str]) -> None:
+        self.sites = list(sites)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {**batch, "activations": dict(zip(self.sites, batch["activations"].unbind(1), strict=True))}
 
 
 class ShuffledTokens(Dataset[dict[str, Tensor]]):
@@ -64,7 +78,7 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
         source: the blocks.
         seed: of the order.
         blocks_per_window: blocks whose tokens are shuffled together; they are what is held in memory.
-        dtype: of the batches. Default: as stored, and float32 for int8.
+        dtype: of windows and batches. Default: as stored, float32 for int8, and that of a model that is streamed.
         device: where the window is held and batches come out. Default: the CPU for stored blocks, the model's own
             device for streamed ones.
         lanes: number of processes, each of which then reads blocks of its own; with 1 (the default) every process
@@ -91,14 +105,15 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
             WindowOrder(source.sizes[blocks], [seed] if lanes == 1 else [seed, lane + 1, lanes], blocks_per_window)
             for lane, blocks in enumerate(self.lanes)
         ]
-        whole = torch.float32 if source.held_dtype == torch.int8 else source.held_dtype
-        self.dtype = whole if dtype is None else dtype
+        self.dtype = source.dtype if dtype is None else dtype
         self.device = source.device if device is None else torch.device(device)
         # In shared memory, so that workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         # Of each lane, though a process usually comes by one alone: the epoch it is in, and the window at hand.
         self._orders: dict[int, tuple[int, EpochOrder]] = {}
         self._windows: dict[int, Window] = {}
+        self._rooms: dict[int, Buffers] = {}
+        self._buffers = Buffers()
 
     def __len__(self) -> int:
         shortest = min(len(order) for order in self.orders)
@@ -128,7 +143,8 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
         if len(keys) == 1:
             return self._taken(keys[0][0], keys[0][1], epoch, places)
         self._require_order(lane_of, window_of, len(keys))
-        found: dict[str, Tensor] = {}
+        shape = (len(places), len(self.source.sites), self.source.hidden_size)
+        found = {"activations": self._buffers.empty(shape, self.dtype, self.device)}
         for lane, window in keys:
             mine = np.flatnonzero((lane_of == lane) & (window_of == window))
             where = torch.from_numpy(mine).to(self.device)
@@ -156,67 +172,42 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
     def _taken(self, lane: int, number: int, epoch: int, places: np.ndarray) -> dict[str, Tensor]:
         order = self._order(lane, epoch)
         if lane not in self._windows or self._windows[lane].key != (epoch, number):
-            self._windows.pop(lane, None)  # the memory of one goes before that of the next is taken
+            self._windows.pop(lane, None)  # the next one takes its memory
             blocks = self.lanes[lane][order.windows[number]]
             count = int(order.starts[number + 1] - order.starts[number])
+            shape = (count, len(self.source.sites), self.source.hidden_size)
+            held = self._rooms.setdefault(lane, Buffers(1)).empty(shape, self.dtype, self.device)
             permuted = self.orders[lane].within(epoch, number, count)
-            self._windows[lane] = Window.load(self.source, blocks, permuted, self.device, (epoch, number))
-        return self._windows[lane].take(places - order.starts[number], self.dtype)
+            self._windows[lane] = Window.load(self.source, blocks, held, permuted, (epoch, number))
+        return self._windows[lane].take(places - order.starts[number], self._buffers)
 
 
-@dataclass
-class Window:
-    """The tokens of a few blocks at hand.
+class Window(NamedTuple):
+    """The tokens of a few blocks at hand."""
 
-    Args:
-        key: epoch and number of the window.
-        permuted: `[n]`, which token comes when.
-        activations: `[n, L, d]`, block after block.
-        scales: `[L, d]` of each block, for int8.
-        starts: `[K + 1]`, where each block begins.
-        labels: of each token.
-    """
-
-    key: tuple[int, int]
-    permuted: np.ndarray
-    activations: Tensor
-    scales: list[Tensor]
-    starts: np.ndarray
+    key: tuple[int, int]  # epoch and number
+    activations: Tensor  # [n, L, d], block after block
+    permuted: np.ndarray  # [n], which token comes when
     labels: Labels
 
     @classmethod
     def load(
-        cls,
-        source: BlockSource,
-        blocks: np.ndarray,
-        permuted: np.ndarray,
-        device: torch.device,
-        key: tuple[int, int],
+        cls, source: BlockSource, blocks: np.ndarray, held: Tensor, permuted: np.ndarray, key: tuple[int, int]
     ) -> Window:
-        starts = np.cumsum([0, *source.sizes[blocks]])
-        shape = (int(starts[-1]), len(source.sites), source.hidden_size)
-        held = torch.empty(shape, dtype=source.held_dtype, device=device)
-        scales = []
-        for number, start, end in zip(blocks, starts[:-1], starts[1:], strict=True):
-            scale = source.fill(int(number), held[start:end])
-            if scale is not None:
-                scales.append(scale.to(device))
+        """Fill `held` with these blocks."""
+        start = 0
+        for number in blocks:
+            end = start + int(source.sizes[number])
+            source.fill(int(number), held[start:end])
+            start = end
         labels = [source.labels(int(number)) for number in blocks]
-        return cls(key, permuted, held, scales, starts, Labels(*map(np.concatenate, zip(*labels, strict=True))))
+        return cls(key, held, permuted, Labels(*map(np.concatenate, zip(*labels, strict=True))))
 
-    def take(self, places: np.ndarray, dtype: torch.dtype) -> dict[str, Tensor]:
+    def take(self, places: np.ndarray, buffers: Buffers) -> dict[str, Tensor]:
         """The tokens at these places of the window's order."""
-        tokens = self.permuted[places]
-        device = self.activations.device
-        found = self.activations.index_select(0, torch.from_numpy(tokens).to(device))
-        if self.scales:
-            found = self._scaled(found, np.searchsorted(self.starts, tokens, side="right") - 1, dtype)
+        tokens, device = self.permuted[places], self.activations.device
         labels = {name: torch.from_numpy(values[tokens]).to(device) for name, values in self.labels._asdict().items()}
-        return {"activations": found.to(dtype), **labels}
-
-    def _scaled(self, whole: Tensor, block_of: np.ndarray, dtype: torch.dtype) -> Tensor:
-        found = torch.empty(whole.shape, dtype=dtype, device=whole.device)
-        for block in np.unique(block_of):
-            mine = torch.from_numpy(np.flatnonzero(block_of == block)).to(whole.device)
-            found.index_copy_(0, mine, (whole.index_select(0, mine) * self.scales[block]).to(dtype))
-        return found
+        shape = (len(tokens), *self.activations.shape[1:])
+        found = buffers.empty(shape, self.activations.dtype, device)
+        torch.index_select(self.activations, 0, torch.from_numpy(tokens).to(device), out=found)
+        return {"activations": found, **labels}

@@ -25,6 +25,7 @@ def tokenised(
     models: Mapping[str, PassageTokenizer],
     prompts: PromptFormat,
     max_passage_tokens: int | None,
+    as_text: bool,
     origin: Mapping[str, Any],
 ) -> Dataset:
     """The rows with columns of ids for each model, and `cut`: whether a window of the passage stands for it.
@@ -34,6 +35,7 @@ def tokenised(
         models: name -> tokenizer.
         prompts: the text around a prompt.
         max_passage_tokens: cut passages to a window of so many tokens of every model.
+        as_text: whether the models read passages as text, too, so that these have to fit.
         origin: what settles the rows, so that `datasets` finds in its cache what was tokenised before.
     """
     if max_passage_tokens is not None and max_passage_tokens < 1:
@@ -52,13 +54,13 @@ def tokenised(
             found["passage"].append(passage)
             for name, model in models.items():
                 ids = prompts.ids(row | {"passage": passage}, model)
-                _require_room(row, ids, model)
+                _require_room(row, ids, model, as_text)
                 for part in PARTS:
                     found[column_of(name, part)].append(ids[part])
         return found
 
     settled: list[Any] = [origin, {name: model.to_dict() for name, model in models.items()}, prompts.to_dict()]
-    settled += [{name: model.max_length for name, model in models.items()}, max_passage_tokens]
+    settled += [{name: model.max_length for name, model in models.items()}, max_passage_tokens, as_text]
     features = Features({**rows.features, **columns, "cut": Value("bool")})
     name = hashlib.sha256(json.dumps(settled, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return rows.map(own, batched=True, batch_size=_ROWS, features=features, new_fingerprint=name, desc="tokenising")
@@ -74,12 +76,17 @@ def count_cuts(splits: Iterable[Dataset]) -> tuple[int, int]:
     return cut, lost
 
 
-def _require_room(row: Mapping[str, Any], ids: Mapping[str, Sequence[int]], model: PassageTokenizer) -> None:
-    length = len(model.bos_ids) + sum(map(len, ids.values()))
+def _require_room(
+    row: Mapping[str, Any], ids: Mapping[str, Sequence[int]], model: PassageTokenizer, as_text: bool
+) -> None:
+    read = {part: value for part, value in ids.items() if as_text or part != "passage_ids"}
+    length = len(model.bos_ids) + sum(map(len, read.values()))
     if model.max_length is not None and length > model.max_length:
         labelled = row["task"] in ("answer", "cloze")
         fix = "Cut passages with max_passage_tokens." if labelled else "Make them of fewer --passage_words."
-        counts = ", ".join(f"{len(value)} of {part.removesuffix('_ids')}" for part, value in ids.items())
+        if not as_text:
+            fix = "Leave out the row, or cut answers with PromptFormat.max_answer_tokens."
+        counts = ", ".join(f"{len(value)} of {part.removesuffix('_ids')}" for part, value in read.items())
         why = f"document {row['doc_id']} ({row['task']}) has {length} tokens for {model.name} ({counts})"
         raise BadInput("passage", f"{row['passage'][:60]}...", f"It takes at most {model.max_length}. {fix}", why)
 

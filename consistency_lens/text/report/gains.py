@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ...evaluation.about import LENS
-from ...evaluation.bootstrap import Samples
-from ...evaluation.family import gain_of
-from ...evaluation.quantities import AT_P, Numbers, draws_of, retention_of
+from ...evaluation.bootstrap import Number
+from ...evaluation.quantities import Measured, Numbers
 from .definitions import REWORDED
 
 BEFORE = "before"  # the code of the earlier lens; its traits and its reworded code have the names below
 BEFORE_TRAITS, BEFORE_REWORDED = "traits before", "reworded before"
+SCORE = "kl_recovered"
 TRAITS = (
     "text_nll",
     "text_nll_above_samples",
@@ -23,36 +23,34 @@ TRAITS = (
     "retrieval",
     "distinct",
 )
-Draws = np.ndarray | None
 
 
-def gains_of(samples: Samples, judged: Iterable[str]) -> dict[str, Numbers]:
+def gains_of(measured: Measured, judged: Iterable[str]) -> dict[str, Numbers]:
     """Number -> `before`, `after` and `gain`. A number over some of the rows is named `subset: number`.
 
     Args:
-        samples: of the same rows and the same draws, so that what both have in common drops out of the gain.
+        measured: both lenses on the same rows and the same draws: what they have in common drops out of the gain.
         judged: what judges measured.
     """
-    found = {
-        name: gain_of(after, before)
-        for name, after, before in _pairs(samples, judged)
-        if after is not None and before is not None
-    }
-    return {name: numbers for name, numbers in found.items() if numbers is not None}
+    found = {}
+    for name, after, before in _pairs(measured, judged):
+        if after is not None and before is not None:
+            draws = {"before": before, "after": after, "gain": after - before}
+            numbers = {key: number for key, each in draws.items() if (number := Number.of(each)) is not None}
+            if len(numbers) == len(draws):
+                found[name] = numbers
+    return found
 
 
-def _pairs(samples: Samples, judged: Iterable[str]) -> Iterator[tuple[str, Draws, Draws]]:
-    def both(label: str, code: str, before: str, name: str, subset: str = "") -> tuple[str, Draws, Draws]:
-        return label, draws_of(samples, code, name, subset), draws_of(samples, before, name, subset)
-
-    for subset in ("", *samples.subsets):
-        for name in AT_P:
-            yield both(f"{subset}: {name}" if subset else name, LENS, BEFORE, name, subset)
+def _pairs(measured: Measured, judged: Iterable[str]) -> Iterator[tuple[str, np.ndarray | None, np.ndarray | None]]:
+    for subset in ("", *measured.samples.subsets):
+        for name in measured.quantities:
+            label = f"{subset}: {name}" if subset else name
+            yield label, measured.draws(LENS, name, subset), measured.draws(BEFORE, name, subset)
     for name in judged:
         if "/" not in name:  # by kind there are too few to tell a gain from chance
-            yield both(name, LENS, BEFORE, name)
+            yield name, measured.draws(LENS, name), measured.draws(BEFORE, name)
     for name in TRAITS:
-        yield both(name, "traits", BEFORE_TRAITS, name)
-    kept = [(REWORDED, LENS), (BEFORE_REWORDED, BEFORE)]
-    after, before = (retention_of(samples, *codes, "kl_recovered") for codes in kept)
-    yield f"survives {REWORDED}", after, before
+        yield name, measured.draws("traits", name), measured.draws(BEFORE_TRAITS, name)
+    kept, kept_before = measured.share(REWORDED, LENS, SCORE), measured.share(BEFORE_REWORDED, BEFORE, SCORE)
+    yield f"survives {REWORDED}", kept, kept_before

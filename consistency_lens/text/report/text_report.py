@@ -12,8 +12,8 @@ from ...base.modeling import LensModel
 from ...errors import BadInput
 from ...evaluation import Control, Report, Seen, VectorReport
 from ...evaluation.about import LENS, About
-from ...evaluation.bootstrap import Records, Samples
-from ...evaluation.quantities import Numbers
+from ...evaluation.bootstrap import Records
+from ...evaluation.quantities import Measured, Numbers
 from .definitions import (
     AHEAD,
     LOOKS_AHEAD,
@@ -147,8 +147,8 @@ class TextReport(VectorReport):
         if self.before is not None:
             add_distinct(records, self.texts[BEFORE], BEFORE_TRAITS)
 
-    def gains(self, samples: Samples) -> dict[str, Numbers]:
-        return gains_of(samples, self.judged) if self.before is not None else {}
+    def gains(self, measured: Measured) -> dict[str, Numbers]:
+        return gains_of(measured, self.judged) if self.before is not None else {}
 
     def verdict(self, report: Report) -> tuple[str, About]:
         found, best = verdict_of(report), best_text(report)

@@ -79,6 +79,17 @@ def test_generation_begins_in_the_last_column(name: str) -> None:
         assert context_of(batch, sequence)["attention_mask"][:, -1].all()
 
 
+@pytest.mark.parametrize("sequence", ["full", "bare"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_generates_what_each_row_generates_alone(name: str, sequence: str) -> None:
+    lm = MODELS[name]
+    together = lm.generate(context_of(collator()(ROWS)["tokens"][name], sequence), max_new_tokens=3)
+    for i, row in enumerate(ROWS):
+        before, _ = whole(row, name, sequence)
+        alone = lm.generate({"input_ids": torch.tensor([before])}, max_new_tokens=3)
+        assert own(together.ids[i], together.mask[i]) == own(alone.ids[0], alone.mask[0])
+
+
 def test_a_pad_that_is_the_eos_costs_no_eos() -> None:
     model = PassageTokenizer.of(MODELS)["bytes"]
     assert model.pad_id == model.eos_id

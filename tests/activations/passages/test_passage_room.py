@@ -49,6 +49,13 @@ def test_the_room_ends_exactly_where_the_model_does() -> None:
         passages(f"{fits} w9").tokenised(WORDS, bare)
 
 
+def test_a_passage_that_no_model_reads_as_text_may_be_longer() -> None:
+    found = passages(LONG).tokenised(WORDS, as_text=False)
+    assert first(found)["passage"] == LONG and len(first(found)["words.passage_ids"]) == 135
+    with pytest.raises(BadInput, match=r"has 134 tokens for words \(3 of prompt, 130 of answer\).*max_answer_tokens"):
+        passages("w8", answer=" ".join(["w9"] * 129)).tokenised(WORDS, as_text=False)
+
+
 @pytest.mark.parametrize("limit", [20, 40, 64])
 def test_the_window_with_the_answer_is_cut_out_when_asked(limit: int) -> None:
     found = passages(LONG).tokenised(MODELS, max_passage_tokens=limit)
@@ -91,6 +98,14 @@ def test_the_order_of_models_does_not_matter_and_a_part_of_them_will_do() -> Non
     found = passages("w8 w9").tokenised(MODELS)
     found.require_models(dict(reversed(MODELS.items())))
     assert list(found.collator(WORDS)([first(found)])["tokens"]) == ["words"]
+
+
+def test_a_model_without_a_mapping_goes_by_its_own_name() -> None:
+    lm = MODELS["words"]
+    found = passages("w8 w9").tokenised(lm)
+    assert list(found.metadata["tokens"]["models"]) == [lm.name]
+    found.require_models([lm])
+    found.require_models({lm.name: lm})
 
 
 def test_other_tokenizers_are_refused_with_both_sides() -> None:
