@@ -14,6 +14,7 @@ from tiny import shared_lm
 
 from consistency_lens.activations import Corpus
 from consistency_lens.activations.blocks import BlockArguments, BlockExtraction, Blocks
+from consistency_lens.activations.manifest import sealed
 from consistency_lens.frozen import FrozenLM
 
 SITES = ["resid_pre.0", "mlp_out.1", "resid_post.2"]
@@ -72,6 +73,7 @@ def _extract(folder: str, texts: list[str], number: int, arguments: dict[str, An
 
 
 def change_metadata(folder: Path, **values: Any) -> None:
-    """Write other values into `extraction.json`."""
+    """Write other values into `extraction.json`, checksum and all."""
     path = folder / "extraction.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(sealed(folder, {k: v for k, v in record.items() if k != "checksum"} | values)))

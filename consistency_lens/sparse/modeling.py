@@ -29,7 +29,7 @@ from .explaining import explain_tokens
 from .folding import fold
 from .nonlinear import batchtopk_mask
 from .replacing import Factors, changed, kept_columns, replaced
-from .source import SourceLayer, Targets, as_entries
+from .source import SourceLayer, Targets
 from .standardising import Moments, Standardiser
 from .using import Changed, amplify, features_of, subject_of
 
@@ -176,7 +176,7 @@ class CrosslayerTranscoder(LensModel):
         return [self.targets.norms(i, source) for i, source in enumerate(self.layers_in_order)]
 
     def code_of(self, active: Sequence[Active]) -> SparseCode:
-        return SparseCode(tuple(map(as_entries, active)), tuple(self.config.window))
+        return SparseCode(tuple(found.detach() for found in active), tuple(self.config.window))
 
     def fold(self) -> CrosslayerTranscoder:
         """The same lens with standardisation folded into plain weights."""

@@ -20,8 +20,9 @@ from consistency_lens.frozen.hooks import Write
 
 SIZE = 32
 Read = Mapping[str, torch.Tensor]
+# Among the second: a multiplier, sums in place, no norm before the MLP, vectors without rows.
 SERIAL = [case for case in TINY_CONFIGS if case not in ("gpt_neox",) and not case.endswith("-window")]
-FOUND = ("mixtral", "granite", "bloom", "mpt", "olmo3", "glm4_moe")  # a multiplier, sums in place, no norm before
+FOUND = ("mixtral", "granite", "bloom", "mpt", "olmo3", "glm4_moe", "opt", "llama4_text")
 
 
 def found(model_type: str) -> FrozenLM:
@@ -47,7 +48,7 @@ def flowing(lm: FrozenLM, edits: list[Edit]) -> dict[str, torch.Tensor]:
         lm.site(f"{stage}.1") for stage in ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
     ]
     with torch.no_grad(), editing(lm.model, writes), reading(lm.model, sites) as seen:
-        lm.model(**lm._inputs(batch), use_cache=False)
+        lm.model(**lm.inputs(batch), use_cache=False)
     return seen
 
 
@@ -172,6 +173,23 @@ def test_the_mlps_input_is_edited_behind_it_in_whatever_order_they_are_given(cas
     only, both = flowing(lm, [mid]), flowing(lm, [mlp, mid])
     assert torch.equal(both["resid_mid.1"], torch.full((4, 12, SIZE), 2.0))
     assert torch.equal(both["mlp_in.1"], 3 * only["mlp_in.1"] + 2)
+
+
+def test_a_compiled_model_is_edited_where_vectors_come_without_rows() -> None:
+    plain, compiled, batch = found("opt"), found("opt").compile(backend="eager"), padded_batch((5, 3))
+    turn = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    edits = [
+        Edit("resid_mid.0", torch.ones(SIZE)),
+        Edit(
+            "mlp_out.1",
+            lambda read: read["resid_mid.1"] @ turn + read["mlp_in.1"],
+            None,
+            reads=("resid_mid.1", "mlp_in.1"),
+        ),
+    ]
+    torch.testing.assert_close(compiled.logits(batch, edits), plain.logits(batch, edits))
+    assert not torch.allclose(plain.logits(batch, edits), plain.logits(batch))
+    torch._dynamo.reset()
 
 
 @settings(max_examples=15, deadline=None)

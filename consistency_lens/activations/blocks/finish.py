@@ -10,6 +10,7 @@ import numpy as np
 
 from ...frozen import Provenance
 from ..finish import FORMAT, gathered, write_statistics
+from ..manifest import sealed
 from ..rows import SPLITS
 from ..storage import METADATA, ChunkNote, write_json
 
@@ -54,4 +55,4 @@ def finish(extraction: BlockExtraction, notes: Sequence[ChunkNote], provenance: 
             site: float(lost[number] / max(found.squares.sum(), 1e-300))
             for number, (site, found) in enumerate(statistics.items())
         }
-    write_json(folder / METADATA, metadata)
+    write_json(folder / METADATA, sealed(folder, metadata))

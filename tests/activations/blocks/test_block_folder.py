@@ -128,7 +128,7 @@ def test_another_model_is_refused(made: Path) -> None:
     other = tiny_lm("llama", hidden_size=64)
     with pytest.raises(ProvenanceMismatch, match=r"the model and the blocks do not come from the same model"):
         blocks.require_model(other)
-    blocks.require_model(other, ignore=["weights"])
+    blocks.require_model(other, ignore=["weights", "configuration"])
     with pytest.raises(BadInput, match=r"config='hidden size 32'"):
         block_extraction(TEXTS).run(other)
 
@@ -188,6 +188,25 @@ def test_activations_of_another_shape_are_refused(folder: Path) -> None:
     tokens = Blocks.load(folder).tokens()
     with pytest.raises(CorruptShard, match=f"{path.name} holds .* instead of"):
         tokens.__getitems__(range(len(tokens)))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_stands_beside_the_blocks_is_checked_as_well(folder: Path, older: bool) -> None:
+    """In a folder that was made before there was a checksum of it, as far as it can be."""
+    path, statistics = folder / "extraction.json", folder / "statistics.safetensors"
+    plain = json.loads(path.read_text())
+    if older:
+        del plain["checksum"], plain["files"]
+        path.write_text(json.dumps(plain))
+        Blocks.load(folder)
+    path.write_text(json.dumps({**plain, "shards": [*plain["shards"], plain["shards"][0]]}))
+    with pytest.raises(CorruptShard, match=r"extraction\.json is changed"):
+        Blocks.load(folder)
+    path.write_text(json.dumps(plain))
+    arrays = load_file(statistics)
+    save_file({name: tensor * (float("nan") if older else 2) for name, tensor in arrays.items()}, statistics)
+    with pytest.raises(CorruptShard, match=r"statistics\.safetensors (is changed|holds no finite)"):
+        Blocks.load(folder)
 
 
 def test_a_folder_without_blocks_is_refused(tmp_path: Path, folder: Path) -> None:
