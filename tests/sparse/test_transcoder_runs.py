@@ -24,18 +24,8 @@ SMALL = [
     *["--family", "sparse", "--validation_fraction", "0.2", "--test_fraction", "0.2", "--tokens_per_block", "128"],
     *["--use_cpu", "--features", "32", "--nonlinearity", "topk", "--k", "3", "--max_steps", "4", "--save_steps", "2"],
     *["--per_device_train_batch_size", "48", "--per_device_eval_batch_size", "4", "--eval_strategy", "steps"],
-    *[
-        "--eval_steps",
-        "2",
-        "--eval_rows",
-        "6",
-        "--sample_rows",
-        "3",
-        "--logging_steps",
-        "1",
-        "--learning_rate",
-        "1e-2",
-    ],
+    *["--eval_steps", "2", "--eval_rows", "6", "--sample_rows", "3", "--logging_steps", "1"],
+    *["--learning_rate", "1e-2"],
     *["--report_rows", "8", "--report_batch_size", "4", "--dead_after", "100", "--revive_steps", "2"],
 ]
 
