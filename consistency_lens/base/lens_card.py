@@ -97,7 +97,9 @@ class TrainingRecord:
 
     def about(self, metadata: Mapping[str, Any]) -> TrainingRecord:
         """With what the rows say of themselves."""
-        counts = {name: (each["documents"], each["rows"]) for name, each in metadata.get("splits", {}).items()}
+        # Where all tokens are kept, a row is a token.
+        of = {name: each.get("rows", each.get("tokens", 0)) for name, each in metadata.get("splits", {}).items()}
+        counts = {name: (metadata["splits"][name]["documents"], rows) for name, rows in of.items()}
         near = {name: int(count) for name, count in metadata.get("near_duplicates", {}).items()}
         return replace(self, corpus=dict(metadata.get("corpus", {})), counts=counts, near_duplicates=near)
 

@@ -12,6 +12,7 @@ from ..base.configuration import LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import LAYERED
+from .card import TRANSCODER_CARD
 from .nonlinear import NONLINEARITIES
 
 STANDARDISATIONS = ("site", "dimension", "none")
@@ -44,6 +45,7 @@ class CrosslayerTranscoderConfig(LensConfig):
 
     model_type = "crosslayer_transcoder"
     medium = "sparse"
+    card = TRANSCODER_CARD
 
     depth: int = 1
     chosen_layers: list[int] | None = None

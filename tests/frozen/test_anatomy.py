@@ -19,7 +19,7 @@ from consistency_lens.frozen.sites import Site
 
 SERVED = [
     *["mixtral", "qwen3_moe", "gpt_oss", "glm4_moe", "deepseek_v2", "deepseek_v3", "falcon", "cohere", "granite"],
-    *["bloom", "stablelm", "starcoder2", "smollm3", "olmo3", "gptj", "phi", "xglm"],
+    *["bloom", "stablelm", "starcoder2", "smollm3", "olmo3", "gptj", "phi", "xglm", "opt", "llama4_text"],
 ]
 
 
@@ -97,6 +97,33 @@ def test_the_search_finds_what_the_rows_say(case: str, monkeypatch: pytest.Monke
     monkeypatch.undo()
     expected = twin.read(batch, names)
     assert all(torch.equal(found[name], expected[name]) for name in names)
+
+
+@pytest.mark.parametrize("model_type", ["bloom", "opt", "mixtral", "granite", "gptj", "xglm"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_a_stream_of_thousands_at_one_position_hide_nothing(
+    model_type: str, dtype: torch.dtype
+) -> None:
+    """As in trained models: beside the first token's vector what attention adds is below all rounding."""
+    model = tiny_causal_lm(model_type)
+    assert isinstance(model, PreTrainedModel), model
+    exact = FrozenLM(model, tiny_tokenizer()).sites
+    ports = [block.ports for block in proven_of(model)]
+    again = tiny_causal_lm(model_type)
+    assert isinstance(again, PreTrainedModel)
+    for weight in again.parameters():
+        weight.data *= 5 if weight.dim() > 1 else 1
+
+    def grow(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        first = torch.zeros_like(args[0])
+        first[:, 0, 3] = 1000
+        return (args[0] + first, *args[1:])
+
+    grown = blocks_of(again)[0].register_forward_pre_hook(grow)
+    lm = FrozenLM(again.to(dtype), tiny_tokenizer())
+    grown.remove()
+    assert lm.sites == exact
+    assert [block.ports for block in proven_of(again)] == ports
 
 
 def test_one_pair_that_explains_nothing_is_refused_with_the_gap() -> None:

@@ -98,6 +98,11 @@ class Blocks:
         shards = [Shard(**record) for record in self.metadata["shards"]]
         return [shard for shard in shards if split in (None, shard.split)]
 
+    @property
+    def splits(self) -> dict[str, WholeDocuments]:
+        """The whole documents of each split that has any."""
+        return {split: self.documents(split) for split in SPLITS if self.shards(split)}
+
     def source(self, split: str = "train") -> StoredBlocks:
         """The blocks of a split."""
         if split not in SPLITS or not (shards := self.shards(split)):

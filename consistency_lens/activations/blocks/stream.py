@@ -119,6 +119,11 @@ class BlockStream:
         """That of the model."""
         return self.reader.frozen.dtype
 
+    @property
+    def splits(self) -> dict[str, WholeDocuments]:
+        """The whole documents of each split that has any."""
+        return {split: self.documents(split) for split in SPLITS if self.corpus.cuts[split]}
+
     def source(self, split: str = "train") -> StreamedBlocks:
         """The blocks of a split."""
         if split not in SPLITS or not self.corpus.cuts[split]:
