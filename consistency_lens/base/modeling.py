@@ -67,6 +67,10 @@ class LensModel(SavedModel):
         """The modules for a configuration, weights as they come."""
         raise NotImplementedError
 
+    @classmethod
+    def require_files(cls, config: Any, folder: Path, frozen: FrozenLM | None) -> None:
+        """Raise where the weights in a folder have other sizes than the configuration says, before any are made."""
+
     def compress(self, batch: Batch, seed: int | None = None) -> Code:
         """Activations to codes, without gradient; with a seed a sample, without one the likeliest."""
         raise NotImplementedError
@@ -185,6 +189,7 @@ class LensModel(SavedModel):
             config.require_subject(subject)
         # The same one, or the subject would have been refused.
         tokenizer = _tokenizer(folder) if subject is None else subject.tokenizer
+        cls.require_files(config, folder, subject)
         lens = cls.build(config, subject, tokenizer)
         lens.subject = subject
         load_files(lens.files(), folder)

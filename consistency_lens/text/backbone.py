@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..base.adapters import add_adapter, without_adapters
 from ..base.fidelity import only_site
+from ..base.saving import HEADS, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
 from ..frozen.anatomy import truncate
@@ -49,5 +54,45 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
 
 
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
-    subject = AutoConfig.for_model(**(config.subject or {}))
-    return AutoModelForCausalLM.from_config(subject, dtype=torch.float32).eval()  # no dropout, ever
+    # Without what names code of its own: transformers would ask whether to run that.
+    said = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
+    try:
+        subject = AutoConfig.for_model(**said)
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(subject, dtype=torch.float32, trust_remote_code=False)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise _no_model(said, error) from error
+    except StrictDataclassError as error:
+        raise _no_model(said, error) from error
+    return made.eval()  # no dropout, ever
+
+
+def _no_model(said: dict[str, object], error: Exception) -> BadInput:
+    fix = "Give the FrozenLM as subject, or fetch the lens again."
+    why = f"config.json: subject: no such model can be built: {str(error)[:300]}"
+    return BadInput("lens", str(said.get("model_type")), fix, why.replace("\n", " "))
+
+
+def require_weights(
+    config: ConsistencyLensConfig,
+    folder: Path,
+    frozen: FrozenLM | None,
+    parts: Sequence[str] = ("decoder", "encoder"),
+) -> None:
+    """Raise unless the files of a lens have the sizes that its configuration speaks of: nothing is made of these sizes
+    before."""
+    width = config.hidden_size
+    heads = {f"{part}.map.weight": (width, width) for part in parts}
+    require_shapes(heads, saved_shapes(folder, HEADS), folder, HEADS)
+    for part in parts:
+        match config.kind_of(part):
+            case "lora":
+                file = f"{part}/adapter_model.safetensors"
+                saved = {name: shape for name, shape in saved_shapes(folder, file).items() if "lora_A" in name}
+                ranks = {name: (config.lora_rank, *shape[1:]) for name, shape in saved.items()}
+                require_shapes(ranks, saved, folder, file)
+            case "full" if frozen is None:
+                file = f"{part}/model.safetensors"
+                with torch.device("meta"):
+                    lm: nn.Module = cut(_blank(config), config, part)
+                shapes = {name: tuple(p.shape) for name, p in lm.named_parameters()}
+                require_shapes(shapes, saved_shapes(folder, file), folder, file)

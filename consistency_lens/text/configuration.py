@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +11,25 @@ from huggingface_hub.dataclasses import strict
 from ..base.configuration import LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from ..schema import Kind, Unfit, many, maybe, number, one_of, record, text, whole
 
 PLACEHOLDER = "<A>"
 TRAINABLE = ("projections", "lora", "full")
 INJECTIONS = ("embedding", "residual")
+LONGEST = 1 << 16  # tokens of a prompt or of a text: longer ones no model of ours takes
+_TOKEN = whole(0, 1 << 24)
+# Of the subject's configuration what decides how large a model is built from it.
+_SIZES = {
+    **dict.fromkeys(["num_hidden_layers", "n_layer", "num_layers", "n_layers"], maybe(whole(1, 1024))),
+    **dict.fromkeys(["num_attention_heads", "num_key_value_heads", "n_head"], maybe(whole(1, 4096))),
+    **dict.fromkeys(["hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner"], maybe(whole(1, 1 << 20))),
+    **dict.fromkeys(["vocab_size"], whole(1, 1 << 24)),
+    **dict.fromkeys(["max_position_embeddings", "n_positions"], maybe(whole(1, 1 << 28))),
+}
+_SUBJECT = record(
+    {"model_type": text(r"[\w.-]{1,64}", "the name of an architecture")},
+    {**_SIZES, "text_config": maybe(record({}, _SIZES))},
+)
 
 
 @strict
@@ -75,6 +91,40 @@ class ConsistencyLensConfig(LensConfig):
         if self.encoder_trainable is None:
             self.encoder_trainable = self.trainable
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kind]:
+        return {
+            **super().kinds(),
+            "subject": maybe(_SUBJECT),
+            "code_length": whole(1, LONGEST),
+            "prompt": text(longest=LONGEST),
+            "prompt_ids": maybe(many(_TOKEN, most=LONGEST, least=1)),
+            **dict.fromkeys(["placeholder_id", "start_id", "stop_id", "pad_id"], _TOKEN),
+            "never_ids": maybe(many(_TOKEN)),
+            "injection": one_of(*INJECTIONS),
+            "embedding_norm": number(above=0),
+            "trainable": one_of(*TRAINABLE),
+            "encoder_trainable": maybe(one_of(*TRAINABLE)),
+            "lora_rank": whole(1, 1 << 16),
+            "lora_alpha": whole(1, 1 << 16),
+        }
+
+    @classmethod
+    def require_consistent(cls, said: Mapping[str, Any]) -> None:
+        """Tokens are those of the subject, and its context has room for them."""
+        subject = said.get("subject") or {}
+        sizes = {**subject, **(subject.get("text_config") or {})}
+        vocabulary, room = sizes.get("vocab_size"), sizes.get("max_position_embeddings", sizes.get("n_positions"))
+        for name in ("prompt_ids", "never_ids", "placeholder_id", "start_id", "stop_id", "pad_id"):
+            given = said.get(name) or 0
+            highest = max(given, default=0) if isinstance(given, list) else given
+            if vocabulary is not None and highest >= vocabulary:
+                raise Unfit(name, highest, f"tokens of its subject, which has {vocabulary}")
+        asked = len(said.get("prompt_ids") or []) + said.get("code_length", cls.code_length)
+        if room is not None and asked > room:
+            wanted = f"at most {room} tokens with the prompt, which is what its subject takes"
+            raise Unfit("code_length", asked, wanted)
 
     @classmethod
     def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:

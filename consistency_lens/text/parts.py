@@ -23,7 +23,7 @@ from ..errors import BadInput
 from ..frozen import FrozenLM, Site
 from ..frozen.columns import last_columns
 from ..frozen.hooks import Write, editing, reading
-from .backbone import backbone
+from .backbone import backbone, require_weights
 from .configuration import ConsistencyLensConfig
 from .generation import Noise, Words, roll_out, straight_through_embed
 
@@ -71,6 +71,7 @@ class LensPart(SavedModel):
         config = cls.config_class.from_pretrained(folder)
         if subject is not None:
             config.require_subject(subject)
+        require_weights(config, folder, subject, [cls.name])
         part = cls(config, backbone(config, subject, cls.name))
         part = part.to(subject.device) if subject else part
         other = next(name for name in ("decoder", "encoder") if name != cls.name)
