@@ -18,6 +18,7 @@ from .errors import BadInput
 LARGEST = 1 << 26  # bytes of a record: more is no description of anything
 DEEPEST, LONGEST, MOST = 24, 1 << 16, 1 << 20  # levels, characters of a text, values in all
 WHOLE = 1 << 53  # beyond it a number of JSON is not exact
+_BITS = 1000  # of any number: one that fits into a float
 _SHOWN = 80
 
 Kind = Callable[[Any, str], None]
@@ -28,7 +29,7 @@ class Unfit(ValueError):
 
     def __init__(self, where: str, value: Any, wanted: str) -> None:
         self.where, self.wanted = where, wanted
-        super().__init__(f"{where or 'the whole'}={glimpse(value)}, expected {wanted}")
+        super().__init__(f"{where + '=' if where else ''}{glimpse(value)}, expected {wanted}")
 
 
 def glimpse(value: Any) -> str:
@@ -149,6 +150,11 @@ def record(needed: Mapping[str, Kind], known: Mapping[str, Kind] | None = None, 
     return check
 
 
+def no_other(value: Any, where: str) -> None:
+    """No value at all: the `rest` of a record that takes no field of another name."""
+    raise Unfit(where, value, "no field of this name")
+
+
 def plain(value: Any, where: str) -> None:
     """Any value of JSON or YAML that is finite in depth and size."""
     left, stack = MOST, [(value, where, 0)]
@@ -162,8 +168,8 @@ def plain(value: Any, where: str) -> None:
                 stack += [(found[name], _under(place, name), depth + 1) for name in _names(found, place)]
             case list() | tuple():
                 stack += [(entry, f"{place}[{i}]", depth + 1) for i, entry in enumerate(found)]
-            case int() if abs(found) > WHOLE:
-                raise Unfit(place, found, f"a whole number up to {WHOLE}")
+            case int() if found.bit_length() > _BITS:
+                raise Unfit(place, found, f"a number of at most {_BITS} bits")
             case str() if len(found) > LARGEST:
                 raise Unfit(place, found, f"a text of at most {LARGEST} characters")
 

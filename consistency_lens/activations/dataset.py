@@ -5,7 +5,6 @@ Shapes: B rows, S tokens of the longest context, k longest continuation, d hidde
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from huggingface_hub import get_token, hf_hub_download
-from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from ..errors import BadInput
@@ -23,6 +21,7 @@ from ..frozen import FrozenLM, Provenance, Site
 from ..hub import redacted
 from .given import described, survey
 from .storage import METADATA, PROGRESS, STATISTICS, Shard
+from .stored import read_extraction, read_statistics
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,9 @@ class Activations:
                     "Give the folder of an extraction, or the id of one on the Hub.",
                     why=redacted(f"there is no such folder, and the Hub says: {error}", get_token()),
                 ) from None
-            metadata = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
-            return cls(load_dataset(repo, revision=revision), metadata, load_file(paths[1]))
+            metadata = read_extraction(Path(paths[0]), repo)
+            statistics = read_statistics(Path(paths[1]), repo, metadata["provenance"]["sites"])
+            return cls(load_dataset(repo, revision=revision), metadata, statistics)
         if not (folder / METADATA).exists():
             began = (folder / PROGRESS).exists()
             raise BadInput(
@@ -74,12 +74,13 @@ class Activations:
                 "Finish it with --resume." if began else "Make one with: run_lens.py extract --output_dir FOLDER.",
                 why="the extraction is not finished" if began else "no extraction lies there",
             )
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        metadata = read_extraction(folder / METADATA, str(folder_or_repo))
+        statistics = read_statistics(folder / STATISTICS, str(folder_or_repo), metadata["provenance"]["sites"])
         if verify:
             shards = [Shard(**record) for record in metadata["shards"]]
             for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):
                 shard.verify(folder)
-        return cls(load_from_disk(str(folder)), metadata, load_file(folder / STATISTICS))
+        return cls(load_from_disk(str(folder)), metadata, statistics)
 
     @classmethod
     def from_dataset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import BadInput
 from ..frozen.provenance import compare_fields
+from ..schema import named, plain, read_json
 from .rows import SPLITS
 from .storage import LAYOUT, METADATA, PROGRESS, ChunkNote, CorruptShard, write_json
 
@@ -118,7 +118,7 @@ class ExtractionFolder:
         if not path.exists():
             write_json(path, plan)
             return
-        table = compare_fields(plan, json.loads(path.read_text()), ("now", "before"), plan)
+        table = compare_fields(plan, _plan_in(path), ("now", "before"), plan)
         if table:
             raise BadInput("resume", f"\n{table}\n", "Start with the same settings as before, or use --overwrite.")
         for file in ChunkNote.files(self.path):
@@ -137,3 +137,10 @@ class ExtractionFolder:
         """Have these chunks made again."""
         for note in notes:
             note.file(self.path).unlink()
+
+
+def _plan_in(path: Path) -> dict[str, Any]:
+    """What was written down when the extraction began."""
+    fix = "Start afresh with --overwrite."
+    found: dict[str, Any] = read_json(path, named(plain), "resume", str(path.parents[1]), fix)
+    return found

@@ -25,6 +25,7 @@ from datasets import DatasetInfo, Features, List, Value
 from safetensors.numpy import load_file, save
 
 from ..errors import BadInput, is_full_disk
+from ..schema import many, named, no_other, one_of, read_json, record, text, whole
 from .rows import SPLITS
 
 METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
@@ -35,6 +36,30 @@ TEXT_COLUMNS = ("doc_id", "input_ids", "continuation_ids", "position")
 # What a collated batch holds besides columns: a kept column of that name would vanish there.
 BATCH_KEYS = ("attention_mask", "continuation_mask", "activations", "pair")
 _ROWS_PER_RECORD = 512
+
+
+_CHECKSUM = text(r"|[0-9a-f]{32}", "a checksum of 32 digits")
+# What is written down of a shard, and of a chunk of documents.
+SHARD = record(
+    {
+        "file": text(rf"({'|'.join(SPLITS)})/data-\d+\.arrow", "a file such as train/data-00000.arrow", 200),
+        "split": one_of(*SPLITS),
+        "rows": whole(),
+        "bytes": whole(),
+        "checksum": _CHECKSUM,
+    },
+    rest=no_other,
+)
+_NOTE = record(
+    {
+        **dict.fromkeys(["index", "tokens", "too_short", "highest_id"], whole(-1)),
+        "dtype": one_of("float16", "float32"),
+        "shards": many(SHARD, most=len(SPLITS)),
+        "documents": named(whole(), most=len(SPLITS)),
+        "arrays_checksum": _CHECKSUM,
+    },
+    rest=no_other,
+)
 
 
 class CorruptShard(ValueError):
@@ -162,10 +187,10 @@ class ChunkNote:
     @staticmethod
     def read(file: Path) -> ChunkNote:
         try:
-            record = json.loads(file.read_text())
-            return ChunkNote(**record | {"shards": [Shard(**shard) for shard in record["shards"]]})
-        except (ValueError, TypeError, KeyError) as error:
-            raise CorruptShard(f"{file} is damaged ({error}).") from error
+            found = read_json(file, _NOTE, "output_dir", file.name, "It is made again.")
+            return ChunkNote(**found | {"shards": [Shard(**shard) for shard in found["shards"]]})
+        except BadInput as error:
+            raise CorruptShard(f"{file} is damaged ({error.why}).") from error
 
     def file(self, folder: Path) -> Path:
         return folder / PROGRESS / f"{self.index:05d}.json"

@@ -16,7 +16,7 @@ from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
 from ..frozen.provenance import PROVENANCE
 from ..frozen.sites import SITE
-from ..schema import Kind, Unfit, flag, many, maybe, number, one_of, read_json, record, text, whole
+from ..schema import Kind, Unfit, flag, many, maybe, no_other, number, one_of, read_json, record, text, whole
 
 WIDEST = 1 << 20  # of a hidden state
 SAVE_AGAIN = "Save it again with the version that made it, or fetch it again."
@@ -67,7 +67,7 @@ class LensConfig(PreTrainedConfig):
         """What a saved one may hold. A field of another name is refused: transformers would set it on the object, in
         the place of whatever has that name there."""
         known = {**_OF_THE_LIBRARY, **cls.kinds()}
-        return record(OF_A_LENS, {**known, "model_type": one_of(cls.model_type)}, rest=_unknown)
+        return record(OF_A_LENS, {**known, "model_type": one_of(cls.model_type)}, rest=no_other)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -119,7 +119,3 @@ class LensConfig(PreTrainedConfig):
     def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
         """Raise unless this is the model, tokenizer and site that the lens was made for; both sides are shown."""
         frozen.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)
-
-
-def _unknown(value: Any, where: str) -> None:
-    raise Unfit(where, value, "a field that such a lens has")

@@ -1,0 +1,64 @@
+"""What `report.json` may say, checked before any of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..schema import LONGEST, many, maybe, named, no_other, number, plain, read_json, record, text, whole
+from .controls import LENS
+
+AGAIN = "Make it again with: run_lens.py evaluate."
+_NAME = text(longest=200)
+_NUMBER = record({"value": number(), "low": number(), "high": number()}, rest=no_other)
+_NUMBERS = named(_NUMBER, most=4096)
+_EACH = named(_NUMBERS, most=4096)
+_DATA = record(
+    {
+        "split": _NAME,
+        "rows": whole(),
+        "documents": whole(),
+        "documents_of_split": whole(),
+        "stored_difference": number(0),
+        "seconds": number(0),
+    },
+    {"corpus": maybe(text(longest=LONGEST)), "near_duplicates_of_split": maybe(whole()), "seed": whole()},
+)
+_PART = record({"rows": whole(), "numbers": _EACH, "differences": _EACH}, rest=no_other)
+_BIN = record({"first": whole(), "last": whole(), "rows": whole(), "numbers": _EACH})
+REPORT = record(
+    {
+        "lens": named(plain),
+        "data": _DATA,
+        "horizon": whole(0, 1 << 28),
+        "groups": named(many(_NAME, most=4096), most=64),
+        "parts": record({"all": _PART}, rest=_PART),
+        "retention": _EACH,
+        "traits": _NUMBERS,
+        "judged": _EACH,
+        "by_position": many(_BIN, most=4096),
+        "training": many(named(plain)),
+        "definitions": named(text(longest=LONGEST)),
+    },
+    {"verdict": text(longest=LONGEST), "remarks": many(text(longest=LONGEST), most=4096), "gains": _EACH},
+    rest=no_other,
+)
+
+
+def read_report(path: Path, place: str) -> dict[str, Any]:
+    """What a saved report says; raise where a field is of another kind, or names a code that has no numbers."""
+    found: dict[str, Any] = read_json(path, REPORT, "report", place, AGAIN)
+    if missing := _missing(found):
+        raise BadInput("report", place, AGAIN, why=f"{path.name}: {missing}")
+    return found
+
+
+def _missing(found: Mapping[str, Any]) -> str:
+    codes = {LENS, *(code for group in found["groups"].values() for code in group)}
+    for name, part in found["parts"].items():
+        if unmeasured := sorted(codes - set(part["numbers"])):
+            return f"parts.{name} has no numbers of {unmeasured[0]}"
+    undefined = sorted(codes - {LENS} - set(found["definitions"]))
+    return f"there is no definition of {undefined[0]}" if undefined else ""
