@@ -1,0 +1,16 @@
+"""All attacks by name."""
+
+from __future__ import annotations
+
+from . import lenses, records
+from .trying import Attack
+
+ATTACKS: dict[str, Attack] = {
+    "configuration": lenses.configuration,
+    "lens-files": lenses.files,
+    "report": records.report,
+    "training-record": records.training,
+    "extraction": records.extraction,
+    "run-records": records.run_records,
+    "recipe": records.recipe,
+}
