@@ -15,7 +15,7 @@ Rule = Callable[[str, str], list[str]]
 
 # A room may import rooms of a smaller floor, itself, and nothing else of ours: siblings never meet.
 FLOORS = {
-    **dict.fromkeys(["errors", "vocabulary"], 0),
+    **dict.fromkeys(["errors", "vocabulary", "leaks"], 0),
     **dict.fromkeys(["objectives", "schedules", "schema", "card", "hub", "budget"], 1),
     "frozen": 2,
     "activations": 3,

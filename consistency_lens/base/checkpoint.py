@@ -19,7 +19,7 @@ from .. import hub
 from ..errors import BadInput
 from ..schema import many, maybe, named, no_other, number, plain, read_json, record, text, whole
 
-STATE, ENGINE = "trainer_state.json", "engine.json"
+STATE, ENGINE, ARGUMENTS = "trainer_state.json", "engine.json", "training_args.json"
 OTHER = "Resume from another checkpoint."
 # Of what transformers goes on from, the fields that decide how far a run is.
 _STATE = record(

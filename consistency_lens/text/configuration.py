@@ -17,6 +17,7 @@ PLACEHOLDER = "<A>"
 TRAINABLE = ("projections", "lora", "full")
 INJECTIONS = ("embedding", "residual")
 LONGEST = 1 << 16  # tokens of a prompt or of a text: longer ones no model of ours takes
+_PLACES = ("_name_or_path", "name_or_path")
 _TOKEN = whole(0, 1 << 24)
 # Of the subject's configuration what decides how large a model is built from it.
 _SIZES = {
@@ -88,6 +89,8 @@ class ConsistencyLensConfig(LensConfig):
             raise BadInput("prompt", self.prompt, f"Write {PLACEHOLDER} once, where the activation enters.")
         if self.prompt_ids is not None and self.prompt_ids.count(self.placeholder_id) != 1:
             raise BadInput("prompt_ids", self.prompt_ids, "The placeholder has to occur exactly once.")
+        if self.subject is not None:
+            self.subject = _without_places(self.subject)
         if self.encoder_trainable is None:
             self.encoder_trainable = self.trainable
         super().__post_init__(**kwargs)
@@ -196,6 +199,13 @@ class ConsistencyLensConfig(LensConfig):
     def origin_site(self) -> str:
         assert self.sites is not None
         return self.sites[0]
+
+
+def _without_places(record: Any) -> Any:
+    """A configuration without where its model lay on the machine that loaded it: that is in it for the library."""
+    if not isinstance(record, dict):
+        return record
+    return {name: _without_places(value) for name, value in record.items() if name not in _PLACES}
 
 
 def _first(*ids: int | None) -> Any:

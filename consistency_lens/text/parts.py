@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -117,7 +118,10 @@ class LensPart(SavedModel):
             case "full":
                 self.lm.config.save_pretrained(folder / self.name)
             case "lora":
-                self.lm.peft_config[self.name].save_pretrained(str(folder / self.name))
+                # peft names the folder that the subject was loaded from.
+                said = copy(self.lm.peft_config[self.name])
+                said.base_model_name_or_path = self.config.origin.model_id
+                said.save_pretrained(str(folder / self.name))
 
     @contextmanager
     def working(self, learning: bool = False) -> Iterator[None]:
