@@ -18,6 +18,7 @@ from transformers import TrainerState
 from .. import hub
 from ..errors import BadInput
 from ..schema import many, maybe, named, no_other, number, plain, read_json, record, text, whole
+from .pickles import require_plain
 
 STATE, ENGINE, ARGUMENTS = "trainer_state.json", "engine.json", "training_args.json"
 OTHER = "Resume from another checkpoint."
@@ -147,9 +148,10 @@ def keep_in_order(newest: Path) -> None:
 
 
 def require_complete(folder: Path) -> None:
-    """Raise where a checkpoint is missing or was cut off half-way; name the newest whole one beside it."""
+    """Raise where a checkpoint is missing, was cut off half-way, or holds code; name the newest whole one beside it."""
     why = _damage(folder) if folder.is_dir() else "there is no such folder"
     if not why:
+        require_plain(folder)
         return
     others = [other.name for other in checkpoints(folder.parent)]
     fix = f"Resume from {others[-1]} instead." if others else "Start again; there is no whole checkpoint beside it."
