@@ -30,7 +30,7 @@ _PART = record({"rows": whole(), "numbers": _EACH, "differences": _EACH}, rest=n
 _BIN = record({"first": whole(), "last": whole(), "rows": whole(), "numbers": _EACH})
 REPORT = record(
     {
-        "lens": record(dict.fromkeys(["family", "subject", "weights"], _NAME) | {"sites": many(_NAME, most=4096)}),
+        "lens": record({"family": _NAME, "subject": _NAME, "sites": many(_NAME, most=4096)}, {"weights": _NAME}),
         "data": _DATA,
         "horizon": whole(0, 1 << 28),
         "groups": named(many(_NAME, most=4096), most=64),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import lenses, records
+from . import lenses, pages, pickled, records
 from .trying import Attack
 
 ATTACKS: dict[str, Attack] = {
@@ -13,4 +13,7 @@ ATTACKS: dict[str, Attack] = {
     "extraction": records.extraction,
     "run-records": records.run_records,
     "recipe": records.recipe,
+    "pickles": pickled.states,
+    "samples-table": pages.samples,
+    "requests": pages.request,
 }
