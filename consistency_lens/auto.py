@@ -17,6 +17,7 @@ from .base.saving import fetch_config, require_lens
 from .errors import BadInput
 from .frozen import FrozenLM, Provenance
 from .frozen.gguf_files import on_hub
+from .schema import require_place
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
@@ -104,6 +105,7 @@ class AutoLens:
 
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
     """Of a run its lens, of anything else itself."""
+    require_place(str(lens_id_or_path), "lens")
     inside = Path(lens_id_or_path) / RUN_LENS
     return str(inside if (inside / CONFIG_NAME).is_file() else lens_id_or_path)
 

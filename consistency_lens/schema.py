@@ -188,6 +188,14 @@ def _under(where: str, name: str) -> str:
     return f"{where}.{shown}" if where else shown
 
 
+def require_place(value: str, field: str) -> None:
+    """Raise where something is named that no file system can have, before it is asked for it."""
+    longest = max(len(part.encode("utf-8", "replace")) for part in re.split(r"[/\\]", value))
+    if "\0" in value or longest > 255 or len(value) > 4000:
+        why = f"a part of it has {longest} bytes" if longest > 255 else "no file can be called that"
+        raise BadInput(field, value[:_SHOWN] + "…", "Use a shorter name.", why)
+
+
 def require(value: Any, kind: Kind, field: str, place: str, fix: str, file: str = "") -> None:
     """Raise a `BadInput` unless a value is of this kind.
 

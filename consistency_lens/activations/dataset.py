@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance, Site
 from ..hub import redacted
+from ..schema import require_place
 from .given import described, survey
 from .storage import METADATA, PROGRESS, STATISTICS, Shard
-from .stored import read_extraction, read_statistics
+from .stored import read_extraction, read_statistics, require_rows_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Activations:
                 the Hub is checked by its client.
             revision: branch, tag or commit on the Hub.
         """
+        require_place(str(folder_or_repo), "activations")
         folder = Path(folder_or_repo)
         if not folder.is_dir():
             repo = str(folder_or_repo)
@@ -65,7 +67,9 @@ class Activations:
                 ) from None
             metadata = read_extraction(Path(paths[0]), repo)
             statistics = read_statistics(Path(paths[1]), repo, metadata["provenance"]["sites"])
-            return cls(load_dataset(repo, revision=revision), metadata, statistics)
+            splits = load_dataset(repo, revision=revision)
+            require_rows_of(metadata, splits, repo)
+            return cls(splits, metadata, statistics)
         if not (folder / METADATA).exists():
             began = (folder / PROGRESS).exists()
             raise BadInput(
@@ -80,7 +84,9 @@ class Activations:
             shards = [Shard(**record) for record in metadata["shards"]]
             for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):
                 shard.verify(folder)
-        return cls(load_from_disk(str(folder)), metadata, statistics)
+        splits = load_from_disk(str(folder))
+        require_rows_of(metadata, splits, str(folder_or_repo))
+        return cls(splits, metadata, statistics)
 
     @classmethod
     def from_dataset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +74,13 @@ def read_statistics(path: Path, place: str, sites: Iterable[str]) -> dict[str, n
                 why = f"{path.name}: {name} is no list of finite numbers, one for each coordinate"
                 raise BadInput("activations", place, AGAIN, why)
     return found
+
+
+def require_rows_of(metadata: Mapping[str, Any], splits: Mapping[str, Sized], place: str) -> None:
+    """Raise where there are other rows than the metadata counts."""
+    counted = {name: counts["rows"] for name, counts in metadata["splits"].items() if counts["rows"]}
+    there = {name: len(rows) for name, rows in splits.items() if len(rows)}
+    if counted != there:
+        raise BadInput(
+            "activations", place, AGAIN, why=f"extraction.json counts {counted} rows, and there are {there}"
+        )

@@ -20,7 +20,7 @@ from transformers.utils import CONFIG_NAME
 
 from .. import hub
 from ..errors import BadInput
-from ..schema import plain, read_json, record, require
+from ..schema import plain, read_json, record, require, require_place
 from .configuration import OF_A_LENS, SAVE_AGAIN, LensConfig
 from .shards import fill, gathered, writes
 
@@ -132,6 +132,7 @@ def require_inside(path: Path, folder: Path) -> Path:
 
 def open_folder(place: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a lens, downloaded where it is none of this machine. Of what is no lens, nothing large is."""
+    require_place(str(place), "lens")
     folder = Path(place)
     if (folder / CONFIG_NAME).is_file():
         require_lens(folder / CONFIG_NAME, place)

@@ -6,7 +6,7 @@ import os
 import textwrap
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 
 from ..activations import CorpusArguments, ExtractArguments
 from ..errors import BadInput
+from ..schema import require_place
 from ..text.arguments import ConsistencyLensArguments
 from .arguments import (
     GROUPS,
@@ -208,6 +209,7 @@ def parse(argv: Sequence[str]) -> Request:
     absent = object()
     known, unknown = parser.parse_known_args(words, Namespace(**dict.fromkeys([*names(), "config", "text"], absent)))
     explicit = {name: value for name, value in vars(known).items() if value is not absent}
+    _require_places(explicit)
     text = explicit.pop("text", None)  # argparse puts its default there all the same
     if text is not None and command != "explain":
         unknown.append(text)
@@ -217,6 +219,7 @@ def parse(argv: Sequence[str]) -> Request:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
         raise BadInput("option", given, f"{meant(given, ['--' + name for name in names()])}--help lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
+    _require_places(recipe)
     settled = vars(parser.parse_args([*as_options(recipe), *words]))  # what comes later wins
     values = {name: settled[name] for name in names()}
     if command == "extract":
@@ -224,6 +227,14 @@ def parse(argv: Sequence[str]) -> Request:
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
     return Request(command, values, text, frozenset(explicit), explicit.get("config"))
+
+
+def _require_places(given: Mapping[str, Any]) -> None:
+    """Raise where a folder, a file or a repository has a name that none can have."""
+    for name in PLACES & given.keys():
+        for value in given[name] if isinstance(given[name], list) else [given[name]]:
+            if isinstance(value, str):
+                require_place(value, name)
 
 
 def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
@@ -240,6 +251,8 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     return load_recipe(DEMO)
 
 
+PLACES = {"lens", "activations", "activations_dir", "output_dir", "train_file", "dataset_name", "model_name_or_path"}
+PLACES |= {"gguf_file", "resume_from_checkpoint", "repo_id", "hub_model_id", "hub_dataset_id", "logging_dir", "config"}
 RECIPE, RECORD = "recipe.yaml", "run.json"
 
 

@@ -39,6 +39,7 @@ from .controls import (
 from .gains import gains_of
 from .judge import Judge, rows_for
 from .numbers import ROW, traits_of
+from .overflow import require_finite
 from .report import Report
 from .samples import Records, Samples
 
@@ -231,6 +232,7 @@ class _Study:
     def report(
         self, split: str, seed: int, history: Sequence[Mapping[str, Any]], began: float, earlier: _Earlier | None
     ) -> Report:
+        require_finite(self.records, self.sites, self.frozen.dtype)
         definitions = {k: v for judge in self.judges for k, v in judge.definitions.items()}
         samples = self.samples(seed)
         duplicates = self.activations.metadata.get("near_duplicates", {})

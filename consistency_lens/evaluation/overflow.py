@@ -1,0 +1,43 @@
+"""Where no KL could be measured at all: which numbers were not finite, and what to do about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import BadInput
+from .controls import LENS
+from .samples import Records
+
+
+def require_finite(records: Records, sites: Sequence[str], dtype: torch.dtype) -> None:
+    """Raise where a lens has a KL on no row: a report would hold nothing, and a card could say nothing.
+
+    Args:
+        records: what was measured; of what was not finite nothing counts.
+        sites: where the lens writes.
+        dtype: of the subject.
+    """
+    if _known(records, LENS, "kl"):
+        return
+    kind, at = str(dtype).removeprefix("torch."), ", ".join(sites)
+    wider = (
+        "Load the model in bfloat16 or float32." if kind == "float16" else "Check its weights: they may be damaged."
+    )
+    if not _known(records, "self", "kl"):
+        why = f"the logits of the model itself are not finite in {kind}, on every row"
+        raise BadInput("dtype", kind, wider, why)
+    if not _known(records, LENS, "squared_error"):
+        why = (
+            f"what it restores at {at} is not finite, on every row: its weights are damaged, or its training diverged"
+        )
+        fix = "Go back to an earlier checkpoint, or train again with lower learning rates."
+        raise BadInput("lens", LENS, fix, why)
+    why = f"with what it restores at {at} in its place, the logits of the model are not finite in {kind}, on every row"
+    fix = "Load the model in float32, or go back to an earlier checkpoint: its vectors are too long for this dtype."
+    raise BadInput("lens", LENS, fix, why)
+
+
+def _known(records: Records, code: str, measure: str) -> bool:
+    return bool(records.weight(code, measure).any())

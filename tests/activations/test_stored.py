@@ -1,0 +1,102 @@
+"""Rows whose folder says something else than it holds: one line, before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lens_runs import rows_folder
+from safetensors.numpy import load_file, save_file
+
+from consistency_lens import cli
+from consistency_lens.activations import Activations
+from consistency_lens.errors import BadInput
+
+META, STATISTICS = "extraction.json", "statistics.safetensors"
+
+
+def change(field: str, value: object) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        said = json.loads((folder / META).read_text())
+        *way, last = field.split(".")
+        inner = said
+        for name in way:
+            inner = inner[name]
+        inner[last] = value
+        (folder / META).write_text(json.dumps(said))
+
+    return spoil
+
+
+def tensors(**changes: np.ndarray | None) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        kept = load_file(folder / STATISTICS)
+        for kind, value in changes.items():
+            kept.pop(f"resid_post.1.{kind}")
+            if value is not None:
+                kept[f"resid_post.1.{kind}"] = value
+        save_file(kept, folder / STATISTICS)
+
+    return spoil
+
+
+def cut(name: str, length: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length]) and None
+
+
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no statistics": (lambda folder: (folder / STATISTICS).unlink(), "statistics.safetensors cannot be read"),
+    "cut statistics": (cut(STATISTICS, 100), "statistics.safetensors cannot be read"),
+    "empty statistics": (cut(STATISTICS, 0), "statistics.safetensors cannot be read"),
+    "no mean": (tensors(mean=None), "holds no resid_post.1.mean"),
+    "NaN": (tensors(mean=np.full(32, np.nan)), "mean is no list of finite numbers"),
+    "a negative variance": (tensors(variance=-np.ones(32)), "variance is no list of finite numbers"),
+    "another width": (tensors(variance=np.ones(31)), "variance is no list of finite numbers"),
+    "whole numbers": (tensors(mean=np.zeros(32, np.int64)), "mean is no list of finite numbers"),
+    "a cut record": (cut(META, 200), "extraction.json is damaged"),
+    "a text for a number": (change("highest_token_id", "95"), "highest_token_id='95', expected a whole number"),
+    "an unknown dtype": (change("dtype", "float13"), "dtype='float13', expected one of float16, float32"),
+    "a list for an origin": (change("provenance", []), "provenance=a list of 0, expected a mapping"),
+    "a file elsewhere": (change("shards", [{"file": "../../x"}]), "expected a record with the field split"),
+    "other counts": (change("splits.train.rows", 7), "counts {'train': 7"),
+    "a split that is not there": (change("splits", {"train": {"documents": 1, "rows": 136}}), "counts {'train': 136}"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_it_is_one_line(how: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(rows_folder("llama"), tmp_path / "rows")
+    Activations.load(folder)
+    spoil, said = SPOILED[how]
+    spoil(folder)
+    with pytest.raises(BadInput) as caught:
+        Activations.load(folder)
+    assert caught.value.field == "activations" and said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[["explain", "--lens", "x" * 300, "w1"], ["evaluate", "--lens", f"a/{'x' * 300}/b", "--activations", "rows"]],
+        *[["train", "--activations", "x" * 300], ["extract", "--train_file", "x" * 300, "--model_name_or_path", "m"]],
+        *[["extract", "--model_name_or_path", "x" * 300], ["--config", "x" * 300], ["--output_dir", "é" * 200]],
+        *[["publish", "--lens", "y", "--repo_id", "x" * 300], ["--resume_from_checkpoint", "x/" * 3000]],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "--use_cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "Use a shorter name" in said and len(said) < 400
+
+
+def test_from_python_too() -> None:
+    from consistency_lens import AutoLens
+
+    with pytest.raises(BadInput, match=r"^lens='x+…': a part of it has 300 bytes"):
+        AutoLens.from_pretrained("x" * 300)
+    with pytest.raises(BadInput, match=r"^activations=.*shorter name"):
+        Activations.load("x" * 300)
