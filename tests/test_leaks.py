@@ -142,7 +142,7 @@ def test_under_a_field_for_places_every_absolute_path_counts(tmp_path: Path) -> 
 @settings(max_examples=60, deadline=None)
 @given(
     parts=st.lists(st.text("abcXYZ019_.-+@=~", min_size=1, max_size=12), min_size=1, max_size=4),
-    before=st.sampled_from(["", " ", "(", '"', "path=", "file://", "x: ", "`", "\u3000", "=", "['"]),
+    before=st.sampled_from(["", " ", "(", '"', "path=", "file:" + "//", "x: ", "`", "\u3000", "=", "['"]),
     after=st.sampled_from(["", " ", ")", '"', ".", ",", "\n", ":", "'"]),
 )
 def test_every_path_below_home_is_found_whatever_stands_around_it(parts: list[str], before: str, after: str) -> None:

@@ -148,7 +148,7 @@ def keep_in_order(newest: Path) -> None:
 
 
 def require_complete(folder: Path) -> None:
-    """Raise where a checkpoint is missing, was cut off half-way, or holds code; name the newest whole one beside it."""
+    """Raise where a checkpoint is missing, was cut off, or holds code; name the newest whole one beside it."""
     why = _damage(folder) if folder.is_dir() else "there is no such folder"
     if not why:
         require_plain(folder)

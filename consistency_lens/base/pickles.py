@@ -1,5 +1,5 @@
-"""Pickles beside a checkpoint: they may hold tensors and plain values. What would run code on reading is refused before
-anything is read."""
+"""Pickles beside a checkpoint: they may hold tensors and plain values. What would run code on reading is refused
+before anything is read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _KINDS = ("*.pt", "*.pth", "*.bin")
 # DeepSpeed reads its own, in a folder of theirs, as pickles, and keeps objects of these packages in them.
 _OF_AN_ENGINE = ("torch.", "deepspeed.", "numpy.")
 # What reading a pickle raises where it is no checkpoint of torch's; none of it has run anything.
-_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError)
-_DAMAGE += (ValueError, pickle.UnpicklingError, BadZipFile)
+_DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, BadZipFile, EOFError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
+)
 
 
 def require_plain(checkpoint: Path) -> None:

@@ -22,17 +22,14 @@ def require_finite(records: Records, sites: Sequence[str], dtype: torch.dtype) -
     if _known(records, LENS, "kl"):
         return
     kind, at = str(dtype).removeprefix("torch."), ", ".join(sites)
-    wider = (
-        "Load the model in bfloat16 or float32." if kind == "float16" else "Check its weights: they may be damaged."
-    )
     if not _known(records, "self", "kl"):
         why = f"the logits of the model itself are not finite in {kind}, on every row"
-        raise BadInput("dtype", kind, wider, why)
+        narrow = kind == "float16"
+        fix = "Load the model in bfloat16 or float32." if narrow else "Check its weights: they may be damaged."
+        raise BadInput("dtype", kind, fix, why)
     if not _known(records, LENS, "squared_error"):
-        why = (
-            f"what it restores at {at} is not finite, on every row: its weights are damaged, or its training diverged"
-        )
-        fix = "Go back to an earlier checkpoint, or train again with lower learning rates."
+        why = f"what it restores at {at} is not finite, on every row"
+        fix = "Go back to an earlier checkpoint, or train again with lower learning rates: it has diverged."
         raise BadInput("lens", LENS, fix, why)
     why = f"with what it restores at {at} in its place, the logits of the model are not finite in {kind}, on every row"
     fix = "Load the model in float32, or go back to an earlier checkpoint: its vectors are too long for this dtype."

@@ -1,8 +1,10 @@
-"""All attacks by name."""
+"""All attacks by name. Those on the page need what the page needs."""
 
 from __future__ import annotations
 
-from . import lenses, pages, pickled, records
+from importlib.util import find_spec
+
+from . import lenses, pickled, records
 from .trying import Attack
 
 ATTACKS: dict[str, Attack] = {
@@ -14,6 +16,8 @@ ATTACKS: dict[str, Attack] = {
     "run-records": records.run_records,
     "recipe": records.recipe,
     "pickles": pickled.states,
-    "samples-table": pages.samples,
-    "requests": pages.request,
 }
+if find_spec("gradio"):
+    from . import pages
+
+    ATTACKS |= {"samples-table": pages.samples, "requests": pages.request}
