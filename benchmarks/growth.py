@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from random_runs import SITE, batch_of, random_rows, trainer_of
 from sizes import DTYPES, SIZES, random_lm
 
-from consistency_lens.evaluation.plots import styled
+from consistency_lens.evaluation.presenting.plots import styled
 from consistency_lens.evaluation.report import write_whole
 from consistency_lens.text.modeling import ConsistencyLens
 

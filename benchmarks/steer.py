@@ -37,7 +37,7 @@ from consistency_lens.demo.reword import mentions
 from consistency_lens.demo.stories import Story, all_words, stories
 from consistency_lens.demo.training import HELD_OUT_START
 from consistency_lens.demo.words import FACT_WORDS, KINDS, wordings
-from consistency_lens.evaluation.samples import Number, Records, Samples
+from consistency_lens.evaluation.bootstrap import Number, Records, Samples
 from consistency_lens.objectives import kl_of, masked_mean
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.steering import REACH, difference, kl_per_column, unrelated

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-from consistency_lens.base.fidelity import Bench
+from consistency_lens.base.comparing import TokenSwap
 from consistency_lens.frozen.anatomy import blocks_of, truncate
 from consistency_lens.objectives import nll_of
 from consistency_lens.text.controls import after_prompt, nll_after
@@ -127,7 +127,7 @@ class Ours:
     def clean(self) -> None:
         with torch.no_grad():
             logits = self.run.logits(horizon=self.trainer.args.kl_horizon)
-        self.bench = Bench(self.run, logits, torch.ones_like(logits[..., 0], dtype=torch.long))
+        self.comparison = TokenSwap(logits, torch.ones_like(logits[..., 0], dtype=torch.long), self.run)
 
     def rollout(self) -> None:
         self.lens.decoder.write(self.original, self.trainer.noise)
@@ -141,13 +141,13 @@ class Ours:
     def read(self) -> None:
         self.lens.encoder(self.words).float().square().sum().backward()
 
-    def repeated(self) -> Bench:
-        return self.bench.repeat(self.trainer.rollouts) if self.trainer.rollouts > 1 else self.bench
+    def repeated(self) -> TokenSwap:
+        return self.comparison.repeat(self.trainer.rollouts) if self.trainer.rollouts > 1 else self.comparison
 
     def edited(self) -> None:
-        bench = self.repeated()
+        comparison = self.repeated()
         edit = self.lens._edit(self.restored.requires_grad_())
-        bench.kl(bench.edited(edit)).sum().backward()
+        comparison.kl(comparison.edited(edit)).sum().backward()
 
     def language(self) -> None:
         nll_after(after_prompt(self.lens.config, self.trainer.frozen, len(self.words)), self.words)

@@ -37,13 +37,12 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 from workers import Workers
 
+from consistency_lens import Report, evaluate_lens
 from consistency_lens.activations import Activations
 from consistency_lens.base.saving import load_files
-from consistency_lens.cli.opening import load_model, model_path, only_site
+from consistency_lens.cli.opening import load_model, model_path
 from consistency_lens.cli.parsing import Request, parse
-from consistency_lens.cli.train import new_lens
 from consistency_lens.demo.judge import FactJudge, reword_all
-from consistency_lens.evaluation import Report, evaluate_lens
 from consistency_lens.evaluation.report import write_whole
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
@@ -162,7 +161,8 @@ class Study:
 
     def trainer(self, changes: Any, steps: int, warm_steps: int) -> tuple[ConsistencyLens, ConsistencyLensTrainer]:
         request = Request("train", self.recipe | dict(changes))
-        lens = new_lens(request, self.frozen, self.activations, only_site(request, self.activations.sites))
+        family = request.family
+        lens = family.new_lens(self.frozen, self.activations, family.sites(self.activations.sites))
         own = {"output_dir": str(self.out / "runs"), "max_steps": steps, "warm_steps": warm_steps}
         trainer = ConsistencyLensTrainer(lens, request.training(**own, **QUIET), self.activations, frozen=self.frozen)
         for callback in (PrinterCallback, ProgressCallback):

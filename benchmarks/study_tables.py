@@ -12,7 +12,7 @@ from rich.table import Table
 from study_variants import GROUPS, RECIPE
 
 from consistency_lens.evaluation import Report
-from consistency_lens.evaluation.plots import rate_fidelity, styled
+from consistency_lens.evaluation.presenting.plots import rate_fidelity, styled
 from consistency_lens.evaluation.report import write_whole
 
 Row = dict[str, Any]

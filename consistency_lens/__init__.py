@@ -16,15 +16,15 @@ if TYPE_CHECKING:
         ExtractArguments,
         Extraction,
     )
-    from .auto import AutoLens
+    from .auto import AutoLens, evaluate_lens
     from .base.arguments import LensTrainingArguments
     from .base.configuration import LensConfig
     from .base.modeling import LensModel
     from .base.trainer import LensTrainer
     from .errors import BadInput
-    from .evaluation import Report, evaluate_lens
+    from .evaluation import Report
     from .evaluation.metric import Fidelity
-    from .frozen import Edit, FrozenLM, Prefix, Provenance, ProvenanceMismatch, Site
+    from .frozen import Decoding, Edit, FrozenLM, FrozenModels, Generated, Prefix, Provenance, ProvenanceMismatch, Site
     from .text.arguments import ConsistencyLensArguments
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
@@ -44,11 +44,14 @@ _HOMES = {
     "Corpus": ".activations",
     "CorpusArguments": ".activations",
     "CorruptShard": ".activations",
+    "Decoding": ".frozen",
     "Edit": ".frozen",
     "ExtractArguments": ".activations",
     "Extraction": ".activations",
     "Fidelity": ".evaluation.metric",
     "FrozenLM": ".frozen",
+    "FrozenModels": ".frozen",
+    "Generated": ".frozen",
     "LensConfig": ".base.configuration",
     "LensDecoder": ".text.parts",
     "LensEncoder": ".text.parts",
@@ -61,7 +64,7 @@ _HOMES = {
     "Report": ".evaluation",
     "Site": ".frozen",
     "Steered": ".text.steering",
-    "evaluate_lens": ".evaluation",
+    "evaluate_lens": ".auto",
 }
 
 __all__ = [
@@ -76,11 +79,14 @@ __all__ = [
     "Corpus",
     "CorpusArguments",
     "CorruptShard",
+    "Decoding",
     "Edit",
     "ExtractArguments",
     "Extraction",
     "Fidelity",
     "FrozenLM",
+    "FrozenModels",
+    "Generated",
     "LensConfig",
     "LensDecoder",
     "LensEncoder",

@@ -1,23 +1,29 @@
-"""`AutoLens`: a lens by its name alone. The one table of families, and the search for a lens's subject."""
+"""`AutoLens` and `evaluate_lens`: any lens, by its name and by its family. The one table of families, and the search
+for a lens's subject."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import CONFIG_NAME
 
 from . import hub
+from .base.configuration import LensConfig
 from .base.modeling import LensModel
 from .base.saving import fetch_config, require_lens
 from .errors import BadInput
-from .frozen import FrozenLM, Provenance
+from .frozen import FrozenLM, FrozenModels, Provenance
 from .frozen.gguf_files import on_hub
 from .schema import require_place
+
+if TYPE_CHECKING:
+    from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
@@ -25,27 +31,51 @@ _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Family:
-    """Where the classes of one family live; a class is imported when it is asked for."""
+    """Where the classes of one family live, as `module:name`; each is imported when it is asked for.
 
+    Args:
+        model_type: what a saved lens's `config.json` calls the family.
+        config, model, trainer, arguments: its classes.
+        run: its `FamilyRun`: what it adds to the command line, its data among it.
+        report: its `FamilyReport`: controls, numbers of its own, sentences.
+    """
+
+    model_type: str
     config: str
     model: str
     trainer: str
     arguments: str
+    run: str
+    report: str
 
-    @staticmethod
-    def load(where: str) -> Any:
-        module, _, name = where.partition(":")
+    def load(self, part: str) -> Any:
+        """One of the classes, by the name of its field."""
+        module, _, name = str(vars(self)[part]).partition(":")
         return vars(import_module(module, __package__))[name]
 
 
+# The one place that names a family. The key is its folder, and the `family` of a recipe: the medium of its code.
 FAMILIES = {
-    "consistency_lens": Family(
+    "text": Family(
+        model_type="consistency_lens",
         config=".text.configuration:ConsistencyLensConfig",
         model=".text.modeling:ConsistencyLens",
         trainer=".text.trainer:ConsistencyLensTrainer",
         arguments=".text.arguments:ConsistencyLensArguments",
+        run=".text.running:TextRun",
+        report=".text.report:TextReport",
     ),
 }
+
+
+def family_of(config: Mapping[str, Any], place: str) -> Family:
+    """The family of a saved lens, from its configuration."""
+    known = {family.model_type: family for family in FAMILIES.values()}
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        why = f"its config.json says model_type={model_type!r}"
+        raise BadInput("lens", place, f"Families we know: {', '.join(known)}.", why)
+    return known[model_type]
 
 
 class AutoLens:
@@ -54,7 +84,7 @@ class AutoLens:
     @staticmethod
     def from_pretrained(
         lens_id_or_path: str | os.PathLike[str],
-        subject: FrozenLM | str | os.PathLike[str] | None = None,
+        subject: FrozenLM | str | os.PathLike[str] | Mapping[str, FrozenLM | str | os.PathLike[str]] | None = None,
         revision: str | None = None,
         device_map: str | dict[str, Any] | None = None,
         token: str | None = None,
@@ -64,21 +94,19 @@ class AutoLens:
         Args:
             lens_id_or_path: Hub id, folder of a lens, or folder of a run, whose lens is taken.
             subject: the frozen LLM the lens was made for, or where to load it from. Default: what the lens says of it.
-                Another one is refused.
+                Another one is refused. For a lens of several models a mapping from their names; those that it leaves
+                out are found as the lens says.
             revision: branch, tag or commit of the lens on the Hub.
             device_map: where a subject that is loaded here goes; as in transformers.
             token: for a private lens, or a private subject. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
         config, revision = read_config(place, revision, token)
-        family = FAMILIES.get(str(config.get("model_type")))
-        if family is None:
-            why = f"its config.json says model_type={config.get('model_type')!r}"
-            raise BadInput("lens", str(lens_id_or_path), f"Families we know: {', '.join(FAMILIES)}.", why)
-        if not isinstance(subject, FrozenLM):
-            origin = Provenance.from_dict(config["provenance"])
-            subject = find_subject(origin, subject, device_map, token)
-        return Family.load(family.model).from_pretrained(place, subject=subject, revision=revision, token=token)
+        family = family_of(config, str(lens_id_or_path))
+        kind = family.load("config")
+        settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
+        models = find_models(settled, subject, device_map, token)
+        return family.load("model").from_pretrained(place, subject=models, revision=revision, token=token)
 
     @staticmethod
     def download(
@@ -103,6 +131,57 @@ class AutoLens:
         return hub.download(place, commit, token, allow=allow, ignore=hub.OTHER_STAGES)
 
 
+def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
+    """What the family of a lens adds to its report."""
+    family = next((each for each in FAMILIES.values() if each.model_type == lens.config.model_type), None)
+    if family is None:
+        fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
+        raise BadInput("lens", type(lens).__name__, fix, why=f"no family is named {lens.config.model_type!r}")
+    found: FamilyReport = family.load("report")(**of_family)
+    return found
+
+
+def evaluate_lens(
+    lens: LensModel,
+    frozen: FrozenLM,
+    activations: Any,
+    *,
+    split: str = "test",
+    max_rows: int | None = None,
+    batch_size: int = 64,
+    horizon: int = 8,
+    seed: int = 0,
+    training_history: Sequence[Mapping[str, Any]] | None = None,
+    progress: bool = True,
+    **of_family: Any,
+) -> Report:
+    """Every number of a lens on held-out documents, with intervals, beside every control of its family.
+
+    Args:
+        lens: what is evaluated.
+        frozen: the model that it was made for.
+        activations: rows of that model.
+        split: of the rows; `train` flatters.
+        max_rows: use so many, drawn from all documents; default all.
+        batch_size: rows per pass. A partner for `resample` and `shuffled_activation` comes from the same batch.
+        horizon: compare so many true next positions as well; 0 for P alone.
+        seed: of the choice of rows, the noise, the controls and the bootstrap.
+        training_history: rows with `step` and what was measured then, for the curves.
+        progress: show a bar.
+        of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
+            measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
+            other words.
+
+    Returns:
+        The report; `save` writes it, `show` prints it.
+    """
+    from .evaluation import HeldOut, evaluate  # loading a lens needs no data set
+
+    held_out = HeldOut(split, max_rows, batch_size, horizon, seed)
+    family = report_of(lens, **of_family)
+    return evaluate(lens, frozen, activations, family, held_out, training_history, progress)
+
+
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
     """Of a run its lens, of anything else itself."""
     require_place(str(lens_id_or_path), "lens")
@@ -125,6 +204,38 @@ def read_config(
 def is_demo(model_id: str) -> bool:
     """Whether this is a name that only an offline subject has."""
     return bool(_DEMO_ID.fullmatch(model_id))
+
+
+def find_models(
+    config: LensConfig,
+    given: Any = None,
+    device_map: str | dict[str, Any] | None = None,
+    token: str | None = None,
+) -> FrozenLM | FrozenModels:
+    """The models that a lens was made with: those that are given, or loaded from where they are, or found.
+
+    Args:
+        config: of the lens.
+        given: a model or where it lies; of several, a mapping from their names.
+        device_map: where a model that is loaded here goes.
+        token: of the Hub.
+    """
+    origins = config.origins
+    if isinstance(given, FrozenModels) or (isinstance(given, FrozenLM) and len(origins) == 1):
+        return given
+    if len(origins) == 1 and not isinstance(given, Mapping):
+        return find_subject(config.origin, given, device_map, token)
+    places = dict(given) if isinstance(given, Mapping) else {next(iter(origins)): given}
+    unknown = [name for name in places if name not in origins]
+    if unknown:
+        raise BadInput("subject", unknown[0], f"Name one of {', '.join(origins)}.", why="the lens knows no such model")
+    found = []
+    for name, origin in origins.items():
+        place = places.get(name)
+        model = place if isinstance(place, FrozenLM) else find_subject(origin, place, device_map, token)
+        model.name = name
+        found.append(model)
+    return FrozenModels(found)
 
 
 def find_subject(

@@ -45,6 +45,30 @@ def nll_of(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     return masked_mean(-log_probability_of(logits, ids), mask)
 
 
+def answer_nll_of(logits: Tensor, ids: Tensor, mask: Tensor, first_weight: float = 0.0) -> Tensor:
+    """- mean_t log M(y_t | x, y_<t) - first_weight * log M(y_0 | x): the cross-entropy of answers, `[B]`.
+
+    Args:
+        logits: `[B, K, V]`, sliced to the columns that predict the answer: column t has read x and y_<t, and nothing
+            here is shifted again.
+        ids: y, `[B, K]`, with EOS where the answer ends, padded on the right.
+        mask: `[B, K]`, 1 for the tokens of the answer. It goes by length: a PAD is often the EOS.
+        first_weight: how much more the first token counts, on which all others hang.
+    """
+    if logits.shape[:2] != ids.shape or mask.shape != ids.shape:
+        shapes = [list(each.shape) for each in (logits, ids, mask)]
+        fix = "Give one column of logits and of the mask for each answer token: the columns that predict them."
+        raise BadInput("logits", shapes, fix, why="the shapes of logits, ids and mask do not fit")
+    nll = -log_probability_of(logits, ids)
+    loss = masked_mean(nll, mask)
+    return loss + first_weight * nll[:, 0] if first_weight else loss
+
+
+def first_token_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Whether argmax M(y_0 | x) is the first token of the answer (FirstTok@1), for the same `[B, K, V]`, as 0 or 1."""
+    return (logits[:, 0].argmax(-1) == ids[:, 0]).float()
+
+
 def entropy_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """- sum_v p(v) log p(v) of `[B, T, V]`, mean over the tokens, `[B]`."""
     return masked_mean(vocabulary.entropy(logits), mask)
@@ -71,7 +95,7 @@ def norm_ratio_of(restored: Tensor, original: Tensor) -> Tensor:
 
 
 def top1_of(original: Tensor, edited: Tensor) -> Tensor:
-    """Whether argmax M(Â) = argmax M(A), for logits `[B, V]`, as 0 or 1; edited rows as for `kl_of`."""
+    """Whether argmax M(Â) = argmax M(A), for logits `[..., V]`, as 0 or 1; edited rows as for `kl_of`."""
     best = original.argmax(-1).repeat_interleave(len(edited) // max(1, len(original)), 0)
     return (best == edited.argmax(-1)).float()
 

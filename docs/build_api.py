@@ -19,7 +19,10 @@ import consistency_lens
 PATH = Path(__file__).with_name("api.md")
 SECTIONS = {
     "Lenses": ["AutoLens", "ConsistencyLens", "Steered", "LensDecoder", "LensEncoder", "ConsistencyLensConfig"],
-    "A frozen LLM": ["FrozenLM", "Prefix", "Site", "Edit", "Provenance", "ProvenanceMismatch"],
+    "A frozen LLM": [
+        *["FrozenLM", "FrozenModels", "Prefix", "Site", "Edit", "Decoding", "Generated"],
+        *["Provenance", "ProvenanceMismatch"],
+    ],
     "Activations": [
         *["Corpus", "CorpusArguments", "ExtractArguments", "Extraction", "Activations", "ActivationCollator"],
         "CorruptShard",

@@ -133,7 +133,7 @@ def _controls(
     code = lens.compress({"activations": {site: read[other : other + 1]}})
     tail = tokenizer.decode(ids[1 : position + 1][-lens.config.code_length :], skip_special_tokens=True)
     texts = {
-        f"the words of token {other}": str(lens.spell(code)[0]["explanation"]),
+        f"the words of token {other}": str(lens.describe(code)[0]["explanation"]),
         f"the last {lens.config.code_length} tokens before it, read by the encoder": tail,
         "no words at all": "",
     }
@@ -148,7 +148,7 @@ def _spelled(lens: ConsistencyLens, activations: Tensor, code: Any) -> list[tupl
     logits = lens.decoder.score(activations, code)
     chances = logits.float().log_softmax(-1).gather(-1, code.ids.unsqueeze(-1)).squeeze(-1)
     found = []
-    for row, said in enumerate(lens.spell(code)):
+    for row, said in enumerate(lens.describe(code)):
         kept = slice(0, int(code.lengths[row]))
         tokens = [lens.tokenizer.decode(i, clean_up_tokenization_spaces=False) for i in code.ids[row, kept].tolist()]
         mean = float(chances[row, kept].mean().exp()) if tokens else 0.0

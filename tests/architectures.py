@@ -16,9 +16,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.frozen.anatomy import proven_of
+from consistency_lens.frozen.anatomy import PARALLEL, locate, proven_of
 
-INNER = ("attn_out", "mlp_in", "mlp_out")
+BOTH = ("attn_out", "mlp_in", "mlp_out")  # what a block of attention and MLP has, in parallel or in turn
 PAGE = """# Architectures
 
 Any causal LM of transformers whose blocks lie in one list can be read and edited. `FrozenLM` finds the blocks, and a
@@ -27,11 +27,13 @@ stream. What is proven is offered (`FrozenLM(...).sites` lists it), anything els
 
 Below is every causal `model_type` of the transformers that we test with, as found on a tiny random model of it. *all*:
 `embed`, `resid_pre.L`, `attn_out.L`, `mlp_in.L`, `mlp_out.L`, `resid_post.L`. *resid*: `embed` where its vectors have
-the size of the residual stream, `resid_pre.L` and `resid_post.L`. Lenses of text need the *single token* swap; a model
-that changes a state in place with each token, as state-space models do, is read and edited by whole passes.
+the size of the residual stream, `resid_pre.L` and `resid_post.L`. `resid_mid.L`, the residual stream between attention
+and the MLP's norm, has a column of its own: there is none where the two run in *parallel*. Lenses of text need the
+*single token* swap, which is compared with the whole pass before its first use; a model that changes a state in place
+with each token, as state-space models do, is read and edited by whole passes.
 
-| model_type | sites | swap | what is missing |
-|---|---|---|---|
+| model_type | sites | resid_mid | swap | what is missing |
+|---|---|---|---|---|
 {rows}
 
 No tiny model of these could be built from sizes alone, so that nothing is known about them until they are loaded:
@@ -122,19 +124,33 @@ def table() -> str:
         try:
             lm = FrozenLM(model, tiny_tokenizer())
         except BadInput as refused:
-            rows.append(f"| `{model_type}` | refused | refused | {re.sub(' by [0-9.e+-]+$', '', refused.why)} |")
+            rows.append(
+                f"| `{model_type}` | refused | refused | refused | {re.sub(' by [0-9.e+-]+$', '', refused.why)} |"
+            )
             continue
-        rows.append(f"| `{model_type}` | {offers(lm)} | {swap(lm)} | {remark(lm)} |")
+        rows.append(f"| `{model_type}` | {offers(lm)} | {middle(lm)} | {swap(lm)} | {remark(lm)} |")
     return PAGE.format(rows="\n".join(rows), unbuilt="\n".join(unbuilt))
 
 
 def offers(lm: FrozenLM) -> str:
     """Which stages can be read and edited at each layer, in words."""
     count = Counter(site.partition(".")[0] for site in lm.sites)
-    everywhere = [stage for stage in INNER if count[stage] == lm.num_layers]
-    if len(everywhere) == len(INNER):
+    everywhere = [stage for stage in BOTH if count[stage] == lm.num_layers]
+    if len(everywhere) == len(BOTH):
         return "all"
-    return "resid" + "".join(f", {stage} of some layers" for stage in INNER if 0 < count[stage] < lm.num_layers)
+    return "resid" + "".join(f", {stage} of some layers" for stage in BOTH if 0 < count[stage] < lm.num_layers)
+
+
+def middle(lm: FrozenLM) -> str:
+    """Whether the stream between attention and MLP is offered, or that there is none."""
+    count = sum(site.startswith("resid_mid.") for site in lm.sites)
+    if count:
+        return "yes" if count == lm.num_layers else "some layers"
+    try:
+        locate(lm.model, lm.site("resid_mid.0"))
+    except BadInput as refused:
+        return "parallel" if PARALLEL in refused.why else "no"
+    raise AssertionError("a site that is not offered is found")
 
 
 def swap(lm: FrozenLM) -> str:
@@ -148,7 +164,7 @@ def swap(lm: FrozenLM) -> str:
 
 def remark(lm: FrozenLM) -> str:
     """Why a stage is missing, without the numbers, which differ between machines in their last digits."""
-    reasons = [block.refused for block in proven_of(lm.model) if block.refused]
+    reasons = [why for block in proven_of(lm.model) for why in block.refused.values() if why != PARALLEL]
     return "" if not reasons else re.sub(r"leaves [\d.e+-]+ of", "leaves part of", reasons[0])
 
 

@@ -48,7 +48,7 @@ class VectorLens(LensModel):
     def restore(self, code: Any, batch: Mapping[str, Any]) -> list[Edit]:
         return [Edit(SITE, code.vectors)]
 
-    def spell(self, code: Any) -> list[dict[str, Any]]:
+    def describe(self, code: Any) -> list[dict[str, Any]]:
         return [{"explanation": f"w{int(vector.abs().argmax())} w1"} for vector in code.vectors]
 
     def rivals(self, batch: Mapping[str, Any], prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Code]:

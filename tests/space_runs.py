@@ -11,16 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from extracting import saved_model
+from fake_reports import report_of
 from lens_runs import stirred, tiny_lens
 
 from consistency_lens import ConsistencyLens, FrozenLM, Report
 
 SPACE = Path(__file__).parents[1] / "spaces_demo"
-for place in (SPACE, Path(__file__).parent / "evaluation"):
-    if str(place) not in sys.path:
-        sys.path.insert(0, str(place))
-
-from test_verdict import report_of  # noqa: E402
+if str(SPACE) not in sys.path:
+    sys.path.insert(0, str(SPACE))
 
 TEXT = "w1 w2 w3 w4 w5 w6 w7 w8"
 HISTORY = [
@@ -38,10 +36,7 @@ def _home() -> TemporaryDirectory[str]:
 def tiny_report() -> Report:
     """Numbers of a lens that works."""
     scores = {"lens": 0.97, "context_tail": 0.6, "empty_text": 0.1, "truncation_1": 0.3}
-    found = report_of(scores, on_facts={"lens": 0.99, "context_tail": 0.5}, training=HISTORY)
-    found.groups["text"].remove("truncation_1")
-    found.groups["tampered"] = ["truncation_1"]
-    return found
+    return report_of(scores, on_facts={"lens": 0.99, "context_tail": 0.5}, training=HISTORY)
 
 
 @cache

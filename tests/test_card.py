@@ -19,12 +19,16 @@ from consistency_lens.card import (
     Explanation,
     Measured,
     Part,
+    Section,
     merge_card,
+    merging,
     model_card,
     readdress,
     render_card,
+    rendering,
     write_card,
 )
+from consistency_lens.text.card import TEXT_CARD
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_TEMPLATE = (ROOT / "consistency_lens/activations/dataset_card_template.md").read_text("utf-8")
@@ -61,8 +65,10 @@ def facts() -> CardFacts:
             control("own_continuation", 0.4, "ahead"),
         ],
         parts=[Part(title="Where a fact comes next (12 rows)", numbers=[number("kl_recovered", 0.61)])],
-        truth=[number("fact_precision", 0.22)],
-        readability=[number("paraphrase", 0.7)],
+        sections=[
+            Section("Is it true?", [number("fact_precision", 0.22)]),
+            Section("Is it language?", [number("paraphrase", 0.7)]),
+        ],
         evaluated_on="stories",
         evaluated_split="test",
         evaluated_rows=2468,
@@ -157,17 +163,16 @@ def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
     assert text.index("(plots/fidelity.png)") < text.index("### Controls") < text.index("(plots/position.png)")
 
 
-def test_a_content_blind_lens_says_so_first(facts: CardFacts) -> None:
-    verdict = "Content-blind: the tail does as well."
-    for said in (verdict, None):
-        blind = ModelCard(model_card(dataclasses.replace(facts, content_blind=True, verdict=said))).text
-        assert blind.split("\n\n")[0].splitlines()[1].startswith("> **Content-blind**: ")
-        assert blind.count("Content-blind") == 1
+def test_a_warning_stands_first(facts: CardFacts) -> None:
+    verdict = "Content-blind: the tail does as well: 0.9."
+    blind = ModelCard(model_card(dataclasses.replace(facts, alarm=True, verdict=verdict))).text
+    assert blind.split("\n\n")[0].splitlines()[1] == "> **Content-blind**: the tail does as well: 0.9."
+    assert blind.count("Content-blind") == 1
 
 
 def test_a_lens_without_a_report_says_so_and_claims_nothing(facts: CardFacts) -> None:
     early = dataclasses.replace(
-        facts, verdict=None, stage="At step 5.", numbers=[], controls=[], parts=[], truth=[], readability=[], plots={}
+        facts, verdict=None, stage="At step 5.", numbers=[], controls=[], parts=[], sections=[], plots={}
     )
     text = model_card(early)
     assert "*At step 5.*" in text and "## Numbers" not in text and "model-index" not in text
@@ -182,7 +187,7 @@ def test_a_lens_without_a_report_says_so_and_claims_nothing(facts: CardFacts) ->
     [(0.98765, "0.988"), (-0.5, "-0.500"), (123.4, "123"), (0.000241, "0.00024"), (0.0, "0.000"), (1e-9, "0.000")],
 )
 def test_numbers_have_the_digits_that_they_carry(value: float, shown: str) -> None:
-    assert cards._number(value) == shown
+    assert rendering._number(value) == shown
 
 
 def test_a_number_and_its_interval_have_the_same_decimals() -> None:
@@ -192,7 +197,7 @@ def test_a_number_and_its_interval_have_the_same_decimals() -> None:
         (0.0, 0.0, 0.0, "0.000 [0.000, 0.000]"),
     ]:
         measured = Measured(name="x", value=value, low=low, high=high, definition="d")
-        assert cards._interval(measured) == shown.replace(" ", "\N{NO-BREAK SPACE}")
+        assert rendering._interval(measured) == shown.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def test_what_a_snippet_holds_cannot_leave_its_block(facts: CardFacts) -> None:
@@ -241,16 +246,30 @@ def test_hostile_names_add_no_metadata(facts: CardFacts, dataset_facts: dict[str
         assert merge_card(text, text) == text
 
 
-@pytest.mark.parametrize("family", ["text", "sparse", "soft"])
-def test_least_facts_for_each_family(facts: CardFacts, family: str) -> None:
+@pytest.mark.parametrize(("family", "partial"), [("text", TEXT_CARD.partial), ("sparse", ""), ("soft", "")])
+def test_least_facts_for_each_family(facts: CardFacts, family: str, partial: str) -> None:
     needed = {
         f.name: vars(facts)[f.name]
         for f in dataclasses.fields(facts)
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
-    text = model_card(CardFacts(**needed | {"family": family}))
+    text = model_card(CardFacts(**needed | {"family": family, "partial": partial}))
     assert "base_model" not in text and "## Explanations" not in text and "\n\n\n" not in text
     assert f"{family}-lens" in text and "is judged by what" in text
+    assert ("words come out" in text) == bool(partial)
+
+
+def test_the_partial_of_a_family_takes_the_place_of_blocks(facts: CardFacts) -> None:
+    """What the frame says holds for all; the words of the text lens are on its own card alone."""
+    frame, text = model_card(facts), model_card(dataclasses.replace(facts, partial=TEXT_CARD.partial))
+    assert "## Examples" in frame and "## Explanations" not in frame and "one place" not in frame
+    assert "## Explanations" in text and "## Examples" not in text and "with the words alone" in text
+    rows = [line for line in text.splitlines() if line.startswith(("| good |", "| bad |"))]
+    assert rows == [line for line in frame.splitlines() if line.startswith(("| good |", "| bad |"))] and len(rows) == 2
+    for card in (frame, text):
+        assert merge_card(card, card) == card and card.count("- The numbers hold for text") == 1
+        assert cards.SECTION.sub("", card).count("generated") == 0
+    assert "\n\n\n" not in text
 
 
 def test_foreign_words_stay_words(facts: CardFacts) -> None:
@@ -325,12 +344,12 @@ def test_what_a_person_wrote_survives() -> None:
     ]:
         assert words in merged, words
     assert "edited inside" not in merged and "license: old" not in merged
-    assert yaml.safe_load(cards._split(merged)[0])["extra"] == {"deep": "x"}
+    assert yaml.safe_load(merging._split(merged)[0])["extra"] == {"deep": "x"}
 
 
 def test_outside_the_markers_not_a_byte_moves() -> None:
     existing = by_hand(NEW)
-    outside = [cards.SECTION.sub("§", cards._split(text)[1]) for text in (existing, merge_card(NEW, existing))]
+    outside = [cards.SECTION.sub("§", merging._split(text)[1]) for text in (existing, merge_card(NEW, existing))]
     assert outside[0] == outside[1]
 
 
@@ -342,7 +361,7 @@ def test_merging_twice_is_merging_once(existing: str | None) -> None:
 
 
 def test_a_card_without_markers_is_kept_above_ours() -> None:
-    assert cards._split(merge_card(NEW, "# Mine alone"))[1].startswith("# Mine alone\n\n<!-- generated: one -->")
+    assert merging._split(merge_card(NEW, "# Mine alone"))[1].startswith("# Mine alone\n\n<!-- generated: one -->")
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["one", "two", "three"])))
@@ -387,7 +406,7 @@ def test_a_failed_write_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cards.os, "fsync", full)
+    monkeypatch.setattr(merging.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_card(tmp_path, NEW.replace("1", "one"))
     assert (tmp_path / "README.md").read_text("utf-8") == NEW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,8 +27,9 @@ from extracting import (
 
 from consistency_lens import cli
 from consistency_lens.activations import Activations, CorpusArguments, ExtractArguments
-from consistency_lens.cli.arguments import GROUPS, INHERITED, USUAL, fields_of, help_of, names
+from consistency_lens.auto import FAMILIES
 from consistency_lens.cli.explain import parse_positions
+from consistency_lens.cli.options import USUAL, help_of, options_of
 from consistency_lens.cli.run_folder import without_folder
 from consistency_lens.errors import BadInput
 
@@ -252,10 +254,17 @@ def test_help() -> None:
         check=False,
     )
     assert done.returncode == 0 and done.stderr == ""
-    shown = {name for name in names() if name not in INHERITED or name in USUAL} | {"config"}
+    options = options_of("text")
+    training = set(options.fields_of("training"))
+    shown = {name for name in options.names if name not in training or name in options.first} | {"config"}
     assert all(f"--{name}" in done.stdout for name in shown)
-    assert not [name for name in INHERITED - set(USUAL) if f"--{name} " in done.stdout]
-    assert all(help_of(name, field) for group in GROUPS for name, field in fields_of(group).items())
+    assert not [name for name in training - options.first if f"  --{name} " in done.stdout]
+    own = options.first - options.inherited - {"per_device_train_batch_size", "logging_steps"}
+    assert len(own & set(options.training.usual)) <= 15
+    whole = cli.parsing.new_parser(options, whole=True).format_help()
+    assert all(f"--{name}" in whole for name in training - options.inherited)
+    assert not [name for name in options.inherited - set(USUAL) if f"--{name} " in done.stdout]
+    assert all(help_of(name, field) for group in options.groups for name, field in options.fields_of(group).items())
     assert "accelerate launch run_lens.py" in done.stdout and "demo, gpt2" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
 
@@ -370,3 +379,16 @@ def be_second() -> None:
 def test_what_only_another_process_finds_is_said_all_the_same(tmp_path: Path) -> None:
     code, said = run(["--batch_sise", "3"], tmp_path / "log", be_second)
     assert code == 2 and "option='--batch_sise'" in said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_help_text_is_a_phrase_that_begins_with_its_noun(family: str) -> None:
+    """No riddle: it does not begin with what it leans on (of, so many, the same), and it ends like a sentence."""
+    options = options_of(family)
+    leaning = re.compile(r"(Of|So|The same|As|That|Those|What|How|Whether|For)\b")
+    for group in options.groups:
+        for name, given in options.fields_of(group).items():
+            said = help_of(name, given)
+            if group != "training" or name not in options.inherited:
+                assert said[:1].isupper() and said.rstrip().endswith((".", ")")), f"{name}: {said}"
+                assert not leaning.match(said), f"{name}: {said}"

@@ -11,7 +11,6 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -193,7 +192,9 @@ def options_of(source: Path) -> list[str]:
 
 def every_part_of(request: cli.Request) -> None:
     """Raise what the command line finds without opening anything."""
-    attrgetter("subject", "corpus", "extraction", "lens", "run", "report", "plan")(request)
+    for title, group in request.options.groups.items():
+        if title != "training":
+            request.part(group)
     request.training(output_dir="outputs/here", bf16=False, use_cpu=True)
 
 

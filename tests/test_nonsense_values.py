@@ -13,7 +13,6 @@ from consistency_lens import cli
 from consistency_lens.activations import Activations
 from consistency_lens.cli.parsing import parse
 from consistency_lens.cli.run_folder import LENS
-from consistency_lens.cli.train import new_lens
 from consistency_lens.errors import BadInput
 
 PROMPT = ["--prompt", "w1 <A> w2"]
@@ -73,7 +72,7 @@ def test_a_run_is_not_overwritten_by_saying_that_it_is_not_resumed(
 def test_a_lens_whose_encoder_is_of_no_kind() -> None:
     with pytest.raises(SystemExit):
         parse(["train", "--encoder_trainable", "some"])
-    assert parse(["train", "--encoder_trainable", "lora"]).lens.encoder_trainable == "lora"
+    assert parse(["train", "--encoder_trainable", "lora"]).values["encoder_trainable"] == "lora"
 
 
 def test_contexts_that_leave_no_room_for_prompt_and_text(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_contexts_that_leave_no_room_for_prompt_and_text(tmp_path: Path) -> None
     site = json.loads((tmp_path / "rows/extraction.json").read_text())["provenance"]["sites"][0]
     request = parse(["train", "--model_name_or_path", str(saved_model()), "--code_length", "3", *PROMPT])
     with pytest.raises(BadInput, match=r"Extract with --max_length \d+ or less") as caught:
-        new_lens(request, small, activations, site)
+        request.family.new_lens(small, activations, [site])
     room = int(str(caught.value).split("--max_length ")[1].split()[0])
     extract_to(tmp_path / "fitting", random_texts(40, shortest=40, longest=60), small, max_length=room)
-    assert new_lens(request, small, Activations.load(tmp_path / "fitting"), site).config.code_length == 3
+    assert request.family.new_lens(small, Activations.load(tmp_path / "fitting"), [site]).config.code_length == 3

@@ -142,7 +142,7 @@ with ExitStack() as exits:
 
 
 def test_a_checkout_that_is_not_installed_runs(tmp_path: Path) -> None:
-    """All packages of this Python are there but the record of our own, which an editable install also leaves beside us."""
+    """All packages of this Python are there but our own record, which an editable install leaves beside us, too."""
     others = tmp_path / "others"
     others.mkdir()
     (others / "consistency_lens").symlink_to(ROOT / "consistency_lens")

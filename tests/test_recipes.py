@@ -10,7 +10,7 @@ import yaml
 from extracting import ROOT
 
 from consistency_lens import cli
-from consistency_lens.cli.arguments import names
+from consistency_lens.cli.options import options_of
 from consistency_lens.cli.recipes import as_recipe
 
 RECIPES = cli.recipe_names()
@@ -24,7 +24,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_parses_and_says_nothing_but_what_it_says(name: str, command: list[str]) -> None:
     record = yaml.safe_load((ROOT / f"consistency_lens/recipes/{name}.yaml").read_text())
-    assert record and set(record) <= set(names()) and cli.load_recipe(name) == record
+    assert record and set(record) <= set(options_of("text").names) and cli.load_recipe(name) == record
     values, untouched = (cli.parse([*command, *words]).values for words in (["--config", name], ["--revision", "x"]))
     assert {key: values[key] for key in record} == record
     untouched = cli.parse([*command, "--model_name_or_path", "x"]).values
@@ -38,7 +38,7 @@ def test_the_arguments_of_every_recipe_can_be_made(name: str) -> None:
     assert training.num_warm_steps < training.max_steps
     assert training.kl_horizon <= request.extraction.continuation_length
     assert request.extraction.resume and request.extraction.validation_fraction > 0
-    assert request.lens.trainable == ("lora" if "lora" in cli.load_recipe(name).values() else "full")
+    assert request.values["trainable"] == ("lora" if "lora" in cli.load_recipe(name).values() else "full")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -140,12 +140,14 @@ def secret(tmp_path: Path) -> Path:
 
 def test_links_that_lead_out_of_a_lens_are_not_followed(tmp_path: Path, secret: Path) -> None:
     run = shutil.copytree(run_folder(), tmp_path / "run")
-    assert report.page_of(run / "lens").count("<img") == len(report.PLOTS)
+    assert report.page_of(run / "lens").count("<img") == len(tiny_report().about.pictures)
     for name in ("controls.png", "training.png"):
         (run / "report" / name).unlink()
     (run / "report/controls.png").symlink_to(secret)
     (run / "report/training.png").symlink_to(run / "report/position.png")
-    assert report.page_of(run / "lens").count("<img") == len(report.PLOTS) - 1, "within the run they are"
+    assert report.page_of(run / "lens").count("<img") == len(tiny_report().about.pictures) - 1, (
+        "within the run they are"
+    )
     shutil.rmtree(run / "report")
     (run / "report").symlink_to(secret.parent)
     assert reports.folder_of(run / "lens") is None
@@ -163,7 +165,7 @@ def test_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
     for path in sorted((snapshot / "report").iterdir()):
         path.rename(blobs / path.name)
         path.symlink_to(blobs / path.name)
-    assert report.page_of(snapshot).count("<img") == len(report.PLOTS)
+    assert report.page_of(snapshot).count("<img") == len(tiny_report().about.pictures)
 
 
 def test_a_damaged_configuration_is_a_sentence(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rich.table import Table
 
@@ -16,6 +17,8 @@ from .rows import Prepared
 @dataclass(frozen=True)
 class Bill:
     """What an extraction will cost; where a stream's length is unknown, `documents` is None and the rest per 1000."""
+
+    FEWER: ClassVar[str] = "positions"  # what else of a request makes it smaller
 
     documents: int | None
     rows: int
@@ -63,7 +66,7 @@ class Bill:
             raise BadInput(
                 "output_dir",
                 self.folder,
-                "Use another disk, fewer documents (--max_documents), positions or sites.",
+                f"Use another disk, fewer documents (--max_documents), {self.FEWER} or sites.",
                 why=f"about {human_bytes(needed)} are needed and {human_bytes(self.free_bytes)} are free",
             )
 
@@ -71,15 +74,25 @@ class Bill:
         table = Table(title="The bill" + ("" if self.documents is not None else ", for each 1000 documents"), box=None)
         table.add_column(style="dim")
         table.add_column(justify="right")
-        table.add_row("documents", f"{self.documents:,}" if self.documents is not None else "unknown (stream)")
-        table.add_row("rows", f"about {self.rows:,}")
-        table.add_row("tokens", f"about {self.tokens:,}")
-        table.add_row("on disk", f"about {human_bytes(self.bytes)} of {human_bytes(self.free_bytes)} free")
-        if self.stored_bytes:
-            table.add_row("stored already", human_bytes(self.stored_bytes))
-        table.add_row("speed", f"{self.tokens_per_second:,.0f} tokens/s")
-        table.add_row("time", f"about {human_time(self.seconds)}")
+        for name, value in self.entries():
+            table.add_row(name, value)
         return table
+
+    def entries(self) -> list[tuple[str, str]]:
+        """The lines of the bill."""
+        lines = [
+            ("documents", f"{self.documents:,}" if self.documents is not None else "unknown (stream)"),
+            ("rows", f"about {self.rows:,}"),
+            ("tokens", f"about {self.tokens:,}"),
+            ("on disk", f"about {human_bytes(self.bytes)} of {human_bytes(self.free_bytes)} free"),
+        ]
+        if self.stored_bytes:
+            lines.append(("stored already", human_bytes(self.stored_bytes)))
+        return [
+            *lines,
+            ("speed", f"{self.tokens_per_second:,.0f} tokens/s"),
+            ("time", f"about {human_time(self.seconds)}"),
+        ]
 
 
 def human_bytes(count: float) -> str:

@@ -52,28 +52,30 @@ class CorpusArguments:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub dataset id, local dataset folder, or 'demo' for the offline world of stories."},
+        metadata={"help": "Dataset: its Hub id, a local folder, or 'demo' for the offline world of stories."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
     )
-    split: str = field(default="train", metadata={"help": "Which split of the source to read."})
+    split: str = field(default="train", metadata={"help": "Split of the source that is read."})
     train_file: list[str] | None = field(
-        default=None, metadata={"help": "Local files instead: .txt .json .jsonl .csv .parquet .arrow."}
+        default=None, metadata={"help": "Files to read instead of a dataset: .txt .json .jsonl .csv .parquet .arrow."}
     )
     sample_by: str = field(
         default="line",
-        metadata={"help": "What one document of a .txt file is.", "choices": ["line", "paragraph", "document"]},
+        metadata={"help": "Unit of a .txt file that makes a document.", "choices": ["line", "paragraph", "document"]},
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
     keep_columns: list[str] = field(
         default_factory=list, metadata={"help": "Columns of the source that every row of its document carries along."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the source as a stream, without downloading it first."}
+        default=False, metadata={"help": "Streaming: the source is read without downloading it first."}
     )
-    max_documents: int | None = field(default=None, metadata={"help": "Stop after so many documents."})
+    max_documents: int | None = field(
+        default=None, metadata={"help": "Number of documents after which reading stops."}
+    )
 
 
 class Document(NamedTuple):

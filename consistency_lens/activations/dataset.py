@@ -21,8 +21,9 @@ from ..frozen import FrozenLM, Provenance, Site
 from ..hub import redacted
 from ..schema import require_place
 from .given import described, survey
+from .manifest import read_metadata, read_statistics, require_sealed
 from .storage import METADATA, PROGRESS, STATISTICS, Shard
-from .stored import read_extraction, read_statistics, require_rows_of
+from .stored import require_extraction
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Activations:
 
         Args:
             folder_or_repo: local folder, memory-mapped where it lies, or the id of a dataset on the Hub.
-            verify: compare every shard of a folder with its checksum first; a damaged one is named. What comes from
-                the Hub is checked by its client.
+            verify: compare every shard of a folder with its checksum first; a damaged one is named. The small files
+                beside them always are; shards from the Hub are checked by its client.
             revision: branch, tag or commit on the Hub.
         """
         require_place(str(folder_or_repo), "activations")
@@ -65,11 +66,8 @@ class Activations:
                     "Give the folder of an extraction, or the id of one on the Hub.",
                     why=redacted(f"there is no such folder, and the Hub says: {error}", get_token()),
                 ) from None
-            metadata = read_extraction(Path(paths[0]), repo)
-            statistics = read_statistics(Path(paths[1]), repo, metadata["provenance"]["sites"])
-            splits = load_dataset(repo, revision=revision)
-            require_rows_of(metadata, splits, repo)
-            return cls(splits, metadata, statistics)
+            metadata = require_extraction(read_metadata(Path(paths[0])), repo)
+            return cls(load_dataset(repo, revision=revision), metadata, read_statistics(Path(paths[1]), metadata))
         if not (folder / METADATA).exists():
             began = (folder / PROGRESS).exists()
             raise BadInput(
@@ -78,15 +76,18 @@ class Activations:
                 "Finish it with --resume." if began else "Make one with: run_lens.py extract --output_dir FOLDER.",
                 why="the extraction is not finished" if began else "no extraction lies there",
             )
-        metadata = read_extraction(folder / METADATA, str(folder_or_repo))
-        statistics = read_statistics(folder / STATISTICS, str(folder_or_repo), metadata["provenance"]["sites"])
+        metadata = read_metadata(folder / METADATA)
+        if (kind := metadata.get("kind", "rows")) != "rows":
+            fix = f"Open it with {'Blocks' if kind == 'blocks' else 'Passages'}.load."
+            raise BadInput("activations", str(folder_or_repo), fix, why=f"the folder holds {kind}, not rows")
+        require_extraction(metadata, str(folder_or_repo))
+        require_sealed(folder, metadata)
+        statistics = read_statistics(folder / STATISTICS, metadata)
         if verify:
             shards = [Shard(**record) for record in metadata["shards"]]
             for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):
                 shard.verify(folder)
-        splits = load_from_disk(str(folder))
-        require_rows_of(metadata, splits, str(folder_or_repo))
-        return cls(splits, metadata, statistics)
+        return cls(load_from_disk(str(folder)), metadata, statistics)
 
     @classmethod
     def from_dataset(

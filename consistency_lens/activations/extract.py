@@ -1,8 +1,4 @@
-"""Text to Arrow: `Extraction` reads a corpus at some sites of a frozen LLM and stores, or streams, the rows.
-
-The work is cut into chunks of consecutive documents. A chunk is computed the same way whoever does it and whenever, so
-processes share chunks out, and a resumed run does those that are missing.
-"""
+"""Text to Arrow: `Extraction` reads a corpus at some sites of a frozen LLM and stores, or streams, the rows."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -22,15 +17,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
 from ..frozen.anatomy import longest_context
-from ..frozen.provenance import hash_tokenizer
-from ..frozen.sites import resolve_sites
 from .bill import Bill
+from .chunked import ChunkedExtraction, ahead, room_of
 from .corpus import Corpus
 from .finish import finish
-from .folder import ExtractionFolder
 from .reader import ChunkReader
 from .rows import SPLITS, Prepared, RowRules, prepare
-from .storage import ChunkNote, CorruptShard, features_of
+from .storage import ChunkNote, features_of
 from .stream import RowStream
 from .table import ChunkWriter
 
@@ -46,41 +39,46 @@ class ExtractArguments:
     output_dir: str = field(default="outputs/activations", metadata={"help": "Folder for the rows."})
     sites: list[str] = field(
         default_factory=lambda: ["resid_post.2/3"],
-        metadata={"help": "embed, or resid_pre|resid_post|mlp_in|mlp_out|attn_out and .L: a layer, -1, or 2/3."},
+        metadata={
+            "help": "Sites to read: embed, or resid_pre|resid_post|mlp_in|mlp_out|attn_out and .L: a "
+            "layer, -1, or 2/3."
+        },
     )
-    positions_per_document: int = field(default=4, metadata={"help": "Rows per document, each at its own position."})
+    positions_per_document: int = field(
+        default=4, metadata={"help": "Number of rows per document, each at its own position."}
+    )
     min_position: int = field(
-        default=16, metadata={"help": "First position that may be read: early ones are attention sinks."}
+        default=16, metadata={"help": "First position that may be read; early ones are attention sinks."}
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Cut documents after so many tokens. Default: 512, or the model's context."}
+        default=None,
+        metadata={"help": "Number of tokens after which a document is cut. Default: 512, or the model's context."},
     )
-    continuation_length: int = field(default=8, metadata={"help": "True next tokens kept with each row."})
+    continuation_length: int = field(default=8, metadata={"help": "Number of true next tokens kept with each row."})
     validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
     test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
     storage_dtype: str = field(
         default="auto",
         metadata={
-            "help": "Of the vectors. auto: float16 for a half-precision model if every value fits, else float32.",
+            "help": "Dtype of the stored vectors. auto: float16 for a half-precision model if every "
+            "value fits, else float32.",
             "choices": ["auto", "float16", "float32"],
         },
     )
-    batch_size: int = field(default=32, metadata={"help": "Documents per forward pass, of similar length."})
+    batch_size: int = field(default=32, metadata={"help": "Number of documents per forward pass, of similar length."})
     documents_per_shard: int = field(
-        default=512, metadata={"help": "Documents per file: what is lost at most when killed."}
+        default=512, metadata={"help": "Number of documents per file: what a kill loses at most."}
     )
-    seed: int = field(default=0, metadata={"help": "Of the split and of the positions."})
-    resume: bool = field(default=False, metadata={"help": "Go on with an interrupted extraction in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an extraction in output_dir."})
+    seed: int = field(default=0, metadata={"help": "Seed of the split and of the positions."})
+    resume: bool = field(default=False, metadata={"help": "Resume an interrupted extraction in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Overwrite an extraction in output_dir."})
 
 
 def rules_of(given: ExtractArguments, model_length: int) -> RowRules:
     """How rows are taken from a document, for a model that takes so many tokens."""
-    if given.max_length is not None and given.max_length > model_length:
-        raise BadInput("max_length", given.max_length, f"The model takes at most {model_length} tokens.")
     return RowRules(
         min_position=given.min_position,
-        max_length=min(512, model_length) if given.max_length is None else given.max_length,
+        max_length=room_of(given.max_length, model_length),
         positions_per_document=given.positions_per_document,
         continuation_length=given.continuation_length,
         validation_fraction=given.validation_fraction,
@@ -89,10 +87,8 @@ def rules_of(given: ExtractArguments, model_length: int) -> RowRules:
     )
 
 
-class Extraction:
-    """One corpus, read at some sites of one model.
-
-    Made without the model's weights: all that can be wrong with the request is said before they are loaded.
+class Extraction(ChunkedExtraction):
+    """Rows of one corpus, read at some sites of one model.
 
     Args:
         corpus: the texts.
@@ -110,29 +106,13 @@ class Extraction:
         arguments: ExtractArguments,
         command: str = "",
     ) -> None:
-        text_config = config.get_text_config()
-        self.corpus, self.tokenizer, self.arguments, self.command = corpus, tokenizer, arguments, command
-        self.folder = ExtractionFolder(Path(arguments.output_dir), arguments.resume, arguments.overwrite)
-        self.sites = [str(site) for site in resolve_sites(arguments.sites, text_config.num_hidden_layers)]
-        self.hidden_size: int = text_config.hidden_size
-        for name, value in [
-            ("batch_size", arguments.batch_size),
-            ("documents_per_shard", arguments.documents_per_shard),
-        ]:
-            if value < 1:
-                raise BadInput(name, value, "Use 1 or more.")
-        self.rules = rules_of(arguments, longest_context(config))
+        super().__init__(corpus, tokenizer, config, arguments, command)
+        self.arguments = arguments
+        self.rules: RowRules = rules_of(arguments, longest_context(config))
         features_of(self.sites, self.hidden_size, "float32", corpus.features)
         self.sample, seen = self._first_rows()
         self.sample_share = len(self.sample) / seen
-        highest = max(int(p.ids.max()) for p in self.sample)
-        if highest >= text_config.vocab_size:
-            raise BadInput(
-                "tokenizer",
-                type(tokenizer).__name__,
-                f"Use the tokenizer of the model, which has {text_config.vocab_size} tokens.",
-                why=f"it gives token {highest}",
-            )
+        self.require_vocabulary(max(int(p.ids.max()) for p in self.sample))
 
     def _first_rows(self) -> tuple[list[Prepared], int]:
         """The first documents with one that is long enough, and how many documents it took to find it."""
@@ -148,14 +128,7 @@ class Extraction:
             why=f"no document has the {self.rules.min_position + 2} tokens that it takes",
         )
 
-    def open(self) -> None:
-        """Claim the output folder, on every process, before the weights are loaded; nothing in it is changed yet."""
-        if PartialState().is_main_process:
-            self.folder.claim()
-        PartialState().wait_for_everyone()
-
     def plan(self, provenance: Provenance) -> dict[str, Any]:
-        """All that decides the rows: a resumed run has to agree with it."""
         return {
             **asdict(self.rules),
             **self.corpus.identity,
@@ -186,54 +159,20 @@ class Extraction:
             stored_bytes=self.folder.stored_bytes,
         )
 
-    def run(self, frozen: FrozenLM) -> Path:
-        """Compute what is missing and store it; returns the folder."""
-        self._require_same_model(frozen)
-        self.open()
-        state, provenance = PartialState(), frozen.provenance(*self.sites)
-        try:
-            if state.is_main_process:
-                self.folder.begin(self.plan(provenance))
+    def store(self, frozen: FrozenLM) -> None:
+        state, dtype = PartialState(), self._wanted_dtype(frozen)
+        self._store_missing(frozen, dtype)
+        if dtype == "float16" and any(note.dtype == "float32" for note in self.folder.notes()):
+            # Some value did not fit. All rows have one dtype: the shards that would have fitted are made again.
             state.wait_for_everyone()
-            if self.folder.complete:
-                logger.info("%s is complete: every shard is there and as written.", self.folder.path)
-                return self.folder.path
-            dtype = self._wanted_dtype(frozen)
-            self._store_missing(frozen, dtype)
-            if dtype == "float16" and any(note.dtype == "float32" for note in self.folder.notes()):
-                # Some value did not fit. All rows have one dtype: the shards that would have fitted are made again.
-                state.wait_for_everyone()
-                if state.is_main_process:
-                    logger.warning("Some activations do not fit into float16: all are stored as float32.")
-                    self.folder.forget([note for note in self.folder.notes() if note.dtype == "float16"])
-                state.wait_for_everyone()
-                self._store_missing(frozen, "float32")
             if state.is_main_process:
-                finish(self, self._all_notes(), provenance)
+                logger.warning("Some activations do not fit into float16: all are stored as float32.")
+                self.folder.forget([note for note in self.folder.notes() if note.dtype == "float16"])
             state.wait_for_everyone()
-            return self.folder.path
-        finally:
-            self.folder.release()
+            self._store_missing(frozen, "float32")
 
-    def _require_same_model(self, frozen: FrozenLM) -> None:
-        """The rows were prepared with a tokenizer and for a size: the model has to be theirs."""
-        if hash_tokenizer(frozen.tokenizer) != hash_tokenizer(self.tokenizer):
-            raise BadInput("tokenizer", type(self.tokenizer).__name__, f"Use the one of {frozen.model_id}.")
-        if frozen.hidden_size != self.hidden_size:
-            raise BadInput("config", f"hidden size {self.hidden_size}", f"Use the one of {frozen.model_id}.")
-
-    def _all_notes(self) -> list[ChunkNote]:
-        """The notes of all chunks; a gap among them would be rows that are lost without a word."""
-        notes = self.folder.notes()
-        documents = self.corpus.num_documents
-        known = -(-documents // self.arguments.documents_per_shard) if documents else notes[-1].index
-        missing = sorted(set(range(known)) - {note.index for note in notes})
-        if missing:
-            raise CorruptShard(
-                f"The notes of chunks {missing[:5]} in {self.folder.path} vanished during the run. "
-                "Start again with --resume."
-            )
-        return notes
+    def finish(self, notes: list[ChunkNote], provenance: Provenance) -> None:
+        finish(self, notes, provenance)
 
     def stream(
         self,
@@ -256,7 +195,7 @@ class Extraction:
             raise BadInput("split", split, f"Use one of {', '.join(SPLITS)}.")
         if dtype not in ("float16", "float32"):
             raise BadInput("dtype", dtype, "Use float16 or float32: Arrow has no other.")
-        self._require_same_model(frozen)
+        self.require_same_model(frozen)
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
         return IterableDataset.from_generator(RowStream(self, frozen, split, features, within), features=features)
 
@@ -267,56 +206,28 @@ class Extraction:
 
     def _store_missing(self, frozen: FrozenLM, dtype: str) -> None:
         """Compute this process's share of the chunks that have no note yet, while the disk is written beside it."""
-        state, size = PartialState(), self.arguments.documents_per_shard
-        done = {note.index for note in self.folder.notes()}
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
         writer = ChunkWriter(self.folder.path, features, self.rules.continuation_length, self.sites, frozen.dtype)
         reader = ChunkReader(frozen, self.sites, self.arguments.batch_size)
 
-        def mine(index: int) -> bool:
-            return index % state.num_processes == state.process_index and index not in done
-
         def prepared_chunks() -> Iterator[tuple[int, int, dict[str, list[Prepared]]]]:
-            for index, documents in self.corpus.chunks(size, mine):
+            for index, documents in self.missing_chunks():
                 yield index, len(documents), prepare(documents, self.tokenizer, self.rules)
 
-        total = self.corpus.num_documents
-        if total is not None:
-            total = sum(min(size, total - i * size) for i in range(-(-total // size)) if mine(i))
-        meter = Meter(total)
+        meter = self.meter()
+
+        def advance(batch: list[Prepared]) -> None:
+            meter.advance([p.length for p in batch])
+
         with meter.bar, ThreadPoolExecutor(1) as disk:
             writing: Future[None] | None = None
             for index, count, prepared in ahead(prepared_chunks()):
                 # Split by split, so that a stream of one of them reads the very same batches.
-                parts = {split: (own, reader.read(own, meter.advance)) for split, own in prepared.items()}
+                parts = {split: (own, reader.read(own, advance)) for split, own in prepared.items()}
                 meter.bar.update(count - sum(len(own) for own in prepared.values()))
                 if writing:
                     writing.result()
                 writing = disk.submit(writer.store, index, count, parts)
             if writing:
                 writing.result()
-        state.wait_for_everyone()
-
-
-class Meter:
-    """A progress bar over documents, with tokens per second."""
-
-    def __init__(self, total: int | None) -> None:
-        hidden = not PartialState().is_local_main_process
-        self.bar = tqdm(total=total, desc="extracting", unit="doc", disable=hidden)
-        self.tokens, self.start = 0, time.perf_counter()
-
-    def advance(self, batch: list[Prepared]) -> None:
-        self.tokens += sum(p.length for p in batch)
-        self.bar.set_postfix_str(f"{self.tokens / (time.perf_counter() - self.start):,.0f} tokens/s", refresh=False)
-        self.bar.update(len(batch))
-
-
-def ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, the next one being made in a thread while the current one is used."""
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(next, items, end)
-        while (item := future.result()) is not end:
-            future = thread.submit(next, items, end)
-            yield item
+        PartialState().wait_for_everyone()

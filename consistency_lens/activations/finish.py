@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..card import render_card, write_card
 from ..errors import BadInput
 from ..frozen import Provenance
 from ..frozen.licence import UNKNOWN, Licence, licence_of
+from .manifest import sealed
 from .rows import SPLITS
 from .statistics import SiteStatistics, count_near_duplicates
 from .storage import (
@@ -27,6 +29,7 @@ from .storage import (
 )
 
 if TYPE_CHECKING:
+    from .chunked import ChunkedExtraction
     from .corpus import Corpus
     from .extract import Extraction
 
@@ -42,23 +45,8 @@ MEANINGS = {
 def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Provenance) -> None:
     """Write everything but the shards; `extraction.json` comes last and says that the folder is complete."""
     folder, sites = extraction.folder.path, extraction.sites
-    statistics = {site: SiteStatistics.empty(extraction.hidden_size) for site in sites}
-    sketches, splits_of = [], []
-    for note in notes:  # one at a time: what is kept of each is a few bytes per document
-        arrays = note.arrays(folder)
-        for site in sites:
-            statistics[site] = statistics[site].merge(SiteStatistics.from_arrays(arrays, site))
-        sketches.append(arrays["sketches"])
-        splits_of.append(arrays["splits"])
-    if not statistics[sites[0]].count:
-        raise BadInput(
-            "validation_fraction",
-            (extraction.rules.validation_fraction, extraction.rules.test_fraction),
-            "Use more documents or smaller fractions.",
-            why="no document was left for training",
-        )
+    statistics, duplicates = gathered(extraction, notes)
     shards = [shard for note in notes for shard in note.shards]
-    duplicates = count_near_duplicates(np.concatenate(sketches), np.concatenate(splits_of), SPLITS)
     dtype = notes[0].dtype
     features = features_of(sites, extraction.hidden_size, dtype, extraction.corpus.features)
     splits = write_layout(folder, features, shards)
@@ -69,14 +57,7 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
         }
         for split in splits
     }
-    write_arrays(
-        folder / STATISTICS,
-        {
-            f"{site}.{name}": value
-            for site, s in statistics.items()
-            for name, value in (("mean", s.mean), ("variance", s.variance))
-        },
-    )
+    write_statistics(folder, statistics)
     metadata: dict[str, Any] = {
         "format": FORMAT,
         "provenance": provenance.to_dict(),
@@ -93,7 +74,42 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
     }
     with naming_a_full_disk(folder / CARD):
         write_card(folder, _card(extraction, metadata), CARD)
-    write_json(folder / METADATA, metadata)
+    write_json(folder / METADATA, sealed(folder, metadata))
+
+
+def gathered(
+    extraction: ChunkedExtraction, notes: Sequence[ChunkNote]
+) -> tuple[dict[str, SiteStatistics], dict[str, int]]:
+    """What all chunks together say of the training split at each site, and how many documents nearly repeat one."""
+    folder, sites = extraction.folder.path, extraction.sites
+    statistics = {site: SiteStatistics.empty(extraction.hidden_size) for site in sites}
+    sketches, splits_of = [], []
+    for note in notes:  # one at a time: what is kept of each is a few bytes per document
+        arrays = note.arrays(folder)
+        for site in sites:
+            statistics[site] = statistics[site].merge(SiteStatistics.from_arrays(arrays, site))
+        sketches.append(arrays["sketches"])
+        splits_of.append(arrays["splits"])
+    if not statistics[sites[0]].count:
+        raise BadInput(
+            "validation_fraction",
+            (extraction.rules.validation_fraction, extraction.rules.test_fraction),
+            "Use more documents or smaller fractions.",
+            why="no document was left for training",
+        )
+    return statistics, count_near_duplicates(np.concatenate(sketches), np.concatenate(splits_of), SPLITS)
+
+
+def write_statistics(folder: Path, statistics: Mapping[str, SiteStatistics]) -> None:
+    """Mean and variance of the training split, under the names of the sites."""
+    write_arrays(
+        folder / STATISTICS,
+        {
+            f"{site}.{name}": value
+            for site, s in statistics.items()
+            for name, value in (("mean", s.mean), ("variance", s.variance))
+        },
+    )
 
 
 def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:

@@ -12,8 +12,9 @@ from filelock import FileLock, Timeout
 from ..errors import BadInput
 from ..frozen.provenance import compare_fields
 from ..schema import named, plain, read_json
+from .manifest import read_metadata, read_statistics, require_sealed
 from .rows import SPLITS
-from .storage import LAYOUT, METADATA, PROGRESS, ChunkNote, CorruptShard, write_json
+from .storage import LAYOUT, METADATA, PROGRESS, STATISTICS, ChunkNote, CorruptShard, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,13 @@ class ExtractionFolder:
                 logger.warning("%s It is made again now.", damage)
                 (self.path / METADATA).unlink(missing_ok=True)
                 file.unlink()
+        if self.complete:
+            try:
+                require_sealed(self.path, metadata := read_metadata(self.path / METADATA))
+                read_statistics(self.path / STATISTICS, metadata)
+            except CorruptShard as damage:
+                logger.warning("%s It is written again now.", damage)
+                (self.path / METADATA).unlink()
 
     def notes(self) -> list[ChunkNote]:
         """Of all finished chunks, in their order."""

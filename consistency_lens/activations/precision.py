@@ -24,20 +24,28 @@ def require_finite(prepared: Sequence[Prepared], vectors: Vectors, model_dtype: 
         broken = torch.nonzero(~values.isfinite().all(1)).flatten()
         if len(broken):
             owners = np.repeat([p.doc_id for p in prepared], [len(p.positions) for p in prepared])
-            raise BadInput(
-                "dtype",
-                str(model_dtype).removeprefix("torch."),
-                "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
-                why=f"the activation at {site} in document {owners[int(broken[0])]} is infinite or not a number",
-            )
+            raise not_finite(site, int(owners[int(broken[0])]), model_dtype)
+
+
+def not_finite(site: str, doc_id: int, model_dtype: torch.dtype) -> BadInput:
+    """The error of an activation that the model itself got wrong."""
+    return BadInput(
+        "dtype",
+        str(model_dtype).removeprefix("torch."),
+        "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
+        why=f"the activation at {site} in document {doc_id} is infinite or not a number",
+    )
 
 
 def fits_float16(values: torch.Tensor) -> bool:
     """Whether vectors `[R, d]` survive float16: none overflows, none loses more than rounding does."""
     exact = values.float()
-    if not len(exact):
-        return True
-    if exact.abs().max() > _LARGEST_FLOAT16:
-        return False
+    # The first look is enough for most that do not fit.
+    return not len(exact) or bool(exact.abs().max() <= _LARGEST_FLOAT16 and not lost_in_float16(exact).any())
+
+
+def lost_in_float16(values: torch.Tensor) -> torch.Tensor:
+    """Which of the vectors `[R, d]` overflow in float16, or lose more than rounding does."""
+    exact = values.float()
     lost = (exact - exact.half().float()).norm(dim=1)
-    return bool((lost <= _ROUNDING * exact.norm(dim=1)).all())
+    return (exact.abs().amax(1) > _LARGEST_FLOAT16) | ~(lost <= _ROUNDING * exact.norm(dim=1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +17,24 @@ from ..errors import BadInput
 from .corpus import Document
 
 SPLITS = ("train", "validation", "test")
+
+
+class SplitRules(Protocol):
+    """What decides the split of a document."""
+
+    @property
+    def validation_fraction(self) -> float: ...
+    @property
+    def test_fraction(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def require_fractions(rules: SplitRules) -> None:
+    """Raise unless the shares that are held out leave something for training."""
+    validation, test = rules.validation_fraction, rules.test_fraction
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
+        raise BadInput("validation_fraction", (validation, test), "Both fractions together stay below 1.")
 
 
 @dataclass(frozen=True)
@@ -57,16 +75,7 @@ class RowRules:
         ]:
             if value < 1:
                 raise BadInput(name, value, "Use 1 or more.")
-        if not (
-            self.validation_fraction >= 0
-            and self.test_fraction >= 0
-            and self.validation_fraction + self.test_fraction < 1
-        ):
-            raise BadInput(
-                "validation_fraction",
-                (self.validation_fraction, self.test_fraction),
-                "Both fractions together stay below 1.",
-            )
+        require_fractions(self)
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Prepared:
         return int(self.positions[-1]) + 1
 
 
-def split_of(text: str, rules: RowRules) -> str:
+def split_of(text: str, rules: SplitRules) -> str:
     """The split of a document, from its words alone: two copies of one text never end up on both sides."""
     words = f"{rules.seed}|{' '.join(text.lower().split())}"
     point = int.from_bytes(blake2b(words.encode(), digest_size=8).digest(), "big") / 2**64

@@ -38,11 +38,8 @@ class SiteStatistics:
             return cls.empty(vectors.shape[1])
         mean = vectors.mean(0)
         norms = np.linalg.norm(vectors, axis=1)
-        bins, counts = np.unique(
-            (np.log(np.maximum(norms, _LOWEST) / _LOWEST) / np.log(_WIDTH)).astype(np.int64), return_counts=True
-        )
         squares = np.square(vectors - mean).sum(0)
-        return cls(len(vectors), mean, squares, bins, counts, np.array([norms.min(), norms.max()]))
+        return cls(len(vectors), mean, squares, *binned(norms), np.array([norms.min(), norms.max()]))
 
     @classmethod
     def empty(cls, size: int) -> SiteStatistics:
@@ -91,6 +88,12 @@ class SiteStatistics:
             exact = {0.0: self.extremes[0], 1.0: self.extremes[1]}
             found[str(quantile)] = float(exact.get(quantile, np.clip(middle, *self.extremes)))
         return found
+
+
+def binned(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which bins hold a norm, and how many each."""
+    bins = (np.log(np.maximum(norms, _LOWEST) / _LOWEST) / np.log(_WIDTH)).astype(np.int64)
+    return np.unique(bins, return_counts=True)
 
 
 def sketch(ids: np.ndarray) -> np.ndarray:

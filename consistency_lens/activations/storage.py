@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 from datasets import DatasetInfo, Features, List, Value
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ..errors import BadInput, is_full_disk
@@ -105,7 +106,7 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
     """Say which folder ran out of room while this file was written, and how to go on."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if is_full_disk(error):
             raise BadInput(
                 "output_dir",

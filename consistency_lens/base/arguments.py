@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import TrainingArguments
 
@@ -17,33 +18,54 @@ class LensTrainingArguments(TrainingArguments):
     which has no partner), `ddp_find_unused_parameters=True` (a stage may train one part alone).
     """
 
-    kl_horizon: int = field(
-        default=0, metadata={"help": "KL is the mean over P and so many true next positions; 0 is P alone."}
-    )
-    ema_decay: float = field(default=0.0, metadata={"help": "Of the moving average of what is trained; 0 keeps none."})
-    max_skipped_steps: int = field(
-        default=10, metadata={"help": "Stop after so many steps with gradients that are not finite."}
-    )
-    eval_rows: int = field(default=512, metadata={"help": "Rows of the validation split that an evaluation looks at."})
-    sample_steps: int = field(
-        default=0, metadata={"help": "Write a table of explanations every so many steps; 0: with each evaluation."}
-    )
-    sample_rows: int = field(default=128, metadata={"help": "Held-out rows in that table."})
+    usual: ClassVar[tuple[str, ...]] = ()  # own options that --help shows; --help_all shows the others, too
+    shown_terms: ClassVar[tuple[str, ...]] = ()  # of the loss, on the progress bar; none: all of them
+    shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1")  # of an evaluation, in one line
 
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The frozen LM reads all columns."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Activations per device and step."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
-    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    kl_horizon: int = field(
+        default=0,
+        metadata={"help": "Number of true next positions over which KL is averaged besides P; 0 is P alone."},
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Decay per step of a moving average of the trained weights; 0 keeps none."}
+    )
+    max_skipped_steps: int = field(
+        default=10, metadata={"help": "Number of steps with gradients that are not finite after which training stops."}
+    )
+    eval_rows: int = field(default=512, metadata={"help": "Number of validation rows in an evaluation."})
+    sample_steps: int = field(
+        default=0,
+        metadata={"help": "Number of steps between two tables of explanations; 0 writes one with each evaluation."},
+    )
+    sample_rows: int = field(default=128, metadata={"help": "Number of held-out rows in that table."})
+
+    remove_unused_columns: bool = field(
+        default=False,
+        metadata={"help": "Columns that the forward pass does not name are removed; a lens needs all of them."},
+    )
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Batch size: the number of rows per device and step."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Number of steps between two logs."})
+    logging_first_step: bool = field(default=True, metadata={"help": "First step is logged, too."})
     metric_for_best_model: str | None = field(
-        default="eval_kl_recovered", metadata={"help": "What the best checkpoint is best at."}
+        default="eval_kl_recovered", metadata={"help": "Metric by which the best checkpoint is chosen."}
     )
     dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Leave out what remains of an epoch: a single row would have no partner."}
+        default=True,
+        metadata={
+            "help": "Last batch of an epoch is left out where it is smaller: a single row would have no partner."
+        },
     )
     ddp_find_unused_parameters: bool | None = field(
-        default=True, metadata={"help": "Let a stage train one part of the lens alone."}
+        default=True,
+        metadata={
+            "help": "Parameters without a gradient are looked for: a stage may train one part of the lens alone."
+        },
     )
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of it is better."})
+    greater_is_better: bool | None = field(
+        default=True, metadata={"help": "Direction of that metric: whether more is better."}
+    )
 
     def __post_init__(self) -> None:
         if self.kl_horizon < 0:
@@ -60,6 +82,10 @@ class LensTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to copy to, and torch would warn
+
+    def stages(self, max_steps: int) -> list[tuple[str, int]]:
+        """Stretches of a training before its main one: title and the step that ends it, each with a bar of its own."""
+        return []
 
     def learning_rate_of(self, part: str) -> float:
         """Of one part of the lens; families that offer several override it."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import BadInput
+from .saving import require_fitting
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ class MovingAverage(TrainerCallback):
         if not (folder / self.FILE).is_file():
             fix = "Resume with the ema_decay that the run began with."
             raise BadInput("ema_decay", self.decay, fix, why=f"{folder.name} holds no averages")
-        for name, tensor in load_file(folder / self.FILE).items():
+        found = load_file(folder / self.FILE)
+        require_fitting(found, self.averages, folder, self.FILE)
+        for name, tensor in found.items():
             self.averages[name].copy_(tensor)
 
 

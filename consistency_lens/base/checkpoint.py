@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import TrainerState
@@ -159,7 +160,14 @@ def require_complete(folder: Path) -> None:
 
 
 def save_batch(inputs: Mapping[str, Any], path: Path) -> None:
-    """A batch to be looked at, as numbers and no pickle; each site's activations under its name."""
-    tensors = {**inputs, **inputs["activations"]}
+    """A batch to be looked at, as numbers and no pickle; tensors within a dict go under their own names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name != "activations"}, path)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in _tensors_of(inputs)}, path)
+
+
+def _tensors_of(inputs: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in inputs.items():
+        if isinstance(value, Mapping):
+            yield from _tensors_of(value)
+        elif isinstance(value, torch.Tensor):
+            yield name, value

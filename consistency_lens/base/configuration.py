@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +15,29 @@ from transformers.utils import CONFIG_NAME
 
 from .. import hub
 from ..errors import BadInput
-from ..frozen import FrozenLM, Provenance
-from ..frozen.provenance import PROVENANCE
+from ..frozen import FrozenLM, FrozenModels, Provenance
+from ..frozen.provenance import NAME, PROVENANCE
 from ..frozen.sites import SITE
-from ..schema import Kind, Unfit, flag, many, maybe, no_other, number, one_of, read_json, record, text, whole
+from ..schema import (
+    Kind,
+    Unfit,
+    flag,
+    many,
+    maybe,
+    named,
+    no_other,
+    number,
+    one_of,
+    plain,
+    read_json,
+    record,
+    require,
+    text,
+    whole,
+)
+from .family_card import FamilyCard
 
+ONE_MODEL = "base"  # the name of the only model of a lens that names none
 WIDEST = 1 << 20  # of a hidden state
 SAVE_AGAIN = "Save it again with the version that made it, or fetch it again."
 _WORD = text(r"[\w.+-]{1,64}", "a name of at most 64 letters")
@@ -39,34 +59,63 @@ _OF_THE_LIBRARY: dict[str, Kind] = {
 }
 
 
+_FIELDS_OF_THE_LIBRARY = {field.name for field in fields(PreTrainedConfig)}
+
+
 @strict
 class LensConfig(PreTrainedConfig):
     r"""
     Args:
-        sites (`list[str]`): where the lens reads and writes, in numbers (`resid_post.20`).
-        hidden_size (`int`): of the subject; also what DeepSpeed sizes its buckets by.
-        provenance (`dict`): of the subject: id, weights, tokenizer, dtype. A lens used with another one is refused.
+        sites (`list[str]`): what the lens reads, in numbers (`resid_post.20`).
+        writes (`list[str]`): where it writes; default where it reads.
+        hidden_size (`int`): of the first model; also what DeepSpeed sizes its buckets by.
+        provenance (`dict`): of the first model: id, weights, tokenizer, dtype. A lens used with another is refused.
+        model_names (`list[str]`): of a lens of several models their names in order; None for one model.
+        other_models (`dict[str, dict]`): the provenance of each model but the first, by name.
         activation_norm (`float`): mean norm of the training activations: rows are stored raw, scale lives here.
     """
 
     model_type = "lens"
     medium = ""  # of the code: "text", "sparse" or "soft"
+    card = FamilyCard()
 
     sites: list[str] | None = None
+    writes: list[str] | None = None
     hidden_size: int = 0
     provenance: dict[str, Any] | None = None
+    model_names: list[str] | None = None
+    other_models: dict[str, dict[str, Any]] | None = None
     activation_norm: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        require_norm("activation_norm", self.activation_norm)
+        names, others = self.model_names or [ONE_MODEL], self.other_models or {}
+        if sorted(names[1:]) != sorted(others) or names[0] in others:
+            fix = "Name the model of `provenance` first, then each of `other_models` once."
+            raise BadInput("model_names", self.model_names, fix, why=f"other_models has {sorted(others)}")
+        super().__post_init__(**kwargs)
+
+    @property
+    def written(self) -> list[str]:
+        """The sites that the lens writes."""
+        return list((self.sites if self.writes is None else self.writes) or [])
 
     @classmethod
     def kinds(cls) -> dict[str, Kind]:
         """What the fields of a saved one may hold, beside those of `OF_A_LENS`; a family adds its own."""
-        return {"activation_norm": number(above=0)}
+        return {
+            "activation_norm": number(above=0),
+            "writes": maybe(many(SITE, most=4096)),
+            "model_names": maybe(many(NAME, most=64, least=1)),
+            "other_models": maybe(named(PROVENANCE, most=64)),
+        }
 
     @classmethod
     def record(cls) -> Kind:
         """What a saved one may hold. A field of another name is refused: transformers would set it on the object, in
         the place of whatever has that name there."""
-        known = {**_OF_THE_LIBRARY, **cls.kinds()}
+        own = {field.name: plain for field in fields(cls) if field.name not in _FIELDS_OF_THE_LIBRARY}
+        known = {**own, **_OF_THE_LIBRARY, **cls.kinds()}
         return record(OF_A_LENS, {**known, "model_type": one_of(cls.model_type)}, rest=no_other)
 
     @classmethod
@@ -78,12 +127,18 @@ class LensConfig(PreTrainedConfig):
         file = Path(place) / CONFIG_NAME
         if not Path(place).is_dir():
             file = hub.download_file(str(place), CONFIG_NAME, revision, token)
-        said = read_json(file, cls.record(), "lens", str(place), SAVE_AGAIN)
+        cls.require_record(read_json(file, plain, "lens", str(place), SAVE_AGAIN), place)
+        return super().from_pretrained(file.parent, **kwargs)
+
+    @classmethod
+    def require_record(cls, said: Any, place: str | os.PathLike[str]) -> dict[str, Any]:
+        """What a saved one says, as it is; raise unless a lens of this family can say that."""
+        require(said, cls.record(), "lens", str(place), SAVE_AGAIN, CONFIG_NAME)
         try:
             cls.require_consistent(said)
         except Unfit as error:
             raise BadInput("lens", str(place), SAVE_AGAIN, why=f"{CONFIG_NAME}: {error}") from error
-        return super().from_pretrained(file.parent, **kwargs)
+        return dict(said)
 
     @classmethod
     def require_consistent(cls, said: Mapping[str, Any]) -> None:
@@ -91,9 +146,22 @@ class LensConfig(PreTrainedConfig):
 
     @property
     def origin(self) -> Provenance:
-        """What the lens was made for."""
+        """The first model that the lens was made for."""
         assert self.provenance is not None, "a lens is made by its family's `from_subject`"
         return Provenance.from_dict(self.provenance)
+
+    @property
+    def origins(self) -> dict[str, Provenance]:
+        """All models that the lens was made for, by name and in order."""
+        first, *names = self.model_names or [ONE_MODEL]
+        return {first: self.origin} | {name: Provenance.from_dict((self.other_models or {})[name]) for name in names}
+
+    @property
+    def only_site(self) -> str:
+        """The site of a lens that reads exactly one."""
+        if not self.sites or len(self.sites) != 1:
+            raise BadInput("sites", list(self.sites or []), "This lens reads exactly one site.")
+        return self.sites[0]
 
     @property
     def code_in_words(self) -> str:
@@ -116,6 +184,36 @@ class LensConfig(PreTrainedConfig):
         of them that was trained further."""
         return "adapter"
 
-    def require_subject(self, frozen: FrozenLM, ignore: tuple[str, ...] = ()) -> None:
-        """Raise unless this is the model, tokenizer and site that the lens was made for; both sides are shown."""
-        frozen.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters lie on the frozen model's own weights, so that no second lens can use the same copy."""
+        return False
+
+    @classmethod
+    def fields_of(cls, origins: Mapping[str, Provenance]) -> dict[str, Any]:
+        """The fields that record these models: `provenance`, and of several also their names and the others."""
+        (first, *names), records = origins, {name: origin.to_dict() for name, origin in origins.items()}
+        if not names:
+            return {"provenance": records[first]}
+        others = {name: records[name] for name in names}
+        return {"provenance": records[first], "model_names": [first, *names], "other_models": others}
+
+    def require_subject(
+        self, frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM], ignore: tuple[str, ...] = ()
+    ) -> None:
+        """Raise unless these are the models, tokenizers and sites that the lens was made for; both sides are shown.
+
+        The only model of a lens may go by any name.
+        """
+        models = FrozenModels.of(frozen)
+        if len(self.origins) > 1:
+            models.require_same(self.origins, ignore=ignore)
+            return
+        models.only.provenance(*(self.sites or [])).require_same(self.origin, "the model", "the lens", ignore)
+
+
+def require_norm(name: str, norm: float) -> None:
+    """Raise unless activations can be divided by it."""
+    if not 0 < norm < math.inf:
+        fix = "It has to be a finite number above 0: rows whose activations are all zeros cannot be scaled."
+        raise BadInput(name, norm, fix)

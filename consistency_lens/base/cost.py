@@ -88,10 +88,10 @@ class Meter:
         self.judging, self.rows, self.skipped = 0.0, 0, known.skipped
         self.tokens = torch.zeros((), dtype=torch.long, device=self.device)
 
-    def see(self, attention_mask: Tensor) -> None:
-        """A batch. The count stays on its device, so that nothing waits for it."""
-        self.rows += len(attention_mask)
-        self.tokens = self.tokens + attention_mask.sum().to(self.tokens.device)
+    def see(self, rows: int, tokens: Tensor) -> None:
+        """A batch. The count of tokens stays on its device, so that nothing waits for it."""
+        self.rows += rows
+        self.tokens = self.tokens + tokens.to(self.tokens.device)
 
     @property
     def cost(self) -> Cost:

@@ -16,33 +16,40 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from ..frozen.compiling import compile_blocks
 from .callbacks import swapped
 from .checkpoint import require_complete
 from .engines import Engine, Together, reshard, spread_zero3, unshard
 from .modeling import LensModel
 from .shards import exchange, held_state, is_spread, restore_state, shard_of
+from .training_data import TrainingData
 
 
 class EngineTrainer(Trainer):
     """Hands the lens, or lens and subject together, to an engine; saves and restores what is the engine's.
 
-    `lens`, `frozen`, `engine` and `streams` are set before this class is initialised (`place`).
+    `lens`, `frozen`, `data` and `engine` are set before this class is initialised (`place`).
     """
 
     lens: LensModel
-    frozen: FrozenLM
+    frozen: FrozenLM  # the first of `models`
+    models: FrozenModels
     engine: Engine
-    streams: bool  # whether what it trains on is read while it is trained on
+    data: TrainingData
 
     def place(self, args: Any) -> nn.Module:
         """What is to be trained, as the engine wants it."""
         self.engine = Engine.of(args)
-        self.engine.require(self.lens, self.frozen, args)
+        if self.engine.spreads_weights and len(self.models) > 1:
+            fix = "Use ds_configs/zero2.json or ddp.yaml: the frozen models then lie whole on each process."
+            raise BadInput("engine", self.engine.name, fix, why="it would spread the weights of several frozen models")
+        for frozen in self.models.values():
+            self.engine.require(self.lens, frozen, args)
         self._is_inside = False
         if args.torch_compile:
-            for model in Together(self.lens, self.frozen).language_models:
+            every = [lm for each in self.models.values() for lm in Together(self.lens, each).language_models]
+            for model in dict.fromkeys(every):
                 compile_blocks(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         return Together(self.lens, self.frozen) if self.engine.spreads_weights else self.lens
 
@@ -134,7 +141,7 @@ class EngineTrainer(Trainer):
         the last pass of a step, FSDP2 would keep the gradients of all weights on each process."""
         made = super()._build_accelerator_args(**kwargs)
         made["gradient_accumulation_plugin"].sync_each_batch |= self.engine.name == "fsdp2"
-        if self.streams:
+        if self.data.streams:
             made["dataloader_config"].dispatch_batches = False
         return made | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from ..objectives import cosine_of, kl_of
+from ..objectives import cosine_of
+from .comparing import apply_lens
 
 if TYPE_CHECKING:
     from .modeling import LensModel
@@ -47,23 +48,20 @@ def explain_text(
     rows: list[dict[str, Any]] = []
     for first in range(0, len(wanted), ROWS):
         part = wanted[first : first + ROWS]
-        batch = {"activations": {site: read[part]}}
-        code = lens.compress(batch)
-        edits = lens.restore(code, batch)
         # Each context up to its token, so that only one column of each meets the vocabulary.
-        prefix = frozen.prefix(_contexts(ids[0], part))
-        before, after = prefix.logits()[:, 0], prefix.logits(edits)[:, 0]
-        kl, cosine = kl_of(before, after), cosine_of(edits[0].tensor, read[part])
-        for i, (position, said) in enumerate(zip(part, lens.spell(code), strict=True)):
+        applied = apply_lens(lens, frozen, {**_contexts(ids[0], part), "activations": {site: read[part]}})
+        kl, cosine = applied.kl, cosine_of(applied.edits[0].tensor, read[part])
+        for i, (position, described) in enumerate(zip(part, lens.describe(applied.code), strict=True)):
+            before, after = applied.likeliest(frozen.tokenizer, i, top)
             rows.append(
                 {
                     "position": position,
                     "token": frozen.tokenizer.decode(ids[0, position]),
-                    **said,
+                    **described,
                     "kl": float(kl[i]),
                     "cosine": float(cosine[i]),
-                    "before": likeliest(frozen.tokenizer, before[i], top),
-                    "after": likeliest(frozen.tokenizer, after[i], top),
+                    "before": before,
+                    "after": after,
                 }
             )
     return rows
@@ -74,9 +72,3 @@ def _contexts(ids: Tensor, ends: Sequence[int]) -> dict[str, Tensor]:
     width = max(ends) + 1
     columns = torch.arange(width, device=ids.device) - (width - 1 - torch.tensor(ends, device=ids.device).unsqueeze(1))
     return {"input_ids": ids[columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
-
-
-def likeliest(tokenizer: Any, logits: Tensor, top: int) -> list[tuple[str, float]]:
-    """The `top` likeliest next tokens with their probabilities."""
-    chances, ids = logits.float().softmax(-1).topk(top)
-    return [(tokenizer.decode(i), float(p)) for i, p in zip(ids.tolist(), chances, strict=True)]

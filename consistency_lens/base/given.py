@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from .arguments import LensTrainingArguments
 from .engines import Engine
 
@@ -29,8 +29,9 @@ def require_names(model: Any, args: Any, frozen: Any, model_init: Any, other: Ma
     if not isinstance(args, LensTrainingArguments):
         fix = "Give the arguments of the family's training: ConsistencyLensArguments(output_dir)."
         raise BadInput("args", type(args).__name__, fix, why="these are no arguments of a lens's training")
-    if not isinstance(frozen, FrozenLM):
-        raise BadInput("frozen", type(frozen).__name__, f"{_WRITE}.", why="the frozen model has to judge")
+    if frozen is None:
+        raise BadInput("frozen", None, f"{_WRITE}.", why="edits are made to a frozen model")
+    FrozenModels.of(frozen)
     if (model is None) is (model_init is None):
         why = "there is neither a model nor a model_init" if model is None else "there is a model_init, too"
         raise BadInput("model", type(model).__name__, "Give a lens as model, or as model_init what makes one.", why)
@@ -61,16 +62,17 @@ def require_together(args: LensTrainingArguments, model_init: Any, optimizers: S
 def numbers_of(
     compute_metrics: Callable[[EvalPrediction], Mapping[str, float]],
     rows: Mapping[str, Tensor],
-    explanations: Sequence[str],
+    described: Sequence[Mapping[str, Any]],
     taken: Sequence[str],
 ) -> dict[str, float]:
     """What a function of the user's makes of the rows of an evaluation, as in transformers.
 
     It gets an `EvalPrediction` without labels, whose `predictions` are arrays with an entry per row: `kl`,
-    `kl_of_mean`, `top1`, `cosine` and the like; `original` and `restored` `[N, d]`; `explanation`.
+    `kl_of_baseline`, `top1` and what else the family measures; and what the lens says of each code, as `explanation`.
     """
     predictions: Any = {name: value.numpy() for name, value in rows.items()}
-    predictions["explanation"] = np.array(explanations, dtype=object)
+    for name in described[0]:
+        predictions[name] = np.array([row[name] for row in described], dtype=object)
     nothing: Any = None
     given = compute_metrics(EvalPrediction(predictions=predictions, label_ids=nothing))
     if not isinstance(given, Mapping):

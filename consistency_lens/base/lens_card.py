@@ -7,7 +7,9 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, fields, replace
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,23 +23,13 @@ from ..schema import flag, many, named, no_other, number, plain, read_json, reco
 from .arguments import LensTrainingArguments
 from .configuration import LensConfig
 from .cost import Cost
+from .family_card import WATCHED
 
 if TYPE_CHECKING:
     from .modeling import LensModel
 
 RECORD, CARD = "training.json", "README.md"
 OWN_SUBJECT = re.compile(r"subject-[0-9a-f]{16}")  # what the package calls the subject that it trains itself
-# What evaluations during training watch, and what it means. The report defines the same names, with intervals.
-WATCHED = {
-    "kl_recovered": "1 - KL(M(A) || M(Â)) / KL(M(A) || M(μ)) at the next token, μ the mean activation: 1 is perfect, "
-    "0 is the mean",
-    "kl_horizon_recovered": "the same over the horizon: the next token and the true ones behind it",
-    "top1": "how often the likeliest next token stays the same",
-    "fve": "1 - Σ|A - Â|² / Σ|A - μ|²: how near the vector is",
-    "cosine": "cos(A, Â)",
-    "text_nll": "nats per token of the words under the subject: how natural they are",
-    "distinct": "different codes, over all codes",
-}
 LENGTHS = range(16, 64)  # tokens of a text for the snippet
 SHOWN = 9  # rows of the history
 CITATION = """@software{consistency_lens,
@@ -150,11 +142,13 @@ def example_of(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> str:
     return short_text(tokenizer.decode(ids[: LENGTHS.stop], skip_special_tokens=True))
 
 
-def watched(logged: Sequence[Mapping[str, Any]], prefix: str = "eval_") -> list[dict[str, float]]:
+def watched(
+    logged: Sequence[Mapping[str, Any]], prefix: str = "eval_", names: Iterable[str] = WATCHED
+) -> list[dict[str, float]]:
     """Of a log, the evaluations: one row per step, with the numbers that have a definition."""
     rows: dict[int, dict[str, float]] = {}
     for entry in logged:
-        found = {name: float(entry[prefix + name]) for name in WATCHED if prefix + name in entry}
+        found = {name: float(entry[prefix + name]) for name in names if prefix + name in entry}
         if found:
             rows[int(entry["step"])] = {"step": int(entry["step"])} | found
     return [rows[step] for step in sorted(rows)]
@@ -193,12 +187,16 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
             "licence on such weights.",
         )
     last = record.history[-1] if record.history else {}
-    numbers = [Measured(name=n, value=v, definition=WATCHED[n]) for n, v in last.items() if n in WATCHED]
+    known, of_family = config.card.watched, config.card
+    numbers = [Measured(name=n, value=v, definition=known[n]) for n, v in last.items() if n in known]
     return CardFacts(
         name=record.name.rpartition("/")[2],
         family=config.medium,
-        summary=f"Reads what {origin.model_id} computes at {' and '.join(sites)}, and puts it into "
-        f"{config.code_in_words}.",
+        summary=of_family.summary.format(
+            subject=origin.model_id, sites=" and ".join(sites), code=config.code_in_words
+        ),
+        partial=of_family.partial,
+        task=of_family.task,
         stage=_stage(record),
         subject=origin.model_id,
         subject_revision=origin.weights,
@@ -207,7 +205,7 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
         sites=sites,
         code=config.code_in_words,
         sizes={name: f"{_short(count)} trained parameters" for name, count in record.sizes.items() if count},
-        usage=usage(record.name, origin, record.example),
+        usage=usage(record.name, config, record.example),
         primary="kl_recovered" if "kl_recovered" in last else next(iter(last.keys() - {"step"}), "kl_recovered"),
         numbers=numbers,
         evaluated_on=str(record.corpus.get("corpus", "its corpus")),
@@ -246,26 +244,26 @@ def hub_id(origin: Provenance) -> str | None:
     return origin.model_id if commit not in ("", "None") else None
 
 
-def usage(name: str, origin: Provenance, text: str, last: int = 3) -> str:
+def usage(name: str, config: LensConfig, text: str) -> str:
     """A snippet that runs as it stands, where the lens lies in a folder of this name or in a repository."""
     # A subject from a folder has to be named; one of the Hub, or one that the package trains itself, is found.
-    where = literal(name) if findable(origin) else f"{literal(name)}, subject={literal(origin.model_id)}"
+    subject = "" if findable(config.origin) else f", subject={literal(config.origin.model_id)}"
     lines = textwrap.wrap(text, 90, drop_whitespace=False, break_long_words=False, break_on_hyphens=False) or [""]
     quoted = [literal(line) for line in lines]
-    said = quoted[0] if len(quoted) == 1 else "(\n" + "".join(f"    {line}\n" for line in quoted) + ")"
+    whole = quoted[0] if len(quoted) == 1 else "(\n" + "".join(f"    {line}\n" for line in quoted) + ")"
     return (
         "from consistency_lens import AutoLens\n\n"
-        f"lens = AutoLens.from_pretrained({where})\n"
-        f"text = {said}\n"
-        f"for row in lens.explain(text, positions={list(range(-last, 0))}):\n"
-        "    print(f\"{row['token'].strip()}: {row['explanation']} (KL {row['kl']:.2f})\")\n"
+        f"lens = AutoLens.from_pretrained({literal(name)}{subject})\n"
+        f"text = {whole}\n"
+        f"{config.card.usage}"
     )
 
 
-def printed(lens: LensModel, text: str, last: int = 3) -> str:
-    """What the snippet prints."""
-    rows = lens.explain(text, positions=range(-last, 0))
-    return "\n".join(f"{row['token'].strip()}: {row['explanation']} (KL {row['kl']:.2f})" for row in rows)
+def printed(lens: LensModel, text: str) -> str:
+    """What the snippet prints: its last lines are run, with this lens."""
+    with redirect_stdout(StringIO()) as said:
+        exec(lens.config.card.usage, {"lens": lens, "text": text})
+    return said.getvalue().rstrip("\n")
 
 
 def short_text(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,21 +15,22 @@ from torch.utils.data import DataLoader
 from transformers import TrainerControl
 
 from ..errors import BadInput
-from ..objectives import fve, recovered
+from ..frozen import Edit
+from ..objectives import recovered
 from .callbacks import MovingAverage
+from .comparing import Applied, apply_lens
 from .cost import Meter
 from .engines import in_turn_of_processes
-from .fidelity import Bench, compare
 from .given import numbers_of
 from .memory import evaluating
 from .robust_trainer import RobustTrainer
+
+OF_BASELINE = "_of_baseline"
 
 
 class MeasuringTrainer(RobustTrainer):
     """Evaluates the lens, and its moving average where there is one, with the judge that training has."""
 
-    site: str
-    mean: Tensor  # [d], of the training rows
     average: MovingAverage | None
     meter: Meter
     control: TrainerControl
@@ -83,7 +84,7 @@ class MeasuringTrainer(RobustTrainer):
 
     @torch.no_grad()
     def measure(self, dataset: Any = None) -> dict[str, float]:
-        """kl_recovered, the same over the horizon, top1, fve, cosine; and what the family says of its codes."""
+        """kl_recovered, the same over the horizon, top1, and what else the family measures."""
         with evaluating():
             return self.as_one(lambda: self._measure(dataset))
 
@@ -93,34 +94,38 @@ class MeasuringTrainer(RobustTrainer):
         # Where each process holds all weights, the batches are dealt out; else all have to make the same passes.
         first, step = (0, 1) if self.engine.spreads_weights else (self.args.process_index, self.args.world_size)
         mine = islice(self.batches(self.args.eval_rows, dataset), first, None, step)
-        judged = in_turn_of_processes([self._judge(batch) for batch in mine], step)
-        every = {name: torch.cat([rows[name] for rows, _ in judged]) for name in judged[0][0]}
-        codes = [said for _, texts in judged for said in texts]
-        rows = dict(every)
-        restored, original = every.pop("restored"), every.pop("original")
-        means = {name: float(value.nanmean()) for name, value in every.items() if not name.endswith("_of_mean")}
-        means["kl_recovered"] = float(recovered(every["kl"], every["kl_of_mean"]))
-        if self.args.kl_horizon:
-            horizon = recovered(every["kl_horizon"], every["kl_horizon_of_mean"])
-            means["kl_horizon_recovered"] = float(horizon)
-        means["fve"] = float(fve(restored, original, self.mean.cpu()))
-        means["distinct"] = len(set(codes)) / len(codes)
-        means.pop("squared_error"), means.pop("ce", None)
+        measured = in_turn_of_processes([self._measure_batch(batch) for batch in mine], step)
+        rows = {name: torch.cat([found[name] for found, _ in measured]) for name in measured[0][0]}
+        described = [row for _, batch in measured for row in batch]
+        means = self.summarise(rows, described)
         if self.compute_metrics is not None:
-            means |= numbers_of(self.compute_metrics, rows, codes, list(means))
+            means |= numbers_of(self.compute_metrics, rows, described, list(means))
         self.lens.train(was_training)
         return means
 
-    def _judge(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-        """A value per row under each name, and what the lens says about them."""
-        bench = Bench.of(self.frozen, batch, self.args.kl_horizon)
-        original = batch["activations"][self.site].float()
-        code = self.lens.compress(batch)
-        (edit,) = self.lens.restore(code, batch)
-        at_mean = bench.judge(edit.at(self.mean))
-        rows = bench.judge(edit) | compare(edit.tensor, original)
-        rows |= {f"{name}_of_mean": value for name, value in at_mean.items()}
-        rows |= self.lens.traits(code, batch, bench.prefix, self.frozen, self.args.seed)
-        rows |= {"restored": edit.tensor, "original": original}
-        texts = [row["explanation"] for row in self.lens.spell(code)]
-        return {name: value.float().cpu() for name, value in rows.items()}, texts
+    def _measure_batch(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        applied = apply_lens(self.lens, self.models, batch, self.args.kl_horizon)
+        rows = self.measure_rows(applied, batch)
+        return {name: value.float().cpu() for name, value in rows.items()}, self.lens.describe(applied.code)
+
+    def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
+        """The edits at which `kl_recovered` is 0: what knows nothing of the row, such as the mean activation."""
+        raise NotImplementedError
+
+    def measure_rows(self, applied: Applied, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A value per row under each name: what the lens's edits do and, with `_of_baseline`, what the baseline's do.
+
+        A family adds its own.
+        """
+        rows = applied.comparison.measure(applied.edits)
+        baseline = applied.comparison.measure(self.baseline(applied, batch))
+        return rows | {f"{name}{OF_BASELINE}": value for name, value in baseline.items()}
+
+    def summarise(self, rows: Mapping[str, Tensor], described: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """The numbers of an evaluation, from all of its rows."""
+        kept = {name: value for name, value in rows.items() if value.dim() == 1 and not name.endswith(OF_BASELINE)}
+        means = {name: float(value.nanmean()) for name, value in kept.items()}
+        for name in ("kl", "kl_horizon"):
+            if name in rows:
+                means[f"{name}_recovered"] = float(recovered(rows[name], rows[f"{name}{OF_BASELINE}"]))
+        return means

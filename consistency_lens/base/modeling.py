@@ -16,10 +16,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..errors import BadInput
-from ..frozen import Edit, FrozenLM, Prefix
+from ..frozen import Edit, FrozenLM, FrozenModels
+from ..frozen.whole import refusing_damage
+from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
 from .explaining import explain_text
-from .saving import MEASURED, SavedModel, load_files, open_folder
+from .saving import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
 
@@ -54,21 +56,36 @@ class LensModel(SavedModel):
     """Compress, restore, explain; the subject is never inside.
 
     A batch is what `ActivationCollator` makes; `batch["activations"]` maps each of `config.sites` to `[B, d]`.
-    `subject` is the frozen LLM where one is at hand: `explain` reads texts with it.
+    `models` are the frozen LLMs where they are at hand, `subject` the first: `explain` reads texts with it.
     """
 
     config_class = LensConfig
     config: LensConfig
     main_input_name = "activations"
-    subject: FrozenLM | None = None
+    models: FrozenModels | None = None
+
+    @property
+    def subject(self) -> FrozenLM | None:
+        """The frozen model, or the first of several, where they are at hand."""
+        return None if self.models is None else self.models.first
+
+    @subject.setter
+    def subject(self, frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None) -> None:
+        self.models = None if frozen is None else FrozenModels.of(frozen)
 
     @classmethod
-    def build(cls, config: Any, frozen: FrozenLM | None, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """The modules for a configuration, weights as they come."""
+    def build(cls, config: Any, frozen: Any, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """The modules for a configuration, weights as they come.
+
+        Args:
+            config: of the lens.
+            frozen: the `FrozenLM`, the `FrozenModels` of a lens of several, or None.
+            tokenizer: of the first model.
+        """
         raise NotImplementedError
 
     @classmethod
-    def require_files(cls, config: Any, folder: Path, frozen: FrozenLM | None) -> None:
+    def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
         """Raise where the weights in a folder have other sizes than the configuration says, before any are made."""
 
     def compress(self, batch: Batch, seed: int | None = None) -> Code:
@@ -79,24 +96,12 @@ class LensModel(SavedModel):
         """Codes to edits: one `replace` at P, the last column, for each site."""
         raise NotImplementedError
 
-    def spell(self, code: Code) -> list[dict[str, Any]]:
+    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Comparison:
+        """How edits of this lens are compared with the clean model: at P, unless the family says otherwise."""
+        return TokenSwap.of(models.only, batch, horizon)
+
+    def describe(self, code: Code) -> list[dict[str, Any]]:
         """One row for people per code: `explanation` and what else the family has to say."""
-        raise NotImplementedError
-
-    def rivals(self, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Code]:
-        """Codes that do not come from the row's activation: what a lens is worth its distance from."""
-        return {}
-
-    def tampered(self, code: Code, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Code]:
-        """The same codes, spoiled in ways that tell a language from a private code."""
-        return {}
-
-    def traits(self, code: Code, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Tensor]:
-        """Numbers per row `[B]` that describe the codes themselves."""
-        return {}
-
-    def reread(self, texts: Sequence[str]) -> Code:
-        """Codes from what people, or a world that rewords, have written."""
         raise NotImplementedError
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -163,14 +168,14 @@ class LensModel(SavedModel):
             positions: tokens of the text to explain; default all but the first, which the subject starts with.
         """
         if isinstance(what, Code):
-            return self.spell(what)
+            return self.describe(what)
         return explain_text(self, what, positions)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
         lens_id_or_path: str | os.PathLike[str],
-        subject: FrozenLM | None = None,
+        subject: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         revision: str | None = None,
         token: str | None = None,
     ) -> Self:
@@ -178,28 +183,26 @@ class LensModel(SavedModel):
 
         Args:
             lens_id_or_path: Hub id or local folder.
-            subject: the frozen LLM the lens was made for. Any other is refused. A lens with weights of its own can do
-                without, but then `explain` takes codes and no texts.
+            subject: the frozen LLM the lens was made for, or several by name. Any other is refused. A lens with
+                weights of its own can do without, but then `explain` takes codes and no texts.
             revision: branch, tag or commit on the Hub.
             token: for a private lens. Default: of this machine.
         """
         folder = open_folder(lens_id_or_path, revision, token)
-        config = cls.config_class.from_pretrained(folder)
-        if subject is not None:
-            config.require_subject(subject)
+        config = config_in(folder, cls.config_class)
+        models = None if subject is None else FrozenModels.of(subject)
+        if models is not None:
+            config.require_subject(models)
         # The same one, or the subject would have been refused.
-        tokenizer = _tokenizer(folder) if subject is None else subject.tokenizer
-        cls.require_files(config, folder, subject)
-        lens = cls.build(config, subject, tokenizer)
-        lens.subject = subject
+        tokenizer = _tokenizer(folder) if models is None else models.first.tokenizer
+        cls.require_files(config, folder, models)
+        lens = cls.build(config, models if models is None or len(models) > 1 else models.only, tokenizer)
+        lens.models = models
         load_files(lens.files(), folder)
         return lens.eval()
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """One that the library knows: code that lies beside a lens is not run."""
-    try:
+    with refusing_damage(folder.name, "lens", "Give the subject: its own tokenizer will do."):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except ValueError as error:
-        fix = "Give the subject: its own tokenizer will do."
-        raise BadInput("lens", folder.name, fix, why=f"its tokenizer cannot be read: {error}") from error

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..frozen import FrozenLM
-from .explaining import likeliest
-from .fidelity import Bench, compare
+from ..frozen import FrozenModels
+from .comparing.rows import CLOSE, OPEN, TOP, rows_for_people
 from .memory import evaluating
 from .modeling import LensModel
 from .trackers import tolerating
@@ -25,68 +24,7 @@ if TYPE_CHECKING:
     from .arguments import LensTrainingArguments
 
 FILE = "samples.parquet"
-TOP = 5  # likeliest next tokens
-SAID = 8  # tokens of a continuation
 SHOWN = 4  # rows on the console
-OPEN, CLOSE = "⟦", "⟧"  # round the analysed token
-
-
-@torch.no_grad()
-def sample_rows(
-    lens: LensModel, frozen: FrozenLM, batches: Iterable[Mapping[str, Any]], step: int
-) -> list[dict[str, Any]]:
-    """One row per activation: where it is from, what the lens says, and what the subject says with and without it.
-
-    Each holds `step`, `row`, `doc_id`, `position`, `context` (the analysed token marked), what the lens says
-    (`explanation`), `before` and `after` (the likeliest next tokens with their probabilities), `kl`, `cosine`, and
-    `continuation_before` and `continuation_after`, which the subject says greedily.
-    """
-    rows: list[dict[str, Any]] = []
-    length = SAID
-    for batch in batches:
-        bench = Bench.of(frozen, batch)
-        site = next(iter(lens.config.sites or []))
-        code = lens.compress(batch)
-        edits = lens.restore(code, batch)
-        edited = bench.edited(edits)
-        kl = bench.kl(edited)
-        cosine = compare(edits[0].tensor, batch["activations"][site])["cosine"]
-        room = frozen.max_length - bench.prefix.input_ids.shape[1] + 1
-        length = max(1, min(length, room))
-        said, said_edited = (bench.prefix.continue_greedily(length, these)[0] for these in ((), edits))
-        for i, spelled in enumerate(lens.spell(code)):
-            own = bench.prefix.input_ids[i][bench.prefix.mask[i].bool()]
-            rows.append(
-                {
-                    "step": step,
-                    "row": len(rows),
-                    "doc_id": int(batch["doc_id"][i]),
-                    "position": int(batch["position"][i]),
-                    "context": marked(frozen.tokenizer, own.tolist()),
-                    **spelled,
-                    "before": _pairs(likeliest(frozen.tokenizer, bench.clean[i, 0], TOP)),
-                    "after": _pairs(likeliest(frozen.tokenizer, edited[i, 0], TOP)),
-                    "kl": float(kl[i]),
-                    "cosine": float(cosine[i]),
-                    "continuation_before": frozen.tokenizer.decode(said[i]),
-                    "continuation_after": frozen.tokenizer.decode(said_edited[i]),
-                }
-            )
-    return rows
-
-
-def marked(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of a context with its last token, the one that is analysed, between brackets."""
-    head = tokenizer.decode(ids[:-1], skip_special_tokens=True)
-    whole = tokenizer.decode(ids, skip_special_tokens=True)
-    last = whole[len(head) :] if whole.startswith(head) else ""
-    token = last.strip() or tokenizer.decode(ids[-1:]).strip()  # special, or half of a character
-    space = " " if last != last.lstrip() else ""
-    return f"{head}{space}{OPEN}{token}{CLOSE}"
-
-
-def _pairs(tokens: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"token": token, "probability": chance} for token, chance in tokens]
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int) -> None:
@@ -135,7 +73,7 @@ def drawn(rows: Sequence[Mapping[str, Any]], step: int) -> RenderableType:
         text = Text(row["context"] if end == row["context"] else f"… {end.partition(' ')[2]}")
         text.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold yellow")
         sides = [
-            Text.assemble((_chances(row[side]), "dim"), "\n", row[f"continuation_{side}"])
+            Text.assemble((_chances(row[side]), "dim"), "\n", row.get(f"continuation_{side}", ""))
             for side in ("before", "after")
         ]
         table.add_row(f"{row['kl']:.3f}", text, Text(row["explanation"]), *sides)
@@ -157,7 +95,7 @@ class SampleTable(TrainerCallback):
 
     Args:
         lens: what is trained.
-        frozen: the subject.
+        models: the frozen ones.
         batches: gives the first rows of the validation split, the same ones at each call.
         as_one: how to do something with both, where their weights may be spread over processes.
         silent: trackers that are told no more.
@@ -166,12 +104,12 @@ class SampleTable(TrainerCallback):
     def __init__(
         self,
         lens: LensModel,
-        frozen: FrozenLM,
+        models: FrozenModels,
         batches: Callable[[int], Iterable[Mapping[str, Any]]],
         as_one: Callable[[Callable[[], Any]], Any],
         silent: set[str],
     ) -> None:
-        self.lens, self.frozen, self.batches, self.as_one, self.silent = lens, frozen, batches, as_one, silent
+        self.lens, self.models, self.batches, self.as_one, self.silent = lens, models, batches, as_one, silent
 
     def on_step_end(
         self, args: LensTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -192,7 +130,7 @@ class SampleTable(TrainerCallback):
         self.lens.eval()
         batches, step = self.batches(args.sample_rows), state.global_step
         with torch.no_grad(), evaluating():
-            rows = self.as_one(lambda: sample_rows(self.lens, self.frozen, batches, step))
+            rows = self.as_one(lambda: rows_for_people(self.lens, self.models, batches, step))
         self.lens.train()
         if not state.is_world_process_zero:
             return

@@ -20,6 +20,7 @@ from transformers.utils import CONFIG_NAME
 
 from .. import hub
 from ..errors import BadInput
+from ..frozen.whole import refusing_damage
 from ..schema import plain, read_json, record, require, require_place
 from .configuration import OF_A_LENS, SAVE_AGAIN, LensConfig
 from .shards import fill, gathered, writes
@@ -33,6 +34,7 @@ _OF_A_LENS += ["chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "
 _OF_A_REPORT = ["report.json", "report.md", "*.png"]
 # What was measured on a lens, and says nothing about the next one in its place.
 MEASURED = (f"{REPORT}/*", "samples.parquet", "history.json", "training.json")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
 _NO_LENS = "Give the folder of a lens, or the id of one on the Hub."
 
@@ -159,6 +161,12 @@ def require_lens(file: Path, place: str | os.PathLike[str]) -> dict[str, Any]:
     return said
 
 
+def config_in(folder: Path, kind: type[LensConfig]) -> Any:
+    """The configuration of a lens; raise where a field has a type or a value that no lens has."""
+    with refusing_damage(folder.name, "lens", "Save or download it again: its config.json is damaged."):
+        return kind.from_pretrained(folder)
+
+
 def save_files(files: Files, folder: Path) -> bool:
     """Write tensors as safetensors, nothing else. Of weights that are spread over processes all have to call, and one
     writes; returns whether it is this one."""
@@ -176,7 +184,7 @@ def save_files(files: Files, folder: Path) -> bool:
 
 @torch.no_grad()
 def load_files(files: Files, folder: Path, beside: str | None = None) -> None:
-    """Saved tensors into the parameters of the same names; raise where either side has more tensors.
+    """Saved tensors into the parameters of the same names; raise where they are not what the parameters want.
 
     Args:
         files: as `SavedModel.files`.
@@ -187,11 +195,7 @@ def load_files(files: Files, folder: Path, beside: str | None = None) -> None:
         tensors = _read(folder, file)
         if file == HEADS and beside:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
-        odd = sorted(set(tensors) ^ set(parameters))
-        odd += [name for name in tensors.keys() & parameters.keys() if tensors[name].shape != parameters[name].shape]
-        if odd:
-            fix = "Load it with the configuration it was saved with."
-            raise BadInput("lens", folder.name, fix, f"{file} differs in {odd[0]}")
+        require_fitting(tensors, parameters, folder, file)
         for name, parameter in parameters.items():
             fill(parameter, tensors[name])
 
@@ -212,6 +216,26 @@ def require_shapes(
             there = f"{list(saved[name])} there" if name in saved else "missing there"
             why = f"{file} differs in {name}, {there} and {list(shape)} by its {CONFIG_NAME}"
             raise BadInput("lens", folder.name, "Load it with the configuration it was saved with.", why)
+
+
+def require_fitting(
+    tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], folder: Path, file: str
+) -> None:
+    """Raise where a file lacks a tensor, has one too many, or one of another shape, of no number or of whole ones."""
+    odd = {name: "it is not there" for name in parameters.keys() - tensors.keys()}
+    odd |= {name: "nothing here has that name" for name in tensors.keys() - parameters.keys()}
+    for name in tensors.keys() & parameters.keys():
+        tensor, shape = tensors[name], parameters[name].shape
+        if tensor.shape != shape:
+            odd[name] = f"its shape is {list(tensor.shape)} and should be {list(shape)}"
+        elif tensor.dtype not in _FLOATS:
+            odd[name] = f"its numbers are {str(tensor.dtype).removeprefix('torch.')} and should be floats"
+        elif tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            odd[name] = "it holds numbers that are not finite"
+    if odd:
+        name = min(odd)
+        fix = "Load it with the configuration it was saved with, or save or download it again."
+        raise BadInput("lens", folder.name, fix, f"{file} differs in {name}: {odd[name]}")
 
 
 def _read(folder: Path, file: str) -> dict[str, torch.Tensor]:
@@ -241,7 +265,7 @@ def heads_beside(folder: Path, config: LensConfig, own: str) -> dict[str, nn.Par
     """The heads that lie in a folder already and are those of another part of the same lens."""
     if not (folder / CONFIG_NAME).is_file() or not (folder / HEADS).is_file():
         return {}
-    there = config.__class__.from_pretrained(folder)
+    there = config_in(folder, type(config))
     if _what_it_is(there) != _what_it_is(config):
         fix = "Save the part to a folder or repository of its own."
         raise BadInput("save_directory", folder.name, fix, why="there is another lens")

@@ -8,58 +8,59 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, set_seed
 from transformers.trainer_utils import SaveStrategy
 
-from ..activations import Activations, survey
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .callbacks import MovingAverage, accelerator_load
 from .checkpoint import checkpoints, find_checkpoint, save_batch
 from .cost import Cost, Meter
 from .engines import Engine, mean_over_processes
-from .fidelity import only_site
 from .given import require_names, require_together
-from .lens_card import CARD, TrainingRecord, example_of, settings_of, setup_of, watched, write_lens_card
+from .lens_card import CARD, TrainingRecord, settings_of, setup_of, watched, write_lens_card
 from .measuring import MeasuringTrainer
 from .memory import FirstWeights
 from .modeling import LensModel
+from .overall import mean_loss
 from .precision import tf32, wants_tf32
-from .rows import formatted, require_rows
 from .samples import SampleTable
 from .saving import load_files
+from .stopping import PatienceKept
+from .training_data import TrainingData
 
 logger = logging.getLogger(__name__)
 
 
 class LensTrainer(MeasuringTrainer):
-    """A subclass gives `compute_loss`, and `schedules`: the weight of each of its terms.
+    """A subclass gives `compute_loss`, `open_data` and `weigh`: the equation, its data, the weight of each of its
+    terms.
 
     The names are those of transformers' `Trainer`; `frozen` comes beside them.
 
     Args:
         model: the lens that is trained.
         args: the arguments of the run.
-        train_dataset: `Activations`, the path of a folder of them, or rows that somebody made: a `DatasetDict`, a
-            `Dataset` or an `IterableDataset`, as `Activations.from_dataset` takes them. Checked against the subject,
-            and the subject against the lens, first.
+        train_dataset: the family's data (for words, `Activations`), the path of a folder of it, or rows that somebody
+            made: a `DatasetDict`, a `Dataset` or an `IterableDataset`, as `Activations.from_dataset` takes them.
+            Checked against the subject, and the subject against the lens, first.
         eval_dataset: held-out rows, or several sets of them by name. Default: the validation split, if there is one.
         data_collator: makes batches of rows. Default: the family's.
         compute_metrics: numbers of your own, from an `EvalPrediction` whose `predictions` are a dict of arrays with an
-            entry per row (`kl`, `kl_of_mean`, `top1`, `cosine`, `original`, `restored`, `explanation`, ...).
+            entry per row (`kl`, `kl_of_baseline`, `top1`, ...) and what the lens says of each code (`explanation`).
         callbacks: as for `Trainer`.
         optimizers: an optimizer and a scheduler of your own, in the place of the trainer's.
         model_init: makes a lens, of a trial if it takes one, anew for each training; in the place of `model`.
-        frozen: the subject, which judges; it stays out of everything that is saved.
+        frozen: the frozen model that edits are made to, or several by name; they stay out of everything that is saved.
     """
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the rows
@@ -71,7 +72,7 @@ class LensTrainer(MeasuringTrainer):
         self,
         model: LensModel | None = None,
         args: LensTrainingArguments | None = None,
-        train_dataset: Activations | str | Path | DatasetDict | Dataset | IterableDataset | None = None,
+        train_dataset: Any = None,
         eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         data_collator: Callable[[Any], dict[str, Any]] | None = None,
         compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
@@ -79,7 +80,7 @@ class LensTrainer(MeasuringTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         model_init: Callable[..., LensModel] | None = None,
         *,
-        frozen: FrozenLM | None = None,
+        frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         **other: Any,
     ) -> None:
         require_names(model, args, frozen, model_init, other)
@@ -89,66 +90,63 @@ class LensTrainer(MeasuringTrainer):
             set_seed(args.seed)
             model = super().call_model_init()
         lens: LensModel = model
-        lens.config.require_subject(frozen)
-        self.site = only_site(lens.config.sites)
-        several = dict(eval_dataset) if isinstance(eval_dataset, Mapping) else {}
-        one = next(iter(several.values()), None) if several else eval_dataset
-        activations = Activations.of(train_dataset, frozen, self.site, one)
-        activations.require_model(frozen)
-        self.streams = isinstance(activations.splits["train"], IterableDataset)
-        activations.provenance.at(self.site)
-        require_rows(activations, args)
-        self.lens, self.frozen, self.activations = lens, frozen, activations
+        self.models = FrozenModels.of(frozen)
+        lens.config.require_subject(self.models)
+        self.lens, self.frozen = lens, self.models.first
+        self.data = self.open_data(train_dataset, eval_dataset, args)
         self.schedules = self.weigh(args)
         require_together(args, model_init, optimizers, Engine.of(args))
         placed = self.place(args)
-        device = args.device if self.engine.spreads_weights else frozen.device
-        self.mean = activations.mean(self.site).to(device)
-        self.variance = float(activations.statistics[f"{self.site}.variance"].sum())
         self.cost_before = Cost()  # up to the checkpoint that a training goes on from
         self.meter = Meter(args.device, args.world_size)
         self.begin()
         # For the card. Sizes are those of whole tensors, before they are spread over processes.
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
         self.command, self.earlier_card = "", Path(args.output_dir) / CARD
-        for rows in list(several.values())[1:]:
-            survey(rows, frozen, [self.site], "eval_dataset")
-        splits = {name: formatted(split, self.site) for name, split in activations.splits.items()}
-        pad_id = frozen.tokenizer.pad_token_id
-        own = activations.collator(pad_id if pad_id is not None else 0, sites=[self.site])
-        held_out: Any = {name: formatted(rows, self.site) for name, rows in several.items()}
         super().__init__(
             model=placed,
             args=args,
-            data_collator=own if data_collator is None else data_collator,
-            train_dataset=splits["train"],
-            eval_dataset=held_out or splits.get("validation"),
+            data_collator=self.data.collate if data_collator is None else data_collator,
+            train_dataset=self.data.train,
+            eval_dataset=self.data.held_out,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
         )
         self.model_init = model_init
+        self.add_callback(PatienceKept(self.callback_handler))
         self.require_engine()
         self.can_return_loss = True
         self.label_names: list[str] = []
         self.average = MovingAverage(self.trainable, args.ema_decay) if args.ema_decay else None
         if self.average:
             self.add_callback(self.average)
-        self.table = SampleTable(lens, frozen, self.batches, self.as_one, self.silent)
+        self.table = SampleTable(lens, self.models, self.batches, self.as_one, self.silent)
         if self.eval_dataset is not None:
             self.add_callback(self.table)
         self.take_up()
+
+    def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
+        """Open what the trainer was given, checked against `self.lens` and `self.frozen`.
+
+        Args:
+            given: the family's data, a path of it, or rows that somebody made.
+            eval_dataset: held-out rows, several sets of them by name, or None for those that the data brings.
+            args: of the run.
+        """
+        raise NotImplementedError
 
     def take_up(self) -> None:
         """What a family does with a lens before it is trained."""
 
     def call_model_init(self, trial: Any = None) -> LensModel:
         """Another lens in the place of the one before; transformers asks for it as each training begins."""
+        sites = self.lens.config.sites
         self.lens = super().call_model_init(trial)
-        self.lens.config.require_subject(self.frozen)
-        if only_site(self.lens.config.sites) != self.site:
-            fix = f"Let it make lenses of {self.site}: the rows and their mean stay."
-            raise BadInput("model_init", only_site(self.lens.config.sites), fix, why="a lens of another site")
+        self.lens.config.require_subject(self.models)
+        if self.lens.config.sites != sites:
+            fix = f"Let it make lenses of {', '.join(sites or [])}: the rows and their mean stay."
+            raise BadInput("model_init", ", ".join(self.lens.config.sites or []), fix, why="a lens of another site")
         self.schedules = self.weigh(self.args)
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in self.lens.parts().items()}
         self.table.lens = self.lens
@@ -227,10 +225,14 @@ class LensTrainer(MeasuringTrainer):
 
     # ---- gradients
 
+    def size_of(self, inputs: Mapping[str, Any]) -> tuple[int, Tensor]:
+        """Rows and tokens of a batch; the tokens stay on their device, so that nothing waits for them."""
+        return len(inputs["input_ids"]), inputs["attention_mask"].sum()
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        rows, tokens = self._seen
-        self._seen = [rows + len(inputs["input_ids"]), tokens + inputs["attention_mask"].sum()]
-        self.meter.see(inputs["attention_mask"])
+        rows, tokens = self.size_of(inputs)
+        self._seen = [self._seen[0] + rows, self._seen[1] + tokens]
+        self.meter.see(rows, tokens)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.micro_step += 1
         if self.accelerator.sync_gradients:
@@ -312,7 +314,7 @@ class LensTrainer(MeasuringTrainer):
         """How the lens came about, up to this step."""
         if isinstance(self.eval_dataset, dict):
             prefix = f"{prefix}{next(iter(self.eval_dataset))}_"
-        held_out: Any = self.held_out if self.held_out is not None else self.train_dataset
+        rows: Any = self.held_out if self.held_out is not None else self.data.train
         return TrainingRecord(
             name=self.hub_model_id or Path(self.args.output_dir).resolve().name,
             step=self.state.global_step,
@@ -321,11 +323,11 @@ class LensTrainer(MeasuringTrainer):
             settings=settings_of(self.args),
             sizes=self.sizes,
             cost=self.meter.cost,
-            history=watched(self.state.log_history, prefix),
-            watched_rows=min(self.args.eval_rows, len(held_out)),
-            example=example_of(held_out, self.frozen.tokenizer),
+            history=watched(self.state.log_history, prefix, self.lens.config.card.watched),
+            watched_rows=min(self.args.eval_rows, len(rows)),
+            example=self.data.example(),
             command=self.command,
-        ).about(self.activations.metadata)
+        ).about(self.data.metadata)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card of the run, which transformers asks for when it pushes."""
@@ -350,11 +352,12 @@ class LensTrainer(MeasuringTrainer):
             self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
         with tf32(wants_tf32(self.args)):
-            return super().train(resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint, **kwargs)
+        return output._replace(training_loss=mean_loss(self.state.log_history, output.training_loss))
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """As transformers', which takes one more step where a training goes on from its end."""
-        if self.state.global_step >= self.state.max_steps:
+        """As transformers', which takes one more step where a training goes on from its end, early or not."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**kwargs)

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 
-from ..activations import Activations, Extraction
+from ..activations import Activations
 from ..frozen import FrozenLM
 from .opening import console, load_model, model_path, open_corpus, open_model
 from .parsing import Request
@@ -31,7 +31,9 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
         arguments = replace(arguments, output_dir=folder, resume=not arguments.overwrite)
     path = model_path(subject, show=True)
     config, tokenizer = open_model(path, subject.revision)
-    extraction = Extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
+    extraction = request.options.run.extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
+    if folder is not None:
+        request.family.require_extraction(extraction)
     extraction.open()
     repo = require_dataset_repo(request, Path(arguments.output_dir))
     frozen = load_model(path, subject)

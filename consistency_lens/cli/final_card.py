@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ..activations import Activations
+from ..auto import report_of
+from ..base.comparing.rows import CLOSE, OPEN
 from ..base.lens_card import CARD, TrainingRecord, facts_of, printed, short_text, usage
 from ..base.modeling import LensModel
-from ..base.samples import CLOSE, OPEN
 from ..card import CardFacts, Explanation, model_card, write_card
 from ..evaluation import Report
-from ..evaluation.report_card import explained, lay_beside, with_report
+from ..evaluation.examples import examples
+from ..evaluation.presenting.card import lay_beside, with_report
 from .run_folder import LENS
-
-ROWS, BATCH = 256, 32
 
 
 def finish_card(lens: LensModel, report: Report, activations: Activations, plots: Path, folder: Path) -> Path:
@@ -32,9 +28,7 @@ def finish_card(lens: LensModel, report: Report, activations: Activations, plots
     """
     record = TrainingRecord.load(folder) or TrainingRecord(name=_name(folder.resolve()))
     record = record if record.counts else record.about(activations.metadata)
-    (site,) = lens.config.sites or []
-    device = lens.subject.device if lens.subject else "cpu"
-    rows = explained(lens, _batches(activations, report.data["split"]), activations.mean(site).to(device))
+    rows = examples(lens, report_of(lens), activations, report.data["split"])
     facts = lay_beside(plots, folder, with_report(facts_of(lens.config, record), report, rows))
     return write_card(folder, model_card(_with_snippet(facts, lens, record)), CARD)
 
@@ -47,17 +41,9 @@ def _with_snippet(facts: CardFacts, lens: LensModel, record: TrainingRecord) -> 
     """The snippet reads the shortest text that the lens reads well, and shows what it prints."""
     texts = [short_text(_unmarked(row)) for row in facts.good]
     text = min(texts, key=len, default=record.example)
-    snippet = usage(record.name, lens.config.origin, text)
+    snippet = usage(record.name, lens.config, text)
     return replace(facts, usage=snippet, printed=printed(lens, text))
 
 
 def _unmarked(row: Explanation) -> str:
     return row.context.replace(OPEN, "").replace(CLOSE, "")
-
-
-def _batches(activations: Activations, split: str) -> Iterator[dict[str, Any]]:
-    """The first rows in an order that mixes documents: the same ones for every lens."""
-    rows, collate = activations.splits[split], activations.collator(pair=False)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()[:ROWS]
-    for first in range(0, len(order), BATCH):
-        yield collate([rows[i] for i in order[first : first + BATCH]])

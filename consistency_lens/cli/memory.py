@@ -7,13 +7,11 @@ from ..base.memory import MemoryShortInEvaluation
 from .parsing import Request
 from .run_folder import LENS
 
-TRAINING = (
+FIRST = (
     "lower --per_device_train_batch_size, and raise --gradient_accumulation_steps by as much",
     "--auto_find_batch_size, in a single process: it lowers it until there is room",
-    "lower --rollouts, or --estimator parallel",
-    "--activation_checkpointing",
-    "lower --code_length",
-    "--trainable lora instead of full, with a lower --lora_rank",
+)
+LAST = (
     "--dtype bfloat16, then --quantization 4bit",
     "extract rows with a lower --max_length",
 )
@@ -40,7 +38,11 @@ def advice(request: Request, error: Exception) -> str:
         kept = f"Finished shards are kept: {again}."
     elif stage == "evaluate" and request.folder and (request.folder / LENS).is_dir():
         kept = f"The lens is kept: run_lens.py evaluate --lens {request.folder} judges it."
-    helpful = WATCHING if isinstance(error, MemoryShortInEvaluation) else KNOBS.get(stage, TRAINING)
+    helpful = (
+        WATCHING
+        if isinstance(error, MemoryShortInEvaluation)
+        else KNOBS.get(stage, (*FIRST, *request.options.run.memory_advice, *LAST))
+    )
     knobs = "\n".join(f"  {i}. {knob}" for i, knob in enumerate(helpful, 1))
     said = str(error).partition(".")[0]
     return f"the GPU is out of memory ({said}). What helps, in this order:\n{knobs}\n{kept}".rstrip()

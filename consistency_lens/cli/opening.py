@@ -9,14 +9,14 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
-from ..activations import Activations, Corpus, CorpusArguments
+from ..activations import Corpus, CorpusArguments
 from ..auto import find_subject
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.gguf_files import find_gguf, gguf_config, is_gguf, named
 from ..frozen.loading import own_code_refused
-from ..text.configuration import PLACEHOLDER
-from .arguments import LensArguments, SubjectArguments
+from ..frozen.whole import refusing_damage
+from .arguments import SubjectArguments
 from .parsing import DEMO, Request
 
 DEMO_DOCUMENTS = 6000
@@ -62,7 +62,7 @@ def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
     try:
         if is_gguf(path):
             return config, AutoTokenizer.from_pretrained(**named(find_gguf(path, revision)))
-        with own_code_refused(path):
+        with refusing_damage(path), own_code_refused(path):
             return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except BadInput:
         raise
@@ -75,7 +75,7 @@ def open_config(path: str, revision: str | None) -> Any:
     try:
         if is_gguf(path):
             return gguf_config(find_gguf(path, revision))
-        with own_code_refused(path):
+        with refusing_damage(path), own_code_refused(path):
             return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except BadInput:
         raise
@@ -91,13 +91,13 @@ def load_model(path: str, subject: SubjectArguments, device_map: Any = None) -> 
         raise _no_model(path, error) from error
 
 
-def load_subject_of(request: Request, activations: Activations, spread: bool = False) -> FrozenLM:
+def load_subject_of(request: Request, data: Any, spread: bool = False) -> FrozenLM:
     """The model that is named, or else the one that made the rows. What an engine will spread over processes waits on
     the CPU."""
     device_map: Any = {"": "cpu"} if spread and own_device() else None
     if request.subject.model_name_or_path is None:
         device_map = device_map or request.subject.device_map or own_device()
-        return find_subject(activations.provenance, device_map=device_map, token=request.values["hub_token"])
+        return find_subject(data.provenance, device_map=device_map, token=request.values["hub_token"])
     return load_model(model_path(request.subject), request.subject, device_map)
 
 
@@ -116,39 +116,14 @@ def open_corpus(arguments: CorpusArguments) -> Corpus:
     return Corpus(story_dataset(number), arguments, "the demo world")
 
 
-def open_rows(request: Request) -> Activations:
-    """The rows that a run starts from: those that are named, or those that `extract` made."""
-    return Activations.load(request.run.activations or request.extraction.output_dir)
+def open_data(request: Request) -> Any:
+    """The data that a run starts from: what is named, or what `extract` made."""
+    return request.options.run.data.load(request.run.activations or request.extraction.output_dir)
 
 
-def only_site(request: Request, sites: tuple[str, ...]) -> str:
-    """Which of the sites the lens reads."""
-    if request.lens.site is None and len(sites) != 1:
-        raise BadInput("site", None, f"Name one of {', '.join(sites)}.", why="the rows hold several sites")
-    return request.lens.site or sites[0]
-
-
-def require_room(config: Any, tokenizer: Any, lens: LensArguments) -> None:
-    """Raise where the decoder's prompt and T tokens do not fit into what the model takes."""
-    if lens.code_length < 1:
-        raise BadInput("code_length", lens.code_length, "Give the explanation at least one token.")
-    if lens.prompt.count(PLACEHOLDER) != 1:
-        raise BadInput("prompt", lens.prompt, f"Write {PLACEHOLDER} once, where the activation enters.")
-    before, _, after = lens.prompt.partition(PLACEHOLDER)
-    asked = sum(len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) for text in (before, after))
-    asked += 2  # what a text starts with, and the placeholder
-    room = config.get_text_config().max_position_embeddings
-    if asked + lens.code_length > room:
-        why = f"the model takes {room} tokens, and the prompt has {asked}"
-        raise BadInput("code_length", lens.code_length, f"Use at most {max(0, room - asked)}.", why)
-
-
-def require_rows(request: Request, activations: Activations) -> None:
-    """Raise where the rows lack what the training will ask of them."""
-    horizon, held = request.values["kl_horizon"], int(activations.metadata["rules"]["continuation_length"])
-    if horizon > held:
-        raise BadInput("kl_horizon", horizon, f"Use at most {held}, or extract with a larger continuation_length.")
-    if request.values["eval_strategy"] != "no" and not len(activations.splits.get("validation", [])):
+def require_held_out(request: Request, data: Any) -> None:
+    """Raise where the training is to evaluate on data that nobody held out."""
+    if request.values["eval_strategy"] != "no" and not len(data.splits.get("validation", [])):
         fix = "Extract with validation_fraction above 0, or train with --eval_strategy no."
         raise BadInput(
             "validation_fraction", 0, fix, why="training evaluates on the validation split, and it is empty"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -13,28 +13,13 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from ..activations import CorpusArguments, ExtractArguments
+from ..activations import CorpusArguments
+from ..base.family_run import FamilyRun
 from ..errors import BadInput
 from ..schema import require_place
-from ..text.arguments import ConsistencyLensArguments
-from .arguments import (
-    GROUPS,
-    INHERITED,
-    OWN_NAMES,
-    USUAL,
-    ExplainArguments,
-    LensArguments,
-    PlanArguments,
-    PublishArguments,
-    ReportArguments,
-    RunArguments,
-    SubjectArguments,
-    fields_of,
-    help_of,
-    kinds,
-    names,
-    options_class,
-)
+from ..text.options import PlanOptions
+from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
+from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
 from .recipes import as_options, less, load_recipe, meant, recipe_names
 
 DEMO = "demo"
@@ -47,6 +32,7 @@ COMMANDS = {
     "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
+COMMON = ("run", "extract", "train", "evaluate", "explain", "publish")  # what every family has
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
 
@@ -56,7 +42,8 @@ class Request:
 
     Args:
         command: one of `COMMANDS`, or `run` for all of them in turn.
-        values: every field by its name on the command line, settled.
+        values: every option by its name on the command line, settled.
+        options: those of its family.
         text: what `explain` is to read.
         given: the fields that options name, whatever a recipe says.
         config: the recipe that was named.
@@ -66,6 +53,7 @@ class Request:
 
     command: str
     values: dict[str, Any]
+    options: Options = field(default_factory=lambda: options_of(DEFAULT_FAMILY), compare=False)
     text: str | None = None
     given: frozenset[str] = field(default=frozenset(), compare=False)
     config: str | None = field(default=None, compare=False)
@@ -75,11 +63,16 @@ class Request:
 
     def part(self, arguments: Any) -> Any:
         """One of the dataclasses, filled in."""
-        own = OWN_NAMES if arguments is ExtractArguments else {}
+        own = self.options.own_names(arguments)
         given = {f.name: self.values[own.get(f.name, f.name)] for f in fields(arguments) if f.init}
-        if arguments is ExtractArguments and given["output_dir"] is None:
-            given["output_dir"] = ExtractArguments().output_dir
+        if own and given["output_dir"] is None:
+            given["output_dir"] = arguments().output_dir
         return arguments(**given)
+
+    @property
+    def family(self) -> FamilyRun:
+        """What the family adds to this run."""
+        return self.options.run(self.values)
 
     @property
     def subject(self) -> SubjectArguments:
@@ -90,12 +83,9 @@ class Request:
         return self.part(CorpusArguments)
 
     @property
-    def extraction(self) -> ExtractArguments:
-        return self.part(ExtractArguments)
-
-    @property
-    def lens(self) -> LensArguments:
-        return self.part(LensArguments)
+    def extraction(self) -> Any:
+        """How the family's data is made."""
+        return self.part(self.options.run.data_options)
 
     @property
     def run(self) -> RunArguments:
@@ -110,8 +100,8 @@ class Request:
         return self.part(ExplainArguments)
 
     @property
-    def plan(self) -> PlanArguments:
-        return self.part(PlanArguments)
+    def plan(self) -> PlanOptions:
+        return self.part(PlanOptions)
 
     @property
     def publishing(self) -> PublishArguments:
@@ -121,11 +111,11 @@ class Request:
     def use_cpu(self) -> bool:
         return self.values["use_cpu"]
 
-    def training(self, **changes: Any) -> ConsistencyLensArguments:
+    def training(self, **changes: Any) -> Any:
         """For the trainer, with `changes`. transformers refuses some combinations without naming a field."""
-        given = {name: self.values[name] for name in fields_of("training")}
+        given = {name: self.values[name] for name in self.options.fields_of(TRAINING)}
         try:
-            return ConsistencyLensArguments(**given | changes)
+            return self.options.training(**given | changes)
         except BadInput:
             raise
         except (ValueError, ImportError) as error:
@@ -133,7 +123,16 @@ class Request:
 
 
 class Parser(HfArgumentParser):
-    """One among several processes says what is wrong with the options that all were given."""
+    """One among several processes says what is wrong with the options that all were given.
+
+    Args:
+        options: of the family.
+        whole: its help shows every option that is not transformers' own, and not the usual ones alone.
+    """
+
+    def __init__(self, options: Options, whole: bool = False, **kwargs: Any) -> None:
+        self.options, self.whole = options, whole
+        super().__init__([options.as_class()], **kwargs)
 
     def error(self, message: str) -> Any:
         let_the_main_process_speak()
@@ -150,14 +149,19 @@ class Parser(HfArgumentParser):
         parts.append(f"  {'':<10}no command: extract, train and evaluate in turn")
         lines = {"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}
         parts += ["", *_paragraphs(lines, width)]
-        for group in GROUPS:
+        for group in self.options.groups:
+            fields_of, inherited = self.options.fields_of(group), self.options.inherited
+            training, whole = group == TRAINING, self.whole
             own = {
-                n: f for n, f in fields_of(group).items() if group != "training" or n not in INHERITED or n in USUAL
+                name: given
+                for name, given in fields_of.items()
+                if not training or name in self.options.first or (whole and name not in inherited)
             }
-            own = dict(sorted(own.items(), key=lambda item: item[0] in INHERITED))
+            own = dict(sorted(own.items(), key=lambda item: item[0] in inherited))
             parts += ["", f"{group}:", *_paragraphs({f"--{n}": _described(n, f) for n, f in own.items()}, width)]
-            if group == "training":
-                parts.append("  ... and every other field of transformers' TrainingArguments.")
+            if group == TRAINING:
+                more = "every other field" if whole else "--help_all for the rest, and every field"
+                parts.append(f"  ... and {more} of transformers' TrainingArguments.")
         return "\n".join([*parts, "", textwrap.fill(str(self.epilog), width), ""])
 
 
@@ -183,9 +187,10 @@ def _paragraphs(lines: dict[str, str], width: int) -> list[str]:
     return found
 
 
-def new_parser() -> Parser:
+def new_parser(options: Options, whole: bool = False) -> Parser:
     parser = Parser(
-        [options_class()],
+        options,
+        whole,
         prog="run_lens.py",
         allow_abbrev=False,
         usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe] [--any_field value]",
@@ -204,10 +209,15 @@ def parse(argv: Sequence[str]) -> Request:
         command = words.pop(0)
         if command not in COMMANDS:
             raise BadInput("command", command, f"{meant(command, COMMANDS)}Use one of {', '.join(COMMANDS)}.")
-    parser = new_parser()
-    words = _answered(words)
+    options = options_of(_family_of(command, words))
+    if command not in (*COMMON, *options.run.commands):
+        fix = f"Use one of {', '.join(name for name in COMMANDS if name in (*COMMON, *options.run.commands))}."
+        raise BadInput("command", command, fix, why=f"a lens of the family {options.family} has no such command")
+    parser = new_parser(options, whole="--help_all" in words)
+    words = ["--help" if word == "--help_all" else word for word in _answered(words, options)]
     absent = object()
-    known, unknown = parser.parse_known_args(words, Namespace(**dict.fromkeys([*names(), "config", "text"], absent)))
+    nothing = Namespace(**dict.fromkeys([*options.names, "config", "text"], absent))
+    known, unknown = parser.parse_known_args(words, nothing)
     explicit = {name: value for name, value in vars(known).items() if value is not absent}
     _require_places(explicit)
     text = explicit.pop("text", None)  # argparse puts its default there all the same
@@ -217,16 +227,32 @@ def parse(argv: Sequence[str]) -> Request:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
-        raise BadInput("option", given, f"{meant(given, ['--' + name for name in names()])}--help lists all options.")
+        every = ["--" + name for name in options.names]
+        raise BadInput("option", given, f"{meant(given, every)}--help lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
     _require_places(recipe)
-    settled = vars(parser.parse_args([*as_options(recipe), *words]))  # what comes later wins
-    values = {name: settled[name] for name in names()}
+    settled = vars(parser.parse_args([*as_options(recipe, options), *words]))  # what comes later wins
+    values = {name: settled[name] for name in options.names}
     if command == "extract":
         for shared, own in OWN_NAMES.items():
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
-    return Request(command, values, text, frozenset(explicit), explicit.get("config"))
+    return Request(command, values, options, text, frozenset(explicit), explicit.get("config"))
+
+
+def _family_of(command: str, words: Sequence[str]) -> str:
+    """The family that an option names, or else the recipe, or else the run that a lens lies in."""
+    given = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("family", "config", "lens"):
+        given.add_argument(f"--{name}", default=None)
+    said = given.parse_known_args([word for word in words if word not in ("-h", "--help")])[0]
+    if said.family is not None:
+        return said.family
+    named = {name: value for name, value in vars(said).items() if value is not None}
+    if not named:
+        return DEFAULT_FAMILY
+    _require_places(named)
+    return str(_recipe(command, named | {"model_name_or_path": None}).get("family", DEFAULT_FAMILY))
 
 
 def _require_places(given: Mapping[str, Any]) -> None:
@@ -263,9 +289,9 @@ def run_of(lens: str) -> Path | None:
     )
 
 
-def _answered(words: Sequence[str]) -> list[str]:
+def _answered(words: Sequence[str], options: Options) -> list[str]:
     """`--flag` as `--flag=true`, unless an answer follows: what comes behind a flag may be a text."""
-    flags = {f"--{name}" for name, kind in kinds().items() if kind in (bool, bool | None)}
+    flags = {f"--{name}" for name, kind in options.kinds.items() if kind in (bool, bool | None)}
     found = []
     for word, after in zip(words, [*words, "-"][1:], strict=True):
         alone = word in flags and after.lower() not in _ANSWERS

@@ -17,8 +17,8 @@ from ..errors import BadInput
 from ..frozen.sites import Site, resolve_sites
 from ..schedules import Schedule
 from ..text.configuration import ConsistencyLensConfig
+from ..text.options import LensOptions, PlanOptions
 from ..text.sizing import sizes_of
-from .arguments import PlanArguments
 from .opening import config_of, console
 from .parsing import Request
 from .plan_commands import as_fields, commands_of
@@ -78,7 +78,8 @@ def require_sound(request: Request) -> None:
             fix = "Leave it out: plan says which engine to use, and whether weights have to be spread."
             raise BadInput(name, value, fix)
     request.training(output_dir="plan", bf16=False, fp16=False, tf32=None, deepspeed=None, fsdp=None)
-    ConsistencyLensConfig(**{name: value for name, value in asdict(request.lens).items() if name != "site"})
+    settings = asdict(request.part(LensOptions))
+    ConsistencyLensConfig(**{name: value for name, value in settings.items() if name != "site"})
 
 
 def work_of(request: Request, sizes: Sizes, dtype: str, context: int) -> Work:
@@ -116,7 +117,7 @@ def _is_on(values: Mapping[str, Any], name: str) -> bool:
     return not Schedule.parse(values[name], field=name).is_off
 
 
-def card_of(asked: PlanArguments) -> Card:
+def card_of(asked: PlanOptions) -> Card:
     return Card(
         memory=ROOM * asked.gpu_memory * 1e9,
         speed=asked.tflops * asked.utilization * 1e12,
@@ -137,7 +138,7 @@ def steps_of(request: Request) -> tuple[int, int]:
     return STEPS, WARM_STEPS if warm else 0
 
 
-def as_record(option: Option, asked: PlanArguments) -> dict[str, Any]:
+def as_record(option: Option, asked: PlanOptions) -> dict[str, Any]:
     hours = option.hours.total
     return {
         **as_fields(option),

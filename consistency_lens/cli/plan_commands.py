@@ -6,9 +6,8 @@ import shlex
 from typing import Any
 
 from ..budget import Option
-from .arguments import PLAN, fields_of
 from .parsing import Request
-from .recipes import SECRETS, as_options
+from .recipes import PLAN, SECRETS, as_options
 
 ROWS, RESUMES = "outputs/activations", "resume_from_checkpoint"
 
@@ -31,7 +30,7 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
     work, values = option.work, request.values
     told = {name: values[name] for name in sorted(request.given & values.keys())}
     resumes = {RESUMES} if _is_job(request) else set()  # by itself
-    for name in {*fields_of(PLAN), *SECRETS, *resumes, "json"} & told.keys():
+    for name in {*request.options.fields_of(PLAN), *SECRETS, *resumes, "json"} & told.keys():
         del told[name]
     chosen = as_fields(option)
     if work.trainable == "lora":
@@ -40,7 +39,7 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
         chosen |= {"max_steps": steps, "warm_steps": warm_steps}
     start = [f"--config={request.config}"] if request.config else []
     if not work.spread:
-        return [_launched(request, option, "ddp", [*start, *as_options(told | chosen)])]
+        return [_launched(request, option, "ddp", [*start, *as_options(told | chosen, request.options)])]
     # No process holds the weights when the training is over, so nothing is trained or judged behind it.
     chosen |= {"tail_baseline": False} | ({"ema_decay": 0.0} if values["ema_decay"] else {})
     commands = []
@@ -48,8 +47,8 @@ def commands_of(request: Request, option: Option, steps: int, warm_steps: int) -
         told["activations_dir"] = values["activations_dir"] or ROWS
         rows = {name: value for name, value in told.items() if name not in ("output_dir", RESUMES)}
         rows |= {"quantization": "none", "device_map": "auto"}
-        commands.append(shlex.join(["python", "run_lens.py", "extract", *start, *as_options(rows)]))
-    words = ["train", *start, *as_options(told | chosen)]
+        commands.append(shlex.join(["python", "run_lens.py", "extract", *start, *as_options(rows, request.options)]))
+    words = ["train", *start, *as_options(told | chosen, request.options)]
     return [*commands, _launched(request, option, "hsdp" if work.copies > 1 else "fsdp2", words)]
 
 

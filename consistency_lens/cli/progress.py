@@ -10,9 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-TERMS = ("loss/start", "loss/kl", "loss/mse", "loss/replay", "loss/policy")
 SPEEDS = {"samples_per_second": "rows/s", "tokens_per_second": "tokens/s"}
-WATCHED = ("kl_recovered", "kl_horizon_recovered", "top1", "fve", "distinct", "text_nll")
 
 
 @dataclass
@@ -66,18 +64,21 @@ class Progress(TrainerCallback):
 
     def enter(self, args: Any, state: TrainerState) -> None:
         """The stage of the present step."""
-        step, warm = state.global_step, min(args.num_warm_steps, state.max_steps)
-        if step < warm:
-            title = "warm start" if self.title == "training" else f"{self.title}, warm start"
-            self.stage = Stage(title, 0, warm)
+        first = 0
+        for title, end in args.stages(state.max_steps):
+            if state.global_step < end:
+                title = title if self.title == "training" else f"{self.title}, {title}"
+                self.stage = Stage(title, first, end)
+                break
+            first = end
         else:
-            self.stage = Stage(self.title, warm, state.max_steps)
+            self.stage = Stage(self.title, first, state.max_steps)
         if not state.is_world_process_zero:
             return
         if self.bar is not None:
             self.bar.close()
         self.bar = tqdm(
-            total=self.stage.total, initial=step - self.stage.first, desc=self.stage.title, unit="step",
+            total=self.stage.total, initial=state.global_step - self.stage.first, desc=self.stage.title, unit="step",
             dynamic_ncols=True, disable=args.disable_tqdm or not sys.stderr.isatty(),
         )  # fmt: skip
 
@@ -96,7 +97,7 @@ class Progress(TrainerCallback):
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
@@ -104,7 +105,9 @@ class Progress(TrainerCallback):
     ) -> None:
         if self.bar is None or not logs or "loss" not in logs:
             return
-        terms = "  ".join(f"{n.removeprefix('loss/')} {logs[n]:.3g}" for n in TERMS if logs.get(n))
+        losses = {n.removeprefix("loss/"): value for n, value in logs.items() if n.startswith("loss/") and value}
+        shown = [n for n in args.shown_terms or losses if n in losses]
+        terms = "  ".join(f"{n} {losses[n]:.3g}" for n in shown)
         speeds = "  ".join(f"{logs[name]:,.0f} {unit}" for name, unit in SPEEDS.items() if name in logs)
         if not self.bar.disable:
             self.bar.set_postfix_str(f"{terms}  {speeds}", refresh=False)
@@ -117,7 +120,7 @@ class Progress(TrainerCallback):
 
     def on_evaluate(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
@@ -125,7 +128,7 @@ class Progress(TrainerCallback):
     ) -> None:
         if self.bar is None or not metrics:
             return
-        found = {n: metrics[f"eval_{n}"] for n in WATCHED if f"eval_{n}" in metrics}
+        found = {n: metrics[f"eval_{n}"] for n in args.shown_numbers if f"eval_{n}" in metrics}
         tqdm.write(f"step {state.global_step}  " + "  ".join(f"{n} {v:.3f}" for n, v in found.items()), sys.stderr)
 
     def on_train_end(

@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME
 from .. import hub
 from ..activations.rows import SPLITS
 from ..activations.storage import LAYOUT
-from ..auto import FAMILIES, Family, is_demo, lens_folder, read_config
+from ..auto import family_of, is_demo, lens_folder, read_config
 from ..base.configuration import LensConfig
 from ..base.lens_card import CARD
 from ..base.published_card import publish_card
@@ -112,10 +112,7 @@ def require_whole(folder: Path) -> LensConfig:
 
 def _config_of(folder: Path) -> LensConfig:
     said, _ = read_config(str(folder))
-    family = FAMILIES.get(str(said.get("model_type")))
-    if family is None:
-        raise BadInput("lens", str(folder), f"Families we know: {', '.join(FAMILIES)}.", why="it is of none of them")
-    config: LensConfig = Family.load(family.config).from_pretrained(folder)
+    config: LensConfig = family_of(said, str(folder)).load("config").from_pretrained(folder)
     return config
 
 

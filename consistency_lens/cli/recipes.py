@@ -13,7 +13,7 @@ import yaml
 
 from ..errors import BadInput
 from ..schema import plain, require
-from .arguments import GROUPS, INHERITED, PLAN, SCHEDULES, USUAL, fields_of, kinds, names
+from .options import DEFAULT_FAMILY, USUAL, Options, options_of
 
 # What a recipe says of its texts: of no use where the command line names a file instead of a dataset, or one instead
 # of a file.
@@ -22,6 +22,7 @@ SOURCE = (
     *["text_column", "keep_columns"],
 )
 SECRETS = {"hub_token"}
+PLAN = "the plan"
 
 
 def recipe_names() -> list[str]:
@@ -30,7 +31,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
-    """The fields a recipe sets, as it says them; unknown ones raise."""
+    """The fields a recipe sets, as it says them; those that its `family` does not have raise."""
     path = Path(name_or_path)
     own = files("consistency_lens").joinpath("recipes", f"{name_or_path}.yaml")
     if not path.is_file() and not own.is_file():
@@ -50,11 +51,10 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         raise BadInput("config", name_or_path, "Write one 'field: value' on each line.", why="it is not a mapping")
     # Aliases of YAML may say in a line what has a million values.
     require(record, plain, "config", name_or_path, "Write one 'field: value' on each line.")
+    names = options_of(str(record.get("family", DEFAULT_FAMILY))).names
     for key in record:
-        if key not in names():
-            raise BadInput(
-                "config", key, f"{meant(str(key), names())}--help lists all fields.", why="an unknown field"
-            )
+        if key not in names:
+            raise BadInput("config", key, f"{meant(str(key), names)}--help lists all fields.", why="an unknown field")
     return record
 
 
@@ -72,9 +72,9 @@ def less(record: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in beaten}
 
 
-def as_options(record: dict[str, Any]) -> list[str]:
+def as_options(record: dict[str, Any], options: Options) -> list[str]:
     """A recipe as command line options, so that types and choices are checked there; null and [] set nothing."""
-    types, words = kinds(), []
+    types, words = options.kinds, []
     for name, value in record.items():
         allowed = _alternatives(types[name])
         many = any(get_origin(kind) is list for kind in allowed)
@@ -83,7 +83,7 @@ def as_options(record: dict[str, Any]) -> list[str]:
         if isinstance(value, dict) or (isinstance(value, list) and not (many and len(allowed) == 1)):
             raise BadInput("config", name, "Give a single value.", why=f"the recipe gives it {value!r}")
         if (str in allowed or many) and value is not None:
-            fitting = (str, int, float) if name in SCHEDULES else (str, bool) if bool in allowed else (str,)
+            fitting = (str, int, float) if name in options.schedules else (str, bool) if bool in allowed else (str,)
             for item in value if isinstance(value, list) else [value]:
                 if type(item) not in fitting:
                     why = f"YAML reads {item!r} there, which is no text"
@@ -103,13 +103,14 @@ def _alternatives(kind: Any) -> list[Any]:
 
 def as_recipe(values: dict[str, Any]) -> str:
     """What was settled, as YAML that `--config` takes again: no secrets, no empty values, and of transformers' unusual
-    fields and those of a plan the ones that somebody changed."""
+    fields, those of a plan and the default family the ones that somebody changed."""
+    options = options_of(values["family"])
     parts = ["# The run as it was settled: pass this file to --config to do the same again."]
-    for group in GROUPS:
+    for group in options.groups:
         given = {}
-        for name, known in fields_of(group).items():
+        for name, known in options.fields_of(group).items():
             value = values[name]
-            unusual = group == PLAN or (name in INHERITED and name not in USUAL)
+            unusual = group == PLAN or name == "family" or (name in options.inherited and name not in USUAL)
             if name not in SECRETS and value not in (None, [], known.default if unusual else None):
                 given[name] = value
         if given:

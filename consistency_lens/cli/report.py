@@ -13,19 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..activations import Activations
-from ..auto import AutoLens, find_subject, is_demo, lens_folder
-from ..base.explaining import likeliest
-from ..base.fidelity import Bench
+from ..auto import AutoLens, evaluate_lens, find_subject, is_demo, lens_folder
+from ..base.comparing import apply_lens
 from ..base.lens_card import TrainingRecord
 from ..base.modeling import LensModel
 from ..errors import BadInput
-from ..evaluation import Judge, Report, evaluate_lens
-from ..evaluation.controls import TRAINED_TAIL
+from ..evaluation import Report
 from ..frozen import FrozenLM
 from .final_card import finish_card
-from .opening import console, load_model, model_path, open_rows, own_device
+from .opening import console, load_model, model_path, open_data, own_device
 from .parsing import Request, run_of
-from .run_folder import HISTORY, REPORT, TAIL, WARM, Log, read_history
+from .run_folder import HISTORY, REPORT, Log, read_history
 
 SHOWN, WORDS, HORIZON = 4, 14, 8
 
@@ -33,20 +31,20 @@ SHOWN, WORDS, HORIZON = 4, 14, 8
 def evaluate(request: Request, exits: ExitStack) -> Report:
     """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
     home = run_of(named_lens(request))
-    activations = open_rows(request)
+    activations = open_data(request)
     require_split(activations, request.report.report_split)
     home_of_lens = Path(lens_folder(named_lens(request)))
     TrainingRecord.load(home_of_lens)  # the card tells it again: it can be read, or nothing is begun
     lens = load_lens(request)
     assert lens.subject is not None
-    tail, warm, history = companion(TAIL, home, lens, request), companion(WARM, home, lens, request), None
+    history = None
     if home is not None and (home / HISTORY).is_file():
         history = read_history(home)
     folder = report_folder(request, home)
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         exits.enter_context(Log(folder, request.values["hub_token"]))
-    return judge(request, lens, activations, folder, tail, warm, history, home=home_of_lens)
+    return judge_run(request, lens, activations, folder, history, home_of_lens, home)
 
 
 def named_lens(request: Request) -> str:
@@ -71,11 +69,11 @@ def load_lens(request: Request) -> LensModel:
     return AutoLens.from_pretrained(where, subject=load_model(model_path(subject), subject), token=token)
 
 
-def subject_for_another(lens: LensModel, request: Request) -> FrozenLM:
+def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
     """For a second lens beside this one: the same subject, or, since adapters of two lenses do not go onto one set of
     weights, a second copy."""
     assert lens.subject is not None
-    if "lora" not in (lens.config.trainable, lens.config.encoder_trainable):
+    if not lens.config.has_adapters:
         return lens.subject
     if request.subject.model_name_or_path is None:
         device_map = request.subject.device_map or own_device()
@@ -87,7 +85,7 @@ def companion(name: str, home: Path | None, lens: LensModel, request: Request) -
     """The lens of that name in a run's folder, if there is one."""
     if home is None or not (home / name / "config.json").is_file():
         return None
-    return AutoLens.from_pretrained(home / name, subject=subject_for_another(lens, request))
+    return AutoLens.from_pretrained(home / name, subject=model_for_another(lens, request))
 
 
 def require_split(activations: Activations, split: str) -> None:
@@ -97,32 +95,33 @@ def require_split(activations: Activations, split: str) -> None:
         raise BadInput("report_split", split, fix, why="it has no rows")
 
 
-def judge(
+def judge_run(
     request: Request,
     lens: LensModel,
     activations: Activations,
     folder: Path,
-    tail: LensModel | None,
-    warm: LensModel | None,
     history: Sequence[Mapping[str, Any]] | None,
-    home: Path | None = None,
+    home: Path,
+    run: Path | None = None,
 ) -> Report:
-    """Evaluate, save and show; every process does the same, the main one writes. The card goes into `home`, the
-    folder of the lens, if that is one."""
+    """Evaluate, save and show; every process does the same, the main one writes.
+
+    Args:
+        request: what was asked for.
+        lens: with its model.
+        activations: to evaluate on.
+        folder: that the report goes into.
+        history: of the training, for the curves.
+        home: the folder of the lens, which gets the card, if it is one.
+        run: the folder whose other lenses the report compares with. Default: `folder`.
+    """
+    others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
+    beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
     frozen, given = lens.subject, request.report
     assert frozen is not None
-    judges: list[Judge] = []
-    reword = None
-    if is_demo(frozen.model_id):
-        from ..demo.held import Held
-        from ..demo.judge import FACT_COLUMNS, FactJudge, reword_all
-
-        reword = reword_all
-        if set(FACT_COLUMNS) <= set(activations.splits[given.report_split].column_names):
-            (site,) = lens.config.sites or [""]
-            judges = [FactJudge(Held.learned(activations.splits["train"], site), site)]
+    of_family = {**beside, **of_world(lens, activations, request)}
     main = PartialState().is_main_process
-    held = int(activations.metadata["rules"]["continuation_length"])
+    held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
     report = evaluate_lens(
         lens,
         frozen,
@@ -131,16 +130,13 @@ def judge(
         max_rows=given.report_rows,
         batch_size=given.report_batch_size,
         horizon=min(HORIZON, held) if given.report_horizon is None else given.report_horizon,
-        rivals={TRAINED_TAIL: tail} if tail is not None else None,
-        before=warm,
-        judges=judges,
-        reword=reword,
         training_history=history,
         progress=main,
+        **of_family,
     )
     if main:
         report.save(folder / REPORT)
-        card = finish_card(lens, report, activations, folder / REPORT, home) if home and home.is_dir() else None
+        card = finish_card(lens, report, activations, folder / REPORT, home) if home.is_dir() else None
         report.show(console)
         console.print()
         console.print(examples(lens, activations, given.report_split))
@@ -148,6 +144,20 @@ def judge(
         if card is not None:
             console.print(f"card in [bold]{escape(str(card))}[/]", highlight=False, soft_wrap=True)
     return report
+
+
+def of_world(lens: LensModel, activations: Activations, request: Request) -> dict[str, Any]:
+    """What a world whose truth is known adds to the report of a text lens."""
+    assert lens.subject is not None
+    if lens.config.medium != "text" or not is_demo(lens.subject.model_id):
+        return {}
+    from ..demo.held import Held
+    from ..demo.judge import FACT_COLUMNS, FactJudge, reword_all
+
+    if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
+        return {"reword": reword_all}
+    (site,) = lens.config.sites or [""]
+    return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
 
 
 @torch.no_grad()
@@ -159,23 +169,20 @@ def examples(lens: LensModel, activations: Activations, split: str, count: int =
     rows = activations.splits[split]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     batch = activations.collator(pair=False)([rows[i] for i in order[:count]])
-    bench = Bench.of(frozen, batch)
-    code = lens.compress(batch)
-    edits = lens.restore(code, batch)
-    kl, edited = bench.judge(edits)["kl"], bench.edited(edits)
+    applied = apply_lens(lens, frozen, batch)
     table = Table(
         title=f"{count} explanations", title_justify="left", title_style="bold", header_style="dim", box=None
     )
     for name in ("context, up to the token that is read", "explanation", "KL", "says next", "with the swap"):
         table.add_column(name, justify="right" if name == "KL" else "left", overflow="fold")
-    for i, said in enumerate(lens.explain(code)):
+    for i, said in enumerate(lens.explain(applied.code)):
         ids = batch["input_ids"][i][batch["attention_mask"][i].bool()]
         before, token = frozen.tokenizer.decode(ids[-WORDS:-1]), frozen.tokenizer.decode(ids[-1])
         table.add_row(
             f"{escape(before)} [bold cyan]{escape(token)}[/]",
             f"[bold]{escape(str(said['explanation']))}[/]",
-            f"{float(kl[i]):.3f}",
-            *(escape(shown(likeliest(frozen.tokenizer, logits[i, 0], 2))) for logits in (bench.clean, edited)),
+            f"{float(applied.kl[i]):.3f}",
+            *(escape(shown(side)) for side in applied.likeliest(frozen.tokenizer, i, 2)),
         )
     return table
 

@@ -32,7 +32,7 @@ from .parsing import RECIPE, RECORD, Request
 from .recipes import SECRETS, as_recipe
 
 LOG, HISTORY, REPORT = "log.txt", "history.json", "report"
-LENS, EMA, TAIL, WARM = "lens", "lens-ema", "tail_lens", "warm_lens"
+LENS, EMA = "lens", "lens-ema"
 WANDB_ID, LOCK = "wandb_id.txt", ".lock"
 LIBRARIES = (PROJECT, "torch", "transformers", "accelerate", "datasets", "peft", "huggingface_hub")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -48,7 +48,7 @@ def settle_folder(request: Request, model: str, site: str, dataset: str) -> Path
         named = str(Path(resume).parent)
     if named is None:
         rate = f"{values['learning_rate']:g}"
-        name = f"{model}_{site}_{dataset}_lr{rate}_t{values['code_length']}_{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{model}_{site}_{dataset}_lr{rate}{request.family.tag}_{time.strftime('%Y%m%d-%H%M%S')}"
         named = broadcast_object_list([str(Path("outputs") / name.replace("/", "-"))])[0]
         request.named_itself = True
     folder = Path(named).expanduser()

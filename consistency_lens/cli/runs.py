@@ -1,90 +1,87 @@
-"""`run_lens.py train`, and a whole run: rows, lens, report."""
+"""`run_lens.py train`, and a whole run: data, lens, report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..activations import Activations
-from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import resolve_sites
-from ..text.modeling import ConsistencyLens
-from .baseline import tail_of_run
 from .extract import extract
-from .opening import (
-    load_subject_of,
-    model_path,
-    only_site,
-    open_model,
-    open_rows,
-    require_room,
-    require_rows,
-    short,
-)
+from .opening import load_subject_of, model_path, open_data, open_model, require_held_out, short
 from .parsing import Request
 from .publish import publish_run
-from .report import companion, judge, require_split, subject_for_another
-from .run_folder import LENS, TAIL, WARM, Log, begin, checkpoint_of, claim, command_of, settle_folder
-from .train import new_lens, require_trainable, train
+from .report import judge_run, require_split
+from .run_folder import LENS, Log, begin, checkpoint_of, claim, command_of, settle_folder
+from .train import CommandRun, require_trainable, train
 
 
 def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, report: bool = False) -> None:
-    """Rows that are there to a lens and, if wanted, to its report."""
-    resumed = checkpoint_of(request)
-    activations = open_rows(request)
-    require_rows(request, activations)
+    """Data that is there to a lens and, if wanted, to its report."""
+    resumed, family = checkpoint_of(request), request.family
+    family.require_options(whole_run=False)
+    data = open_data(request)
+    family.require_data(data)
+    require_held_out(request, data)
     if report:
-        require_split(activations, request.report.report_split)
-    site = only_site(request, activations.sites)
-    model, corpus = activations.provenance.model_id, str(activations.metadata["corpus"]["corpus"])
-    folder = settle_folder(request, short(model), short(site), short(corpus))
+        require_split(data, request.report.report_split)
+    sites = family.sites(data.sites)
+    model, corpus = data.provenance.model_id, str(data.metadata["corpus"]["corpus"])
+    folder = settle_folder(request, short(model), _named(sites), short(corpus))
     engine = require_trainable(request, folder, resumed)
     if request.subject.model_name_or_path is not None:
         config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
-        require_room(config, tokenizer, request.lens)
-        activations.provenance.at(*map(str, resolve_sites(site, config.get_text_config().num_hidden_layers)))
+        family.require_model(config, tokenizer)
+        data.provenance.at(*map(str, resolve_sites(sites, config.get_text_config().num_hidden_layers)))
     folder = begin_run(folder, request, argv, resumed, exits)
-    frozen = load_subject_of(request, activations, engine.spreads_weights)
-    _train_and_judge(request, frozen, activations, site, folder, resumed, report)
+    frozen = load_subject_of(request, data, engine.spreads_weights)
+    _train_and_judge(request, frozen, data, sites, folder, resumed, report)
 
 
 def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
-    """Rows, found again where they are there; a lens and its baseline; a report."""
+    """Data, found again where it is there; a lens and its baselines; a report."""
     if request.run.activations is not None:
         train_on_rows(request, argv, exits, report=True)
         return
-    resumed = checkpoint_of(request)
+    resumed, family = checkpoint_of(request), request.family
     config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
-    require_room(config, tokenizer, request.lens)
+    family.require_model(config, tokenizer)
     layers = config.get_text_config().num_hidden_layers
-    site = only_site(request, tuple(str(site) for site in resolve_sites(request.extraction.sites, layers)))
+    offered = [str(site) for site in resolve_sites(request.extraction.sites, layers)]
+    sites = family.sites(offered)
+    if odd := [site for site in map(str, resolve_sites(sites, layers)) if site not in offered]:
+        raise BadInput("site", odd[0], f"Use one of {', '.join(offered)}, or extract this site too: --sites.")
     texts = request.corpus.dataset_name or (request.corpus.train_file or ["texts"])[0]
-    names = (short(str(request.subject.model_name_or_path)), short(site), short(texts))
+    names = (short(str(request.subject.model_name_or_path)), _named(sites), short(texts))
     folder = settle_folder(request, *names)
     require_trainable(request, folder, resumed)
-    _require_held_out(request)
+    family.require_options(whole_run=True)
+    _require_fractions(request)
     rows = request.values["activations_dir"] or str(Path("outputs") / f"{'_'.join(names)}-activations")
     request.values["activations_dir"] = rows  # `evaluate` finds them again
     folder = begin_run(folder, request, argv, resumed, exits)
     request.stage = "extract"
     made, frozen = extract(request, command_of(argv), rows)
-    activations = Activations.load(made, verify=False)
-    require_rows(request, activations)
-    require_split(activations, request.report.report_split)
-    _train_and_judge(request, frozen, activations, site, folder, resumed, report=True)
+    data = request.options.run.data.load(made, verify=False)
+    family.require_data(data)
+    require_held_out(request, data)
+    require_split(data, request.report.report_split)
+    _train_and_judge(request, frozen, data, sites, folder, resumed, report=True)
 
 
-def _require_held_out(request: Request) -> None:
-    """What a whole run judges on, documents held out and tokens that come next, is settled before anything is read."""
-    if request.values["kl_horizon"] > request.values["continuation_length"]:
-        fix = f"Use at most continuation_length={request.values['continuation_length']}, or raise that."
-        raise BadInput("kl_horizon", request.values["kl_horizon"], fix)
+def _named(sites: Sequence[str]) -> str:
+    """Sites as a part of a folder's name."""
+    return short(sites[0]) if len(sites) == 1 else f"{len(sites)}-sites"
+
+
+def _require_fractions(request: Request) -> None:
+    """Documents that a whole run evaluates on are held out, or it is refused before anything is read."""
     wanted = {"validation": request.values["eval_strategy"] != "no"}
     wanted[request.report.report_split] = True
     for split in ("validation", "test"):
@@ -107,35 +104,19 @@ def begin_run(folder: Path, request: Request, argv: Sequence[str], resumed: Path
 def _train_and_judge(
     request: Request,
     frozen: FrozenLM,
-    activations: Activations,
-    site: str,
+    data: Any,
+    sites: Sequence[str],
     folder: Path,
     resumed: Path | None,
     report: bool,
 ) -> None:
     request.stage = "train"
-    lens = new_lens(request, frozen, activations, site)
-    history, steps = train(request, lens, activations, folder, resumed)
-    tail = _tail(request, lens, activations, site, folder, steps, resumed) if request.run.tail_baseline else None
+    family, run = request.family, CommandRun(request, folder, resumed)
+    lens = family.new_lens(frozen, data, sites)
+    history, steps = train(run, lens, data)
+    family.after_training(run, lens, data, steps)
     if report:
         request.stage = "evaluate"
-        warm = companion(WARM, folder, lens, request)
-        judge(request, lens, activations, folder, tail, warm, history, home=folder / LENS)
+        judge_run(request, lens, data, folder, history, home=folder / LENS)
     if request.values["push_to_hub"]:
         publish_run(request, folder)
-
-
-def _tail(
-    request: Request,
-    lens: ConsistencyLens,
-    activations: Activations,
-    site: str,
-    folder: Path,
-    steps: int,
-    resumed: Path | None,
-) -> LensModel:
-    """The baseline; that of an interrupted run is taken where it was finished."""
-    subject = subject_for_another(lens, request)
-    if resumed and (folder / TAIL / "config.json").is_file():
-        return ConsistencyLens.from_pretrained(folder / TAIL, subject=subject)
-    return tail_of_run(request, new_lens(request, subject, activations, site), activations, folder, steps)

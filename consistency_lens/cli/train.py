@@ -1,56 +1,61 @@
-"""`run_lens.py train`: rows to a lens."""
+"""`run_lens.py train`: data to a lens, for whatever family."""
 
 from __future__ import annotations
 
 import json
-import logging
-from dataclasses import asdict
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
-from ..activations import Activations
 from ..base.engines import Engine
+from ..base.family_run import Run
+from ..base.modeling import LensModel
+from ..base.trainer import LensTrainer
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..hub import require_token
-from ..text.arguments import ConsistencyLensArguments
-from ..text.modeling import ConsistencyLens
-from ..text.trainer import ConsistencyLensTrainer
-from .opening import require_room
+from .opening import console
 from .parsing import Request
 from .progress import Progress
-from .run_folder import EMA, HISTORY, LENS, WARM, first_command, keep_wandb_run
+from .report import model_for_another
+from .run_folder import EMA, HISTORY, LENS, first_command, keep_wandb_run
 from .streaming import require_streamable, streamed
-
-logger = logging.getLogger(__name__)
 
 EXTRAS = {"trackio": "track", "wandb": "track", "tensorboard": "train"}
 
 
-class KeepWarmStart(TrainerCallback):
-    """Saves the lens once more where its warm start ends, if it goes on from there."""
+class CommandRun(Run):
+    """A run of the command line, as its family sees it."""
 
-    def __init__(self, trainer: ConsistencyLensTrainer, folder: Path) -> None:
-        self.trainer, self.folder = trainer, folder
+    def __init__(self, request: Request, folder: Path, resumed: Path | None) -> None:
+        self.request, self.folder, self.resumed = request, folder, resumed
+        self.values: Mapping[str, Any] = request.values
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step == self.trainer.args.num_warm_steps < state.max_steps:
-            self.trainer.save_lens(self.folder)
+    def training(self, place: Path, **changes: Any) -> Any:
+        return training_of(self.request, place, **changes)
+
+    def trainer(self, lens: LensModel, training: Any, data: Any, title: str = "training") -> LensTrainer:
+        """With our own progress; on the run's data, or on what is read from the corpus meanwhile."""
+        assert lens.subject is not None
+        trainers: list[LensTrainer] = []
+        if self.request.run.stream_activations:
+            data = streamed(self.request, data, lens.subject, lambda read: trainers[0].as_one(read))
+        kind = self.request.options.trainer
+        trainer = kind(lens, training, data, callbacks=[Progress(title)], frozen=lens.subject)
+        trainers.append(trainer)
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def model_for_another(self, lens: LensModel) -> FrozenLM:
+        return model_for_another(lens, self.request)
+
+    def say(self, text: str) -> None:
+        console.print(text, highlight=False)
 
 
 def require_trainable(request: Request, folder: Path, resumed: Path | None = None) -> Engine:
@@ -73,65 +78,31 @@ def require_trainable(request: Request, folder: Path, resumed: Path | None = Non
     return engine
 
 
-def _engine(request: Request, training: ConsistencyLensArguments, resumed: Path | None) -> Engine:
+def _engine(request: Request, training: Any, resumed: Path | None) -> Engine:
     engine = Engine.of(training)
     if resumed:
         engine.require_same(resumed)
-    why = f"under {engine.name} no process holds the weights when the training is over"
     if engine.spreads_weights and request.command == "run":
+        why = f"under {engine.name} no process holds the weights when the training is over"
         raise BadInput("command", request.command, "Run extract, train and evaluate one after the other.", why)
-    if engine.spreads_weights and request.run.tail_baseline:
-        fix = "Use --tail_baseline false; run_lens.py evaluate judges the lens afterwards, in a process of its own."
-        raise BadInput("tail_baseline", True, fix, why)
+    request.family.require_engine(engine)
     return engine
 
 
-def new_lens(request: Request, frozen: FrozenLM, activations: Activations, site: str) -> ConsistencyLens:
-    """An untrained lens; nothing is trained yet, and its first weights depend on the seed alone."""
-    require_room(frozen.model.config, frozen.tokenizer, request.lens)
-    set_seed(request.values["seed"])
-    name = activations.provenance.at(str(frozen.site(site))).sites[0]
-    mean, variance = (activations.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
-    settings = {key: value for key, value in asdict(request.lens).items() if key != "site"}
-    norm = float((mean**2 + variance).sum() ** 0.5)
-    lens = ConsistencyLens.from_subject(frozen, site, activation_norm=norm, **settings)
-    _require_length(lens, frozen, activations)
-    return lens
-
-
-def _require_length(lens: ConsistencyLens, frozen: FrozenLM, activations: Activations) -> None:
-    """Raise where the subject cannot read the longest context with a prompt and a text behind it, as judging asks."""
-    import pyarrow.compute as pc
-
-    positions = [rows.data.column("position") for rows in activations.splits.values() if len(rows)]
-    longest = 1 + max(pc.max(column).as_py() for column in positions)
-    asked = len(lens.config.prompt_ids or []) - 2 + lens.config.code_length
-    if longest + asked > frozen.max_length:
-        fix = f"Extract with --max_length {frozen.max_length - asked + 1} or less."
-        why = f"the model takes {frozen.max_length} tokens, a context has {longest}, prompt and text {asked}"
-        raise BadInput("max_length", activations.metadata["rules"]["max_length"], fix, why)
-
-
-def train(
-    request: Request,
-    lens: ConsistencyLens,
-    activations: Activations,
-    folder: Path,
-    resumed: Path | None,
-) -> tuple[list[dict[str, Any]], int]:
+def train(run: CommandRun, lens: LensModel, data: Any) -> tuple[list[dict[str, Any]], int]:
     """Train to the end, and save: the lens, its moving average, the history. Returns the history, and how many steps
     it took."""
-    training = training_of(request, folder)
+    request, folder = run.request, run.folder
+    training = run.training(folder)
     if "wandb" in training.report_to:
         keep_wandb_run(folder, str(training.project))
-    callbacks: list[Any] = [Progress()]
+    trainer = run.trainer(lens, training, data)
     if request.run.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(request.run.early_stopping_patience))
-    trainer = trainer_of(request, lens, training, activations, callbacks)
-    if request.run.keep_warm_start:
-        trainer.add_callback(KeepWarmStart(trainer, folder / WARM))
+        trainer.add_callback(EarlyStoppingCallback(request.run.early_stopping_patience))
+    for callback in request.family.callbacks(trainer, folder):
+        trainer.add_callback(callback)
     trainer.command = first_command(folder)
-    trainer.train(str(resumed) if resumed else None)
+    trainer.train(str(run.resumed) if run.resumed else None)
     trainer.save_lens(folder / LENS)
     if trainer.is_world_process_zero():
         trainer.write_card(folder / LENS)
@@ -144,7 +115,7 @@ def train(
     return trainer.state.log_history, trainer.state.global_step
 
 
-def training_of(request: Request, folder: Path, **changes: Any) -> ConsistencyLensArguments:
+def training_of(request: Request, folder: Path, **changes: Any) -> Any:
     """The arguments of a training in this folder."""
     given = {"output_dir": str(folder), "resume_from_checkpoint": None}
     if request.values["run_name"] is None:
@@ -152,22 +123,3 @@ def training_of(request: Request, folder: Path, **changes: Any) -> ConsistencyLe
     if request.values["project"] == "huggingface":  # transformers' own default
         given["project"] = "consistency-lens"
     return request.training(**given | changes)
-
-
-def trainer_of(
-    request: Request,
-    lens: ConsistencyLens,
-    training: ConsistencyLensArguments,
-    activations: Activations,
-    callbacks: list[Any],
-) -> ConsistencyLensTrainer:
-    """A trainer on these rows, or on those that are read meanwhile, with our own progress."""
-    assert lens.subject is not None
-    trainers: list[ConsistencyLensTrainer] = []
-    if request.run.stream_activations:
-        activations = streamed(request, activations, lens.subject, lambda read: trainers[0].as_one(read))
-    trainer = ConsistencyLensTrainer(lens, training, activations, callbacks=callbacks, frozen=lens.subject)
-    trainers.append(trainer)
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    return trainer

@@ -1,9 +1,11 @@
-"""Is a lens any good? One call gives every number we publish, each with an interval and beside its controls."""
+"""Is a lens any good? What any family needs to find out: the comparison with every control, intervals, a report."""
 
-from .judge import Judge
+from .bootstrap import Number
+from .family import Control, FamilyReport, Seen
+from .held_out import HeldOut
 from .metric import Fidelity
 from .report import Report
-from .run import evaluate_lens
-from .samples import Number
+from .run import evaluate
+from .vectors import VectorReport
 
-__all__ = ["Fidelity", "Judge", "Number", "Report", "evaluate_lens"]
+__all__ = ["Control", "FamilyReport", "Fidelity", "HeldOut", "Number", "Report", "Seen", "VectorReport", "evaluate"]

@@ -3,73 +3,84 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .controls import LENS
-from .definitions import collect
-from .numbers import COMPARED, Numbers, difference, numbers_of, retained
+from .about import LENS, About
+from .bootstrap import Samples
+from .family import FamilyReport
+from .quantities import Measured, Numbers, definitions_of
 from .report import Part, Report
-from .samples import Number, Samples
 
 POSITION_BINS = 8
 
 
 def assemble(
     samples: Samples,
+    family: FamilyReport,
     groups: Mapping[str, Sequence[str]],
-    positions: np.ndarray,
+    definitions: Mapping[str, str],
+    positions: np.ndarray | None,
     horizon: int,
     *,
     lens: Mapping[str, Any],
     data: Mapping[str, Any],
-    judged: Mapping[str, str],
-    gains: Mapping[str, Numbers] | None = None,
     training: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
-    """
+    """The report of what was measured.
+
     Args:
         samples: what was measured.
-        groups: `lens`, `edit`, `text`, `ahead`, `tampered` -> the codes in it.
-        positions: `[N]`, P of each row.
+        family: which numbers there are, and what they come to.
+        groups: of codes.
+        definitions: of codes.
+        positions: `[N]`, P of each row; None where rows belong to no position.
         horizon: k.
-        lens, data: what was judged, on what; told as it is.
-        judged: definitions of what judges measured and of the subsets they named.
-        gains: what the lens gained since an earlier moment.
+        lens, data: what was evaluated, on what; it goes into the report as it is.
         training: rows for the curves.
     """
-    codes = [name for group in groups.values() for name in group]
-    parts = {"all": _part(samples, groups)} | {name: _part(samples, groups, name) for name in samples.subsets}
-    return Report(
+    codes, about = [name for group in groups.values() for name in group], family.about(groups)
+    changed = [code for group in about.groups if group.changed for code in groups.get(group.name, ())]
+    traits, measured = samples.records.measures("traits"), Measured(samples, family.quantities)
+    report = Report(
+        verdict="",
+        remarks=[],
         lens=dict(lens),
         data=dict(data),
         horizon=horizon,
         groups={group: list(names) for group, names in groups.items()},
-        parts=parts,
-        retention=_pairs(
-            (code, {name: retained(samples, code, LENS, name) for name in COMPARED if name.startswith("kl")})
-            for code in groups.get("tampered", ())
-        ),
-        traits=numbers_of(samples, "traits", names=samples.records.measures("traits")),
-        judged=_pairs((code, dict(numbers_of(samples, code, names=judged))) for code in codes),
-        gains=dict(gains or {}),
-        by_position=_by_position(samples, codes, positions),
+        parts={name or "all": _part(measured, family, about, groups, name) for name in ("", *samples.subsets)},
+        retention=_some((code, measured.retained(code, LENS, family.kept)) for code in changed),
+        traits=measured.numbers("traits", names=traits),
+        judged=_some((code, measured.numbers(code, names=family.judged)) for code in codes),
+        gains=family.gains(measured),
+        by_position=[] if positions is None else _by_position(measured, about, codes, positions),
         training=[{name: value for name, value in row.items() if _is_plain(value)} for row in training],
-        definitions=collect(codes, samples.records.measures("traits"), judged, horizon),
+        definitions={
+            **definitions_of(family.quantities, horizon),
+            **{name: family.traits.get(name, "a trait of the code, as its family measures it") for name in traits},
+            **family.judged,
+            **definitions,
+        },
+        about=about,
     )
+    verdict, about = family.verdict(report)
+    report = replace(report, verdict=verdict, about=about)
+    return replace(report, remarks=_remarks(report, family.remarks(report)))
 
 
-def _part(samples: Samples, groups: Mapping[str, Sequence[str]], subset: str = "") -> Part:
-    rivals = [*groups.get("text", ()), *groups.get("ahead", ())]
+def _part(
+    measured: Measured, family: FamilyReport, about: About, groups: Mapping[str, Sequence[str]], subset: str
+) -> Part:
+    compared = [code for group in about.groups if group.compared for code in groups.get(group.name, ())]
     return Part(
-        rows=samples.rows(subset),
-        numbers={code: numbers_of(samples, code, subset) for group in groups.values() for code in group},
-        differences=_pairs(
-            (code, {name: difference(samples, LENS, code, name, subset) for name in COMPARED}) for code in rivals
-        ),
+        rows=measured.samples.rows(subset),
+        numbers={code: measured.numbers(code, subset) for group in groups.values() for code in group},
+        differences=_some((code, measured.differences(LENS, code, family.compared, subset)) for code in compared),
     )
 
 
@@ -78,29 +89,46 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, (int, float)) and math.isfinite(value))
 
 
-def _pairs(found: Any) -> dict[str, Numbers]:
-    """Without what could not be measured."""
-    kept: dict[str, Numbers] = {}
-    for code, numbers in found:
-        sound: Numbers = {name: value for name, value in numbers.items() if isinstance(value, Number)}
-        if sound:
-            kept[code] = sound
-    return kept
+def _some(found: Iterable[tuple[str, Numbers]]) -> dict[str, Numbers]:
+    """Without codes that have no numbers."""
+    return {code: numbers for code, numbers in found if numbers}
 
 
-def _by_position(samples: Samples, codes: Sequence[str], positions: np.ndarray) -> list[dict[str, Any]]:
+def _by_position(
+    measured: Measured, about: About, codes: Sequence[str], positions: np.ndarray
+) -> list[dict[str, Any]]:
     """KL in bins of P that hold about as many rows each."""
     edges = np.unique(np.quantile(positions, np.linspace(0, 1, POSITION_BINS + 1)).astype(int))
     edges[-1] += 1
-    inside = [(positions >= low) & (positions < high) for low, high in pairwise(edges)]
-    within = {str(i): mask for i, mask in enumerate(inside)}
-    binned = samples.within(within)
+    bins = {str(i): (int(low), int(high)) for i, (low, high) in enumerate(pairwise(edges))}
+    inside = {name: (positions >= low) & (positions < high) for name, (low, high) in bins.items()}
+    binned = replace(measured, samples=measured.samples.within(inside))
+    names = (about.fallback, about.primary)
     return [
         {
-            "first": int(low),
-            "last": int(high) - 1,
-            "rows": binned.rows(str(i)),
-            "numbers": {code: numbers_of(binned, code, str(i), ("kl", "kl_recovered")) for code in codes},
+            "first": low,
+            "last": high - 1,
+            "rows": binned.samples.rows(name),
+            "numbers": {code: binned.numbers(code, name, names) for code in codes},
         }
-        for i, (low, high) in enumerate(pairwise(edges))
-    ]  # fmt: skip
+        for name, (low, high) in bins.items()
+    ]
+
+
+def _remarks(report: Report, of_family: Sequence[str]) -> list[str]:
+    """What holds of every report, and between it what the family says."""
+    data, remarks = report.data, list(of_family)
+    if any("self" in names for names in report.groups.values()):
+        exact = f"self is exactly 0 on all {data['rows']} rows"
+        if "stored_difference" in data:
+            exact += (
+                f"; stored activations differ from recomputed ones by at most {data['stored_difference']:.1e} of "
+                "their norm"
+            )
+        remarks.append(f"{exact}.")
+    if (near := data.get("near_duplicates_of_split")) is not None:
+        remarks.append(
+            f"{near} of the {data['documents_of_split']} documents of the split nearly repeat one of another split "
+            f"(share most of their 5-grams); {100 * near / data['documents_of_split']:.1f} %."
+        )
+    return remarks

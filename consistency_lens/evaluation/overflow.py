@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import BadInput
-from .controls import LENS
-from .samples import Records
+from .about import LENS
+from .bootstrap import Records
 
 
 def require_finite(records: Records, sites: Sequence[str], dtype: torch.dtype) -> None:
@@ -37,4 +37,5 @@ def require_finite(records: Records, sites: Sequence[str], dtype: torch.dtype) -
 
 
 def _known(records: Records, code: str, measure: str) -> bool:
-    return bool(records.weight(code, measure).any())
+    """Whether it is a number on some row; what nobody has measured is not what went wrong."""
+    return (code, measure) not in records.values or bool(records.weight(code, measure).any())

@@ -1,17 +1,18 @@
-"""`Report`: everything that was measured, and what it comes to."""
+"""`Report`: everything that was measured, what it comes to, and how it wants to be shown. Plain data."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
-from .numbers import Numbers
-from .samples import Number
+from .about import LENS, About
+from .bootstrap import Number
+from .quantities import Numbers
 from .stored import read_report
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Part:
     Args:
         rows: how many.
         numbers: code -> its numbers.
-        differences: text control -> the lens minus it.
+        differences: control -> the lens minus it.
     """
 
     rows: int
@@ -37,22 +38,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate_lens` found.
+    """What an evaluation found.
 
     Args:
-        lens, data: what was judged, on what.
+        verdict: one sentence: what the numbers come to.
+        remarks: what has to be said besides.
+        lens, data: what was evaluated, on what.
         horizon: k.
-        groups: `lens`, `edit`, `text`, `ahead`, `tampered` -> the codes in it.
-        parts: `all`, and the subsets of rows that judges named.
-        retention: tampered code -> the share of the lens's numbers that it keeps.
+        groups: the codes of each group; `lens` holds the lens, `edit` what no code stands behind.
+        parts: `all`, and the subsets of rows that the family names.
+        retention: changed code -> the share of the lens's numbers that it keeps.
         traits: of the lens's codes.
-        judged: code -> what judges measured of its explanations.
-        gains: number -> `before`, `after` and `gain`, where an earlier moment of the lens was judged beside it.
+        judged: code -> what the family measured of it beyond its effect.
+        gains: number -> `before`, `after` and `gain`, where an earlier moment of the lens was measured beside it.
         by_position: bins of P with the numbers of each code.
         training: rows with `step` and what was measured then.
         definitions: name -> what it means, for all the above.
+        about: how it wants to be shown.
     """
 
+    verdict: str
+    remarks: list[str]
     lens: dict[str, Any]
     data: dict[str, Any]
     horizon: int
@@ -65,27 +71,19 @@ class Report:
     by_position: list[dict[str, Any]] = field(default_factory=list)
     training: list[dict[str, Any]] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=About)
 
     @property
-    def verdict(self) -> str:
-        """One sentence: what the numbers come to."""
-        from .verdict import verdict_of
+    def primary(self) -> str:
+        """The number that codes are compared by."""
+        known = self.parts["all"].numbers[LENS]
+        return self.about.primary if self.about.primary in known else self.about.fallback
 
-        return verdict_of(self).sentence
-
-    @property
-    def remarks(self) -> list[str]:
-        """What has to be said besides."""
-        from .verdict import remarks_of
-
-        return remarks_of(self)
-
-    @property
-    def content_blind(self) -> bool:
-        """A text that does not look at the activation does nearly as well."""
-        from .verdict import verdict_of
-
-        return verdict_of(self).content_blind
+    def best(self, groups: Sequence[str], part: str = "all") -> str | None:
+        """The code of these groups with the highest primary number."""
+        numbers, name = self.parts[part].numbers, self.about.primary
+        codes = [code for group in groups for code in self.groups.get(group, []) if name in numbers[code]]
+        return max(codes, key=lambda code: numbers[code][name].value, default=None)
 
     def number(self, name: str, code: str = "lens", part: str = "all") -> Number:
         """One number; raise where it was not measured."""
@@ -98,11 +96,10 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the verdict comes first."""
-        return {"verdict": self.verdict, "remarks": self.remarks, **asdict(self)}
+        return asdict(self)
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Report:
-        own = {name: value for name, value in stored.items() if name not in ("verdict", "remarks")}
+    def from_dict(cls, own: Mapping[str, Any]) -> Report:
         parts = {
             name: Part(part["rows"], _each(part["numbers"]), _each(part["differences"]))
             for name, part in own["parts"].items()
@@ -112,14 +109,16 @@ class Report:
             "retention": _each(own["retention"]),
             "judged": _each(own["judged"]),
             "traits": _numbers(own["traits"]),
-            "gains": _each(own.get("gains", {})),  # reports of the first version have none
+            # Reports of the first versions have none of these.
+            "gains": _each(own.get("gains", {})),
+            "about": About.from_dict(own["about"]) if "about" in own else About.of_groups(list(own["groups"])),
         }
-        return cls(**own | read | {"parts": parts, "by_position": bins})
+        return cls(**{**own, **read, "parts": parts, "by_position": bins})
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write `report.json`, `report.md` and the plots; each file appears whole or not at all."""
-        from .markdown import markdown_of
-        from .plots import draw_all
+        from .presenting.markdown import markdown_of
+        from .presenting.plots import draw_all
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +137,7 @@ class Report:
 
     def show(self, console: Console | None = None) -> None:
         """Print what matters."""
-        from .terminal import show
+        from .presenting.terminal import show
 
         show(self, console)
 

@@ -15,7 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import BadInput
 from .sites import GRAMMAR, Site
 
-Side = Literal["input", "output"]
+# "stream" is the input of a module that the block uses again behind it: an edit changes that very tensor.
+Side = Literal["input", "output", "stream"]
+INNER = ("attn_out", "resid_mid", "mlp_in", "mlp_out")  # the stages within a block, in the order of the pass
+PARALLEL = "attention and the MLP run in parallel: no residual stream lies between them"
 _NO_LIMIT = 2**20  # columns, where a configuration names no longest context: rotary, ALiBi and state-space models
 
 
@@ -26,14 +29,20 @@ class Anatomy(NamedTuple):
     attn_out: str  # the module whose output is what attention adds to the residual stream
     mlp_in: str = "mlp"  # the module whose input is what the MLP sees
     mlp_out: str = "mlp"  # the module whose output is what the MLP adds to the residual stream
+    resid_mid: str = "post_attention_layernorm"  # the first module to see the stream between attention and MLP
 
 
 _LLAMA_LIKE = Anatomy("model.layers", "self_attn")
 # A norm after attention and MLP: what reaches the residual stream is the norm's output.
-_NORM_AFTER = Anatomy("model.layers", "post_attention_layernorm", mlp_out="post_feedforward_layernorm")
+_NORM_AFTER = Anatomy(
+    "model.layers",
+    "post_attention_layernorm",
+    mlp_out="post_feedforward_layernorm",
+    resid_mid="pre_feedforward_layernorm",
+)
 # These override the search.
 ANATOMY: dict[str, Anatomy] = {
-    "gpt2": Anatomy("transformer.h", "attn"),
+    "gpt2": Anatomy("transformer.h", "attn", resid_mid="ln_2"),
     "gpt_neox": Anatomy("gpt_neox.layers", "attention"),
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
@@ -44,7 +53,7 @@ ANATOMY: dict[str, Anatomy] = {
     # With a vision tower, which text alone never enters.
     "gemma3": _NORM_AFTER._replace(layers="model.language_model.layers"),
     "gemma3_text": _NORM_AFTER,
-    "olmo2": _NORM_AFTER,
+    "olmo2": _NORM_AFTER._replace(resid_mid="mlp"),  # no norm before
 }
 
 
@@ -61,13 +70,13 @@ class ProvenBlock(NamedTuple):
     Args:
         ports: stage -> path of its module within the block, and the side of it.
         scale: what the block multiplies the outputs of attention and MLP by before it adds them.
-        refused: why the stages that are not among `ports` are not offered.
+        refused: stage -> why it is not offered, for each that is not among `ports`.
         gap: the part of what the block adds that the best pair of modules leaves unexplained.
     """
 
     ports: dict[str, tuple[str, Side]]
     scale: tuple[float, float]
-    refused: str
+    refused: dict[str, str]
     gap: float
 
 
@@ -143,11 +152,8 @@ def locate(model: PreTrainedModel, site: Site) -> Port:
             return Port(block, "input")
         case "resid_post":
             return Port(block, "output")
-        case "attn_out" | "mlp_in" | "mlp_out" if row is not None:
-            path = {"attn_out": row.attn_out, "mlp_in": row.mlp_in, "mlp_out": row.mlp_out}[site.stage]
-            return Port(block.get_submodule(path), "input" if site.stage == "mlp_in" else "output")
-        case "attn_out" | "mlp_in" | "mlp_out":
-            path, side = _proven(model, site).ports[site.stage]
+        case "attn_out" | "resid_mid" | "mlp_in" | "mlp_out":
+            path, side = _proven(model, site).ports[site.stage] if row is None else _by_hand(model, row, site)
             return Port(block.get_submodule(path), side)
         case _:
             raise BadInput("site", str(site), f"{GRAMMAR}.", why="no one has said where this stage lives")
@@ -166,6 +172,26 @@ def _embedding(model: PreTrainedModel) -> Port:
     return Port(model.get_input_embeddings(), "output")
 
 
+def _by_hand(model: PreTrainedModel, row: Anatomy, site: Site) -> tuple[str, Side]:
+    """Path and side of a site by its row of `ANATOMY`."""
+    if site.stage == "resid_mid" and _in_parallel(model):
+        raise BadInput("site", str(site), f"Use resid_pre.{site.layer}.", why=PARALLEL)
+    match site.stage:
+        case "attn_out":
+            return row.attn_out, "output"
+        case "resid_mid":
+            return row.resid_mid, "stream"
+        case "mlp_in":
+            return row.mlp_in, "input"
+        case _:
+            return row.mlp_out, "output"
+
+
+def _in_parallel(model: PreTrainedModel) -> bool:
+    """Whether an architecture with a row by hand feeds its MLP what its attention is fed."""
+    return bool(model.config.to_dict().get("use_parallel_residual"))
+
+
 def _proven(model: PreTrainedModel, site: Site) -> ProvenBlock:
     """What is known of the site's block; raise unless the site is among it."""
     fix = "Use embed, resid_pre.L or resid_post.L, or add a row to ANATOMY in consistency_lens/frozen/anatomy.py."
@@ -175,7 +201,9 @@ def _proven(model: PreTrainedModel, site: Site) -> ProvenBlock:
     assert isinstance(site.layer, int)
     block = _PROVEN[model][site.layer]
     if site.stage not in block.ports:
-        raise BadInput("site", str(site), fix, why=f"not proven for {model.config.model_type}: {block.refused}")
+        raise BadInput(
+            "site", str(site), fix, why=f"not proven for {model.config.model_type}: {block.refused[site.stage]}"
+        )
     return block
 
 
@@ -183,9 +211,10 @@ def offered(model: PreTrainedModel) -> list[str]:
     """The names of all sites that can be read and edited, in the order of the forward pass."""
     row, names = ANATOMY.get(model.config.model_type), ["embed"] if _has_embedding(model) else []
     for layer in range(len(blocks_of(model))):
-        inner = ["attn_out", "mlp_in", "mlp_out"]
         if row is None:
-            inner = [stage for stage in inner if model in _PROVEN and stage in _PROVEN[model][layer].ports]
+            inner = [stage for stage in INNER if model in _PROVEN and stage in _PROVEN[model][layer].ports]
+        else:
+            inner = [stage for stage in INNER if stage != "resid_mid" or not _in_parallel(model)]
         names += [f"{stage}.{layer}" for stage in ("resid_pre", *inner, "resid_post")]
     return names
 

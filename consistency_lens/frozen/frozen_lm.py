@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import BadInput
 from .anatomy import blocks_of, longest_context, offered
-from .columns import last_columns
+from .columns import columns_of
 from .compiling import compile_blocks
+from .decoding import Decoding
+from .function import function_of
+from .generating import Generated, generate
 from .gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
-from .hooks import Write, editing, reading
+from .hooks import Write, reading
 from .loading import (
     ATTENTION,
     DTYPES,
@@ -37,11 +41,14 @@ from .loading import (
     settle_quantized,
     torch_dtype,
 )
+from .passes import EditedPass
 from .prefix import Prefix
 from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
 from .proving import prove
-from .sites import Edit, Site, require_whole, resolve_sites
-from .soft_tokens import SoftTokens, positions_from
+from .sites import Edit, Site, resolve_sites
+from .soft_tokens import positions_from
+from .swap_proof import require_exact_swap
+from .whole import refusing_damage, require_every_weight, require_plausible
 
 logger = logging.getLogger(__name__)
 
@@ -124,22 +131,25 @@ class FrozenLM:
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
             source["trust_remote_code"] = False
-            with own_code_refused(model_id_or_path):
+            with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
                 config = AutoConfig.from_pretrained(**source)
         wanted_dtype = torch_dtype(dtype)
         attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
         quantize = (
             quantization_options(config, quantization, wanted_dtype) if file is None else unpack(quantization, file)
         )
-        with own_code_refused(model_id_or_path):
+        with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            model = AutoModelForCausalLM.from_pretrained(
+            require_plausible(config, folder)
+            model, found = AutoModelForCausalLM.from_pretrained(
                 **source,
                 dtype=wanted_dtype,
                 attn_implementation=attention,
                 device_map=device_map,
+                output_loading_info=True,
                 **quantize,
             )
+            require_every_weight(model_id_or_path, found)
         if file is not None:
             settle_unpacked(model)
             weights = hash_files([file])
@@ -210,6 +220,7 @@ class FrozenLM:
             dtype=str(self.dtype).removeprefix("torch."),
             quantization=self.quantization,
             versions=library_versions(),
+            configuration=function_of(self.config),
         )
 
     def compile(self, **options: Any) -> FrozenLM:
@@ -239,9 +250,9 @@ class FrozenLM:
         Returns:
             The name of each resolved site with its `[B, S, d]` or `[B, K, d]`.
         """
-        inputs = self._inputs(batch)
+        inputs = self.inputs(batch)
         wanted = resolve_sites(sites, self.num_layers)
-        columns = None if positions is None else _columns(positions, inputs["input_ids"])
+        columns = None if positions is None else columns_of(positions, inputs["input_ids"])
         with reading(self.model, wanted, columns, cut=True) as found:
             self.model(**inputs, use_cache=False)
         return found
@@ -261,32 +272,39 @@ class FrozenLM:
         """
         if keep is not None and keep < 1:
             raise BadInput("keep", keep, "Keep at least 1 column, or give None for all of them.")
-        inputs = self._inputs(batch)
-        edits = self.own_edits(edits)
-        soft = SoftTokens.gather([edit for edit in edits if edit.mode == "prepend"], inputs, self.hidden_size)
-        writes = []
-        for edit in edits:
-            if edit.mode != "prepend":
-                write = self.place(edit, inputs["input_ids"], inputs.get("attention_mask"))
-                if soft and any(site.stage == "embed" and site != write.site for site in write.reads):
-                    fix = "Read resid_pre.0 instead."
-                    raise BadInput("reads", "embed", fix, why="soft tokens come in behind the embedding")
-                if soft and write.site.stage != "embed":
-                    write = write._replace(columns=soft.moved(write.columns))
-                writes.append(write)
-        with editing(self.model, writes):
-            if soft is None:
-                width = inputs["input_ids"].shape[1]
-                kept = last_columns(min(keep, width), width, self.device) if keep else 0
-                return self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
-            embedded = soft.splice(self.model.get_input_embeddings()(inputs["input_ids"]))
-            self.require_length(embedded["inputs_embeds"].shape[1], "soft tokens and input_ids")
-            columns = soft.own_columns[:, -(keep or 0) :]
-            first = int(columns.min()) if keep else 0
-            width = soft.order.shape[1]
-            kept = last_columns(width - first, width, self.device)
-            logits = self.model(**embedded, use_cache=False, logits_to_keep=kept).logits
-            return logits.gather(1, (columns - first).unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+        return EditedPass(self, batch, edits).logits(keep)
+
+    def generate(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        edits: Edit | Sequence[Edit] = (),
+        new_edits: Edit | Sequence[Edit] | None = None,
+        decoding: Decoding | None = None,
+        rows: Sequence[int] | None = None,
+        use_cache: bool = True,
+        **settings: Any,
+    ) -> Generated:
+        """Generate text behind each row, with the edits in place and without gradient.
+
+        An edit at named columns is made there, once; soft tokens enter once. An edit at all columns (`positions=None`)
+        goes on at each token that is generated: one vector is written at each of them, and a function is called with
+        that token's column alone, `[B, 1, d]`, so that it has to compute each column from that column. Values for each
+        of the prompt's columns, `[B, S, d]`, cannot cover new tokens: they are refused unless `new_edits` is given.
+
+        Args:
+            batch: `input_ids [B, S]` padded on the left, `attention_mask [B, S]`.
+            edits: what to write, as for `logits`.
+            new_edits: what to write at each new token in place of the edits at all columns, which are then those of
+                the prompt alone; an empty list writes nothing there.
+            decoding: how tokens are chosen, and what ends a row.
+            rows: the number of each row, which its draws depend on; default 0, 1, ... Numbers of one's own make the
+                draws the same however rows are batched.
+            use_cache: read each token once. Without, and for a model that has no cache that grows (a state-space
+                model), the whole sequence is read anew for each token; the result is the same.
+            settings: fields of `Decoding`, in place of those of `decoding`: `max_new_tokens=8, do_sample=True`.
+        """
+        decoding = replace(decoding or Decoding(), **settings)
+        return generate(self, batch, edits, new_edits, decoding, rows, use_cache)
 
     def prefix(self, batch: Mapping[str, torch.Tensor]) -> Prefix:
         """Run all columns but the last once; then each clean or edited distribution is a single-token pass.
@@ -295,13 +313,14 @@ class FrozenLM:
             batch: `input_ids [B, S]` padded on the left, `attention_mask [B, S]`, and for a horizon
                 `continuation_ids [B, k]` with `continuation_mask [B, k]`.
         """
+        require_exact_swap(self)
         return Prefix(self, batch)
 
     def own_edits(self, edits: Edit | Sequence[Edit]) -> list[Edit]:
         """The edits as a list; raise where one is meant for another frozen LM."""
         edits = [edits] if isinstance(edits, Edit) else list(edits)
         for edit in edits:
-            if edit.lm != self.name:
+            if edit.lm not in (None, self.name):
                 fix = f"Give each frozen LM its own edits; this one is named {self.name!r}."
                 raise BadInput("lm", edit.lm, fix, why=f"an edit at {edit.site} is meant for another frozen LM")
         return edits
@@ -309,7 +328,7 @@ class FrozenLM:
     def place(self, edit: Edit, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> Write:
         """Settle an edit's site and columns for rows of these `input_ids`, padded where `mask` is 0."""
         rows, width = input_ids.shape
-        columns = None if edit.positions is None else _columns(edit.positions, input_ids)
+        columns = None if edit.positions is None else columns_of(edit.positions, input_ids)
         count = width if columns is None else columns.shape[1]
         site, reads = self.site(edit.site), tuple(self.site(name) for name in edit.reads)
         for below in reads:
@@ -358,32 +377,10 @@ class FrozenLM:
         self.require_length(input_ids.shape[1])
         return input_ids
 
-    def _inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What the model's forward needs; positions are counted from each row's first own token."""
         input_ids = self.input_ids(batch)
         if batch.get("attention_mask") is None:
             return {"input_ids": input_ids}
         mask = batch["attention_mask"].to(self.device)
         return {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions_from(mask)}
-
-
-def _columns(positions: int | torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-    """`positions` as a `[B, K]` tensor of columns counted from the left."""
-    rows, width = input_ids.shape
-    require_whole(positions)
-    columns = torch.as_tensor(positions, device=input_ids.device).long()
-    columns = columns if columns.dim() == 2 else columns.reshape(-1, 1)
-    columns = torch.where(columns < 0, columns + width, columns)
-    if len(columns) not in (1, rows):
-        raise BadInput(
-            "positions", list(columns.shape), f"Give one int, or as many rows of them as the batch: {rows}."
-        )
-    if isinstance(positions, int):
-        inside = -width <= positions < width
-    else:  # Only where looking costs no wait for the device.
-        inside = columns.device.type != "cpu" or bool(((columns >= 0) & (columns < width)).all())
-    if not inside:
-        raise BadInput(
-            "positions", positions, f"The rows have {width} columns: use 0 to {width - 1}, or negative ones."
-        )
-    return columns.expand(rows, -1)

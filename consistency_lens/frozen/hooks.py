@@ -53,17 +53,16 @@ class _Reached(Exception):
     """Raised at the highest wanted site, with what was found: nothing above it needs to be computed."""
 
 
-def _attach(port: Port, touch: Touch) -> RemovableHandle:
-    if port.side == "input":
+def _attach(port: Port, touch: Touch) -> list[RemovableHandle]:
+    if port.side == "stream":
+        return _attach_to_stream(port.module, touch)
 
-        def before(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            name = "" if args else _flowing(kwargs)
-            touched = touch(kwargs[name] if name else args[0])
-            if touched is None:
-                return None
-            return (args, kwargs | {name: touched}) if name else ((touched, *args[1:]), kwargs)
-
-        return port.module.register_forward_pre_hook(before, with_kwargs=True)
+    def before(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = "" if args else _flowing(kwargs)
+        touched = touch(kwargs[name] if name else args[0])
+        if touched is None:
+            return None
+        return (args, kwargs | {name: touched}) if name else ((touched, *args[1:]), kwargs)
 
     def after(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not isinstance(output, (tuple, list)):
@@ -71,7 +70,32 @@ def _attach(port: Port, touch: Touch) -> RemovableHandle:
         touched = touch(output[0])
         return None if touched is None else type(output)([touched, *output[1:]])
 
-    return port.module.register_forward_hook(after)
+    if port.side == "input":
+        return [port.module.register_forward_pre_hook(before, with_kwargs=True)]
+    return [port.module.register_forward_hook(after)]
+
+
+def _attach_to_stream(module: torch.nn.Module, touch: Touch) -> list[RemovableHandle]:
+    """Touch the very tensor that the block gives to a module and adds to later, and change it in place.
+
+    It is caught before other hooks, since some may give the module another one: of a model without a norm before its
+    MLP, `mlp_in` is the input of the same module.
+    """
+    caught: list[torch.Tensor] = []
+
+    def catch(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught[:] = [args[0] if args else kwargs[_flowing(kwargs)]]
+
+    def within(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream = caught.pop()
+        touched = touch(stream.clone())  # a copy: gradients need what was there
+        if touched is not None:
+            stream.copy_(touched)
+
+    return [
+        module.register_forward_pre_hook(catch, with_kwargs=True, prepend=True),
+        module.register_forward_pre_hook(within, with_kwargs=True),
+    ]
 
 
 def _flowing(kwargs: dict[str, Any]) -> str:
@@ -145,16 +169,19 @@ def _reader(key: str, found: dict[str, torch.Tensor], columns: torch.Tensor | No
 
 @contextmanager
 def editing(model: PreTrainedModel, writes: Sequence[Write]) -> Iterator[None]:
-    """Inside, every forward pass of the model carries the writes, in their order.
+    """Inside, every forward pass of the model carries the writes; those at one site in their order.
 
     What a computed write reads at a site is what flows on from there, all writes included.
     """
     seen: dict[str, torch.Tensor] = {}
+    touches = [(write.site, _writer(write, seen)) for write in writes]
+    read = {site for write in writes for site in write.reads if site != write.site}
+    touches += [(site, _reader(str(site), seen, None, last=False)) for site in read]
     with taking_turns(model), ExitStack() as hooks:
-        for write in writes:
-            hooks.callback(_attach(locate(model, write.site), _writer(write, seen)).remove)
-        for site in {site for write in writes for site in write.reads if site != write.site}:
-            hooks.callback(_attach(locate(model, site), _reader(str(site), seen, None, last=False)).remove)
+        # In the order of the pass: of a model without a norm before its MLP, one module has two sites.
+        for site, touch in sorted(touches, key=lambda at: at[0]):
+            for handle in _attach(locate(model, site), touch):
+                hooks.callback(handle.remove)
         yield
 
 
@@ -169,9 +196,10 @@ def reading(
     """
     found: dict[str, torch.Tensor] = {}
     with taking_turns(model), ExitStack() as hooks:
-        for site in sites:
+        for site in sorted(sites):
             reader = _reader(str(site), found, columns, last=cut and site == max(sites))
-            hooks.callback(_attach(locate(model, site), reader).remove)
+            for handle in _attach(locate(model, site), reader):
+                hooks.callback(handle.remove)
         try:
             yield found
         except _Reached as reached:

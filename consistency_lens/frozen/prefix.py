@@ -6,9 +6,8 @@ Shapes: B rows, S columns of `input_ids`, k horizon, T tokens said after P, V vo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,9 +18,13 @@ from ..errors import BadInput
 from .hooks import editing, reading, taking_turns
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
+from .stepping import Growing, Step, growing_cache, roll_out
 
 if TYPE_CHECKING:
     from .frozen_lm import FrozenLM
+
+WHOLE_PASSES = "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits)."
+IN_PLACE = "it keeps a state that each token changes in place, which the single-token swap cannot start from"
 
 
 class Prefix:
@@ -41,15 +44,10 @@ class Prefix:
             raise BadInput("attention_mask", "0 in the last column", "Pad on the left: P has to be the last column.")
         self.continuation_ids = batch.get("continuation_ids")
         self.continuation_mask = batch.get("continuation_mask")
-        self._cache = DynamicCache(config=lm.config)
-        takes_cache = "past_key_values" in signature(lm.model.forward).parameters
-        if not takes_cache or not all(isinstance(layer, DynamicLayer) for layer in self._cache.layers):
-            raise BadInput(
-                "model_type",
-                lm.model.config.model_type,
-                "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits).",
-                why="it keeps a state that each token changes in place, which the single-token swap cannot start from",
-            )
+        cache = growing_cache(lm)
+        if cache is None:
+            raise BadInput("model_type", lm.model.config.model_type, WHOLE_PASSES, why=IN_PLACE)
+        self._cache = cache
         self._run(self.input_ids.shape[1] - 1)
 
     def logits(self, edits: Edit | Sequence[Edit] = (), horizon: int = 0) -> torch.Tensor:
@@ -133,7 +131,7 @@ class Prefix:
         other.continuation_ids, other.continuation_mask = ids, mask
         return other
 
-    def steps(self, edits: Edit | Sequence[Edit] = ()) -> Callable[[torch.Tensor | None], torch.Tensor]:
+    def steps(self, edits: Edit | Sequence[Edit] = ()) -> Step:
         """A function from the last choice (ids `[B]`; None at first) to the logits `[B, V]` of the next token.
 
         Each call is one single-token pass, without gradient, on a cache of its own: this prefix stays as it is.
@@ -141,24 +139,9 @@ class Prefix:
         Args:
             edits: as for `logits`. They are made at P, in the first pass; the later ones find P as it was then.
         """
-        cache, mask = self._fresh_cache(), self.mask
+        rows = Growing(self.lm, self._fresh_cache(), self.mask[:, :-1])
         at_p = [self.lm.place(self._at_last(edit), self.input_ids[:, -1:]) for edit in self.lm.own_edits(edits)]
-
-        @torch.no_grad()
-        def step(last: torch.Tensor | None) -> torch.Tensor:
-            nonlocal mask
-            if last is not None:
-                mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-                self.lm.require_length(mask.shape[1], "input_ids and what is said after them")
-            inputs = {
-                "input_ids": self.input_ids[:, -1:] if last is None else last.unsqueeze(1),
-                "attention_mask": mask,
-                "position_ids": positions_from(mask)[:, -1:],
-            }
-            with editing(self.lm.model, at_p if last is None else []):
-                return self.lm.model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
-
-        return step
+        return lambda last: rows.feed(self.input_ids[:, -1], at_p) if last is None else rows.feed(last)
 
     def continue_greedily(self, length: int, edits: Edit | Sequence[Edit] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """What the model itself says after P, and how sure it was.
@@ -174,15 +157,15 @@ class Prefix:
             raise BadInput("length", length, "Let the model say at least one token.")
         # Before the first pass, not in the middle: the last token is only chosen, never read.
         self.lm.require_length(self.mask.shape[1] + length - 1, "input_ids and length")
-        step = self.steps(edits)
-        ids: list[torch.Tensor] = []
         sure: list[torch.Tensor] = []
-        for _ in range(length):
-            logits = step(ids[-1] if ids else None).float()
-            best, choice = logits.max(-1)
-            ids.append(choice)
-            sure.append((best - logits.logsumexp(-1)).exp())
-        return torch.stack(ids, dim=1), torch.stack(sure, dim=1)
+
+        def choose(step: int, logits: torch.Tensor) -> torch.Tensor:
+            best, choice = logits.float().max(-1)
+            sure.append((best - logits.float().logsumexp(-1)).exp())
+            return choice
+
+        ids = roll_out(self.steps(edits), length, choose)
+        return ids, torch.stack(sure, dim=1)
 
     @torch.no_grad()
     def _run(self, columns: int) -> None:

@@ -18,7 +18,7 @@ from ..errors import BadInput
 from ..schema import many, named, one_of, record, text
 from .sites import SITE
 
-PROJECT = "consistency-lens"
+PROJECT, CONFIGURATION = "consistency-lens", "configuration"
 _READ_SIZE = 1 << 24
 _LARGE = 10**9  # bytes; hashing more takes a while, and says so
 
@@ -47,7 +47,17 @@ class ProvenanceMismatch(ValueError):
 def compare_fields(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Sequence[str], must_match: Iterable[str]
 ) -> str | None:
-    """A table of both sides, field by field, when a field that must match does not; else None."""
+    """A table of both sides, field by field, when a field that must match does not; else None.
+
+    Of a model's configuration only what both sides name has to match, and only what differs is shown: older records
+    have none, and other versions of transformers know other fields.
+    """
+    must_match = set(must_match)
+    (ours, one), (theirs, other) = (_parted(side) for side in (ours, theirs))
+    changed = [key for key in one if key in other and one[key] != other[key]] if CONFIGURATION in must_match else []
+    ours |= {f"{CONFIGURATION}.{key}": one[key] for key in changed}
+    theirs |= {f"{CONFIGURATION}.{key}": other[key] for key in changed}
+    must_match |= {f"{CONFIGURATION}.{key}" for key in changed}
     differing = [key for key in must_match if ours.get(key) != theirs.get(key)]
     if not differing:
         return None
@@ -58,6 +68,12 @@ def compare_fields(
     widths = [max(len(row[i]) for row in cells) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join(lines)
+
+
+def _parted(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A record without the configuration in it, and that."""
+    rest = dict(record)
+    return rest, rest.pop(CONFIGURATION, {})
 
 
 def _shown(value: Any) -> str:
@@ -76,6 +92,8 @@ class Provenance:
         dtype: dtype of the model that computed the activations.
         quantization: `none`, `8bit` or `4bit`, or the name of another method (`gptq`, `awq`, ...).
         versions: library versions; informative, never compared.
+        configuration: what the model's configuration says that changes what it computes (`rope_theta`,
+            `rms_norm_eps`, `hidden_act`, ...): the same weights are another function under another one.
         published: where the model lies on the Hub, as id@commit, if its id does not say so; never compared either.
     """
 
@@ -86,14 +104,15 @@ class Provenance:
     dtype: str
     quantization: str = "none"
     versions: dict[str, str] = field(default_factory=dict)
+    configuration: dict[str, Any] = field(default_factory=dict)
     published: str = ""
 
     # The folder's name may change and libraries move on; what was computed is settled by the rest.
-    BINDING = ("weights", "tokenizer", "sites", "dtype", "quantization")
+    BINDING = ("weights", "tokenizer", "sites", "dtype", "quantization", CONFIGURATION)
 
     def to_dict(self) -> dict[str, Any]:
         record = asdict(self) | {"sites": list(self.sites)}
-        return record if self.published else {key: value for key, value in record.items() if key != "published"}
+        return {key: value for key, value in record.items() if value or key not in (CONFIGURATION, "published")}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Provenance:

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import BadInput
-from .anatomy import ProvenBlock, Side, blocks_of, needs_proof, remember
+from .anatomy import INNER, ProvenBlock, Side, blocks_of, needs_proof, proven_of, remember
 from .hooks import Seen, watching
+from .middle import prove_middle
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,9 @@ def prove(model: PreTrainedModel) -> None:
     ids = torch.randint(0, embeddings.num_embeddings, (1, _LENGTH), generator=generator).repeat(3, 1)
     ids[1, -1], ids[2, 0] = (ids[1, -1] + 1) % embeddings.num_embeddings, (ids[2, 0] + 1) % embeddings.num_embeddings
     shape = torch.Size([3, _LENGTH, model.config.get_text_config().hidden_size])
+    inputs = {"input_ids": ids.to(embeddings.weight.device), "use_cache": False}
     with watching(model, blocks, shape) as record:
-        logits = model(input_ids=ids.to(embeddings.weight.device), use_cache=False).logits.float()
+        logits = model(**inputs).logits.float()
     drift = (logits[0, :-1] - logits[1, :-1]).abs().max() / logits.abs().max().clamp_min(1e-30)
     if drift > 1e-3:
         raise BadInput(
@@ -60,14 +62,14 @@ def prove(model: PreTrainedModel) -> None:
             why="its blocks do not",
         )
     proven = [_prove_block(*stream, seen) for stream, seen in zip(streams, record, strict=True) if stream]
-    remember(model, proven)
-    missing = sorted({block.refused for block in proven if block.refused})
+    prove_middle(model, proven, record, lambda: model(**inputs))
+    missing = sorted({why for block in proven_of(model) for why in block.refused.values()})
     if missing:
-        logger.info("%s: attn_out, mlp_in or mlp_out are not offered everywhere: %s", model.config.model_type, missing)
+        logger.info("%s: not every site is offered: %s", model.config.model_type, missing)
 
 
 def _refused(why: str, gap: float) -> ProvenBlock:
-    return ProvenBlock({}, (1.0, 1.0), why, gap)
+    return ProvenBlock({}, (1.0, 1.0), dict.fromkeys(INNER, why), gap)
 
 
 def _stream(seen: list[Seen]) -> tuple[Tensor, Tensor] | None:
@@ -105,8 +107,8 @@ def _prove_block(pre: Tensor, post: Tensor, seen: list[Seen]) -> ProvenBlock:
     middle = pre.float() + scale[0] * first.given.float()  # type: ignore[union-attr]
     reads = _mlp_input(seen, second, middle, tolerance)
     if reads is None:
-        return ProvenBlock(ports, scale, "no module was found whose input is what the MLP sees", gap)
-    return ProvenBlock(ports | {"mlp_in": reads}, scale, "", gap)
+        return ProvenBlock(ports, scale, {"mlp_in": "no module was found whose input is what the MLP sees"}, gap)
+    return ProvenBlock(ports | {"mlp_in": reads}, scale, {}, gap)
 
 
 def _outputs(seen: list[Seen]) -> list[Seen]:

@@ -20,7 +20,7 @@ from ..errors import BadInput
 from ..schema import text
 
 # In the order in which one forward pass reaches them.
-STAGES = ("embed", "resid_pre", "attn_out", "mlp_in", "mlp_out", "resid_post")
+STAGES = ("embed", "resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 LAYERED = STAGES[1:]
 GRAMMAR = "Write 'embed' or one of " + ", ".join(f"'{s}.L'" for s in LAYERED)
 # As it stands in a record: resolved, with a number for its layer.
@@ -31,12 +31,14 @@ _PATTERN = re.compile(rf"^(?:(embed)|({'|'.join(LAYERED)})\.(-?\d+|\d+/\d+))$")
 @total_ordering
 @dataclass(frozen=True)
 class Site:
-    """A place in the forward pass: `embed`, `resid_pre.L`, `attn_out.L`, `mlp_in.L`, `mlp_out.L` or `resid_post.L`.
+    """A place in the forward pass: `embed`, `resid_pre.L`, `attn_out.L`, `resid_mid.L`, `mlp_in.L`, `mlp_out.L` or
+    `resid_post.L`.
 
     `embed` is what the token embedding gives out (what `inputs_embeds` replaces); `resid_pre.0` is what enters the
     first block. `attn_out` and `mlp_out` are what is added to the residual stream, so that
     `resid_post = resid_pre + attn_out + mlp_out` in every architecture; of a model that multiplies them first, such as
-    Granite, they are what is multiplied.
+    Granite, they are what is multiplied. `resid_mid` is the residual stream between the two, before the MLP's norm; a
+    model whose attention and MLP run in parallel has none. `mlp_in` is what the MLP itself sees, behind its norm.
 
     `L` may be written as a negative number or as a fraction of the depth (`resid_post.2/3`); `resolve` turns both into
     the plain number that is stored and printed.
@@ -137,7 +139,7 @@ class Edit:
             row, `[B]` or `[B, K]` give each row its own, None means every column. For `prepend` it is how many of a
             row's own tokens stay in front of the soft ones (default 0: before everything; 1: after the BOS token).
         mode: `replace` the activation, `add` to it, or `prepend` soft tokens at `embed`.
-        lm: which frozen LLM is meant, where a lens conditions several.
+        lm: the name of the frozen LLM that is meant, where a lens has several; default the only one, or the first.
         reads: what a computed value is a function of: sites that the pass reaches before this one, or this one itself,
             as it is before the edit.
     """
@@ -146,7 +148,7 @@ class Edit:
     value: torch.Tensor | Computed
     positions: int | torch.Tensor | None = -1
     mode: Literal["replace", "add", "prepend"] = "replace"
-    lm: str = "base"
+    lm: str | None = None
     reads: tuple[Site | str, ...] = ()
 
     def __post_init__(self) -> None:

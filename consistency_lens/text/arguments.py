@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers.trainer_utils import SchedulerType
 
@@ -17,82 +18,118 @@ DELTAS = ("off", "stopgrad", "grad")
 TERMS = ("kl", "mse", "direction", "norm", "lm", "ground", "entropy", "policy", "reference", "replay", "start")
 # Its learning rate is no function of the step.
 _LOOKS_BACK = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-_WEIGHT = "A number, or a schedule of the step such as 'linear(1, 0.1, 1000)' or 'cosine(...)'."
+_WEIGHT = "A number, or a schedule such as 'linear(1, 0.1, 1000)'."
 
 
 @dataclass
 class ConsistencyLensArguments(LensTrainingArguments):
     """`max_steps` counts the steps of the warm start, too: it is a stage of the same run."""
 
+    usual: ClassVar[tuple[str, ...]] = (
+        *("estimator", "rollouts", "delta", "kl_horizon"),
+        *("warm_start", "warm_steps", "warm_sure", "warm_vague", "warm_learning_rate"),
+        *("kl_weight", "mse_weight", "lm_weight", "ground_weight", "encoder_learning_rate", "ema_decay"),
+    )
+    shown_terms: ClassVar[tuple[str, ...]] = ("start", "kl", "mse", "replay", "policy")
+    shown_numbers: ClassVar[tuple[str, ...]] = (
+        *("kl_recovered", "kl_horizon_recovered", "top1", "fve", "distinct", "text_nll"),
+    )
+
     estimator: str = field(
         default="policy",
         metadata={
-            "help": "How the decoder learns from what its words do: policy gradient, straight-through Gumbel, or not.",
+            "help": "Estimator of the gradient to the choice of words: policy gradient, "
+            "straight-through Gumbel (parallel, sequential), or none.",
             "choices": list(ESTIMATORS),
         },
     )
-    rollouts: int = field(default=4, metadata={"help": "Texts per activation and step, for estimator=policy."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the softmax whose gradient Gumbel estimators use."})
+    rollouts: int = field(
+        default=4, metadata={"help": "Number of texts per activation and step, for estimator=policy."}
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of the softmax whose gradient the Gumbel estimators use."}
+    )
     delta: str = field(
         default="stopgrad",
         metadata={
-            "help": "Add the error on another document's A to what is put back: without gradient, with, or not.",
+            "help": "Error of the lens on another document's activation, added to what is put back: "
+            "without gradient, with, or off.",
             "choices": list(DELTAS),
         },
     )
     warm_start: str = field(
         default="onward",
-        metadata={"help": "What the decoder writes and the encoder reads at first.", "choices": list(WARM_STARTS)},
+        metadata={
+            "help": "Texts that the decoder learns to write and the encoder to read at first.",
+            "choices": list(WARM_STARTS),
+        },
     )
-    warm_steps: int = field(default=600, metadata={"help": "Length of the warm start; 0 for none."})
+    warm_steps: int = field(default=600, metadata={"help": "Number of steps of the warm start; 0 for none."})
     warm_sure: float = field(
         default=0.3,
         metadata={
-            "help": "Starting texts hold no guesses: no token that M, going on, or the decoder, reading A, gives less "
-            "than this probability. 0: whole texts."
+            "help": "Probability below which a token of a starting text is a guess, under the model "
+            "or the decoder, and is "
+            "left out; 0 keeps whole texts."
         },
     )
     warm_vague: str | None = field(
         default=None,
         metadata={
-            "help": "What they say in the place of a guess: a general word of one token, such as 'something'. Without "
-            "one they end there."
+            "help": "Word of one token in the place of a guess, such as 'something'. Default: the "
+            "text ends at a guess."
         },
     )
     warm_guess_share: float = field(
-        default=0.7, metadata={"help": "Of the warm start, before the decoder is asked: it has to learn what A holds."}
+        default=0.7, metadata={"help": "Share of the warm start after which the decoder, too, says what a guess is."}
     )
-    warm_learning_rate: float = field(default=1e-3, metadata={"help": "Of both parts during the warm start."})
+    warm_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Learning rate of all parts during the warm start."}
+    )
     anchor: str = field(
         default="none",
-        metadata={"help": "What keeps the encoder a reader of language.", "choices": list(ANCHORS)},
+        metadata={"help": "Anchor that keeps the encoder a reader of language.", "choices": list(ANCHORS)},
     )
     anchor_share: float = field(
-        default=0.15, metadata={"help": "Of the words that anchor=paraphrase drops or replaces before the encoder."}
+        default=0.15,
+        metadata={"help": "Share of words that anchor=paraphrase drops or replaces before the encoder reads them."},
     )
     quote: bool = field(
         default=False,
-        metadata={"help": "The encoder reads starting texts to the end, and no decoder: the baseline to beat."},
+        metadata={"help": "Baseline mode: the encoder learns from starting texts alone, and no decoder."},
     )
-    decoder_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate."})
-    encoder_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate."})
-    maps_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate."})
-    kl_weight: str = field(default="1.0", metadata={"help": f"Of KL(M(A) || M(A*)). {_WEIGHT}"})
-    mse_weight: str = field(default="1.0", metadata={"help": f"Of |A - Â|² over the variance of A. {_WEIGHT}"})
-    direction_weight: str = field(default="0.0", metadata={"help": f"Of the error in direction alone. {_WEIGHT}"})
-    norm_weight: str = field(default="0.0", metadata={"help": f"Of the error in log norm alone. {_WEIGHT}"})
+    decoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the decoder. Default: learning_rate."}
+    )
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the encoder. Default: learning_rate."}
+    )
+    maps_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the two linear maps. Default: learning_rate."}
+    )
+    kl_weight: str = field(default="1.0", metadata={"help": f"Weight of KL(M(A) || M(A*)). {_WEIGHT}"})
+    mse_weight: str = field(default="1.0", metadata={"help": f"Weight of |A - Â|² over the variance of A. {_WEIGHT}"})
+    direction_weight: str = field(
+        default="0.0", metadata={"help": f"Weight of the error in direction alone. {_WEIGHT}"}
+    )
+    norm_weight: str = field(default="0.0", metadata={"help": f"Weight of the error in log norm alone. {_WEIGHT}"})
     lm_weight: str = field(
-        default="0.05", metadata={"help": f"Of the text's nats per token under M, after the prompt. {_WEIGHT}"}
+        default="0.05", metadata={"help": f"Weight of the text's nats per token under M, behind the prompt. {_WEIGHT}"}
     )
     ground_weight: str = field(
-        default="0.0", metadata={"help": f"Of the text's nats per token under M, after A's own context. {_WEIGHT}"}
+        default="0.0",
+        metadata={"help": f"Weight of the text's nats per token under M, behind A's own context. {_WEIGHT}"},
     )
-    entropy_weight: str = field(default="0.0", metadata={"help": f"Of the decoder's entropy, a bonus. {_WEIGHT}"})
+    entropy_weight: str = field(
+        default="0.0", metadata={"help": f"Weight of the decoder's entropy, a bonus. {_WEIGHT}"}
+    )
     replay_weight: str = field(
-        default="1.0", metadata={"help": f"Of the encoder's error on starting texts, for anchor=replay. {_WEIGHT}"}
+        default="1.0",
+        metadata={"help": f"Weight of the encoder's error on starting texts, for anchor=replay. {_WEIGHT}"},
     )
     reference_weight: str = field(
-        default="0.1", metadata={"help": f"Of the KL to the warm-started decoder, for estimator=policy. {_WEIGHT}"}
+        default="0.1",
+        metadata={"help": f"Weight of the KL to the warm-started decoder, for estimator=policy. {_WEIGHT}"},
     )
 
     def __post_init__(self) -> None:
@@ -137,6 +174,9 @@ class ConsistencyLensArguments(LensTrainingArguments):
         """Every term with its weight over the steps. What has no field of its own always weighs 1."""
         given = vars(self)
         return {term: Schedule.parse(given.get(f"{term}_weight", "1.0"), field=f"{term}_weight") for term in TERMS}
+
+    def stages(self, max_steps: int) -> list[tuple[str, int]]:
+        return [("warm start", min(self.num_warm_steps, max_steps))] if self.num_warm_steps else []
 
     @property
     def num_warm_steps(self) -> int:

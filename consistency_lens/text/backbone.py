@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..base.adapters import add_adapter, without_adapters
-from ..base.fidelity import only_site
 from ..base.saving import HEADS, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
-from ..frozen.anatomy import truncate
+from ..frozen.anatomy import longest_context, truncate
 from ..frozen.loading import in_float32
+from ..frozen.whole import refusing_damage
 from .configuration import ConsistencyLensConfig
 
 
@@ -38,7 +37,7 @@ def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) 
 
 def depth_of(config: ConsistencyLensConfig) -> int:
     """How many blocks the encoder has: those up to the site."""
-    return max(1, Site.parse(only_site(config.sites)).depth[0] + 1)
+    return max(1, Site.parse(config.only_site).depth[0] + 1)
 
 
 def cut(lm: PreTrainedModel, config: ConsistencyLensConfig, part: str) -> PreTrainedModel:
@@ -54,28 +53,19 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
 
 
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
-    # Without what names code of its own: transformers would ask whether to run that.
-    said = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
-    try:
+    with refusing_damage("config.json", "lens", "Save or download it again: what it says of the subject is damaged."):
+        # Without what names code of its own: transformers would ask whether to run that.
+        said = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
         subject = AutoConfig.for_model(**said)
+        config.require_room(longest_context(subject))
         made: PreTrainedModel = AutoModelForCausalLM.from_config(subject, dtype=torch.float32, trust_remote_code=False)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise _no_model(said, error) from error
-    except StrictDataclassError as error:
-        raise _no_model(said, error) from error
-    return made.eval()  # no dropout, ever
-
-
-def _no_model(said: dict[str, object], error: Exception) -> BadInput:
-    fix = "Give the FrozenLM as subject, or fetch the lens again."
-    why = f"config.json: subject: no such model can be built: {str(error)[:300]}"
-    return BadInput("lens", str(said.get("model_type")), fix, why.replace("\n", " "))
+        return made.eval()  # no dropout, ever
 
 
 def require_weights(
     config: ConsistencyLensConfig,
     folder: Path,
-    frozen: FrozenLM | None,
+    alone: bool,
     parts: Sequence[str] = ("decoder", "encoder"),
 ) -> None:
     """Raise unless the files of a lens have the sizes that its configuration speaks of: nothing is made of these sizes
@@ -90,7 +80,7 @@ def require_weights(
                 saved = {name: shape for name, shape in saved_shapes(folder, file).items() if "lora_A" in name}
                 ranks = {name: (config.lora_rank, *shape[1:]) for name, shape in saved.items()}
                 require_shapes(ranks, saved, folder, file)
-            case "full" if frozen is None:
+            case "full" if alone:
                 file = f"{part}/model.safetensors"
                 with torch.device("meta"):
                     lm: nn.Module = cut(_blank(config), config, part)

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedTokenizerBase
 
-from ..base.configuration import LensConfig
+from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from ..schema import Kind, Unfit, many, maybe, number, one_of, record, text, whole
+from .card import TEXT_CARD
 
 PLACEHOLDER = "<A>"
 TRAINABLE = ("projections", "lora", "full")
@@ -56,6 +58,7 @@ class ConsistencyLensConfig(LensConfig):
 
     model_type = "consistency_lens"
     medium = "text"
+    card = TEXT_CARD
 
     subject: dict[str, Any] | None = None
     code_length: int = 8
@@ -83,6 +86,7 @@ class ConsistencyLensConfig(LensConfig):
         for name in ("lora_rank", "lora_alpha"):
             if vars(self)[name] < 1:
                 raise BadInput(name, vars(self)[name], "Use 1 or more.")
+        require_norm("embedding_norm", self.embedding_norm)
         if self.injection not in INJECTIONS:
             raise BadInput("injection", self.injection, f"Use one of {', '.join(INJECTIONS)}.")
         if self.prompt.count(PLACEHOLDER) != 1:
@@ -115,35 +119,24 @@ class ConsistencyLensConfig(LensConfig):
 
     @classmethod
     def require_consistent(cls, said: Mapping[str, Any]) -> None:
-        """Tokens are those of the subject, and its context has room for them."""
+        """Tokens are those of the subject."""
         subject = said.get("subject") or {}
         sizes = {**subject, **(subject.get("text_config") or {})}
-        vocabulary, room = sizes.get("vocab_size"), sizes.get("max_position_embeddings", sizes.get("n_positions"))
+        vocabulary = sizes.get("vocab_size")
         for name in ("prompt_ids", "never_ids", "placeholder_id", "start_id", "stop_id", "pad_id"):
             given = said.get(name) or 0
             highest = max(given, default=0) if isinstance(given, list) else given
             if vocabulary is not None and highest >= vocabulary:
                 raise Unfit(name, highest, f"tokens of its subject, which has {vocabulary}")
-        asked = len(said.get("prompt_ids") or []) + said.get("code_length", cls.code_length)
-        if room is not None and asked > room:
-            wanted = f"at most {room} tokens with the prompt, which is what its subject takes"
-            raise Unfit("code_length", asked, wanted)
 
     @classmethod
     def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
         """The configuration of a lens for one site of a subject; `settings` are the fields that are free."""
         site = str(frozen.site(site))
-        if site == "embed":
-            fix = "Name a site of a layer, such as resid_post.1."
-            raise BadInput("site", site, fix, why="embeddings are single tokens")
-        if settings.get("injection") == "residual" and frozen.num_layers < 2:
-            why = "it adds the activation behind the second layer, and the model has one"
-            raise BadInput("injection", "residual", "Use embedding.", why)
+        require_site(site)
+        require_injection(str(settings.get("injection", cls.injection)), frozen.num_layers)
         tokens = frozen.tokenizer
-        start_id = _first(tokens.bos_token_id, tokens.eos_token_id, tokens.pad_token_id)
-        stop_id = _first(tokens.eos_token_id, tokens.pad_token_id)
-        if start_id is None or stop_id is None:
-            raise BadInput("tokenizer", frozen.model_id, "Give the tokenizer a token that ends a text (eos_token).")
+        start_id, stop_id = ends_of(tokens, frozen.model_id)
         special = {i for i in tokens.all_special_ids if i != stop_id} | set(range(len(tokens), frozen.vocab_size))
         special |= {i for i, token in tokens.added_tokens_decoder.items() if token.special and i != stop_id}
         prompt = str(settings.get("prompt", cls.prompt))
@@ -166,11 +159,19 @@ class ConsistencyLensConfig(LensConfig):
             embedding_norm=_embedding_norm(frozen),
             **settings,
         )
-        asked, room = 2 + len(before) + len(after), frozen.max_length
-        if asked + config.code_length > room:
-            why = f"the model takes {room} tokens, and the prompt has {asked}"
-            raise BadInput("code_length", config.code_length, f"Use at most {max(0, room - asked)}.", why)
+        config.require_room(frozen.max_length)
         return config
+
+    def require_subject(self, frozen: Any, ignore: tuple[str, ...] = ()) -> None:
+        super().require_subject(frozen, ignore)
+        self.require_room(FrozenModels.of(frozen).first.max_length)
+
+    def require_room(self, room: int) -> None:
+        """Raise where the prompt and the longest text do not fit into what the model takes."""
+        asked = len(self.prompt_ids or [])
+        if asked + self.code_length > room:
+            why = f"the model takes {room} tokens, and the prompt has {asked}"
+            raise BadInput("code_length", self.code_length, f"Use at most {max(0, room - asked)}.", why)
 
     @property
     def code_in_words(self) -> str:
@@ -196,6 +197,10 @@ class ConsistencyLensConfig(LensConfig):
         return "finetune" if "full" in map(self.kind_of, self.part_folders) else "adapter"
 
     @property
+    def has_adapters(self) -> bool:
+        return "lora" in map(self.kind_of, self.part_folders)
+
+    @property
     def origin_site(self) -> str:
         assert self.sites is not None
         return self.sites[0]
@@ -206,6 +211,29 @@ def _without_places(record: Any) -> Any:
     if not isinstance(record, dict):
         return record
     return {name: _without_places(value) for name, value in record.items() if name not in _PLACES}
+
+
+def require_site(site: str) -> None:
+    """Raise where there is nothing to say of a site."""
+    if site == "embed":
+        fix = "Name a site of a layer, such as resid_post.1."
+        raise BadInput("site", site, fix, why="embeddings are single tokens")
+
+
+def require_injection(injection: str, layers: int) -> None:
+    """Raise where the activation cannot enter a model of so many layers so."""
+    if injection == "residual" and layers < 2:
+        why = "it adds the activation behind the second layer, and the model has one"
+        raise BadInput("injection", "residual", "Use embedding.", why)
+
+
+def ends_of(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[int, int]:
+    """The tokens that a text starts and ends with; raise where a tokenizer has none."""
+    start_id = _first(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    stop_id = _first(tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if start_id is None or stop_id is None:
+        raise BadInput("tokenizer", model, "Give the tokenizer a token that ends a text (eos_token).")
+    return start_id, stop_id
 
 
 def _first(*ids: int | None) -> Any:

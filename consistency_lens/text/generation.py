@@ -9,7 +9,6 @@ Shapes: B rows, T tokens of a text, V vocabulary, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from .. import vocabulary
 from ..base.modeling import Code
+from ..frozen import stepping
+from ..frozen.stepping import Step
 
 # Seeds of different steps of one rollout lie this far apart, so that neighbouring rollouts share none.
 _STRIDE = 0x9E3779B97F4A7C15
@@ -108,12 +109,9 @@ class Words(Code):
         return (1 + (numbers[1:] != numbers[:-1]).sum()) / len(numbers)
 
 
-def roll_out(step: Callable[[Tensor | None], Tensor], length: int, noise: Noise) -> Tensor:
-    """Sample `length` tokens; `step(ids [B] or None)` takes the last choice and gives the next logits `[B, V]`."""
-    ids: list[Tensor] = []
-    for t in range(length):
-        ids.append(noise.choose(t, step(ids[-1] if ids else None)))
-    return torch.stack(ids, dim=1)
+def roll_out(step: Step, length: int, noise: Noise) -> Tensor:
+    """Sample `length` tokens `[B, T]`, each from the logits that follow the one before it."""
+    return stepping.roll_out(step, length, noise.choose)
 
 
 class _LookUp(torch.autograd.Function):

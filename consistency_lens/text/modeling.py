@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..base.modeling import Batch, LensModel, LensOutput
 from ..base.saving import HEADS
-from ..frozen import Edit, FrozenLM, Prefix
+from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
 from . import controls
 from .backbone import backbone, require_weights
 from .configuration import ConsistencyLensConfig
@@ -77,8 +77,8 @@ class ConsistencyLens(LensModel):
         return lens.to(frozen.device) if frozen else lens
 
     @classmethod
-    def require_files(cls, config: Any, folder: Path, frozen: FrozenLM | None) -> None:
-        require_weights(config, folder, frozen)
+    def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
+        require_weights(config, folder, alone=models is None)
 
     def forward(
         self,
@@ -147,10 +147,11 @@ class ConsistencyLens(LensModel):
         for part in (self.decoder, self.encoder):
             part.checkpoint_activations()
 
-    def spell(self, code: Any) -> list[dict[str, Any]]:
+    def describe(self, code: Any) -> list[dict[str, Any]]:
         return [{"explanation": text} for text in controls.printed(self.tokenizer, code)]
 
     def reread(self, texts: Sequence[str]) -> Words:
+        """Codes from what people, or a world that rewords, have written."""
         return controls.reread(self.config, self.tokenizer, list(texts)).to(self.device)
 
     def steer(
@@ -185,12 +186,15 @@ class ConsistencyLens(LensModel):
         return steer(self, text, position, new_explanation, strength, *given)
 
     def rivals(self, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Any]:
+        """Texts that do not come from the row's activation: what a lens is worth its distance from."""
         return dict(controls.rivals(self.config, batch, prefix, frozen, seed))
 
     def tampered(self, code: Any, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Any]:
+        """The same texts, changed in ways that tell a language from a private code."""
         return dict(controls.tampered(self.config, code, frozen, seed))
 
     def traits(self, code: Any, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Tensor]:
+        """Numbers per row `[B]` that describe the texts themselves."""
         return controls.traits(self.config, code, batch, prefix, frozen, seed)
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:

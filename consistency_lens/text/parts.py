@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from ..base.adapters import adapter_file, adapter_parameters, enable_checkpointing, speaking
-from ..base.fidelity import only_site
-from ..base.saving import HEADS, SavedModel, fetch_beside, heads_beside, load_files, open_folder, save_files
+from ..base.saving import HEADS, SavedModel, config_in, fetch_beside, heads_beside, load_files, open_folder, save_files
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
 from ..frozen.columns import last_columns
@@ -69,10 +68,10 @@ class LensPart(SavedModel):
     ) -> Self:
         """This part alone, from a lens or from where it was saved by itself; the arguments are those of a lens."""
         folder = open_folder(lens_id_or_path, revision, token)
-        config = cls.config_class.from_pretrained(folder)
+        config = config_in(folder, cls.config_class)
         if subject is not None:
             config.require_subject(subject)
-        require_weights(config, folder, subject, [cls.name])
+        require_weights(config, folder, subject is None, [cls.name])
         part = cls(config, backbone(config, subject, cls.name))
         part = part.to(subject.device) if subject else part
         other = next(name for name in ("decoder", "encoder") if name != cls.name)
@@ -276,7 +275,7 @@ class LensEncoder(LensPart):
 
     @property
     def site(self) -> Site:
-        return Site.parse(only_site(self.config.sites))
+        return Site.parse(self.config.only_site)
 
     def started(self, ids: Tensor) -> Tensor:
         """`[N, 1 + T]`: the ids of texts as they are read."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ..base.engines import any_process
 from ..errors import BadInput
@@ -40,7 +41,8 @@ class TextSource:
         spread: bool = False,
     ) -> None:
         self.args, self.config, self.frozen, self.rows, self.spread = args, config, frozen, rows, spread
-        self.doubt = Doubt(args.warm_sure, self._vague_id())
+        banned = {config.stop_id, *(config.never_ids or [])}
+        self.doubt = Doubt(args.warm_sure, vague_id(args.warm_vague, frozen.tokenizer, banned))
         self._prepared: PreparedTexts | None = None
 
     @property
@@ -87,14 +89,14 @@ class TextSource:
             **{name: self.config.to_dict()[name] for name in names},
         }
 
-    def _vague_id(self) -> int | None:
-        """The token of `warm_vague`, as it stands behind another word."""
-        word = self.args.warm_vague
-        if word is None:
-            return None
-        forms = (self.frozen.tokenizer(form, add_special_tokens=False)["input_ids"] for form in (f" {word}", word))
-        ids = min(forms, key=len)
-        if len(ids) != 1 or ids[0] in {self.config.stop_id, *(self.config.never_ids or [])}:
-            fix = "Use a word that is one token of this model, such as 'something', or leave it out."
-            raise BadInput("warm_vague", word, fix, why=f"it is {len(ids)} tokens or a special one")
-        return int(ids[0])
+
+def vague_id(word: str | None, tokenizer: PreTrainedTokenizerBase, banned: Collection[int]) -> int | None:
+    """The token of `warm_vague`, as it stands behind another word; raise where it is none, or one that is banned."""
+    if word is None:
+        return None
+    forms = (tokenizer(form, add_special_tokens=False)["input_ids"] for form in (f" {word}", word))
+    ids = min(forms, key=len)
+    if len(ids) != 1 or ids[0] in banned:
+        fix = "Use a word that is one token of this model, such as 'something', or leave it out."
+        raise BadInput("warm_vague", word, fix, why=f"it is {len(ids)} tokens or a special one")
+    return int(ids[0])

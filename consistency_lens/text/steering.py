@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..base.explaining import likeliest
+from ..base.comparing import likeliest
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, Prefix
 from ..frozen.sites import require_whole
@@ -92,7 +92,7 @@ def steer(
     read = frozen.read({"input_ids": ids}, lens.config.origin_site)[lens.config.origin_site][:, p]
     if old_explanation is None:
         code = lens.compress({"activations": {lens.config.origin_site: read}})
-        old_explanation = str(lens.spell(code)[0]["explanation"])
+        old_explanation = str(lens.describe(code)[0]["explanation"])
     else:
         _require_readable(lens, "old_explanation", old_explanation)
     if new_explanation != old_explanation:  # what the lens itself says is always taken back

@@ -5,7 +5,7 @@ Shapes: B rows, G rollouts per row, N = B * G, H columns (P and the horizon), T 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..base.comparing import Applied, TokenSwap, compare_vectors
 from ..base.engines import in_one_call
-from ..base.fidelity import Bench
 from ..base.memory import FirstWeights
 from ..base.shards import fill, gathered
 from ..base.trainer import LensTrainer
+from ..base.training_data import TrainingData
 from ..errors import BadInput
+from ..frozen import Edit
 from ..objectives import (
     direction_error_of,
     entropy_of,
+    fve,
     kl_of,
     log_probability_of,
     nll_of,
@@ -31,6 +34,7 @@ from ..objectives import (
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
 from .controls import after_prompt, nll_after, noised
+from .data import open_contexts, training_data
 from .flops import StepCost
 from .generation import Noise, Words, leave_one_out
 from .modeling import ConsistencyLens, ConsistencyLensOutput
@@ -44,7 +48,7 @@ REFERENCE = "reference.safetensors"
 class Rows:
     """What one step is about: activations, where they are judged, and the texts they start from if any are needed."""
 
-    bench: Bench | None  # None where the subject is not asked
+    comparison: TokenSwap | None  # None where the subject is not asked
     original: Tensor  # [N, d]
     pair: Tensor  # [N]
     texts: Words | None  # [N, T]
@@ -59,7 +63,15 @@ class ConsistencyLensTrainer(LensTrainer):
     args: ConsistencyLensArguments
     lens: ConsistencyLens
 
+    def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
+        self.site = self.lens.config.only_site
+        self.activations = open_contexts(given, eval_dataset, self.frozen, self.site)
+        self.mean = self.activations.mean(self.site)
+        self.variance = float(self.activations.statistics[f"{self.site}.variance"].sum())
+        return training_data(self.activations, eval_dataset, self.frozen, self.site, args)
+
     def take_up(self) -> None:
+        self.mean = self.mean.to(self.args.device if self.engine.spreads_weights else self.frozen.device)
         if self.args.anchor == "frozen" and (self.engine.is_deepspeed or self.engine.spreads_weights):
             fix = "Use ds_configs/ddp.yaml, or another anchor."
             raise BadInput("anchor", "frozen", fix, why=f"{self.engine.name} settles at the start what is trained")
@@ -111,6 +123,26 @@ class ConsistencyLensTrainer(LensTrainer):
         ids, mask = words.words.written(self.lens.config.stop_id)
         return self.settle({"start": nll_of(out.logits, ids, mask), **self.terms_of_vectors(out.restored, original)})
 
+    # ---- what an evaluation measures
+
+    def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
+        return [edit.at(self.mean) for edit in applied.edits]
+
+    def measure_rows(self, applied: Applied, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """With how near the vector is, `original` and `restored` `[B, d]`, and what is known of the text itself."""
+        (edit,), swap = applied.edits, applied.comparison
+        assert isinstance(swap, TokenSwap)
+        original = batch["activations"][self.site].float()
+        rows = super().measure_rows(applied, batch) | compare_vectors(edit.tensor, original)
+        rows |= self.lens.traits(applied.code, batch, swap.prefix, self.frozen, self.args.seed)
+        return rows | {"restored": edit.tensor, "original": original}
+
+    def summarise(self, rows: Mapping[str, Tensor], described: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        means = super().summarise(rows, described)
+        means["fve"] = float(fve(rows["restored"], rows["original"], self.mean.cpu()))
+        means["distinct"] = len({row["explanation"] for row in described}) / len(described)
+        return {name: value for name, value in means.items() if name not in ("squared_error", "ce")}
+
     # ---- what the equation is made of
 
     def manner(self, rows: Rows) -> dict[str, Any]:
@@ -122,11 +154,11 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def terms_of_function(self, rows: Rows, out: ConsistencyLensOutput) -> dict[str, Tensor]:
         """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the subject is not asked."""
-        if rows.bench is None or self.schedules["kl"].is_off:
+        if rows.comparison is None or self.schedules["kl"].is_off:
             return {}
         (edit,) = out.edits
         put_back = edit.at(edit.tensor + self.error_elsewhere(rows, edit.tensor))
-        return {"kl": rows.bench.kl(rows.bench.edited(put_back))}
+        return {"kl": rows.comparison.kl(rows.comparison.edited(put_back))}
 
     def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
         """`|A - Â|²` over the variance of the activations (1 - FVE), and its direction and norm by themselves."""
@@ -141,14 +173,14 @@ class ConsistencyLensTrainer(LensTrainer):
         """The batch with each row once per rollout; a rollout's A' is the same rollout of its partner."""
         times = self.rollouts
         asked = not (self.schedules["kl"].is_off and self.schedules["ground"].is_off)
-        bench = Bench.of(self.frozen, inputs, self.args.kl_horizon) if asked else None
+        comparison = TokenSwap.of(self.frozen, inputs, self.args.kl_horizon) if asked else None
         original, pair = inputs["activations"][self.site].float(), inputs["pair"]
         kept = self.args.anchor == "replay" or self.args.quote
         words = self.texts.of(inputs, self.state.max_steps).words if kept else None
         if times > 1:
-            bench, original = bench and bench.repeat(times), original.repeat_interleave(times, 0)
+            comparison, original = comparison and comparison.repeat(times), original.repeat_interleave(times, 0)
             pair = (pair.unsqueeze(1) * times + torch.arange(times, device=pair.device)).flatten()
-        return Rows(bench, original, pair, words)
+        return Rows(comparison, original, pair, words)
 
     def error_elsewhere(self, rows: Rows, restored: Tensor) -> Tensor | float:
         """`Δ = A' - Â'`: what the lens got wrong about another document's activation."""
@@ -169,8 +201,8 @@ class ConsistencyLensTrainer(LensTrainer):
                 found["lm"] = nll_after(after_prompt(self.lens.config, self.frozen, len(words)), words)
             else:
                 found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
-        if rows.bench is not None and not self.schedules["ground"].is_off:
-            found["ground"] = surprise_in_place(rows.bench.prefix, words, self.texts.quoted, self.texts.doubt)
+        if rows.comparison is not None and not self.schedules["ground"].is_off:
+            found["ground"] = surprise_in_place(rows.comparison.prefix, words, self.texts.quoted, self.texts.doubt)
         if not self.schedules["entropy"].is_off and out.logits is not None:
             found["entropy"] = -entropy_of(out.logits, mask)
         if out.beside is not None:

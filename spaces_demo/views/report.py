@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,6 @@ from reports import AGAIN, folder_of, home_of, latest
 from consistency_lens import BadInput, Report
 
 LARGEST = 1 << 23  # bytes of a picture
-PLOTS = {
-    "controls": "What each code tells the model",
-    "truncation": "What the first words carry",
-    "position": "Harm by position",
-    "training": "Fidelity against readability",
-}
-QUESTIONS = ("kl_recovered", "kl_horizon_recovered", "kl_after_recovered", "top1", "fve")
-GROUPS = {
-    "lens": "the lens",
-    "text": "not from the activation",
-    "ahead": "looking ahead",
-    "edit": "no words",
-    "tampered": "spoiled words",
-}
 
 
 def page_of(lens: Path, said: str = "") -> str:
@@ -52,9 +38,9 @@ def drawn(lens: Path, folder: Path, said: str = "") -> str:
         f"{safe(data['split'])}; brackets are 95 % bootstrap intervals over documents."
     )
     pictures = "".join(
-        f"<figure><img alt='{name}' src='data:image/png;base64,{b64encode(path.read_bytes()).decode()}'>"
-        f"<figcaption>{name}</figcaption></figure>"
-        for stem, name in PLOTS.items()
+        f"<figure><img alt='{safe(name)}' src='data:image/png;base64,{b64encode(path.read_bytes()).decode()}'>"
+        f"<figcaption>{safe(name)}</figcaption></figure>"
+        for stem, name in report.about.pictures.items()
         if lies_in(path := folder / f"{stem}.png", home_of(lens, folder)) and path.stat().st_size <= LARGEST
     )
     meanings = "".join(f"<dt>{safe(k)}</dt><dd>{safe(v)}</dd>" for k, v in report.definitions.items())
@@ -66,31 +52,32 @@ def drawn(lens: Path, folder: Path, said: str = "") -> str:
 
 
 def tables_of(report: Report) -> list[str]:
-    """Every part of the rows with all codes, what survives spoiling, traits of the words, and what judges say."""
-    found = []
+    """Every part of the rows with all codes, what changed codes keep, traits, and what is known of the truth."""
+    about, found = report.about, []
     for name, part in report.parts.items():
-        columns = [q for q in QUESTIONS if any(q in numbers for numbers in part.numbers.values())]
-        rows = [
-            [f"{code} ({GROUPS[group]})" if group != "lens" else code]
-            + [str(part.numbers[code].get(column, "")) for column in columns]
-            for group in GROUPS
-            for code in report.groups.get(group, [])
+        rows = {
+            code if group.name == "lens" else f"{code} ({group.heading})": part.numbers[code]
+            for group in about.groups
+            for code in report.groups.get(group.name, [])
             if part.numbers.get(code)
-        ]
+        }
         title = "All rows" if name == "all" else f"Rows where {report.definitions.get(name, name)}"
-        found.append(table(["", *columns], rows, f"{title} ({part.rows:,})"))
-    if report.judged:
-        columns = list(dict.fromkeys(number for numbers in report.judged.values() for number in numbers))
-        rows = [[code, *(str(numbers.get(c, "")) for c in columns)] for code, numbers in report.judged.items()]
-        found.append(table(["", *columns], rows, "Where the truth is known"))
-    if report.traits:
-        rows = [[name, str(number)] for name, number in report.traits.items()]
-        found.append(table(["", "value"], rows, "The words themselves"))
-    if report.retention:
-        columns = [q for q in QUESTIONS if any(q in numbers for numbers in report.retention.values())]
-        rows = [[code, *(str(numbers.get(c, "")) for c in columns)] for code, numbers in report.retention.items()]
-        found.append(table(["", *columns], rows, "Share that survives spoiling the words"))
-    return found
+        found.append(_table(rows, f"{title} ({part.rows:,})", about.questions))
+    traits = {name: {"value": number} for name, number in report.traits.items()}
+    found += [
+        _table(report.judged, about.title("judged")),
+        _table(traits, about.title("traits")),
+        _table(report.retention, about.title("retention"), about.questions),
+    ]
+    return [each for each in found if each]
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]], title: str, columns: Iterable[str] | None = None) -> str:
+    """The columns that some row has, in this order; default all."""
+    measured = dict.fromkeys(name for numbers in rows.values() for name in numbers)
+    shown = list(measured) if columns is None else [name for name in columns if name in measured]
+    cells = [[name, *(str(numbers.get(column, "")) for column in shown)] for name, numbers in rows.items()]
+    return table(["", *shown], cells, title) if cells else ""
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:

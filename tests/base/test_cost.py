@@ -16,8 +16,8 @@ CPU = torch.device("cpu")
 def test_a_meter_goes_on_where_a_checkpoint_had_left_it() -> None:
     meter = Meter(CPU, processes=2)
     meter.begin(Cost(seconds=100.0, judging=10.0, rows=40, tokens=400, peak_memory=10**15, sessions=1))
-    meter.see(torch.tensor([[0, 1, 1], [1, 1, 1]]))
-    meter.see(torch.tensor([[1, 1]]))
+    meter.see(2, torch.tensor(5))
+    meter.see(1, torch.tensor(2))
     meter.judging += 2.5
     found = meter.cost
     assert (found.rows, found.tokens, found.sessions, found.peak_memory) == (40 + 2 * 3, 400 + 2 * 7, 2, 10**15)

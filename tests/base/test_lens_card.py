@@ -33,6 +33,8 @@ from consistency_lens.base.modeling import LensModel
 from consistency_lens.card import model_card
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, Provenance
+from consistency_lens.text.card import TEXT_CARD
+from consistency_lens.text.configuration import ConsistencyLensConfig
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
@@ -41,6 +43,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def of_origin(**changes: Any) -> Provenance:
     return dataclasses.replace(tiny_lens(tiny_lm()).config.origin, **changes)
+
+
+def config_of(**changes: Any) -> ConsistencyLensConfig:
+    config = tiny_lens(tiny_lm()).config
+    config.provenance = of_origin(**changes).to_dict()
+    return config
 
 
 def test_each_checkpoint_has_a_card_with_what_is_known_by_then(tmp_path: Path) -> None:
@@ -141,7 +149,7 @@ def test_the_snippet_runs_as_it_stands(local: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("text", ['say "hi" \\ there\x00', "``` <!-- /generated --> <b>", "ünï " * 60, "x" * 300])
 def test_a_snippet_quotes_any_text(text: str) -> None:
-    code = usage("me/lens", of_origin(), text)
+    code = usage("me/lens", config_of(), text)
     (line,) = [node for node in code.split("lens = ")[1].split("for row")[:1]]
     names: dict[str, Any] = {}
     exec("text = " + line.partition("text = ")[2], names)
@@ -151,7 +159,7 @@ def test_a_snippet_quotes_any_text(text: str) -> None:
 
 def test_a_snippet_quotes_any_name() -> None:
     name = 'x"); import os; os.abort()  # ``` <!-- /generated -->'
-    code = usage(name, of_origin(model_id=name), "a b c")
+    code = usage(name, config_of(model_id=name), "a b c")
     call = next(line for line in code.splitlines() if line.startswith("lens = "))
     given = ast.parse(call).body[0].value
     assert [ast.literal_eval(part) for part in (given.args[0], given.keywords[0].value)] == [name, name]
@@ -162,7 +170,7 @@ def test_who_has_to_name_the_subject() -> None:
     ours = "subject-0123456789abcdef"
     assert is_demo(ours) and findable(of_origin(model_id=ours)) and not findable(of_origin())
     assert findable(of_origin(weights=f"commit:{COMMIT}")) and not findable(of_origin(weights="commit:None"))
-    assert 'from_pretrained("me/lens")\n' in usage("me/lens", of_origin(model_id=ours), "a b c")
+    assert 'from_pretrained("me/lens")\n' in usage("me/lens", config_of(model_id=ours), "a b c")
 
 
 def test_a_subject_of_the_hub_is_the_base_model() -> None:
@@ -206,6 +214,8 @@ def test_the_history_is_what_evaluations_found() -> None:
         {"step": 2, "eval_kl_recovered": 0.3, "eval_fve": 0.5},
     ]
     assert watched(log) == [{"step": 2, "kl_recovered": 0.3, "fve": 0.5}]
+    assert watched([{"step": 1, "eval_text_nll": 2.0}]) == [], "which other families do not have"
+    assert watched([{"step": 1, "eval_text_nll": 2.0}], names=TEXT_CARD.watched) == [{"step": 1, "text_nll": 2.0}]
     assert watched(log, "eval_ema_") == [{"step": 2, "kl_recovered": 0.2}] and watched([]) == []
     history = [{"step": s, "kl_recovered": s / 100} for s in range(1, 41)]
     shown = facts_of(tiny_lens(tiny_lm()).config, TrainingRecord(name="x", history=history)).history

@@ -12,7 +12,7 @@ from lens_runs import SITE, WARM, arguments, first_batch, tiny_lens, tiny_rows, 
 from tiny import shared_lm, tiny_lm, tiny_model
 
 from consistency_lens.activations import Activations
-from consistency_lens.base.fidelity import Bench
+from consistency_lens.base.comparing import TokenSwap
 from consistency_lens.errors import BadInput
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
@@ -82,11 +82,11 @@ def test_a_lens_predicts_no_labels(tmp_path: Path) -> None:
 def test_a_batch_at_the_end_of_documents_is_judged_as_far_as_it_goes(tmp_path: Path) -> None:
     batch = dict(first_batch(trainer_of(tmp_path, kl_horizon=3)))
     short = batch | {name: batch[name][:, :1] for name in ("continuation_ids", "continuation_mask")}
-    bench, one = Bench.of(shared_lm("llama"), short, 3), Bench.of(shared_lm("llama"), short, 1)
-    assert bench.mask.sum(1).tolist() == (1 + short["continuation_mask"][:, 0]).tolist()
+    swap, one = TokenSwap.of(shared_lm("llama"), short, 3), TokenSwap.of(shared_lm("llama"), short, 1)
+    assert swap.mask.sum(1).tolist() == (1 + short["continuation_mask"][:, 0]).tolist()
     other = torch.randn_like(one.clean)
-    wide = torch.cat([other, torch.randn_like(bench.clean[:, 2:])], dim=1)
-    torch.testing.assert_close(bench.kl(wide), one.kl(other))
+    wide = torch.cat([other, torch.randn_like(swap.clean[:, 2:])], dim=1)
+    torch.testing.assert_close(swap.kl(wide), one.kl(other))
 
 
 @pytest.mark.parametrize(

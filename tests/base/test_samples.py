@@ -13,7 +13,8 @@ from lens_runs import SITE, stirred, tiny_lens, trainer_of
 from rich.console import Console
 from tiny import padded_batch, shared_lm, tiny_lm, tiny_tokenizer
 
-from consistency_lens.base.samples import FILE, append_rows, drawn, marked, plain, sample_rows, spread
+from consistency_lens.base.comparing.rows import marked, rows_for_people
+from consistency_lens.base.samples import FILE, append_rows, drawn, plain, spread
 from consistency_lens.frozen import Edit
 
 ROWS = 8
@@ -56,7 +57,7 @@ def test_rows_say_what_the_subject_says(tmp_path: Path) -> None:
     lens = stirred(tiny_lens(frozen))
     trainer = trainer_of(tmp_path, frozen, lens)
     (batch,) = trainer.batches(ROWS)
-    rows = sample_rows(lens, frozen, [batch], 7)
+    rows = rows_for_people(lens, frozen, [batch], 7)
     assert len(rows) == ROWS and {row["step"] for row in rows} == {7}
     code = lens.compress(batch)
     (edit,) = lens.restore(code, batch)
@@ -88,7 +89,7 @@ def test_no_room_for_a_whole_continuation(tmp_path: Path) -> None:
     batch = padded_batch((126, 120))
     batch |= {"doc_id": torch.arange(2), "position": torch.tensor([125, 119])}
     batch["activations"] = frozen.prefix(batch).read(SITE)
-    rows = sample_rows(tiny_lens(frozen), frozen, [batch], 0)
+    rows = rows_for_people(tiny_lens(frozen), frozen, [batch], 0)
     assert [len(row["continuation_after"].split()) for row in rows] == [3, 3]
 
 

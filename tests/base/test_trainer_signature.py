@@ -15,12 +15,12 @@ from lens_runs import SITE, arguments, rows_folder, tiny_lens, tiny_rows
 from tiny import VOCABULARY, shared_lm
 from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
+from consistency_lens import evaluate_lens
 from consistency_lens.activations import Activations
 from consistency_lens.activations.given import STREAM_SAMPLE
 from consistency_lens.base.arguments import LensTrainingArguments
 from consistency_lens.base.trainer import LensTrainer
 from consistency_lens.errors import BadInput
-from consistency_lens.evaluation import evaluate_lens
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
@@ -158,7 +158,7 @@ def test_numbers_of_your_own_are_logged_beside_ours(tmp_path: Path) -> None:
     assert logged["eval_kl_median"] == float(np.median(rows["kl"])) and "eval_ema_kl_median" in logged
     assert logged["eval_again"] == pytest.approx(logged["eval_kl"])
     assert seen[0].label_ids is None
-    assert {"kl", "kl_of_mean", "top1", "cosine", "original", "restored", "explanation"} <= {*rows}
+    assert {"kl", "kl_of_baseline", "top1", "cosine", "original", "restored", "explanation"} <= {*rows}
     assert all(len(value) == SHORT["eval_rows"] for value in rows.values())
     assert rows["restored"].shape == rows["original"].shape == (8, 32)
 
@@ -286,7 +286,7 @@ def test_the_names_of_before_are_refused_with_those_of_now(tmp_path: Path) -> No
             lens, args, activations=rows, frozen=frozen
         ),
         "tokenizer=.*nothing of that name": lambda: ConsistencyLensTrainer(lens, args, rows, tokenizer=1),
-        "frozen='NoneType'": lambda: ConsistencyLensTrainer(lens, args, rows),
+        "frozen=None": lambda: ConsistencyLensTrainer(lens, args, rows),
         "args='NoneType'": lambda: ConsistencyLensTrainer(lens, None, rows, frozen=frozen),
         "train_dataset='NoneType'": lambda: ConsistencyLensTrainer(lens, args, frozen=frozen),
     }

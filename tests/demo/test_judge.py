@@ -8,7 +8,7 @@ from torch import Tensor
 from consistency_lens.demo.judge import FactJudge, reword_all
 from consistency_lens.demo.reword import is_true, mentions
 from consistency_lens.demo.stories import Fact, FactPosition, Story, stories
-from consistency_lens.evaluation import Judge
+from consistency_lens.text.report import Judge
 
 STORY = Story(
     0,

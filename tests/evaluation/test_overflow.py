@@ -12,10 +12,10 @@ from lens_runs import tiny_rows
 from tiny import shared_lm
 
 from consistency_lens.errors import BadInput
-from consistency_lens.evaluation import Report, evaluate_lens
-from consistency_lens.evaluation.controls import LENS
+from consistency_lens.evaluation import HeldOut, Report, VectorReport, evaluate
+from consistency_lens.evaluation.about import LENS
+from consistency_lens.evaluation.bootstrap import Records
 from consistency_lens.evaluation.overflow import require_finite
-from consistency_lens.evaluation.samples import Records
 
 
 class Overflowing(VectorLens):
@@ -28,7 +28,8 @@ class Overflowing(VectorLens):
 
 
 def judged(lens: VectorLens) -> Report:
-    return evaluate_lens(lens, shared_lm("llama"), tiny_rows(), horizon=0, batch_size=16, max_rows=16, progress=False)
+    held_out = HeldOut(horizon=0, batch_size=16, max_rows=16)
+    return evaluate(lens, shared_lm("llama"), tiny_rows(), VectorReport(), held_out, progress=False)
 
 
 def test_what_is_not_finite_in_the_lens_is_named() -> None:

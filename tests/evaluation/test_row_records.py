@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from consistency_lens.evaluation.numbers import (
-    BLOCK,
-    difference,
-    draws_of,
-    number,
-    numbers_of,
-    retained,
-    traits_of,
-)
-from consistency_lens.evaluation.samples import Number, Records, Samples, ratio
+from consistency_lens.evaluation.bootstrap import Number, Records, Samples, ratio
+from consistency_lens.evaluation.quantities import AT_P, Measured
+
+
+def number(samples: Samples, code: str, name: str) -> Number | None:
+    return Measured(samples, AT_P).numbers(code, names=[name]).get(name)
 
 
 def records_of(values: dict[str, dict[str, np.ndarray]]) -> Records:
@@ -57,7 +53,7 @@ def test_numbers_against_their_formulas(some: tuple[Records, np.ndarray]) -> Non
     samples, column = Samples(records, documents), records.column
     kl, mean = column("lens", "kl"), column("mean", "kl")
     clean = column("row", "ce")
-    found = numbers_of(samples, "lens")
+    found = Measured(samples, AT_P).numbers("lens")
     assert found["kl"].value == pytest.approx(kl.mean())
     assert found["kl_recovered"].value == pytest.approx(1 - kl.mean() / mean.mean())
     rise, rise_of_other = column("lens", "ce") - clean, column("resample", "ce") - clean
@@ -77,19 +73,20 @@ def test_differences_and_shares_use_the_same_draws(some: tuple[Records, np.ndarr
     records.values["twin", "kl"] = records.values["lens", "kl"]
     records.weights["twin", "kl"] = records.weights["lens", "kl"]
     samples = Samples(records, documents)
-    assert difference(samples, "lens", "twin", "kl_recovered") == Number(0.0, 0.0, 0.0)
-    apart = difference(samples, "lens", "half", "kl_recovered")
-    here, there = draws_of(samples, "lens", "kl_recovered"), draws_of(samples, "half", "kl_recovered")
-    assert apart is not None and here is not None and there is not None
+    measured = Measured(samples, AT_P)
+    of = ["kl_recovered"]
+    assert measured.differences("lens", "twin", of) == {"kl_recovered": Number(0.0, 0.0, 0.0)}
+    apart = measured.differences("lens", "half", of)["kl_recovered"]
+    here, there = measured.draws("lens", "kl_recovered"), measured.draws("half", "kl_recovered")
+    assert here is not None and there is not None
     assert (apart.low, apart.high) == tuple(np.percentile((here - there)[1:], [2.5, 97.5]))
-    kept = retained(samples, "lens", "lens", "top1")
-    assert kept == Number(1.0, 1.0, 1.0)
+    assert measured.retained("lens", "lens", ["top1"]) == {"top1": Number(1.0, 1.0, 1.0)}
 
 
 def test_nothing_is_retained_of_nothing() -> None:
     harm = {"lens": {"kl": np.full(9, 2.0)}, "mean": {"kl": np.ones(9)}, "cut": {"kl": np.full(9, 3.0)}}
     samples = Samples(records_of(harm), np.arange(9))
-    assert retained(samples, "cut", "lens", "kl_recovered") is None
+    assert Measured(samples, AT_P).retained("cut", "lens", ["kl_recovered"]) == {}
 
 
 def test_rows_without_a_value_do_not_count() -> None:
@@ -124,27 +121,6 @@ def test_rows_of_one_document_are_not_independent() -> None:
     apart = number(Samples(records_of({"a": {"x": values}}), np.arange(200)), "a", "x")
     assert together is not None and apart is not None
     assert together.high - together.low > 2 * (apart.high - apart.low)
-
-
-def test_different_texts_are_counted_once() -> None:
-    records = Records()
-    texts = ["a b", "a b", "b c a", "c"]
-    traits_of(records, texts)
-    samples = Samples(records, np.arange(4))
-    assert samples.mean("traits", "distinct")[0] == pytest.approx(3 / 4)
-    assert samples.mean("traits", "distinct_1")[0] == pytest.approx(3 / 8)  # a, b, c of 8 words
-    assert samples.mean("traits", "distinct_2")[0] == pytest.approx(3 / 4)  # ab, bc, ca of 4 pairs
-
-
-def test_texts_are_told_apart_within_blocks_of_one_size() -> None:
-    """More rows of the same kind do not make a lens look more monotonous."""
-    texts = [f"text {i % 250}" for i in range(BLOCK)]
-    for copies in (1, 3):
-        records = Records()
-        traits_of(records, texts * copies + ["a rest that does not count"] * 7 * (copies - 1))
-        samples = Samples(records, np.arange(len(texts) * copies + 7 * (copies - 1)))
-        assert samples.mean("traits", "distinct")[0] == pytest.approx(250 / BLOCK)
-        assert samples.mean("traits", "distinct_1")[0] == pytest.approx(251 / (2 * BLOCK))
 
 
 def test_a_ratio_without_a_denominator_is_no_number() -> None:

@@ -48,6 +48,7 @@ def llama(
         scores = (q @ k.transpose(1, 2) / size**0.5).masked_fill(later, float("-inf"))
         mixed = (scores.softmax(-1) @ v).transpose(0, 1).reshape(tokens, -1)
         hidden = hidden + touch(f"attn_out.{i}", mixed @ weights[at + "self_attn.o_proj.weight"].T)
+        hidden = touch(f"resid_mid.{i}", hidden)
         x = touch(f"mlp_in.{i}", norm(hidden, at + "post_attention_layernorm.weight"))
         gated = silu(x @ weights[at + "mlp.gate_proj.weight"].T) * (x @ weights[at + "mlp.up_proj.weight"].T)
         hidden = hidden + touch(f"mlp_out.{i}", gated @ weights[at + "mlp.down_proj.weight"].T)

@@ -12,7 +12,7 @@ from tiny import padded_batch, tiny_lm
 from consistency_lens.frozen import Edit, FrozenLM
 
 SIZE = 32
-SITES = ("embed", "attn_out.0", "mlp_in.1", "resid_post.0")
+SITES = ("embed", "attn_out.0", "resid_mid.0", "mlp_in.1", "resid_post.0")
 CASES = [
     ("llama", "aot_eager"),
     ("gemma3-window", "eager"),

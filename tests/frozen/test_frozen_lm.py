@@ -82,6 +82,10 @@ def test_only_a_plain_causal_lm_is_taken(wrap: str) -> None:
 @pytest.mark.parametrize("stage", LAYERED)
 def test_nothing_above_the_highest_site_runs(any_lm: FrozenLM, stage: str, layer: int) -> None:
     model, batch, anatomy = any_lm.model, padded_batch(), ANATOMY[any_lm.model.config.model_type]
+    if f"{stage}.{layer}" not in any_lm.sites:
+        with pytest.raises(BadInput, match="run in parallel"):
+            any_lm.read(batch, f"{stage}.{layer}")
+        return
     everything = leaves_that_run(model, lambda: any_lm.logits(batch))
     ran = leaves_that_run(model, lambda: any_lm.read(batch, ["embed", f"{stage}.{layer}"]))
 
@@ -104,7 +108,7 @@ def test_nothing_above_the_highest_site_runs(any_lm: FrozenLM, stage: str, layer
     assert mlp and attention and not mlp & attention
     if stage == "resid_pre":
         assert not inside(blocks[layer]) & ran
-    elif stage in ("attn_out", "mlp_in"):
+    elif stage in ("attn_out", "resid_mid", "mlp_in"):
         assert attention <= ran and not mlp & ran
     else:
         assert attention | mlp <= ran
@@ -124,7 +128,7 @@ def test_residual_sites_are_the_hidden_states(case: str) -> None:
     On a model of its own: the library leaves hooks behind on a model that was asked for its hidden states.
     """
     batch, own = padded_batch(), tiny_lm(case)
-    states = own.model(**own._inputs(batch), output_hidden_states=True).hidden_states
+    states = own.model(**own.inputs(batch), output_hidden_states=True).hidden_states
     found = own.read(batch, [f"{stage}.{i}" for stage in ("resid_pre", "resid_post") for i in range(4)])
     for i in range(4):
         assert torch.equal(found[f"resid_pre.{i}"], states[i])
@@ -230,7 +234,7 @@ def test_adding_behind_a_part_is_adding_to_the_stream(any_lm: FrozenLM) -> None:
 
 def test_replacing_the_embedding_is_giving_inputs_embeds(any_lm: FrozenLM) -> None:
     batch, value = padded_batch(), noise(4, WIDTH, SIZE)
-    inputs = any_lm._inputs(batch)
+    inputs = any_lm.inputs(batch)
     del inputs["input_ids"]
     expected = any_lm.model(inputs_embeds=value, **inputs, use_cache=False).logits
     assert torch.equal(any_lm.logits(batch, Edit("embed", value, None)), expected)
@@ -238,7 +242,7 @@ def test_replacing_the_embedding_is_giving_inputs_embeds(any_lm: FrozenLM) -> No
 
 def test_replacing_an_activation_by_itself_leaves_the_logits_bit_equal(any_lm: FrozenLM) -> None:
     batch = padded_batch()
-    clean, found = any_lm.logits(batch), any_lm.read(batch, SITES)
+    clean, found = any_lm.logits(batch), any_lm.read(batch, any_lm.sites)
     columns = torch.tensor([[2, 11], [6, 10], [11, 11], [4, 5]])
     for site, whole in found.items():
         picked = whole.gather(1, columns.unsqueeze(-1).expand(-1, -1, SIZE))

@@ -12,7 +12,7 @@ from consistency_lens.frozen import Edit, FrozenLM, Site, editing, reading
 from consistency_lens.frozen.hooks import Write
 
 ROWS, WIDTH, SIZE = 4, 12, 32
-STAGES = ("embed", "resid_pre.1", "attn_out.1", "mlp_in.1", "mlp_out.1", "resid_post.1")
+STAGES = ("embed", "resid_pre.1", "attn_out.1", "resid_mid.1", "mlp_in.1", "mlp_out.1", "resid_post.1")
 
 
 def hooked(model: nn.Module) -> list[str]:
@@ -33,7 +33,7 @@ def write(site: str, value: torch.Tensor, column: int | None = -1, add: bool = F
 
 
 def run(lm: FrozenLM) -> torch.Tensor:
-    return lm.model(**lm._inputs(padded_batch()), use_cache=False).logits
+    return lm.model(**lm.inputs(padded_batch()), use_cache=False).logits
 
 
 @pytest.mark.parametrize("site", STAGES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import TINY_CONFIGS, padded_batch, shared_lm, tiny_lm
 from transformers import DynamicCache
-from twins import SITES, SIZE, judged, largest_difference, slow_twin, value
+from twins import SIZE, judged, largest_difference, slow_twin, value
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Prefix
@@ -17,7 +17,7 @@ WINDOWED = [case for case in TINY_CONFIGS if case.endswith("-window")]
 
 @pytest.mark.parametrize("horizon", [0, 4])
 def test_the_swap_equals_its_slow_twin_at_every_site(any_lm: FrozenLM, horizon: int) -> None:
-    errors = largest_difference(any_lm, padded_batch(horizon=4), SITES, horizon)
+    errors = largest_difference(any_lm, padded_batch(horizon=4), any_lm.sites, horizon)
     assert max(errors) < TOLERANCE
 
 
@@ -119,7 +119,7 @@ def test_two_graphs_over_one_prefix_go_backward_independently(lm: FrozenLM) -> N
 
 def test_replacing_an_activation_by_itself_leaves_the_logits_bit_equal(any_lm: FrozenLM) -> None:
     prefix = any_lm.prefix(padded_batch(horizon=3))
-    for site, own in prefix.read(SITES).items():
+    for site, own in prefix.read(any_lm.sites).items():
         assert own.shape == (4, SIZE)
         assert torch.equal(prefix.logits(Edit(site, own)), prefix.logits()), site
         ahead = (prefix.logits(Edit(site, own), 3) - prefix.logits(horizon=3)).abs().max()
@@ -129,9 +129,10 @@ def test_replacing_an_activation_by_itself_leaves_the_logits_bit_equal(any_lm: F
 def test_reading_from_the_prefix_is_reading(any_lm: FrozenLM) -> None:
     for lengths in ((12, 7, 1, 9), (1, 1)):
         batch = padded_batch(lengths)
-        cheap, slow = any_lm.prefix(batch).read(SITES), any_lm.read(batch, SITES)
-        assert list(cheap) == list(slow) == SITES
-        for site in SITES:
+        sites = any_lm.sites
+        cheap, slow = any_lm.prefix(batch).read(sites), any_lm.read(batch, sites)
+        assert list(cheap) == list(slow) == sites
+        for site in sites:
             torch.testing.assert_close(cheap[site], slow[site][:, -1], rtol=1e-4, atol=TOLERANCE)
 
 

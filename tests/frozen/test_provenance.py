@@ -6,14 +6,18 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import padded_batch, shared_lm, tiny_lm, tiny_model, tiny_tokenizer
 from tokenizers import normalizers
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, Provenance, ProvenanceMismatch, provenance
+from consistency_lens.frozen.function import function_of
 from consistency_lens.frozen.provenance import hash_files, hash_tensors, hash_tokenizer, public_name
 
 SITES = ("resid_post.1", "mlp_in.-1", "embed")
@@ -61,13 +65,90 @@ def test_a_difference_shows_both_sides_field_by_field(origin: Provenance, field:
         origin.require_same(theirs, ours="the lens", theirs="the rows")
     text = str(caught.value)
     lines = {line.split()[line.startswith("!")]: line for line in text.splitlines()[2:-1]}
-    assert set(lines) == set(origin.to_dict())
+    assert set(lines) == set(origin.to_dict()) - {"configuration"}, "that of the same model is not shown"
     assert [name for name, line in lines.items() if line.startswith("!")] == [field]
     for side in (origin, theirs):
         shown = side.to_dict()[field]
         assert (json.dumps(shown) if isinstance(shown, (list, tuple)) else shown) in lines[field]
     assert text.splitlines()[0].startswith("the lens and the rows") and "Load the model that the rows names" in text
     origin.require_same(theirs, ignore=[field])
+
+
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rope_parameters.rope_theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    "rms_norm_eps": ("llama", {"rms_norm_eps": 1e-2}),
+    "hidden_act": ("llama", {"hidden_act": "relu"}),
+    "final_logit_softcapping": ("gemma2", {"final_logit_softcapping": 1.0}),
+    "sliding_window": ("mistral-window", {"sliding_window": 3}),
+    "activation_function": ("gpt2", {"activation_function": "relu"}),
+    "scale_attn_by_inverse_layer_idx": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_same_weights_under_another_configuration_are_another_model(name: str) -> None:
+    case, changes = SETTINGS[name]
+    ours, theirs = shared_lm(case), tiny_lm(case, **changes)
+    assert not torch.allclose(ours.logits(padded_batch()), theirs.logits(padded_batch())), "it is another function"
+    one, other = ours.provenance("embed"), theirs.provenance("embed")
+    assert one.weights == other.weights
+    with pytest.raises(ProvenanceMismatch) as caught:
+        one.require_same(other)
+    (line,) = (line for line in str(caught.value).splitlines() if line.startswith("!"))
+    assert line.split()[1:] == [f"configuration.{name}", *(str(p.configuration[name]) for p in (one, other))]
+    one.require_same(other, ignore=["configuration"])
+
+
+FREE = {
+    **{"_name_or_path": "/a/somebody/x", "dtype": "bfloat16", "transformers_version": "9", "architectures": ["X"]},
+    **{
+        "use_cache": False,
+        "output_hidden_states": True,
+        "bos_token_id": 7,
+        "pad_token_id": None,
+        "id2label": {"0": "x"},
+    },
+    **{"attention_dropout": 0.5, "initializer_range": 1.0},
+    **{"where_it_was": "/a/somebody/y", "unsloth_version": "2"},
+}
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.sets(st.sampled_from(sorted(FREE)), min_size=1))
+def test_names_paths_versions_and_generation_are_no_part_of_the_function(names: set[str]) -> None:
+    plain = tiny_model("llama").config
+    other = type(plain).from_dict(plain.to_dict() | {name: FREE[name] for name in names})
+    assert function_of(other) == function_of(plain)
+    assert "somebody" not in json.dumps(function_of(other))
+
+
+NUMBERS = sorted(
+    name for name, value in function_of(tiny_model("llama").config).items() if type(value) in (int, float)
+)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.sampled_from(NUMBERS), st.integers(2, 9), st.sets(st.sampled_from(NUMBERS)))
+def test_only_what_both_sides_name_is_compared(name: str, by: int, unknown: set[str]) -> None:
+    origin = shared_lm("llama").provenance(*SITES)
+    changed = {**origin.configuration, name: origin.configuration[name] * by, "a_later_field": 1}
+    theirs = {key: value for key, value in changed.items() if key not in unknown}
+    other = Provenance.from_dict(json.loads(json.dumps(replace(origin, configuration=theirs).to_dict())))
+    if name in unknown:
+        origin.require_same(other)
+        return
+    for one, two in ((origin, other), (other, origin)):
+        with pytest.raises(ProvenanceMismatch, match=f"configuration.{name}"):
+            one.require_same(two)
+
+
+def test_what_was_saved_without_a_configuration_still_fits(origin: Provenance) -> None:
+    record = origin.to_dict()
+    del record["configuration"]
+    older = Provenance.from_dict(record)
+    assert older.to_dict() == record
+    older.require_same(origin)
+    origin.require_same(older)
 
 
 def test_ignoring_one_field_does_not_hide_another(origin: Provenance) -> None:

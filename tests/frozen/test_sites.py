@@ -94,12 +94,16 @@ def test_every_taught_architecture_is_tested() -> None:
 
 def test_residual_stream_is_the_sum_of_what_is_added_to_it(any_lm: FrozenLM) -> None:
     batch, layers = padded_batch(), range(any_lm.num_layers)
-    found = any_lm.read(batch, ["embed"] + [f"{stage}.{i}" for stage in LAYERED for i in layers])
+    found = any_lm.read(batch, any_lm.sites)
     own = batch["attention_mask"].bool()
     for i in layers:
         parts = [found[f"{stage}.{i}"][own] for stage in ("resid_pre", "attn_out", "mlp_out")]
         assert all(part.abs().max() > 1e-3 for part in parts)
         torch.testing.assert_close(sum(parts), found[f"resid_post.{i}"][own], rtol=1e-5, atol=1e-5)
+        if f"resid_mid.{i}" in found:
+            mid = found[f"resid_mid.{i}"][own]
+            assert torch.equal(mid, parts[0] + parts[1])
+            torch.testing.assert_close(mid + parts[2], found[f"resid_post.{i}"][own], rtol=0, atol=0)
         if i:
             assert torch.equal(found[f"resid_pre.{i}"], found[f"resid_post.{i - 1}"])
 

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
 
 import yaml
+from fake_reports import report_of
 from lens_runs import rows_folder
 from transformers import TrainerState
 
 from consistency_lens import BadInput, Report
 from consistency_lens.activations import Activations
+from consistency_lens.activations.manifest import FILES, SEAL, sealed
 from consistency_lens.base.checkpoint import require_complete
 from consistency_lens.base.lens_card import TrainingRecord, facts_of
 from consistency_lens.card import model_card
+from consistency_lens.cli.options import DEFAULT_FAMILY, options_of
 from consistency_lens.cli.recipes import as_options, load_recipe
 from consistency_lens.cli.run_folder import first_command, read_history
 
 from .lenses import saved_lens
 from .mutations import spoil_bytes, spoil_json
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
-
-from test_verdict import report_of
 
 # YAML that says little and means much, or nothing at all.
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -85,6 +83,10 @@ def extraction(folder: Path, random: Random) -> str:
     rows = shutil.copytree(rows_folder("llama"), folder / "rows")
     if random.random() < 0.6:
         done = spoil_json(rows / "extraction.json", random)
+        said = json.loads((rows / "extraction.json").read_text())
+        if isinstance(said, dict) and random.random() < 0.8:  # whoever changes it can seal it again
+            rest = {name: value for name, value in said.items() if name not in (FILES, SEAL)}
+            (rows / "extraction.json").write_text(json.dumps(sealed(rows, rest)))
     else:
         done = spoil_bytes(rows / "statistics.safetensors", random)
     found = Activations.load(rows)
@@ -131,6 +133,6 @@ def recipe(folder: Path, random: Random) -> str:
         except (ValueError, RecursionError, UnicodeError, yaml.YAMLError) as error:
             raise BadInput("recipe", "none", "There is no such YAML.", str(error)[:100]) from error
     found = load_recipe(str(path))
-    as_options(found)
+    as_options(found, options_of(DEFAULT_FAMILY))
     assert not (Path.cwd() / "ran").exists()
     return path.read_text("utf-8")[:500]

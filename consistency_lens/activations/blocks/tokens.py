@@ -1,0 +1,199 @@
+"""Shuffled tokens as a map-style dataset, from stored blocks or from the model: a batch is one gather.
+
+Index i is the i-th token of the epoch's order, so the order is the dataset's own: a `Trainer` takes it with
+`train_sampling_strategy="sequential"`, the collator `as_it_is`, and `remove_unused_columns=False`. Its sharding over
+processes and its skipping of batches on resume stay as they are; it says `set_epoch`.
+
+Shapes: B tokens of a batch, n tokens of a window, L sites, d hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...errors import BadInput
+from .buffers import Buffers
+from .documents import Labels
+from .order import EpochOrder, WindowOrder, dealt
+
+
+class BlockSource(Protocol):
+    """Blocks of tokens, wherever they come from."""
+
+    @property
+    def sites(self) -> Sequence[str]: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens of each block."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations, unless another one is asked for; always of floats."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where a window lies, unless another place is asked for."""
+
+    def fill(self, number: int, into: Tensor) -> None:
+        """Write a block's activations `[n, L, d]` into a tensor of any dtype of floats."""
+
+    def labels(self, number: int) -> Labels: ...
+
+
+def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The collator: a batch comes out of the dataset whole."""
+    return batch
+
+
+class ShuffledTokens(Dataset[dict[str, Tensor]]):
+    """All tokens of a split, each once per epoch, shuffled as a function of seed and epoch.
+
+    A batch: `activations [B, L, d]`, and for each token `doc_id`, `position` and `input_ids` `[B]`, on one device.
+
+    Args:
+        source: the blocks.
+        seed: of the order.
+        blocks_per_window: blocks whose tokens are shuffled together; they are what is held in memory.
+        dtype: of windows and batches. Default: as stored, float32 for int8, and that of a model that is streamed.
+        device: where the window is held and batches come out. Default: the CPU for stored blocks, the model's own
+            device for streamed ones.
+        lanes: number of processes, each of which then reads blocks of its own; with 1 (the default) every process
+            reads all blocks, and a batch of two processes is one batch of twice the size. Of the tokens that do not
+            fill a batch of every lane, some are left out of each epoch.
+        batch_size: of each process; needed with several lanes.
+    """
+
+    def __init__(
+        self,
+        source: BlockSource,
+        seed: int = 0,
+        blocks_per_window: int = 8,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        lanes: int = 1,
+        batch_size: int | None = None,
+    ) -> None:
+        if lanes > 1 and (batch_size is None or batch_size < 1):
+            raise BadInput("batch_size", batch_size, "Give that of each process.", why="there are several lanes")
+        self.source, self.lanes, self.batch_size = source, dealt(source.sizes, lanes), batch_size or 1
+        # With a single lane, one process and two have the same order.
+        self.orders = [
+            WindowOrder(source.sizes[blocks], [seed] if lanes == 1 else [seed, lane + 1, lanes], blocks_per_window)
+            for lane, blocks in enumerate(self.lanes)
+        ]
+        self.dtype = source.dtype if dtype is None else dtype
+        self.device = source.device if device is None else torch.device(device)
+        # In shared memory, so that workers that outlive an epoch learn of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Of each lane, though a process usually comes by one alone: the epoch it is in, and the window at hand.
+        self._orders: dict[int, tuple[int, EpochOrder]] = {}
+        self._windows: dict[int, Window] = {}
+        self._rooms: dict[int, Buffers] = {}
+        self._buffers = Buffers()
+
+    def __len__(self) -> int:
+        shortest = min(len(order) for order in self.orders)
+        if len(self.lanes) == 1:
+            return shortest
+        return shortest // self.batch_size * self.batch_size * len(self.lanes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch; accelerate calls this."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        places, epoch = np.asarray(indices, np.int64), int(self._epoch)
+        if len(places) == 0 or places.min() < 0 or places.max() >= len(self):
+            raise IndexError(f"indices {list(indices)[:3]} of {len(self)} tokens")
+        batches, lane_of = np.divmod(places // self.batch_size, len(self.lanes))
+        if len(self.lanes) > 1:
+            places = batches * self.batch_size + places % self.batch_size
+        window_of = np.zeros(len(places), np.int64)
+        for lane in np.unique(lane_of):
+            mine = lane_of == lane
+            window_of[mine] = self._order(int(lane), epoch).find(places[mine])
+        keys = np.unique(np.stack([lane_of, window_of], 1), axis=0).tolist()
+        if len(keys) == 1:
+            return self._taken(keys[0][0], keys[0][1], epoch, places)
+        self._require_order(lane_of, window_of, len(keys))
+        shape = (len(places), len(self.source.sites), self.source.hidden_size)
+        found = {"activations": self._buffers.empty(shape, self.dtype, self.device)}
+        for lane, window in keys:
+            mine = np.flatnonzero((lane_of == lane) & (window_of == window))
+            where = torch.from_numpy(mine).to(self.device)
+            for name, values in self._taken(lane, window, epoch, places[mine]).items():
+                whole = found.setdefault(name, values.new_empty(len(places), *values.shape[1:]))
+                whole.index_copy_(0, where, values)
+        return found
+
+    @staticmethod
+    def _require_order(lane_of: np.ndarray, window_of: np.ndarray, windows: int) -> None:
+        changes = int(((np.diff(lane_of) != 0) | (np.diff(window_of) != 0)).sum()) + 1
+        if windows > 2 and changes > 4 * windows:
+            raise BadInput(
+                "train_sampling_strategy",
+                "random",
+                "Use sequential: the tokens are shuffled already.",
+                why=f"one batch jumps {changes} times between {windows} windows of blocks, each read anew",
+            )
+
+    def _order(self, lane: int, epoch: int) -> EpochOrder:
+        if lane not in self._orders or self._orders[lane][0] != epoch:
+            self._orders[lane] = epoch, self.orders[lane].epoch(epoch)
+        return self._orders[lane][1]
+
+    def _taken(self, lane: int, number: int, epoch: int, places: np.ndarray) -> dict[str, Tensor]:
+        order = self._order(lane, epoch)
+        if lane not in self._windows or self._windows[lane].key != (epoch, number):
+            self._windows.pop(lane, None)  # the next one takes its memory
+            blocks = self.lanes[lane][order.windows[number]]
+            count = int(order.starts[number + 1] - order.starts[number])
+            shape = (count, len(self.source.sites), self.source.hidden_size)
+            held = self._rooms.setdefault(lane, Buffers(1)).empty(shape, self.dtype, self.device)
+            permuted = self.orders[lane].within(epoch, number, count)
+            self._windows[lane] = Window.load(self.source, blocks, held, permuted, (epoch, number))
+        return self._windows[lane].take(places - order.starts[number], self._buffers)
+
+
+class Window(NamedTuple):
+    """The tokens of a few blocks at hand."""
+
+    key: tuple[int, int]  # epoch and number
+    activations: Tensor  # [n, L, d], block after block
+    permuted: np.ndarray  # [n], which token comes when
+    labels: Labels
+
+    @classmethod
+    def load(
+        cls, source: BlockSource, blocks: np.ndarray, held: Tensor, permuted: np.ndarray, key: tuple[int, int]
+    ) -> Window:
+        """Fill `held` with these blocks."""
+        start = 0
+        for number in blocks:
+            end = start + int(source.sizes[number])
+            source.fill(int(number), held[start:end])
+            start = end
+        labels = [source.labels(int(number)) for number in blocks]
+        return cls(key, held, permuted, Labels(*map(np.concatenate, zip(*labels, strict=True))))
+
+    def take(self, places: np.ndarray, buffers: Buffers) -> dict[str, Tensor]:
+        """The tokens at these places of the window's order."""
+        tokens, device = self.permuted[places], self.activations.device
+        labels = {name: torch.from_numpy(values[tokens]).to(device) for name, values in self.labels._asdict().items()}
+        shape = (len(tokens), *self.activations.shape[1:])
+        found = buffers.empty(shape, self.activations.dtype, device)
+        torch.index_select(self.activations, 0, torch.from_numpy(tokens).to(device), out=found)
+        return {"activations": found, **labels}

@@ -1,0 +1,71 @@
+"""Stores the blocks of a chunk, one at a time, and then the note that says the chunk is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..rows import SPLITS
+from ..statistics import SKETCH_SIZE, SiteStatistics, sketch
+from ..storage import ChunkNote, Shard
+from .documents import Tokens, labels_of
+from .encoding import encode, require_numbers
+from .files import write_block
+from .statistics import merged, statistics_of
+
+
+class BlockWriter:
+    """Writes one chunk; blocks come split by split, in their order.
+
+    Args:
+        folder: of the extraction.
+        chunk: the number of the chunk.
+        sites: names of the sites.
+        dtype: in which activations are stored.
+        min_position: the first position that is kept.
+    """
+
+    def __init__(self, folder: Path, chunk: int, sites: Sequence[str], dtype: str, min_position: int) -> None:
+        self.folder, self.chunk, self.sites, self.dtype = folder, chunk, list(sites), dtype
+        self.min_position = min_position
+        self.shards: list[Shard] = []
+        self.documents: dict[str, list[Tokens]] = {split: [] for split in SPLITS}
+        self.statistics: list[dict[str, SiteStatistics]] = []
+        self.lost = torch.zeros(len(sites), dtype=torch.float64)
+
+    def add(self, split: str, documents: Sequence[Tokens], values: Tensor) -> None:
+        """Store one block: its documents, and the activations of their kept tokens `[n, L, d]` wherever they lie."""
+        labels = labels_of(documents, self.min_position)
+        require_numbers(values, self.sites, labels.doc_id)
+        encoded = encode(values, self.dtype, self.sites, labels.doc_id)
+        if split == "train":
+            self.statistics.append(statistics_of(values, self.sites))
+            if encoded.lost is not None:
+                self.lost += encoded.lost
+        number = sum(shard.split == split for shard in self.shards)
+        self.shards.append(write_block(self.folder, split, self.chunk, number, documents, encoded))
+        self.documents[split].extend(documents)
+
+    def close(self, num_documents: int, hidden_size: int) -> None:
+        """Say that the chunk, which had so many documents, is done."""
+        every = [document for own in self.documents.values() for document in own]
+        arrays = {"lost": self.lost.numpy()}
+        for site, found in merged(self.statistics, self.sites, hidden_size).items():
+            arrays |= found.to_arrays(site)
+        arrays["sketches"] = np.array([sketch(d.ids) for d in every], np.uint64).reshape(-1, SKETCH_SIZE)
+        counts = [len(own) for own in self.documents.values()]
+        arrays["splits"] = np.repeat(np.arange(len(counts), dtype=np.int8), counts)
+        note = ChunkNote(
+            index=self.chunk,
+            dtype=self.dtype,
+            shards=self.shards,
+            documents={split: len(own) for split, own in self.documents.items()},
+            tokens=sum(len(document.ids) for document in every),
+            too_short=num_documents - len(every),
+            highest_id=max((int(document.ids.max()) for document in every), default=0),
+        )
+        note.write(self.folder, arrays)

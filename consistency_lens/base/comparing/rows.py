@@ -1,0 +1,96 @@
+"""Rows for people: what a lens makes of some inputs, as the training table, the card and the explorer show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...frozen import Edit, FrozenLM, FrozenModels
+from .chain import Applied, apply_lens
+from .comparison import compare_vectors
+from .token_swap import TokenSwap
+
+if TYPE_CHECKING:
+    from ..modeling import LensModel
+
+TOP = 5  # likeliest next tokens
+CONTINUED = 8  # tokens of a continuation
+OPEN, CLOSE = "⟦", "⟧"  # round the analysed token
+
+
+@torch.no_grad()
+def rows_for_people(
+    lens: LensModel, models: FrozenLM | FrozenModels, batches: Iterable[Mapping[str, Any]], step: int
+) -> list[dict[str, Any]]:
+    """One row per input: where it is from, how the lens describes its code, and what the model predicts without the
+    edits and with them.
+
+    Each holds `step`, `row`, `doc_id`, `position` where the batch has one, `context` (of a swap at P, P's token is
+    marked), what `describe` gives, `before` and `after` (the likeliest next tokens with their probabilities), `kl`;
+    `cosine` where one vector was restored; and of a swap `continuation_before` and `continuation_after`, which the
+    model generates greedily.
+    """
+    rows: list[dict[str, Any]] = []
+    length, models = CONTINUED, FrozenModels.of(models)
+    frozen = models.first
+    for batch in batches:
+        applied = apply_lens(lens, models, batch)
+        kl, more = applied.kl, _of_vectors(applied.edits, batch)
+        if isinstance(applied.comparison, TokenSwap):
+            prefix = applied.comparison.prefix
+            length = max(1, min(length, frozen.max_length - prefix.input_ids.shape[1] + 1))
+            for name, edits in (("before", []), ("after", applied.edits)):
+                ids, _ = prefix.continue_greedily(length, edits)
+                more[f"continuation_{name}"] = [frozen.tokenizer.decode(row) for row in ids]
+        for i, described in enumerate(lens.describe(applied.code)):
+            before, after = applied.likeliest(frozen.tokenizer, i, TOP, applied.comparison.last_column(i))
+            rows.append(
+                {
+                    "step": step,
+                    "row": len(rows),
+                    **{name: int(batch[name][i]) for name in ("doc_id", "position") if name in batch},
+                    "context": context_of(frozen, i, applied),
+                    **described,
+                    "before": _pairs(before),
+                    "after": _pairs(after),
+                    "kl": float(kl[i]),
+                    **{name: values[i] for name, values in more.items()},
+                }
+            )
+    return rows
+
+
+def _of_vectors(edits: Sequence[Edit], batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The cosine, where a lens restores one vector of each row that it read."""
+    read = batch.get("activations", {})
+    if len(edits) != 1 or not isinstance(edits[0].value, Tensor) or str(edits[0].site) not in read:
+        return {}
+    original = read[str(edits[0].site)]
+    if edits[0].value.shape != original.shape:
+        return {}
+    return {"cosine": compare_vectors(edits[0].value, original)["cosine"].tolist()}
+
+
+def context_of(frozen: FrozenLM, row: int, applied: Applied) -> str:
+    """What the model has read of a row; of a swap at P, P's token is marked."""
+    ids = applied.comparison.ids(row)
+    if isinstance(applied.comparison, TokenSwap):
+        return marked(frozen.tokenizer, ids)
+    return str(frozen.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def marked(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of a context with its last token, the one that is analysed, between brackets."""
+    head = tokenizer.decode(ids[:-1], skip_special_tokens=True)
+    whole = tokenizer.decode(ids, skip_special_tokens=True)
+    last = whole[len(head) :] if whole.startswith(head) else ""
+    token = last.strip() or tokenizer.decode(ids[-1:]).strip()  # special, or half of a character
+    space = " " if last != last.lstrip() else ""
+    return f"{head}{space}{OPEN}{token}{CLOSE}"
+
+
+def _pairs(tokens: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"token": token, "probability": chance} for token, chance in tokens]

@@ -1,0 +1,193 @@
+"""`CardFacts`: all that a card may say about a lens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One published number. Without a definition nothing is published.
+
+    Args:
+        name, value, definition: what it is called, what it was, what it means.
+        low, high: of the 95 % interval; None for a number that training watched, which has none.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    definition: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control(Measured):
+    """The primary number of something that takes the place of the lens.
+
+    Args:
+        group: heading under which it stands.
+        apart: the lens minus it, where that was measured row by row.
+    """
+
+    group: str = ""
+    apart: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Further numbers under a heading of their own."""
+
+    title: str
+    numbers: Sequence[Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The same numbers over some of the rows; `title` says which, and how many."""
+
+    title: str
+    numbers: Sequence[Measured]
+    controls: Sequence[Control] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One row of the sample table: what the subject had read, what the lens makes of it, how well that served.
+
+    Args:
+        context: the end of what it had read.
+        text: the code, for people.
+        before, after: what the subject predicts, untouched and with what was restored from the code.
+        score: how far `after` is from `before`, in nats.
+        of_mean: the same with the mean activation: what there was to lose.
+    """
+
+    context: str
+    text: str
+    score: float
+    before: str = ""
+    after: str = ""
+    of_mean: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """All that `model_card_template.md` may say about a lens. What is not here is not on the card.
+
+    Args:
+        name: title of the card and name of the model in the evaluation results.
+        family: "text", "sparse" or "soft": the medium of the code.
+        partial: a template whose blocks take the place of those of the frame; '' where the frame is enough.
+        task: what the numbers are about, for the metadata.
+        summary: one sentence: what the lens reads.
+        verdict: what the report comes to, in words. None before there is a report.
+        alarm: the verdict is a warning: then it is the card's first line.
+        stage: of a lens that has no report yet: how far training is, and what its numbers are.
+        subject: the frozen LLM, as id or name. `subject_revision`: its commit or the hash of its weights.
+        base_model: the subject's id on the Hub; None for a subject that is not there. `relation`: to it, as the Hub
+            calls it.
+        sites: where it reads, in numbers ("resid_post.20").
+        code: the size of the code in words ("8 tokens").
+        sizes: part -> what is in it ("0.9M trained parameters").
+        usage: a Python snippet that runs as it stands. `printed`: what it printed when the card was made.
+        primary: the name in `numbers` by which controls are scored.
+        numbers, controls: fidelity; the primary number for inputs that know nothing of the row.
+        parts: the same over rows that somebody named.
+        sections: further numbers of the family, under its own headings.
+        evaluated_on, evaluated_split, evaluated_rows, evaluated_documents: what the numbers were measured on.
+        good, bad: explanations, best and worst. `picked`: out of which, and how.
+        plots: caption -> path in the repository. `report`: path of the whole report there.
+        limits: what this lens gets wrong, in plain words, beyond what holds for every lens.
+        training, cost: name -> value; the setup, and what it took (GPU hours, peak memory, tokens per second).
+        settings: every knob of the training, as it was.
+        history: what training watched: rows with `step` and numbers.
+        command: how it was made.
+        corpus, datasets, counts, near_duplicates: the data in words, as Hub ids, split -> (documents, rows), split ->
+            documents that nearly repeat one of another split.
+        license: the Hub's licence id. `license_note`: where it comes from. `license_name`, `license_link`: of a
+            licence that has no id.
+        citation: BibTeX.
+        tags: metadata beyond the ones that every lens has.
+    """
+
+    name: str
+    family: str
+    summary: str
+    subject: str
+    subject_revision: str
+    sites: Sequence[str]
+    code: str
+    usage: str
+    license: str
+    license_note: str
+    citation: str
+    partial: str = ""
+    task: str = "Explaining activations"
+    verdict: str | None = None
+    alarm: bool = False
+    stage: str | None = None
+    base_model: str | None = None
+    relation: str = "adapter"
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    printed: str = ""
+    primary: str = "kl_recovered"
+    numbers: Sequence[Measured] = ()
+    controls: Sequence[Control] = ()
+    parts: Sequence[Part] = ()
+    sections: Sequence[Section] = ()
+    evaluated_on: str = ""
+    evaluated_split: str = ""
+    evaluated_rows: int = 0
+    evaluated_documents: int = 0
+    good: Sequence[Explanation] = ()
+    bad: Sequence[Explanation] = ()
+    picked: str = ""
+    plots: Mapping[str, str] = field(default_factory=dict)
+    report: str | None = None
+    limits: Sequence[str] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, float]] = ()
+    command: str = ""
+    corpus: str = ""
+    datasets: Sequence[str] = ()
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    near_duplicates: Mapping[str, int] = field(default_factory=dict)
+    license_name: str | None = None
+    license_link: str | None = None
+    tags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.numbers and self.primary not in {number.name for number in self.numbers}:
+            raise ValueError(f"primary={self.primary!r} is none of the numbers: {[n.name for n in self.numbers]}")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The front matter: makes the Hub show base model, data sets and evaluation results.
+
+        It names no `pipeline_tag`: that promises that one of the Hub's own pipelines can run the model.
+        """
+        metrics = [{"type": n.name, "name": n.name, "value": n.value} for n in self.numbers]
+        results = {
+            "task": {"type": "feature-extraction", "name": self.task},
+            "dataset": {"name": self.evaluated_on, "type": self.evaluated_on, "split": self.evaluated_split},
+            "metrics": metrics,
+        }
+        names = {"license_name": self.license_name, "license_link": self.license_link}
+        return {
+            "library_name": "consistency-lens",
+            "license": self.license,
+            **{key: value for key, value in names.items() if value},
+            "tags": ["consistency-lens", "interpretability", f"{self.family}-lens", *self.tags],
+            **({"base_model": self.base_model, "base_model_relation": self.relation} if self.base_model else {}),
+            **({"datasets": list(self.datasets)} if self.datasets else {}),
+            **({"model-index": [{"name": self.name, "results": [results]}]} if metrics else {}),
+        }
+
+    def mapping(self) -> dict[str, Any]:
+        """Every field under its own name, and `metadata`: what the template may use."""
+        return {"metadata": self.metadata} | {f.name: self.__dict__[f.name] for f in fields(self)}

@@ -1,0 +1,273 @@
+"""`CrosslayerTranscoder`: activations of many layers -> sparse features -> the outputs of many MLPs.
+
+Shapes: N tokens, L chosen layers, d hidden size, F features per layer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from ..base.comparing import WholePass
+from ..base.modeling import Batch, Code, LensModel, LensOutput
+from ..base.saving import HEADS, load_files, open_folder
+from ..errors import BadInput
+from ..frozen import Edit, FrozenLM, FrozenModels
+from .calibrating import calibrate
+from .circuit_tracer import is_export, read_export
+from .code import SparseCode
+from .configuration import CrosslayerTranscoderConfig
+from .encoding import Active, pre_activations
+from .folding import fold
+from .nonlinear import batchtopk_mask
+from .replacing import Factors, changed, kept_columns, replaced
+from .source import SourceLayer, Targets, as_entries
+from .standardising import Moments, Standardiser
+from .using import Changed, amplify, features_of
+
+
+@dataclass
+class TranscoderOutput(LensOutput):
+    """
+    Args:
+        active: features of each layer, with gradient.
+        reconstruction: of all targets in standardised space, `[N, L, d]`.
+        lengths: of what each feature writes, `[F]` per layer, in standardised space.
+    """
+
+    active: Any = None
+    reconstruction: Tensor | None = None
+    lengths: Any = None
+
+
+class CrosslayerTranscoder(LensModel):
+    """Sparse features that are read at many layers and written in the place of many MLPs."""
+
+    config_class = CrosslayerTranscoderConfig
+    config: CrosslayerTranscoderConfig
+
+    def __init__(self, config: CrosslayerTranscoderConfig, seed: int = 0) -> None:
+        super().__init__(config)
+        count = len(config.window)
+        self.standardiser = Standardiser(count, config.hidden_size)  # of what is read
+        self.sources = nn.ModuleList([SourceLayer(config, index) for index in range(count)])
+        self.targets = Targets(config)
+        self.initialise(seed)
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Uniform weights, ±1/√F in the encoders and ±1/√(L d) in the decoders; no bias."""
+        generator = torch.Generator().manual_seed(seed)
+        count, size = len(self.config.window), self.config.hidden_size
+        for name, parameter in self.named_parameters():
+            if "W_enc" in name or "W_dec" in name:
+                bound = self.config.features**-0.5 if "W_enc" in name else (count * size) ** -0.5
+                drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                parameter.copy_(drawn)
+
+    @classmethod
+    def from_subject(
+        cls, frozen: FrozenLM, layers: str | Sequence[int] = "all", seed: int = 0, **settings: Any
+    ) -> CrosslayerTranscoder:
+        """A new lens for layers of a subject.
+
+        Args:
+            frozen: the subject.
+            layers: `all`, a window such as `8:18`, or a list of numbers.
+            seed: of the weights.
+            settings: fields of `CrosslayerTranscoderConfig`.
+        """
+        lens = cls(CrosslayerTranscoderConfig.for_subject(frozen, layers, **settings), seed).to(frozen.device)
+        lens.subject = frozen
+        return lens
+
+    @classmethod
+    def build(cls, config: Any, frozen: Any, tokenizer: PreTrainedTokenizerBase) -> Self:
+        lens = cls(config)
+        return lens.to(frozen.device) if frozen else lens
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        lens_id_or_path: str | os.PathLike[str],
+        subject: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer. A local folder may be in
+        circuit-tracer's format."""
+        frozen = None if subject is None else FrozenModels.of(subject).only
+        if is_export(lens_id_or_path):
+            found: Any = read_export(lens_id_or_path, frozen)
+            return found
+        folder = open_folder(lens_id_or_path, revision, token)
+        config = cls.config_class.from_pretrained(folder)
+        if frozen is not None:
+            config.require_subject(frozen)
+        lens = cls(config)
+        load_files(lens.files(), folder)
+        lens.subject = frozen
+        return (lens if frozen is None else lens.to(frozen.device)).eval()
+
+    # ---- the mathematics
+
+    @torch.no_grad()
+    def standardise(self, read: Moments, written: Moments) -> None:
+        """Take mean and scale of all sites from the statistics of all training data."""
+        self.standardiser.fit(read, self.config.standardisation)
+        self.targets.standardiser.fit(written, self.config.standardisation)
+
+    def encode(self, read: Tensor, limit: float | None = None) -> list[Active]:
+        """Active features of each layer.
+
+        Args:
+            read: `[N, L, d]`, as the model has it.
+            limit: share of active entries up to which they are sparse; default as measured for the device.
+        """
+        x = self.standardiser(read.float())
+        known: list[tuple[Tensor, Tensor] | tuple[()]] = [()] * len(self.layers_in_order)
+        if self.config.across_layers:
+            weights = [(source.W_enc, source.b_enc) for source in self.layers_in_order]
+            pre = torch.stack([pre_activations(x[:, i], *own) for i, own in enumerate(weights)])
+            known = list(zip(pre, batchtopk_mask(pre, self.config.k or 0), strict=True))
+        return [source(x[:, i], *known[i], limit=limit) for i, source in enumerate(self.layers_in_order)]
+
+    def decode(self, active: Sequence[Active], read: Tensor, limit: float | None = None) -> Tensor:
+        """What features write to all targets, in standardised space: `[N, L, d]`."""
+        return self._decode(active, read, limit)[0]
+
+    def _decode(self, active: Sequence[Active], read: Tensor, limit: float | None) -> tuple[Tensor, list[Tensor]]:
+        written, lengths = self.targets.decode(active, self.layers_in_order, limit)
+        written = written + self.targets.b_dec
+        if self.config.skip:
+            written = written + self.targets.skipped(self.standardiser(read.float()))
+        return written, lengths
+
+    def forward(self, read: Tensor, limit: float | None = None) -> TranscoderOutput:
+        """Encode and decode.
+
+        Args:
+            read: `[N, L, d]`, as the model has it.
+            limit: as for `encode`.
+        """
+        active = self.encode(read, limit)
+        reconstruction, lengths = self._decode(active, read, limit)
+        code = self.code_of(active)
+        return TranscoderOutput(code=code, active=active, reconstruction=reconstruction, lengths=lengths)
+
+    def reconstruct(self, read: Tensor) -> Tensor:
+        """What the lens writes in the place of each site, as the model has it: `[N, L, d]`."""
+        return self.targets.standardiser.undo(self.decode(self.encode(read), read))
+
+    @property
+    def layers_in_order(self) -> list[SourceLayer]:
+        return [source for source in self.sources if isinstance(source, SourceLayer)]
+
+    def norms(self) -> list[Tensor]:
+        """The length of what each feature writes, `[F]` per layer, in standardised space."""
+        return [self.targets.norms(i, source) for i, source in enumerate(self.layers_in_order)]
+
+    def code_of(self, active: Sequence[Active]) -> SparseCode:
+        return SparseCode(tuple(map(as_entries, active)), tuple(self.config.window))
+
+    def fold(self) -> CrosslayerTranscoder:
+        """The same lens with standardisation folded into plain weights."""
+        return fold(self)
+
+    def calibrated(self, batches: Iterable[Tensor]) -> CrosslayerTranscoder:
+        """A lens with `topk` or `batchtopk` as one with `jumprelu`, at the same number of active features.
+
+        Args:
+            batches: what the lens reads, `[N, L, d]` each.
+        """
+        return calibrate(self, batches)
+
+    # ---- a lens like any other
+
+    def read_of(self, batch: Batch) -> Tensor:
+        """`[N, L, d]` of a batch, whose activations are `[N, d]` for each site that is read."""
+        found = batch["activations"]
+        missing = [site for site in self.config.read_sites if site not in found]
+        if missing:
+            fix = f"Read {', '.join(self.config.read_sites)}."
+            raise BadInput("activations", missing[0], fix, why="the lens reads this site")
+        return torch.stack([found[site] for site in self.config.read_sites], 1).to(self.device)
+
+    @torch.no_grad()
+    def compress(self, batch: Batch, seed: int | None = None) -> SparseCode:
+        """The active features of each row; the seed changes nothing."""
+        return self.code_of(self.encode(self.read_of(batch)))
+
+    def restore(self, code: Any, batch: Batch) -> list[Edit]:
+        """All written sites replaced inside one pass, their features computed from what this very pass has read. What
+        the code holds was read in another pass, and is not used."""
+        return self.replaced(batch)
+
+    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> WholePass:
+        """By whole passes, over all tokens but the first of each row, where the model keeps its own values."""
+        frozen = models.only
+        ids = frozen.input_ids(batch)
+        return WholePass.of(frozen, batch, mask=~kept_columns(batch, ids))
+
+    def replaced(self, batch: Batch | None = None, factors: Factors | None = None) -> list[Edit]:
+        """Edits that put the lens in the place of its sites, inside one pass.
+
+        Args:
+            batch: what the model reads; of its `attention_mask` follows which column is a row's first token, where the
+                model keeps its own values.
+            factors: (layer, feature) -> what to multiply the feature by.
+        """
+        return replaced(self, batch or {}, factors or {})
+
+    def changed(self, factors: Factors, batch: Batch | None = None) -> list[Edit]:
+        """Edits that leave the model's own values and add what a change of some features writes."""
+        return changed(self, batch or {}, factors)
+
+    def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """One row with the active features of each code, or of each token of a text, which the subject reads."""
+        return self.describe(what) if isinstance(what, Code) else features_of(self, what, positions=positions)
+
+    def features(self, text: str, top: int = 10) -> list[dict[str, Any]]:
+        """The `top` strongest features of each token of a text but the first."""
+        return features_of(self, text, top)
+
+    def amplify(self, text: str, factors: Factors, inside: str = "model", top: int = 5) -> Changed:
+        """What the subject predicts after a text when some features are multiplied.
+
+        Args:
+            text: what it reads.
+            factors: (layer, feature) -> what to multiply the feature by at every token; 0 ablates it.
+            inside: `model`, which keeps its own values and gets the difference added, or `lens`: the lens stands in
+                the place of the sites in both passes.
+            top: how many of the likeliest next tokens to give.
+        """
+        return amplify(self, text, factors, inside, top)
+
+    def ablate(self, text: str, features: Iterable[tuple[int, int]], inside: str = "model", top: int = 5) -> Changed:
+        """The same with all these features, (layer, feature) each, switched off."""
+        return amplify(self, text, dict.fromkeys(features, 0.0), inside, top)
+
+    def describe(self, code: Any) -> list[dict[str, Any]]:
+        return code.rows()
+
+    def parts(self) -> dict[str, dict[str, nn.Parameter]]:
+        """`encoder` and `decoder`."""
+        found: dict[str, dict[str, nn.Parameter]] = {"encoder": {}, "decoder": {}}
+        for name, parameter in self.named_parameters():
+            if "standardiser" not in name:
+                own = name.endswith(("W_enc", "b_enc", "log_threshold"))
+                found["encoder" if own else "decoder"][name] = parameter
+        return found
+
+    def pieces(self) -> dict[str, nn.Module]:
+        own: Mapping[str, nn.Module] = {f"source_{i}": source for i, source in enumerate(self.sources)}
+        return {**own, "targets": self.targets, "standardiser": self.standardiser}
+
+    def files(self) -> dict[str, dict[str, nn.Parameter]]:
+        return {HEADS: dict(self.named_parameters())}

@@ -1,0 +1,136 @@
+"""`TextRun`: what a run of the command line does for a lens that speaks in words, and for no other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from ..activations import Activations, ExtractArguments, Extraction
+from ..base.engines import Engine
+from ..base.family_run import FamilyRun, Run
+from ..base.modeling import LensModel
+from ..base.trainer import LensTrainer
+from ..errors import BadInput
+from ..frozen import FrozenLM
+from ..frozen.anatomy import longest_context
+from .baseline import TAIL, tail_of_run
+from .configuration import require_injection, require_site
+from .foreseen import require_contexts, require_model, too_long
+from .modeling import ConsistencyLens
+from .options import BaselineOptions, LensOptions, PlanOptions
+from .report.definitions import TRAINED_TAIL
+
+WARM = "warm_lens"  # the lens as its warm start left it, in the folder of a run
+
+
+class KeepWarmStart(TrainerCallback):
+    """Saves the lens once more where its warm start ends, if it goes on from there."""
+
+    def __init__(self, trainer: LensTrainer, folder: Path) -> None:
+        self.trainer, self.folder = trainer, folder
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        ends = [end for _, end in self.trainer.args.stages(state.max_steps)]
+        if state.global_step in ends and state.global_step < state.max_steps:
+            self.trainer.save_lens(self.folder)
+
+
+class TextRun(FamilyRun):
+    lens_options = LensOptions
+    data_options = ExtractArguments
+    extraction = Extraction
+    data = Activations
+    more_options: ClassVar = {"the baselines": BaselineOptions, "the plan": PlanOptions}
+    commands = ("plan",)
+    companions = (TAIL, WARM)
+    memory_advice = (
+        "lower --rollouts, or --estimator parallel",
+        "--activation_checkpointing",
+        "lower --code_length",
+        "--trainable lora instead of full, with a lower --lora_rank",
+    )
+
+    @property
+    def tag(self) -> str:
+        return f"_t{self.values['code_length']}"
+
+    def sites(self, offered: Sequence[str]) -> list[str]:
+        """The one that is named, or the only one."""
+        named = self.values["site"]
+        if named is None and len(offered) != 1:
+            raise BadInput("site", None, f"Name one of {', '.join(offered)}.", why="the rows hold several sites")
+        require_site(named or offered[0])
+        return [named or offered[0]]
+
+    def require_options(self, whole_run: bool) -> None:
+        horizon, following = self.values["kl_horizon"], self.values["continuation_length"]
+        if whole_run and horizon > following:
+            fix = f"Use at most continuation_length={following}, or raise that."
+            raise BadInput("kl_horizon", horizon, fix)
+
+    def require_model(self, config: Any, tokenizer: Any) -> None:
+        require_model(self.values, config, tokenizer)
+        require_injection(self.values["injection"], config.get_text_config().num_hidden_layers)
+
+    def require_extraction(self, extraction: Extraction) -> None:
+        require_contexts(self.values, extraction, longest_context(extraction.config))
+
+    def require_data(self, data: Activations) -> None:
+        horizon, longest = self.values["kl_horizon"], int(data.metadata["rules"]["continuation_length"])
+        if horizon > longest:
+            fix = f"Use at most {longest}, or extract with a larger continuation_length."
+            raise BadInput("kl_horizon", horizon, fix)
+
+    def require_engine(self, engine: Engine) -> None:
+        if engine.spreads_weights and self.values["tail_baseline"]:
+            why = f"under {engine.name} no process holds the weights when the training is over"
+            fix = "Use --tail_baseline false; run_lens.py evaluate makes the report afterwards, in one process."
+            raise BadInput("tail_baseline", True, fix, why)
+
+    def new_lens(self, frozen: FrozenLM, data: Activations, sites: Sequence[str]) -> ConsistencyLens:
+        self.require_model(frozen.model.config, frozen.tokenizer)
+        set_seed(self.values["seed"])
+        (site,) = sites
+        name = data.provenance.at(str(frozen.site(site))).sites[0]
+        mean, variance = (data.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
+        settings = {key: value for key, value in asdict(self.part(LensOptions)).items() if key != "site"}
+        norm = float((mean**2 + variance).sum() ** 0.5)
+        lens = ConsistencyLens.from_subject(frozen, site, activation_norm=norm, **settings)
+        _require_length(lens, frozen, data)
+        return lens
+
+    def callbacks(self, trainer: LensTrainer, folder: Path) -> list[TrainerCallback]:
+        return [KeepWarmStart(trainer, folder / WARM)] if self.values["keep_warm_start"] else []
+
+    def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
+        """The encoder of context tails as a rival, the warm start as the earlier moment."""
+        options: dict[str, Any] = {}
+        if TAIL in companions:
+            options["rivals"] = {TRAINED_TAIL: companions[TAIL]}
+        if WARM in companions:
+            options["before"] = companions[WARM]
+        return options
+
+    def after_training(self, run: Run, lens: LensModel, data: Activations, steps: int) -> None:
+        """Train the encoder of context tails; that of an interrupted run is taken where it was finished."""
+        if self.values["tail_baseline"]:
+            frozen = run.model_for_another(lens)
+            tail_of_run(run, self.new_lens(frozen, data, lens.config.sites or []), data, steps)
+
+
+def _require_length(lens: ConsistencyLens, frozen: FrozenLM, activations: Activations) -> None:
+    """Raise where the model cannot read the longest context with a prompt and a text behind it, as evaluation asks."""
+    import pyarrow.compute as pc
+
+    positions = [rows.data.column("position") for rows in activations.splits.values() if len(rows)]
+    longest = 1 + max(pc.max(column).as_py() for column in positions)
+    asked = len(lens.config.prompt_ids or []) - 2 + lens.config.code_length
+    if longest + asked > frozen.max_length:
+        rules = activations.metadata["rules"]
+        raise too_long(rules["max_length"], longest, asked, frozen.max_length, rules["min_position"])

@@ -1,0 +1,63 @@
+"""Reports of text lenses, made from values per row: nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from consistency_lens.evaluation import Report
+from consistency_lens.evaluation.assemble import assemble
+from consistency_lens.evaluation.bootstrap import Records, Samples
+from consistency_lens.text.report import TextReport
+from consistency_lens.text.report.definitions import of_code
+
+ROWS = 200
+ON_FACTS = np.arange(ROWS) % 4 == 0
+GROUPS = {"own_continuation": "ahead", "lens": "lens", "self": "edit", "mean": "edit"}
+GROUPS |= dict.fromkeys(["reworded", "paraphrase", "truncation_1"], "tampered")
+
+
+class Worded(TextReport):
+    """Its judges are no more than their definitions."""
+
+    judged: Mapping[str, str] = {}  # type: ignore[assignment]
+
+
+def report_of(
+    scores: Mapping[str, float],
+    fve: float = 0.8,
+    on_facts: Mapping[str, float] | None = None,
+    spread: float = 0.02,
+    training: Sequence[Mapping[str, Any]] = (),
+) -> Report:
+    """Codes that recover so much; `on_facts` where they do otherwise on every fourth row."""
+    rng, records = np.random.default_rng(0), Records()
+    groups: dict[str, list[str]] = {}
+    for code, score in {"self": 1.0, "mean": 0.0, **scores}.items():
+        groups.setdefault(GROUPS.get(code, "text"), []).append(code)
+        kl = np.full(ROWS, 1 - score)
+        if on_facts and code in on_facts:
+            kl[ON_FACTS] = 1 - on_facts[code]
+        noise = spread * rng.normal(size=ROWS) if GROUPS.get(code) != "edit" else 0.0
+        measures = {"kl": kl + noise, "kl_horizon": kl, "top1": np.full(ROWS, max(score, 0.0))}
+        measures["squared_error"] = np.full(ROWS, 1 - fve)
+        records.add(code, {name: torch.from_numpy(value) for name, value in measures.items()})
+    records.add("row", {"spread": torch.ones(ROWS)})
+    samples = Samples(records, np.arange(ROWS) // 2, {"fact_positions": ON_FACTS} if on_facts else {})
+    data = {"split": "test", "rows": ROWS, "documents": 100, "documents_of_split": 100, "seconds": 1.0}
+    family = Worded()
+    family.judged = {"fact_positions": "a fact comes next"} if on_facts else {}
+    return assemble(
+        samples,
+        family,
+        groups,
+        {code: of_code(code) for codes in groups.values() for code in codes},
+        np.arange(ROWS),
+        8,
+        lens={"family": "consistency_lens", "subject": "tiny", "sites": ["resid_post.1"]},
+        data=data | {"near_duplicates_of_split": 3, "stored_difference": 1e-7, "corpus": "made up"},
+        training=training,
+    )

@@ -1,0 +1,34 @@
+"""Thresholds from counts: as many active as before, whatever the parts in which they were counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consistency_lens.sparse.calibrating import Calibration
+from consistency_lens.sparse.nonlinear import topk_mask
+
+
+@settings(max_examples=15, deadline=None)
+@given(k=st.integers(1, 8), scale=st.sampled_from([1e-4, 1.0, 1e4]), cut=st.integers(0, 500), seed=st.integers(0, 3))
+def test_thresholds_keep_the_count_in_parts_and_whole(k: int, scale: float, cut: int, seed: int) -> None:
+    pre = scale * torch.randn(500, 16, generator=torch.Generator().manual_seed(seed)).abs()
+    mask = topk_mask(pre, k)
+    whole, first, second = Calibration(1), Calibration(1), Calibration(1)
+    whole.see(0, pre, mask)
+    first.see(0, pre[:cut], mask[:cut])
+    second.see(0, pre[cut:], mask[cut:])
+    both = first.merge(second)
+    assert torch.equal(both.histogram, whole.histogram) and torch.equal(both.active, whole.active)
+    threshold = whole.thresholds()
+    assert torch.equal(both.thresholds(), threshold)
+    assert int((pre > threshold).sum()) == pytest.approx(500 * k, rel=0.02)
+
+
+def test_nothing_active_puts_the_threshold_above_everything() -> None:
+    pre = torch.rand(20, 4)
+    counts = Calibration(1)
+    counts.see(0, pre, torch.zeros(20, 4, dtype=torch.bool))
+    assert not bool((pre > counts.thresholds()).any())
