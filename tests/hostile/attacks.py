@@ -10,6 +10,7 @@ from .trying import Attack
 ATTACKS: dict[str, Attack] = {
     "configuration": lenses.configuration,
     "lens-files": lenses.files,
+    "transcoder": lenses.transcoder,
     "report": records.report,
     "training-record": records.training,
     "extraction": records.extraction,
