@@ -39,7 +39,7 @@ from consistency_lens.activations.storage import features_of
 from consistency_lens.activations.table import table_of
 from consistency_lens.frozen import FrozenLM
 
-STAGES = ("mlp_in", "mlp_out")  # twelve layers of GPT-2: 24 sites
+STAGES = ("resid_mid", "mlp_out")  # twelve layers of GPT-2: 24 sites
 
 
 def blocks_of_noise(

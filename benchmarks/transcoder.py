@@ -21,7 +21,7 @@ from peak import alone, peak_of
 from torch import Tensor
 
 from consistency_lens.sparse.configuration import CrosslayerTranscoderConfig
-from consistency_lens.sparse.encoding import BREAK_EVEN
+from consistency_lens.sparse.encoding import break_even
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.nonlinear import topk_mask
 from consistency_lens.sparse.objective import SPARSITY, STEEPNESS, terms
@@ -193,11 +193,17 @@ def switch(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "k": k,
                 "density": k / options.features,
                 **{f"{way} ms": 1e3 * value for way, value in seconds.items()},
-                "chosen": "sparse" if k / options.features <= BREAK_EVEN[options.device.split(":")[0]] else "dense",
+                "chosen": choices(lens, k / options.features),
                 "over the better": seconds[SWITCH] / best,
             }
         )
     return rows
+
+
+def choices(lens: CrosslayerTranscoder, density: float) -> str:
+    """What the choice by density comes to, over the layers: decoders of the first ones are larger."""
+    limits = [break_even(source.W_dec) for source in lens.layers_in_order if source.W_dec is not None]
+    return " and ".join(sorted({"sparse" if density <= limit else "dense" for limit in limits}))
 
 
 def growth(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -65,6 +65,15 @@ FAMILIES = {
         run=".text.running:TextRun",
         report=".text.report:TextReport",
     ),
+    "sparse": Family(
+        model_type="crosslayer_transcoder",
+        config=".sparse.configuration:CrosslayerTranscoderConfig",
+        model=".sparse.modeling:CrosslayerTranscoder",
+        trainer=".sparse.trainer:CrosslayerTranscoderTrainer",
+        arguments=".sparse.arguments:CrosslayerTranscoderArguments",
+        run=".sparse.running:TranscoderRun",
+        report=".sparse.report:TranscoderReport",
+    ),
 }
 
 
@@ -143,7 +152,7 @@ def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
 
 def evaluate_lens(
     lens: LensModel,
-    frozen: FrozenLM,
+    frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM],
     activations: Any,
     *,
     split: str = "test",
@@ -159,8 +168,8 @@ def evaluate_lens(
 
     Args:
         lens: what is evaluated.
-        frozen: the model that it was made for.
-        activations: rows of that model.
+        frozen: the model that it was made for, or the models by name.
+        activations: rows of that model, or what else the family evaluates on.
         split: of the rows; `train` flatters.
         max_rows: use so many, drawn from all documents; default all.
         batch_size: rows per pass. A partner for `resample` and `shuffled_activation` comes from the same batch.

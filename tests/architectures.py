@@ -65,6 +65,7 @@ _SIZES = {
     **dict.fromkeys(["qk_rope_head_dim", "rotary_dim", "dt_rank", "state_size", "time_step_rank", "mamba_d_state"], 4),
     **dict.fromkeys(["max_position_embeddings", "n_positions"], 64),
     "head_dim": 8,
+    "mamba_chunk_size": 8,
     "vocab_size": 96,
     "pad_token_id": 0,
     "bos_token_id": 1,

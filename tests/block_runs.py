@@ -14,6 +14,7 @@ from tiny import shared_lm
 
 from consistency_lens.activations import Corpus
 from consistency_lens.activations.blocks import BlockArguments, BlockExtraction, Blocks
+from consistency_lens.activations.manifest import sealed
 from consistency_lens.frozen import FrozenLM
 
 SITES = ["resid_pre.0", "mlp_out.1", "resid_post.2"]
@@ -39,8 +40,8 @@ def extract_blocks(
 
 
 def written_blocks(folder: Path) -> dict[str, bytes]:
-    """Name -> content of all that an extraction writes."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+    """Name -> content of all that an extraction writes, but the card, which names the folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", "README.md")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -72,6 +73,7 @@ def _extract(folder: str, texts: list[str], number: int, arguments: dict[str, An
 
 
 def change_metadata(folder: Path, **values: Any) -> None:
-    """Write other values into `extraction.json`."""
+    """Write other values into `extraction.json`, checksum and all."""
     path = folder / "extraction.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(sealed(folder, {k: v for k, v in record.items() if k != "checksum"} | values)))

@@ -87,7 +87,7 @@ def vectors_of(rows: Dataset, site: str) -> np.ndarray:
 def written(folder: Path) -> dict[str, bytes]:
     """Name -> content of all that rows depend on: shards, layout, metadata and statistics; not the card."""
     wanted = [p for p in folder.rglob("*") if p.is_file() and p.suffix in (".arrow", ".json", ".safetensors")]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in wanted if p.name != "plan.json"}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in wanted if p.name not in ("plan.json", "command.json")}
 
 
 def notes_in(folder: Path) -> list[ChunkNote]:

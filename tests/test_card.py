@@ -11,6 +11,8 @@ import jinja2
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from consistency_lens import card as cards
 from consistency_lens.card import (
@@ -411,3 +413,20 @@ def test_a_failed_write_leaves_the_old_card(tmp_path: Path, monkeypatch: pytest.
         write_card(tmp_path, NEW.replace("1", "one"))
     assert (tmp_path / "README.md").read_text("utf-8") == NEW
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.sets(st.sampled_from("bcde")), min_size=1, max_size=5), st.booleans())
+def test_sections_that_come_and_go_leave_no_gap(rounds: list[set[str]], by_hand: bool) -> None:
+    """A run that is resumed writes its card anew, first without the sections of its report."""
+
+    def card(names: str | set[str]) -> str:
+        given = [name for name in "abcde" if name in {*names, "a"}]
+        parts = [f"<!-- generated: {name} -->\n{name}\n<!-- /generated -->" for name in given]
+        return "---\nlicense: mit\n---\n" + "\n\n".join(parts) + "\n"
+
+    words = "\n\nSomebody's own words.\n" if by_hand else ""
+    kept = card("abcde") + words
+    for names in rounds:
+        kept = merge_card(card(names), kept)
+    assert merge_card(card("abcde"), kept) == card("abcde") + words

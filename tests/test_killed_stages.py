@@ -17,23 +17,20 @@ from whole_runs import ROWS, SMALL
 
 pytestmark = pytest.mark.slow
 CLOCKS = re.compile(r"runtime|per_second|seconds|minutes|hours|duration|_time|flops_util|memory")
-TIMES = re.compile(r"\d[\d.,]* ?(s|seconds|min|minutes|h|hours)\b")
+CLOCKS_OF_A_CARD = re.compile(r"(?m)^\| (CPU hours|speed|peak memory) \|.*$")  # a run that was resumed cost more
 # Which file of a whole run is written when a process dies, and the how manieth change of it: stage after stage.
 STAGES = [
     ("extraction begins", "rows/.progress/plan.json", 1),
     ("extraction", "rows/.progress/00001", 1),
     ("statistics", "rows/statistics.safetensors", 1),
     ("card of the rows", "rows/.README.md", 1),
-    ("rows are complete", "rows/extraction.json", 2),
     ("first checkpoint", "run/checkpoint-2/trainer_state.json", 1),
     ("last checkpoint", "run/checkpoint-4/", 3),
     ("lens", "run/lens/", 4),
-    ("average", "run/lens-ema/", 2),
     ("history", "run/history.json", 1),
     ("checkpoint of the baseline", "run/tail_lens/checkpoint-2/trainer_state.json", 1),
     ("baseline", "run/tail_lens/model.safetensors", 1),
     ("baseline is noted", "run/tail_lens/baseline.json", 1),
-    ("report begins", "run/report/", 1),
     ("report", "run/report/", 4),
     ("card of the lens", "run/lens/.README.md", 4),
 ]
@@ -74,7 +71,7 @@ def ended(place: Path) -> dict[str, Any]:
         if "checkpoint-" not in str(file):
             found[str(file.relative_to(place))] = pq.read_table(file).to_pylist()
     for name in ("rows/README.md", "run/report/report.md", "run/lens/README.md"):
-        found[name] = TIMES.sub("", (place / name).read_text()).replace(str(place), "")
+        found[name] = CLOCKS_OF_A_CARD.sub("", (place / name).read_text())
     return found
 
 
@@ -97,11 +94,10 @@ def test_killed_in_every_stage(undisturbed: Path) -> None:
     require_same(place, undisturbed)
 
 
-@pytest.mark.parametrize("resume", ["true", "auto"])
-def test_a_complete_run_that_is_resumed_stays_as_it_is(undisturbed: Path, resume: str) -> None:
-    place = undisturbed.with_name(f"again-{resume}")
+def test_a_complete_run_that_is_resumed_stays_as_it_is(undisturbed: Path) -> None:
+    place = undisturbed.with_name("again")
     shutil.copytree(undisturbed, place)
-    code, said = run(words(place, "--resume_from_checkpoint", resume), place / "log")
+    code, said = run(words(place, "--resume_from_checkpoint", "true"), place / "log")
     assert code == 0, said
     assert "training 1/" not in said and "warm start 1/" not in said and "context tail 1/" not in said
     require_same(place, undisturbed)

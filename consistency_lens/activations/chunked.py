@@ -104,6 +104,7 @@ class ChunkedExtraction:
         try:
             if state.is_main_process:
                 self.folder.begin(self.plan(provenance))
+                self.command = self.folder.first_command(self.command)
             state.wait_for_everyone()
             if self.folder.complete:
                 logger.info("%s is complete: every shard is there and as written.", self.folder.path)

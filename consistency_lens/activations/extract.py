@@ -40,7 +40,7 @@ class ExtractArguments:
     sites: list[str] = field(
         default_factory=lambda: ["resid_post.2/3"],
         metadata={
-            "help": "Sites to read: embed, or resid_pre|resid_post|mlp_in|mlp_out|attn_out and .L: a "
+            "help": "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a "
             "layer, -1, or 2/3."
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from .storage import LAYOUT, METADATA, PROGRESS, STATISTICS, ChunkNote, CorruptS
 
 logger = logging.getLogger(__name__)
 
-PLAN, LOCK = "plan.json", "lock"
+PLAN, COMMAND, LOCK = "plan.json", "command.json", "lock"
 
 
 class ExtractionFolder:
@@ -102,7 +103,7 @@ class ExtractionFolder:
         one. The folder for notes stays, and with it the right to overwrite.
         """
         patterns = [*LAYOUT, *(f"{split}/data-*" for split in SPLITS)]
-        patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{PLAN}*"]
+        patterns += [f"{PROGRESS}/[0-9]*", f"{PROGRESS}/{COMMAND}*", f"{PROGRESS}/{PLAN}*"]
         patterns += [f"{split}/{start}starting-texts-*" for split in SPLITS for start in ("", ".")]
         patterns += [f"{PROGRESS}/baseline-*"]  # both of trainings
         return [file for pattern in patterns for file in sorted(self.path.glob(pattern))]
@@ -136,6 +137,16 @@ class ExtractionFolder:
             except CorruptShard as damage:
                 logger.warning("%s It is written again now.", damage)
                 (self.path / METADATA).unlink()
+
+    def first_command(self, command: str) -> str:
+        """How the extraction was started first, for the card: what resumes it is the same one. Until then, so."""
+        path = self.path / PROGRESS / COMMAND
+        if not path.exists():
+            write_json(path, {"command": command})
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["command"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return command
 
     def notes(self) -> list[ChunkNote]:
         """Of all finished chunks, in their order."""

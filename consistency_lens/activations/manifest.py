@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
         rest = {name: value for name, value in metadata.items() if name != SEAL}
         whole = metadata[SEAL] == _seal(rest) if SEAL in metadata else FILES not in metadata
         [Shard(**record) for record in metadata["shards"]]
-        metadata["splits"].items(), metadata["provenance"]["sites"]
+        metadata["splits"].items()
+        if "kind" not in metadata:  # rows, which were read at sites; passages are text
+            metadata["provenance"]["sites"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptShard(f"{path} is damaged ({type(error).__name__}: {error}). {_AGAIN}") from error
     if not whole:
@@ -53,20 +55,14 @@ def require_sealed(folder: Path, metadata: Mapping[str, Any]) -> None:
         if checksum_of(folder / name) != checksum:
             raise _changed(folder / name)
     shards = [Shard(**record) for record in metadata["shards"]]
-    splits = list(metadata["splits"])
-    _require(folder / "dataset_dict.json", lambda record: record["splits"], splits)
-    for split in splits:
-        own = [shard.file for shard in shards if shard.split == split]
-        _require(
-            folder / split / "state.json",
-            lambda record, at=split: [f"{at}/{entry['filename']}" for entry in record["_data_files"]],
-            own,
-        )
+    if metadata.get("kind", "rows") == "rows":
+        _require_layout(folder, shards, list(metadata["splits"]))
     twice = [name for name, times in Counter(shard.file for shard in shards).items() if times > 1]
     rows = Counter[str]()
     for shard in shards:
         rows[shard.split] += shard.rows
-    if twice or any(counts["rows"] != rows[split] for split, counts in metadata["splits"].items()):
+    counted = {split: counts.get("rows", counts.get("tokens")) for split, counts in metadata["splits"].items()}
+    if twice or any(count != rows[split] for split, count in counted.items()):
         raise _changed(folder / METADATA)
 
 
@@ -86,6 +82,17 @@ def read_statistics(path: Path, metadata: Mapping[str, Any]) -> dict[str, np.nda
         if (found[f"{site}.variance"] < 0).any():
             raise CorruptShard(f"{path} holds a variance below 0 at {site}. {_AGAIN}")
     return found
+
+
+def _require_layout(folder: Path, shards: Sequence[Shard], splits: list[str]) -> None:
+    """Raise unless what `load_from_disk` reads leads to these shards."""
+    _require(folder / "dataset_dict.json", lambda record: record["splits"], splits)
+    for split in splits:
+        _require(
+            folder / split / "state.json",
+            lambda record, at=split: [f"{at}/{entry['filename']}" for entry in record["_data_files"]],
+            [shard.file for shard in shards if shard.split == split],
+        )
 
 
 def _require(path: Path, said: Any, expected: list[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from transformers import TrainerCallback
 
+from ..errors import BadInput
 from ..frozen import FrozenLM
 from .engines import Engine
 from .modeling import LensModel
@@ -100,6 +101,24 @@ class FamilyRun:
 
     def require_engine(self, engine: Engine) -> None:
         """Raise where the family's baselines cannot be trained under an engine."""
+
+    def streamed(
+        self, extraction: Any, data: Any, frozen: FrozenLM, within: Callable[[Callable[[], Any]], Any], buffer: int
+    ) -> Any:
+        """The data with its training part read from the corpus meanwhile, in the place of what is stored.
+
+        Args:
+            extraction: of the whole corpus, by the rules of the stored data.
+            data: what is stored.
+            frozen: the model that reads.
+            within: calls what reads.
+            buffer: how many rows of the stream are shuffled together.
+        """
+        raise BadInput("stream_activations", True, "Leave it out.", why="this family has no data that streams")
+
+    def first_of(self, data: Any, tokenizer: Any) -> list[str]:
+        """Lines that show people the first of what was extracted."""
+        return []
 
     def new_lens(self, frozen: FrozenLM, data: Any, sites: Sequence[str]) -> LensModel:
         """An untrained lens; nothing is random but what the seed decides."""

@@ -127,7 +127,9 @@ class TrainingRecord:
 
     def about(self, metadata: Mapping[str, Any]) -> TrainingRecord:
         """With what the rows say of themselves."""
-        counts = {name: (each["documents"], each["rows"]) for name, each in metadata.get("splits", {}).items()}
+        # Where all tokens are kept, a row is a token.
+        of = {name: each.get("rows", each.get("tokens", 0)) for name, each in metadata.get("splits", {}).items()}
+        counts = {name: (metadata["splits"][name]["documents"], rows) for name, rows in of.items()}
         near = {name: int(count) for name, count in metadata.get("near_duplicates", {}).items()}
         return replace(self, corpus=dict(metadata.get("corpus", {})), counts=counts, near_duplicates=near)
 
@@ -187,19 +189,21 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
             "licence on such weights.",
         )
     last = record.history[-1] if record.history else {}
-    known, of_family = config.card.watched, config.card
+    of_family = config.card
+    known = of_family.watched
     numbers = [Measured(name=n, value=v, definition=known[n]) for n, v in last.items() if n in known]
+    models = [each.model_id for each in config.origins.values()]
     return CardFacts(
         name=record.name.rpartition("/")[2],
         family=config.medium,
         summary=of_family.summary.format(
-            subject=origin.model_id, sites=" and ".join(sites), code=config.code_in_words
+            subject=" and ".join(models), sites=" and ".join(sites), code=config.code_in_words
         ),
         partial=of_family.partial,
         task=of_family.task,
         stage=_stage(record),
-        subject=origin.model_id,
-        subject_revision=origin.weights,
+        subject=", ".join(models),
+        subject_revision=", ".join(each.weights for each in config.origins.values()),
         base_model=from_hub,
         relation=config.relation,
         sites=sites,
@@ -247,7 +251,10 @@ def hub_id(origin: Provenance) -> str | None:
 def usage(name: str, config: LensConfig, text: str) -> str:
     """A snippet that runs as it stands, where the lens lies in a folder of this name or in a repository."""
     # A subject from a folder has to be named; one of the Hub, or one that the package trains itself, is found.
-    subject = "" if findable(config.origin) else f", subject={literal(config.origin.model_id)}"
+    named = {name: literal(each.model_id) for name, each in config.origins.items() if not findable(each)}
+    several = "{" + ", ".join(f"{literal(name)}: {each}" for name, each in named.items()) + "}"
+    place = several if len(config.origins) > 1 else "".join(named.values())
+    subject = f", subject={place}" if named else ""
     lines = textwrap.wrap(text, 90, drop_whitespace=False, break_long_words=False, break_on_hyphens=False) or [""]
     quoted = [literal(line) for line in lines]
     whole = quoted[0] if len(quoted) == 1 else "(\n" + "".join(f"    {line}\n" for line in quoted) + ")"

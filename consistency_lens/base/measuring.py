@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
@@ -45,13 +45,14 @@ class MeasuringTrainer(RobustTrainer):
         """Validation rows, or those of another split, in a fixed order that mixes documents: the same ones at each
         call, in batches of nearly equal size, so that none is left with a single row."""
         dataset = self.held_out if dataset is None else dataset
-        if not isinstance(dataset, Dataset):
+        if not isinstance(dataset, (Dataset, torch.utils.data.Dataset)) or isinstance(dataset, IterableDataset):
             fix = "Give held-out rows as eval_dataset, or extract with a validation_fraction above 0."
             kind = None if dataset is None else type(dataset).__name__
             raise BadInput("eval_dataset", kind, fix, why="there are no rows to evaluate on")
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:rows].tolist()
+        held_out: Any = dataset
+        order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:rows].tolist()
         parts = np.array_split(np.array(order), -(-len(order) // self.args.per_device_eval_batch_size))
-        for batch in DataLoader(dataset, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):
+        for batch in DataLoader(held_out, batch_sampler=[p.tolist() for p in parts], collate_fn=self.data_collator):
             yield self._prepare_inputs(batch)
 
     def evaluate(

@@ -196,13 +196,17 @@ class LensTrainer(MeasuringTrainer):
 
     def settle(self, terms: Mapping[str, Tensor]) -> Tensor:
         """sum of weight(step) * mean(term); every term, unweighted, and its weight are logged under their names."""
-        step, total = self.state.global_step, torch.zeros((), device=self.args.device)
+        total = torch.zeros((), device=self.args.device)
         for name, term in terms.items():
-            weight = self.schedules[name](step)
+            weight = self.weight_of(name)
             total = total + weight * term.mean()
             self.note(f"loss/{name}", term.detach().mean())
             self.note(f"weight/{name}", weight)
         return total
+
+    def weight_of(self, term: str) -> float:
+        """The present weight of a term: its schedule's, unless the family has another rule."""
+        return self.schedules[term](self.state.global_step)
 
     def note(self, name: str, value: Tensor | float) -> None:
         """Something to log: its mean over the times it was noted since the last log."""

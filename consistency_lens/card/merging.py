@@ -17,6 +17,8 @@ from pathlib import Path
 SECTION = re.compile(
     r"<!-- generated: (?P<name>[\w-]+) -->(?:(?!<!-- generated: ).)*?<!-- /generated -->", flags=re.DOTALL
 )
+# With the blank line that it was put behind, which goes with it.
+_WITH_GAP = re.compile(rf"(?P<gap>(?:\n\n)?){SECTION.pattern}", flags=SECTION.flags)
 FRONT_MATTER = re.compile(
     r"\A\ufeff?---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", flags=re.DOTALL | re.MULTILINE
 )
@@ -76,9 +78,9 @@ def _merge_body(new: str, existing: str) -> str:
         if name in placed or name not in sections:  # a copy, or a claim that we no longer make
             return ""
         placed.add(name)
-        return sections[name]
+        return found["gap"] + sections[name]
 
-    body = SECTION.sub(place, existing)
+    body = _WITH_GAP.sub(place, existing)
     before: str | None = None
     for name, text in sections.items():  # a new section goes behind the one it follows in the new card
         if name not in placed:

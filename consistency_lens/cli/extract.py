@@ -11,7 +11,6 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 
-from ..activations import Activations
 from ..frozen import FrozenLM
 from .opening import console, load_model, model_path, open_corpus, open_model
 from .parsing import Request
@@ -46,28 +45,22 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
         bill.require_room()
     made = extraction.run(frozen)
     if state.is_main_process:
-        _show(Activations.load(made, verify=False), made, tokenizer)
+        _show(request, made, tokenizer)
         if repo is not None:
             publish_rows(request, made, repo)
     return made, frozen
 
 
-def _show(activations: Activations, folder: Path, tokenizer: Any) -> None:
+def _show(request: Request, folder: Path, tokenizer: Any) -> None:
+    data = request.options.run.data.load(folder, verify=False)
     console.print(f"\nrows in [bold]{escape(str(folder))}[/]", highlight=False, soft_wrap=True)
     table = Table(box=None, header_style="dim")
-    for name in ("split", "documents", "rows"):
+    counted = list(next(iter(data.metadata["splits"].values())))
+    for name in ("split", *counted):
         table.add_column(name, justify="left" if name == "split" else "right")
-    for split, counts in activations.metadata["splits"].items():
-        table.add_row(split, f"{counts['documents']:,}", f"{counts['rows']:,}")
+    for split, counts in data.metadata["splits"].items():
+        table.add_row(split, *(f"{counts[name]:,}" for name in counted))
     console.print(table)
-    row = activations.splits["train"][0]
-    context, following = tokenizer.decode(row["input_ids"]), tokenizer.decode(row["continuation_ids"])
-    console.print(f"\n[dim]first row: document {row['doc_id']}, position {row['position']}[/]")
-    console.print(f"{escape(context)} [bold]|[/] [dim]{escape(following)}[/]", highlight=False)
-    for site in activations.sites:
-        vector = activations.splits["train"].with_format("numpy")[0][site]
-        shown = " ".join(f"{x:+.2f}" for x in vector[:6])
-        console.print(
-            f"[dim]{site}[/] [{shown} ...] [dim]{vector.dtype}, norm {(vector**2).sum() ** 0.5:.2f}[/]",
-            highlight=False,
-        )
+    console.print()
+    for line in request.family.first_of(data, tokenizer):
+        console.print(escape(line), highlight=False)

@@ -7,18 +7,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..activations import Activations
-from ..auto import AutoLens, evaluate_lens, find_subject, is_demo, lens_folder
-from ..base.comparing import apply_lens
+from ..auto import AutoLens, evaluate_lens, find_subject, is_demo, lens_folder, report_of
+from ..base.comparing.rows import CLOSE, OPEN
 from ..base.lens_card import TrainingRecord
 from ..base.modeling import LensModel
+from ..card import Explanation
 from ..errors import BadInput
 from ..evaluation import Report
+from ..evaluation.examples import examples
 from ..frozen import FrozenLM
 from .final_card import finish_card
 from .opening import console, load_model, model_path, open_data, own_device
@@ -117,14 +119,14 @@ def judge_run(
     """
     others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
     beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
-    frozen, given = lens.subject, request.report
-    assert frozen is not None
+    given = request.report
+    assert lens.models is not None
     of_family = {**beside, **of_world(lens, activations, request)}
     main = PartialState().is_main_process
     held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
     report = evaluate_lens(
         lens,
-        frozen,
+        lens.models,
         activations,
         split=given.report_split,
         max_rows=given.report_rows,
@@ -139,7 +141,7 @@ def judge_run(
         card = finish_card(lens, report, activations, folder / REPORT, home) if home.is_dir() else None
         report.show(console)
         console.print()
-        console.print(examples(lens, activations, given.report_split))
+        console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))
         console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)
         if card is not None:
             console.print(f"card in [bold]{escape(str(card))}[/]", highlight=False, soft_wrap=True)
@@ -148,8 +150,7 @@ def judge_run(
 
 def of_world(lens: LensModel, activations: Activations, request: Request) -> dict[str, Any]:
     """What a world whose truth is known adds to the report of a text lens."""
-    assert lens.subject is not None
-    if lens.config.medium != "text" or not is_demo(lens.subject.model_id):
+    if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
         return {}
     from ..demo.held import Held
     from ..demo.judge import FACT_COLUMNS, FactJudge, reword_all
@@ -160,30 +161,16 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
 
 
-@torch.no_grad()
-def examples(lens: LensModel, activations: Activations, split: str, count: int = SHOWN) -> Table:
-    """A few held-out rows: what the subject had read, what the lens says, what the subject says next without and with
-    the restored activation. The same rows for every lens."""
-    frozen = lens.subject
-    assert frozen is not None
-    rows = activations.splits[split]
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-    batch = activations.collator(pair=False)([rows[i] for i in order[:count]])
-    applied = apply_lens(lens, frozen, batch)
-    table = Table(
-        title=f"{count} explanations", title_justify="left", title_style="bold", header_style="dim", box=None
-    )
-    for name in ("context, up to the token that is read", "explanation", "KL", "says next", "with the swap"):
+def table_of(rows: Sequence[Explanation]) -> Table:
+    """What the model had read, what the lens made of it, what the model predicts without and with the edits."""
+    title = f"{len(rows)} explanations"
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for name in ("context, up to the token that is read", "explanation", "KL", "predicts", "with the edits"):
         table.add_column(name, justify="right" if name == "KL" else "left", overflow="fold")
-    for i, said in enumerate(lens.explain(applied.code)):
-        ids = batch["input_ids"][i][batch["attention_mask"][i].bool()]
-        before, token = frozen.tokenizer.decode(ids[-WORDS:-1]), frozen.tokenizer.decode(ids[-1])
-        table.add_row(
-            f"{escape(before)} [bold cyan]{escape(token)}[/]",
-            f"[bold]{escape(str(said['explanation']))}[/]",
-            f"{float(applied.kl[i]):.3f}",
-            *(escape(shown(side)) for side in applied.likeliest(frozen.tokenizer, i, 2)),
-        )
+    for row in rows:
+        context = Text(" ".join(row.context.split()[-WORDS:]))
+        context.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold cyan")
+        table.add_row(context, Text(row.text, "bold"), f"{row.score:.3f}", Text(row.before), Text(row.after))
     return table
 
 

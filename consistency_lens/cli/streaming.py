@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..activations import Activations, Extraction
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .opening import open_corpus
@@ -30,20 +29,16 @@ def require_streamable(request: Request) -> None:
         raise BadInput("stream_buffer", request.run.stream_buffer, "Use 1 for the order of the corpus, or more.")
 
 
-def streamed(
-    request: Request, activations: Activations, frozen: FrozenLM, within: Callable[[Callable[[], Any]], Any]
-) -> Activations:
+def streamed(request: Request, data: Any, frozen: FrozenLM, within: Callable[[Callable[[], Any]], Any]) -> Any:
     """The stored rows with the training split of the whole corpus, by the same rules, in the place of theirs. A
     document's split hangs on its words alone: none that is held out is ever trained on."""
-    corpus, stored = open_corpus(request.corpus), activations.metadata["corpus"]
+    corpus, stored = open_corpus(request.corpus), data.metadata["corpus"]
     for name, field in _FIELDS.items():
         value = corpus.identity.get(name)
         if name in stored and value != stored[name]:
             fix = "Name the corpus that the stored rows were made of."
             raise BadInput(field, value, fix, why=f"{name} of the stored rows is {stored[name]}")
-    rules = {**activations.metadata["rules"], "sites": list(activations.sites)}
+    rules = {**data.metadata["rules"], "sites": list(data.sites)}
     arguments = replace(request.extraction, **rules)
-    extraction = Extraction(corpus, frozen.tokenizer, frozen.model.config, arguments)
-    rows = extraction.stream(frozen, dtype=activations.metadata["dtype"], within=within)
-    order = rows.shuffle(seed=request.values["seed"], buffer_size=request.run.stream_buffer)
-    return activations.streaming(order.repeat(None))
+    extraction = request.options.run.extraction(corpus, frozen.tokenizer, frozen.model.config, arguments)
+    return request.family.streamed(extraction, data, frozen, within, request.run.stream_buffer)

@@ -79,7 +79,7 @@ class About:
     groups: tuple[Group, ...] = ()
     primary: str = "kl_recovered"
     fallback: str = "kl"
-    zero: str = "the mean activation"
+    zero: str = "the baseline"
     questions: Mapping[str, str] = field(default_factory=dict)
     details: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class About:
         """For a report that does not say: groups under their own names, and the numbers of edits at one token."""
         ordered = sorted(names, key=lambda name: name != LENS)
         groups = tuple(Group(name, name, brief=True) for name in ordered)
-        return cls(groups, questions=QUESTIONS, details=DETAILS)
+        return cls(groups, zero=MEAN, questions=QUESTIONS, details=DETAILS)
 
 
 TITLES = {
@@ -143,4 +143,5 @@ QUESTIONS = {
     "top1": "",
     "fve": "vector (FVE)",
 }
+MEAN = "the mean activation"
 DETAILS = ("kl", "kl_horizon", "kl_after", "loss_recovered", "fve_nrm", "cosine", "norm_ratio")

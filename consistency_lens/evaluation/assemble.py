@@ -13,7 +13,7 @@ import numpy as np
 from .about import LENS, About
 from .bootstrap import Samples
 from .family import FamilyReport
-from .quantities import Measured, Numbers, definitions_of
+from .quantities import Measured, Numbers, definitions_of, of_each
 from .report import Part, Report
 
 POSITION_BINS = 8
@@ -30,6 +30,7 @@ def assemble(
     lens: Mapping[str, Any],
     data: Mapping[str, Any],
     training: Sequence[Mapping[str, Any]] = (),
+    models: Sequence[str] = (),
 ) -> Report:
     """The report of what was measured.
 
@@ -42,10 +43,17 @@ def assemble(
         horizon: k.
         lens, data: what was evaluated, on what; it goes into the report as it is.
         training: rows for the curves.
+        models: names of the models, where there are several: the numbers of each are given beside their means.
     """
-    codes, about = [name for group in groups.values() for name in group], family.about(groups)
+    codes, about, of_models = (
+        [name for group in groups.values() for name in group],
+        family.about(groups),
+        of_each(models),
+    )
+    about = replace(about, details=(*about.details, *of_models))
+    quantities = {**family.quantities, **of_models}
     changed = [code for group in about.groups if group.changed for code in groups.get(group.name, ())]
-    traits, measured = samples.records.measures("traits"), Measured(samples, family.quantities)
+    traits, measured = samples.records.measures("traits"), Measured(samples, quantities)
     report = Report(
         verdict="",
         remarks=[],
@@ -61,7 +69,7 @@ def assemble(
         by_position=[] if positions is None else _by_position(measured, about, codes, positions),
         training=[{name: value for name, value in row.items() if _is_plain(value)} for row in training],
         definitions={
-            **definitions_of(family.quantities, horizon),
+            **definitions_of(quantities, horizon),
             **{name: family.traits.get(name, "a trait of the code, as its family measures it") for name in traits},
             **family.judged,
             **definitions,

@@ -16,7 +16,9 @@ from .held_out import HeldOut, moved
 
 
 @torch.no_grad()
-def examples(lens: LensModel, family: FamilyReport, data: Any, split: str) -> list[Explanation]:
+def examples(
+    lens: LensModel, family: FamilyReport, data: Any, split: str, count: int | None = None
+) -> list[Explanation]:
     """One per row of those that the family shows.
 
     Args:
@@ -24,12 +26,16 @@ def examples(lens: LensModel, family: FamilyReport, data: Any, split: str) -> li
         family: of the lens; a new instance.
         data: that the lens was evaluated on.
         split: of the data.
+        count: how many, the first ones; default all.
     """
-    models, found = lens.models, []
+    models = lens.models
     assert models is not None
+    found: list[Explanation] = []
     frozen = models.first
     family.begin(lens, models, data, HeldOut(split, horizon=0))
     for given in family.shown(lens, models, data, split):
+        if count is not None and len(found) >= count:
+            break
         batch = moved(given, frozen.device)
         applied = apply_lens(lens, models, batch)
         seen = Seen(applied.code, applied.edits, applied.comparison, lens, models, batch, seed=0)
@@ -47,7 +53,7 @@ def examples(lens: LensModel, family: FamilyReport, data: Any, split: str) -> li
                     of_mean=of_mean[i],
                 )
             )
-    return found
+    return found[:count]
 
 
 def _shown(pairs: Sequence[tuple[str, float]]) -> str:

@@ -83,8 +83,8 @@ class FamilyReport:
 
     def about(self, groups: Mapping[str, Sequence[str]]) -> About:
         """How the report wants to be shown."""
-        others = (Group(name, name, compared=name != EDIT) for name in groups if name != LENS)
-        shown = (Group(LENS, "the lens", brief=True), *others)
+        others = (Group(name, name, compared=True) for name in groups if name not in (LENS, EDIT))
+        shown = (Group(LENS, "the lens", brief=True), *others, Group(EDIT, "edits, no code"))
         return About(
             shown, questions={"kl_recovered": "recovered", "top1": ""}, details=("kl", "loss_recovered", "ce")
         )
@@ -150,7 +150,7 @@ class FamilyReport:
         if best is None:
             return f"{name} is {score}.", replace(report.about, good=score.low > 0)
         apart = whole.differences[best][name]
-        sentence = f"{name} is {score}, {apart} above the best control, {best}."
+        sentence = f"{name} is {score}; the lens minus its best control, {best}, is {apart}."
         return sentence, replace(report.about, good=score.low > 0 and apart.low > 0)
 
     def remarks(self, report: Report) -> list[str]:

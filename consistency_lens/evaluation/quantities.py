@@ -109,6 +109,15 @@ WHOLE_PASS: Mapping[str, Quantity] = {
 }
 
 
+def of_each(models: Iterable[str]) -> dict[str, Quantity]:
+    """The numbers of each of several models; under the plain names are means over the models."""
+    each = [(name, model, f"{name} of {model} alone") for model in models for name in ("kl", "kl_recovered", "top1")]
+    return {
+        f"{name}/{model}": Quantity(definition, recovered(f"kl/{model}") if name == "kl_recovered" else None)
+        for name, model, definition in each
+    }
+
+
 @dataclass(frozen=True)
 class Measured:
     """Numbers of what was measured. Differences and shares are taken draw by draw, on the same documents.

@@ -66,7 +66,7 @@ def evaluate(
         for number, batch in enumerate(bar):
             study.add(_seen(lens, models, moved(batch, models.first.device), held_out.horizon, held_out.seed + number))
     require_finite(study.records, list(lens.config.written), models.first.dtype)
-    samples, origin = study.samples(held_out.seed), lens.config.origin
+    samples, origin, origins = study.samples(held_out.seed), lens.config.origin, lens.config.origins
     counted = {"rows": len(study.documents), "documents": samples.documents}
     return assemble(
         samples,
@@ -80,9 +80,11 @@ def evaluate(
             "sites": list(lens.config.sites or []),
             "subject": origin.model_id,
             "weights": origin.weights,
+            **({"models": {name: each.model_id for name, each in origins.items()}} if len(origins) > 1 else {}),
         },
         data=family.described(data, held_out) | counted | {"seconds": round(time.monotonic() - began, 1)},
         training=list(training_history or ()),
+        models=list(models) if len(models) > 1 else (),
     )
 
 

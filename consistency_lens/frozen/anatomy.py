@@ -62,19 +62,36 @@ class Port(NamedTuple):
 
     module: nn.Module
     side: Side
+    block: nn.Module | None = (
+        None  # whose input says how many rows there are, where vectors come as [rows * columns, d]
+    )
+
+
+class Place(NamedTuple):
+    """Where a stage lies within a block.
+
+    Args:
+        path: of the module, from the block.
+        side: of the module.
+        flat: whether the vectors come without rows there, as `[rows * columns, d]`.
+    """
+
+    path: str
+    side: Side
+    flat: bool = False
 
 
 class ProvenBlock(NamedTuple):
     """What a short pass has shown about one block.
 
     Args:
-        ports: stage -> path of its module within the block, and the side of it.
+        ports: stage -> where it lies.
         scale: what the block multiplies the outputs of attention and MLP by before it adds them.
         refused: stage -> why it is not offered, for each that is not among `ports`.
         gap: the part of what the block adds that the best pair of modules leaves unexplained.
     """
 
-    ports: dict[str, tuple[str, Side]]
+    ports: dict[str, Place]
     scale: tuple[float, float]
     refused: dict[str, str]
     gap: float
@@ -153,8 +170,8 @@ def locate(model: PreTrainedModel, site: Site) -> Port:
         case "resid_post":
             return Port(block, "output")
         case "attn_out" | "resid_mid" | "mlp_in" | "mlp_out":
-            path, side = _proven(model, site).ports[site.stage] if row is None else _by_hand(model, row, site)
-            return Port(block.get_submodule(path), side)
+            place = _proven(model, site).ports[site.stage] if row is None else _by_hand(model, row, site)
+            return Port(block.get_submodule(place.path), place.side, block if place.flat else None)
         case _:
             raise BadInput("site", str(site), f"{GRAMMAR}.", why="no one has said where this stage lives")
 
@@ -172,19 +189,19 @@ def _embedding(model: PreTrainedModel) -> Port:
     return Port(model.get_input_embeddings(), "output")
 
 
-def _by_hand(model: PreTrainedModel, row: Anatomy, site: Site) -> tuple[str, Side]:
-    """Path and side of a site by its row of `ANATOMY`."""
+def _by_hand(model: PreTrainedModel, row: Anatomy, site: Site) -> Place:
+    """Where a site lies by its row of `ANATOMY`."""
     if site.stage == "resid_mid" and _in_parallel(model):
         raise BadInput("site", str(site), f"Use resid_pre.{site.layer}.", why=PARALLEL)
     match site.stage:
         case "attn_out":
-            return row.attn_out, "output"
+            return Place(row.attn_out, "output")
         case "resid_mid":
-            return row.resid_mid, "stream"
+            return Place(row.resid_mid, "stream")
         case "mlp_in":
-            return row.mlp_in, "input"
+            return Place(row.mlp_in, "input")
         case _:
-            return row.mlp_out, "output"
+            return Place(row.mlp_out, "output")
 
 
 def _in_parallel(model: PreTrainedModel) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
@@ -11,6 +12,7 @@ from transformers.utils import cached_file
 from ..errors import BadInput
 
 SUFFIX = ".gguf"
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")  # as llama.cpp names the parts of a split model
 _DAMAGED = (ValueError, IndexError, KeyError, TypeError, OverflowError)  # what gguf raises on bytes that make no sense
 
 
@@ -28,15 +30,23 @@ def find_gguf(place: str | Path, revision: str | None = None, token: str | None 
     """A GGUF file on this machine: the one of that path, or a file of a repository, named as owner/name/file.gguf.
 
     Raises:
-        BadInput: when there is none, gguf is not installed, or the file is cut off or no GGUF.
+        BadInput: when there is none, gguf is not installed, or the file is cut off, no GGUF or a part of one.
     """
+    part = _PART.search(str(place))
+    if part is not None and int(part[2]) > 1:  # before a download
+        _refuse_part(Path(place).name, int(part[2]))
     path = Path(place)
     if not path.is_file():
         if not on_hub(place):
             fix = "Give the path of the file, or owner/name/file.gguf on the Hub."
             raise BadInput("gguf_file", str(place), fix, why="there is no such file")
         owner, name, inside = str(place).split("/", 2)
-        path = Path(cached_file(f"{owner}/{name}", inside, revision=revision, token=token))
+        try:
+            path = Path(cached_file(f"{owner}/{name}", inside, revision=revision, token=token))
+        except OSError as error:
+            fix = "Give owner/name/file.gguf as it lies on the Hub, and a token where it is private."
+            why = str(error).strip().splitlines()[0]
+            raise BadInput("gguf_file", str(place), fix, why=why) from error
     _require_whole(path)
     return path
 
@@ -51,9 +61,18 @@ def _require_whole(path: Path) -> None:
         if file.read(4) != b"GGUF":
             raise BadInput("gguf_file", path.name, "Name a file in the GGUF format.", why="this is no GGUF")
     try:
-        GGUFReader(path)
+        parts = GGUFReader(path).get_field("split.count")
+        count = 1 if parts is None else int(parts.contents())
     except _DAMAGED as error:
         raise BadInput("gguf_file", path.name, "Download it again.", why="the file is cut off or damaged") from error
+    if count > 1:
+        _refuse_part(path.name, count)
+
+
+def _refuse_part(name: str, count: int) -> NoReturn:
+    """transformers reads one file, and would fill in the weights of the other parts at random."""
+    fix = "Merge the parts (llama-gguf-split --merge), or take a file that holds the whole model."
+    raise BadInput("gguf_file", name, fix, why=f"one of {count} parts of a split model")
 
 
 def gguf_name(place: str | Path) -> str:

@@ -54,6 +54,8 @@ class _Reached(Exception):
 
 
 def _attach(port: Port, touch: Touch) -> list[RemovableHandle]:
+    if port.block is not None:
+        return _attach_flat(port.block, port._replace(block=None), touch)
     if port.side == "stream":
         return _attach_to_stream(port.module, touch)
 
@@ -73,6 +75,20 @@ def _attach(port: Port, touch: Touch) -> list[RemovableHandle]:
     if port.side == "input":
         return [port.module.register_forward_pre_hook(before, with_kwargs=True)]
     return [port.module.register_forward_hook(after)]
+
+
+def _attach_flat(block: torch.nn.Module, port: Port, touch: Touch) -> list[RemovableHandle]:
+    """Touch vectors that come as `[B * S, d]`, in rows again: their number is that of the block's own input."""
+    shape: list[int] = []
+
+    def count(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        shape[:] = (args[0] if args else kwargs[_flowing(kwargs)]).shape[:2]
+
+    def in_rows(hidden: torch.Tensor) -> torch.Tensor | None:
+        touched = touch(hidden.unflatten(0, shape))
+        return None if touched is None else touched.flatten(0, 1)
+
+    return [block.register_forward_pre_hook(count, with_kwargs=True), *_attach(port, in_rows)]
 
 
 def _attach_to_stream(module: torch.nn.Module, touch: Touch) -> list[RemovableHandle]:
@@ -100,7 +116,11 @@ def _attach_to_stream(module: torch.nn.Module, touch: Touch) -> list[RemovableHa
 
 def _flowing(kwargs: dict[str, Any]) -> str:
     """The name of the argument that carries the activations, where a module is called with names alone."""
-    return next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor) and value.dim() == 3)
+    return next(name for name, value in kwargs.items() if _is_stream(value))
+
+
+def _is_stream(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 3
 
 
 def _writer(write: Write, seen: Mapping[str, torch.Tensor]) -> Touch:
@@ -208,12 +228,15 @@ def reading(
 
 
 class Seen(NamedTuple):
-    """What one module of a block took in and gave out in one pass, where that has the shape of the residual stream."""
+    """What one module of a block took in and gave out in one pass, where that has the shape of the residual stream, or
+    has it but for coming without rows (`flat`)."""
 
     path: str  # within the block; "" is the block itself
     module: torch.nn.Module
     taken: torch.Tensor | None
     given: torch.Tensor | None
+    flat_taken: bool = False
+    flat_given: bool = False
 
 
 @contextmanager
@@ -230,15 +253,19 @@ def watching(
     blocks = [*blocks]
     record: list[list[Seen]] = [[] for _ in blocks]
 
-    def kept(values: Any) -> torch.Tensor | None:
+    flat = torch.Size([shape[0] * shape[1], shape[2]])
+
+    def kept(values: Any) -> tuple[torch.Tensor | None, bool]:
         first = next((v for v in values if isinstance(v, torch.Tensor)), None)
-        return first.detach().clone() if first is not None and first.shape == shape else None
+        if first is None or first.shape not in (shape, flat):
+            return None, False
+        return first.detach().clone().view(shape), first.shape == flat
 
     def watch(seen: list[Seen], path: str, module: torch.nn.Module) -> RemovableHandle:
         def after(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            taken = kept([*args, *(v for v in kwargs.values() if isinstance(v, torch.Tensor) and v.dim() == 3)])
-            given = kept(output if isinstance(output, (tuple, list)) else [output])
-            seen.append(Seen(path, module, taken, given))
+            taken, flat_taken = kept([*args, *(v for v in kwargs.values() if _is_stream(v))])
+            given, flat_given = kept(output if isinstance(output, (tuple, list)) else [output])
+            seen.append(Seen(path, module, taken, given, flat_taken, flat_given))
 
         return module.register_forward_hook(after, with_kwargs=True)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .anatomy import PARALLEL, ProvenBlock, blocks_of, remember
+from .anatomy import PARALLEL, Place, ProvenBlock, blocks_of, remember
 from .hooks import Seen, Write, editing, watching
 from .sites import Site
 
@@ -59,27 +59,33 @@ def _propose(block: ProvenBlock, seen: Sequence[Seen]) -> ProvenBlock:
         return block
     pre, attention = _whole(seen).taken, _given(block, seen, "attn_out")
     assert pre is not None
-    readers = [s for s in seen if s.path and s.taken is not None and _is_sum(s.taken, pre, block.scale[0], attention)]
-    if readers and not _is_sum(pre, pre, block.scale[0], attention):
-        path = min((s.path for s in readers), key=lambda path: path.count("."))
-        return block._replace(ports=block.ports | {"resid_mid": (path, "stream")})
-    side = dict(block.ports).get("mlp_in")
-    heard = [s for s in seen if side is not None and s.path == side[0]]
-    fed = None if not heard else heard[0].taken if side is not None and side[1] == "input" else heard[0].given
-    same = [s for s in seen if fed is not None and s.given is not None and torch.equal(s.given, fed)]
-    parallel = any(s.taken is not None and torch.equal(s.taken, pre) for s in same)
-    return _without(block, PARALLEL if parallel else _UNREAD)
+    readers = [s for s in seen if s.path and s.taken is not None and is_sum(s.taken, pre, block.scale[0], attention)]
+    if readers and not is_sum(pre, pre, block.scale[0], attention):
+        first = min(readers, key=lambda s: s.path.count("."))
+        return block._replace(ports=block.ports | {"resid_mid": Place(first.path, "stream", first.flat_taken)})
+    return _without(block, PARALLEL if _is_parallel(block, pre, seen) else _UNREAD)
+
+
+def _is_parallel(block: ProvenBlock, pre: Tensor, seen: Sequence[Seen]) -> bool:
+    """Whether what the MLP sees is a norm of what enters the block."""
+    place = block.ports.get("mlp_in")
+    if place is None:
+        return False
+    at = next(s for s in seen if s.path == place.path)
+    sees = at.taken if place.side == "input" else at.given
+    norms = [s for s in seen if s.taken is not None and s.given is not None and torch.equal(s.taken, pre)]
+    return sees is not None and any(torch.equal(norm.given, sees) for norm in norms)  # type: ignore[arg-type]
 
 
 def _reaches_both(block: ProvenBlock, seen: Sequence[Seen], noise: Tensor) -> bool:
     """Whether the edited stream is `resid_pre + attention + noise`, and the block adds the MLP's output to it."""
     whole = _whole(seen)
-    edited = next((s.taken for s in seen if s.path == block.ports["resid_mid"][0]), None)
+    edited = next((s.taken for s in seen if s.path == block.ports["resid_mid"].path), None)
     if whole.taken is None or whole.given is None or edited is None:
         return False
     attention, mlp = _given(block, seen, "attn_out"), _given(block, seen, "mlp_out")
-    read = _is_sum(edited, whole.taken, block.scale[0], attention, noise.to(edited))
-    return read and _is_sum(whole.given, edited, block.scale[1], mlp)
+    read = is_sum(edited, whole.taken, block.scale[0], attention, noise.to(edited))
+    return read and is_sum(whole.given, edited, block.scale[1], mlp)
 
 
 def _whole(seen: Sequence[Seen]) -> Seen:
@@ -87,7 +93,7 @@ def _whole(seen: Sequence[Seen]) -> Seen:
 
 
 def _given(block: ProvenBlock, seen: Sequence[Seen], stage: str) -> Tensor:
-    given = next(s.given for s in seen if s.path == block.ports[stage][0])
+    given = next(s.given for s in seen if s.path == block.ports[stage].path)
     assert given is not None
     return given
 
@@ -105,7 +111,7 @@ def _noise(seen: Sequence[Seen]) -> Tensor:
     return noise.to(stream) * stream.float().std().to(stream)
 
 
-def _is_sum(found: Tensor, stream: Tensor, scale: float, added: Tensor, noise: Tensor | None = None) -> bool:
+def is_sum(found: Tensor, stream: Tensor, scale: float, added: Tensor, noise: Tensor | None = None) -> bool:
     """Whether a tensor is `stream + scale * added (+ noise)` but for the rounding of each entry."""
     terms = [stream.float(), scale * added.float()] + ([] if noise is None else [noise.float()])
     tolerance = _ROUNDING.get(found.dtype, 4 * torch.finfo(found.dtype).eps)

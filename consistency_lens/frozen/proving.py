@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import BadInput
-from .anatomy import INNER, ProvenBlock, Side, blocks_of, needs_proof, proven_of, remember
+from .anatomy import INNER, Place, ProvenBlock, blocks_of, needs_proof, proven_of, remember
 from .hooks import Seen, watching
-from .middle import prove_middle
+from .middle import is_sum, prove_middle
 
 logger = logging.getLogger(__name__)
 
 _LENGTH = 9
-# The part of what a block adds that may stay unexplained: rounding, seen beside the far larger residual stream.
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_HALF = 0.1
+_ORDERS = (("attn_out", "mlp_out"), ("mlp_out", "attn_out"))
+# How much of the residual stream may stay unexplained at each position: what rounding loses, with some room; of other
+# dtypes, half precision, one unit in the last place.
+_ROUNDING = {torch.float32: 2e-6, torch.float64: 2e-6}
+_BETTER = 3  # times: by so much two modules have to explain more than one alone, else the second writes nothing
 
 
 @torch.no_grad()
@@ -61,7 +65,17 @@ def prove(model: PreTrainedModel) -> None:
             "Use a model whose blocks each turn one residual stream [rows, columns, hidden_size] into the next.",
             why="its blocks do not",
         )
-    proven = [_prove_block(*stream, seen) for stream, seen in zip(streams, record, strict=True) if stream]
+    proven: list[ProvenBlock] = []
+    for stream, seen in zip(streams, record, strict=True):
+        if stream is not None:
+            proven.append(_prove_block(*stream, seen, below=proven[0] if proven else None))
+    # In half precision a weak part of one block may drown in rounding: it lies where it does in the other blocks.
+    known = {(block.ports[a].path, block.ports[b].path) for block in proven if block.ports for a, b in _ORDERS}
+    for layer, block in enumerate(proven):
+        stream = streams[layer]
+        if known and not block.ports and stream is not None:
+            again = _prove_block(*stream, record[layer], known, proven[0])
+            proven[layer] = again if again.ports else block
     prove_middle(model, proven, record, lambda: model(**inputs))
     missing = sorted({why for block in proven_of(model) for why in block.refused.values()})
     if missing:
@@ -80,35 +94,52 @@ def _stream(seen: list[Seen]) -> tuple[Tensor, Tensor] | None:
     return whole.taken, whole.given
 
 
-def _prove_block(pre: Tensor, post: Tensor, seen: list[Seen]) -> ProvenBlock:
-    """What one block's modules did, read as attention and MLP."""
-    added = post.float() - pre.float()
-    tolerance = _TOLERANCE.get(pre.dtype, _HALF)
-    candidates = _outputs(seen)
-    alone = next((s for s in candidates if _gap(added, s.given)[0] <= tolerance), None)
-    if alone is not None:
-        return _refused(f"one module alone ({alone.path}) writes all that a block adds", 0.0)
+def _prove_block(
+    pre: Tensor,
+    post: Tensor,
+    seen: list[Seen],
+    known: Collection[tuple[str, str]] = (),
+    below: ProvenBlock | None = None,
+) -> ProvenBlock:
+    """What one block's modules did, read as attention and MLP; where a pair is known from other blocks, as that.
+
+    Only the first block, `below` all others, is given a stream without mixed positions: what its MLP is, theirs is.
+    """
+    if not bool((pre.isfinite() & post.isfinite()).all()):
+        return _refused(f"its residual stream is not finite in {str(pre.dtype).removeprefix('torch.')}", 1.0)
+    sums = _Sums(pre, post)
     pairs = [
-        (*_gap(added, first.given, second.given), first, second)
-        for first, second in itertools.combinations(candidates, 2)
+        (sums.fit(first.given, second.given), first, second)
+        for first, second in itertools.combinations(_outputs(seen), 2)
+        if not known or (first.path, second.path) in known
     ]
-    if not pairs:
+    alone = min(((sums.fit(s.given), s.path) for s in _outputs(seen)), default=None)
+    if alone is None or not pairs:
         return _refused("no two of its modules write vectors of the residual stream's shape", 1.0)
-    gap, scales, first, second = min(pairs, key=lambda pair: pair[0])
-    scale = (scales[0], scales[1])
-    if gap > tolerance:
-        why = (
-            f"the best pair of modules ({first.path}, {second.path}) leaves {gap:.2g} of what a block adds unexplained"
-        )
-        return _refused(why, gap)
-    if not _mixes(first.given) and _mixes(second.given):
+    fit, first, second = min(pairs, key=lambda pair: pair[0].gap)
+    if not known and sums.is_rounding(alone[0]) and alone[0].worst <= _BETTER * fit.worst:
+        return _refused(f"one module alone ({alone[1]}) writes all that a block adds", 0.0)
+    if not sums.is_rounding(fit):
+        unexplained = f"leaves {fit.gap:.2g} of what a block adds unexplained"
+        return _refused(f"the best pair of modules ({first.path}, {second.path}) {unexplained}", fit.gap)
+    scale = (fit.scale[0], fit.scale[1])
+    if below is not None and below.ports:
+        turned = first.path == below.ports["mlp_out"].path or second.path == below.ports["attn_out"].path
+    else:
+        turned = not _mixes(first.given) and _mixes(second.given)
+    if turned:
         first, second, scale = second, first, scale[::-1]
-    ports: dict[str, tuple[str, Side]] = {"attn_out": (first.path, "output"), "mlp_out": (second.path, "output")}
-    middle = pre.float() + scale[0] * first.given.float()  # type: ignore[union-attr]
-    reads = _mlp_input(seen, second, middle, tolerance)
+    given = first.given
+    assert given is not None
+    ports = {
+        "attn_out": Place(first.path, "output", first.flat_given),
+        "mlp_out": Place(second.path, "output", second.flat_given),
+    }
+    reads = _mlp_input(seen, second, lambda taken: is_sum(taken, pre, scale[0], given))
     if reads is None:
-        return ProvenBlock(ports, scale, {"mlp_in": "no module was found whose input is what the MLP sees"}, gap)
-    return ProvenBlock(ports | {"mlp_in": reads}, scale, {}, gap)
+        missing = {"mlp_in": "no module was found whose input is what the MLP sees"}
+        return ProvenBlock(ports, scale, missing, fit.gap)
+    return ProvenBlock(ports | {"mlp_in": reads}, scale, {}, fit.gap)
 
 
 def _outputs(seen: list[Seen]) -> list[Seen]:
@@ -116,7 +147,7 @@ def _outputs(seen: list[Seen]) -> list[Seen]:
     one with parts of its own than a dropout or a reshaping behind it."""
     found: list[Seen] = []
     for s in seen:
-        if s.given is None or not s.path:
+        if s.given is None or not s.path or not bool(s.given.isfinite().all()):
             continue
         same = next((i for i, other in enumerate(found) if torch.equal(other.given, s.given)), None)  # type: ignore[arg-type]
         if same is None:
@@ -130,17 +161,38 @@ def _rank(s: Seen) -> tuple[int, bool]:
     return s.path.count("."), not list(s.module.children())
 
 
-def _gap(added: Tensor, *outputs: Tensor | None) -> tuple[float, list[float]]:
-    """The part of `added` that some outputs leave unexplained, and the multipliers they were taken with: 1, or where
-    that explains less, what fits best."""
-    size = added.norm().clamp_min(1e-30)
-    columns = torch.stack([output.float().flatten() for output in outputs if output is not None], dim=1)
-    plain = float((added.flatten() - columns.sum(1)).norm() / size)
-    best = torch.linalg.lstsq(columns, added.flatten().unsqueeze(1)).solution.squeeze(1)
-    scaled = float((added.flatten() - columns @ best).norm() / size)
-    if plain <= 2 * scaled + 1e-6 or not bool(best.isfinite().all()):
-        return plain, [1.0] * columns.shape[1]
-    return scaled, best.tolist()
+class _Fit(NamedTuple):
+    gap: float  # the part of what a block adds that stays unexplained
+    worst: float  # the same at the worst position, in parts of the residual stream there
+    scale: tuple[float, ...]  # what the outputs were multiplied by
+
+
+class _Sums:
+    """What a block adds, at each position in parts of the residual stream there: its size differs by thousands between
+    positions, and it is what rounding goes by."""
+
+    def __init__(self, pre: Tensor, post: Tensor) -> None:
+        self.size = (pre.float().norm(dim=-1, keepdim=True) + post.float().norm(dim=-1, keepdim=True)).clamp_min(1e-30)
+        self.added = (post.float() - pre.float()) / self.size
+        self.rounding = _ROUNDING.get(pre.dtype, torch.finfo(pre.dtype).eps)
+
+    def fit(self, *outputs: Tensor | None) -> _Fit:
+        """How well some outputs explain it, multiplied by 1, or where that explains less, by what fits best."""
+        columns = torch.stack([(each.float() / self.size).flatten() for each in outputs if each is not None], dim=1)
+        best = torch.linalg.lstsq(columns, self.added.flatten().unsqueeze(1)).solution.squeeze(1)
+        plain, scaled = (self._left(columns, scale) for scale in (torch.ones_like(best), best))
+        # No block takes away what a module writes: a norm that hardly changes the stream would stand for it.
+        possible = bool((best.isfinite() & (best > 0)).all())
+        return scaled if possible and scaled.gap + 1e-6 < plain.gap / 2 else plain
+
+    def _left(self, columns: Tensor, scale: Tensor) -> _Fit:
+        left = self.added - (columns @ scale).view_as(self.added)
+        gap = left.norm() / self.added.norm().clamp_min(1e-30)
+        return _Fit(float(gap), float(left.norm(dim=-1).max()), tuple(scale.tolist()))
+
+    def is_rounding(self, fit: _Fit) -> bool:
+        """Whether no more stays unexplained than adding two vectors to the stream rounds away."""
+        return fit.worst <= self.rounding
 
 
 def _mixes(given: Tensor | None) -> bool:
@@ -149,19 +201,16 @@ def _mixes(given: Tensor | None) -> bool:
     return bool((given[0, 1:] - given[2, 1:]).abs().max() > 1e-6 * given.abs().max())
 
 
-def _mlp_input(seen: list[Seen], mlp: Seen, middle: Tensor, tolerance: float) -> tuple[str, Side] | None:
-    """The module and side where what the MLP sees flows: into the MLP itself, into what a norm after it reads, or out
-    of the norm before it."""
-
-    def near(tensor: Tensor | None, other: Tensor) -> bool:
-        return tensor is not None and float((tensor.float() - other).norm() / other.norm()) <= tolerance
-
+def _mlp_input(seen: list[Seen], mlp: Seen, is_middle: Callable[[Tensor], bool]) -> Place | None:
+    """Where what the MLP sees flows: into the MLP itself, into what a norm after it reads, or out of the norm before
+    it."""
     if list(mlp.module.children()) and mlp.taken is not None:
-        return mlp.path, "input"
+        return Place(mlp.path, "input", mlp.flat_taken)
     if mlp.taken is not None:
         for s in seen:
             whole = list(s.module.children()) and s.taken is not None and s.given is not None
             if whole and s.path and s is not mlp and torch.equal(s.given, mlp.taken):  # type: ignore[arg-type]
-                return s.path, "input"
-    norms = [s for s in seen if s.path and near(s.taken, middle) and s.given is not None and not near(s.given, middle)]
-    return (norms[0].path, "output") if norms else None
+                return Place(s.path, "input", s.flat_taken)
+    norms = [s for s in seen if s.path and s.taken is not None and s.given is not None and is_middle(s.taken)]
+    norm = next((s for s in norms if not is_middle(s.given)), None)  # type: ignore[arg-type]
+    return None if norm is None else Place(norm.path, "output", norm.flat_given)

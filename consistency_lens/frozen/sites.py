@@ -100,11 +100,19 @@ class Site:
 
 
 def resolve_sites(sites: Site | str | Sequence[Site | str], num_layers: int) -> list[Site]:
-    """Parsed, resolved, without repeats, in the order of the forward pass."""
+    """Parsed, resolved, without repeats, in the order of the forward pass; `mlp_out.*` is that stage of all layers."""
     wanted = [sites] if isinstance(sites, (str, Site)) else list(sites)
     if not wanted:
         raise BadInput("sites", wanted, f"Name at least one site. {GRAMMAR}.")
-    return sorted({Site.parse(site).resolve(num_layers) for site in wanted})
+    written_out = [each for site in wanted for each in _of_all_layers(site, num_layers)]
+    return sorted({Site.parse(site).resolve(num_layers) for site in written_out})
+
+
+def _of_all_layers(site: Site | str, num_layers: int) -> list[Site | str]:
+    """`mlp_out.*` is that stage of each layer."""
+    if isinstance(site, Site) or not site.strip().endswith(".*"):
+        return [site]
+    return [f"{site.strip().removesuffix('*')}{layer}" for layer in range(num_layers)]
 
 
 # What an edit writes: a tensor, or a function of what this very pass has read at the sites named in `Edit.reads`.

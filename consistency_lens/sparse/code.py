@@ -6,6 +6,7 @@ Shapes: N tokens, L chosen layers, F features per layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,25 +18,30 @@ from .entries import Entries, starts_of
 
 @dataclass(frozen=True)
 class SparseCode(Code):
-    """Entries per chosen layer, in the order of the layers, without gradient.
+    """The features of each chosen layer, in the order of the layers, without gradient.
 
     Args:
-        entries: of each chosen layer.
+        active: of each chosen layer, `[N, F]` or its entries.
         window: which layers of the model these are.
     """
 
-    entries: tuple[Entries, ...]
+    active: tuple[Tensor | Entries, ...]
     window: tuple[int, ...]
 
     def __len__(self) -> int:
-        return self.entries[0].shape[0]
+        return self.active[0].shape[0]
+
+    @cached_property
+    def entries(self) -> tuple[Entries, ...]:
+        """Of each chosen layer the features that are active. Made when it is asked for: counts need none."""
+        return tuple(_entries(found) for found in self.active)
 
     def take(self, rows: Tensor) -> SparseCode:
         return SparseCode(tuple(found.take(rows) for found in self.entries), self.window)
 
     def counts(self) -> Tensor:
         """On how many tokens each feature is active, `[L, F]` int64."""
-        return torch.stack([found.counts() for found in self.entries])
+        return torch.stack([f.counts() if isinstance(f, Entries) else (f > 0).sum(0) for f in self.active])
 
     @property
     def l0(self) -> Tensor:
@@ -57,3 +63,10 @@ class SparseCode(Code):
             words = ", ".join(f"{layer}/{feature} {value:.2f}" for layer, feature, value in active[:top])
             rows.append({"explanation": words, "features": active[:top], "active": len(active)})
         return rows
+
+
+def _entries(found: Tensor | Entries) -> Entries:
+    if isinstance(found, Tensor):
+        return Entries.where(found > 0, found)
+    kept = found.values > 0  # a JumpReLU lists features near their thresholds, too
+    return Entries(found.tokens[kept], found.features[kept], found.values[kept], found.shape)

@@ -13,6 +13,7 @@ from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import LAYERED
 from ..schema import Kind, flag, many, maybe, number, one_of, whole
+from .card import TRANSCODER_CARD
 from .nonlinear import NONLINEARITIES
 
 STANDARDISATIONS = ("site", "dimension", "none")
@@ -45,6 +46,7 @@ class CrosslayerTranscoderConfig(LensConfig):
 
     model_type = "crosslayer_transcoder"
     medium = "sparse"
+    card = TRANSCODER_CARD
 
     depth: int = 1
     chosen_layers: list[int] | None = None

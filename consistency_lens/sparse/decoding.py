@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .encoding import Active, dtype_of_products, is_sparse
+from .encoding import Active, break_even, dtype_of_products, is_sparse
 from .entries import Entries, sum_by_feature, sum_by_token
 
 
@@ -79,11 +79,18 @@ class _OfWeights(torch.autograd.Function):
 
 
 def product(active: Active, weight: Tensor, limit: float | None = None) -> tuple[Tensor, Tensor]:
-    """f W `[N, D]`, by whatever is fastest for so many active features, and the lengths of the rows of W, `[F]`."""
+    """f W `[N, D]`, by whatever is fastest for so many active features, and the lengths of the rows of W, `[F]`.
+
+    Args:
+        active: f.
+        weight: W, `[F, D]`.
+        limit: the share of active entries up to which they alone are summed; default as measured for the device.
+    """
+    limit = break_even(weight) if limit is None else limit
     fixed, known = weight.detach(), active
     if isinstance(active, Entries):
         written = sum_by_token(active, fixed)
-        known = active.with_values(active.values.detach())
+        known = active.detach()
     elif is_sparse(active.detach() != 0, limit):
         known = Entries.where(active.detach() != 0, active.detach())
         written = _FewActive.apply(active, fixed, known)
@@ -102,7 +109,7 @@ def causal_decode(
         active: features of each source layer.
         decoders: `[F, n·d]` of each source layer.
         size: d.
-        limit: as for `activate`.
+        limit: as for `product`.
 
     Returns:
         `[N, L, d]`, and of each source the lengths of what its features write, `[F]`.

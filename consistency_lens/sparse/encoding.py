@@ -16,9 +16,11 @@ from torch import Tensor
 from .entries import Entries, sum_by_feature, sum_by_token
 from .nonlinear import in_reach, jumprelu
 
-# The share of entries from which dense products are faster than sums over entries, in a training step; measured by
-# benchmarks/transcoder.py.
-BREAK_EVEN = {"cpu": 0.04, "cuda": 0.003}
+# The share of active entries from which dense products are faster than sums over entries, in a training step. On a
+# CPU by benchmarks/transcoder.py, for decoders that its caches hold and for larger ones; on a GPU by arithmetic alone
+# (memory bandwidth over peak, each active feature reading its own row).
+_CACHED, _LARGE, _GPU = 0.17, 0.08, 0.003
+_CACHE = 4 << 20  # float32 numbers
 Active = Tensor | Entries
 
 
@@ -77,7 +79,7 @@ def activate(
     mask: Tensor | None,
     threshold: Tensor | None,
     bandwidth: float = 1.0,
-    limit: float | None = None,
+    limit: float = 0.0,
 ) -> Active:
     """Active features of one layer, with the gradients of everything that made them.
 
@@ -88,8 +90,7 @@ def activate(
         mask: the active entries, where they do not follow from thresholds.
         threshold: of a JumpReLU, `[F]`.
         bandwidth: of a JumpReLU.
-        limit: the share of entries up to which the result is sparse; default as measured for the device, 0 for always
-            dense and 1 for always sparse.
+        limit: the share of entries up to which the result is sparse: 0 for always dense, 1 for always sparse.
 
     Returns:
         `[N, F]`, or its entries.
@@ -109,8 +110,13 @@ def activate(
     return torch.where(mask, dense, 0.0) if threshold is None else jumprelu(dense, threshold, bandwidth)
 
 
-def is_sparse(mask: Tensor, limit: float | None = None) -> bool:
-    """Whether so few entries are true that sums over entries are faster than dense products."""
-    if limit is None:
-        limit = BREAK_EVEN.get(mask.device.type, 0.0)
+def break_even(table: Tensor) -> float:
+    """Up to which share of active entries sums over them are faster than products with this decoder."""
+    if table.device.type != "cpu":
+        return _GPU
+    return _CACHED if table.numel() <= _CACHE else _LARGE
+
+
+def is_sparse(mask: Tensor, limit: float) -> bool:
+    """Whether at most this share of entries is true."""
     return int(mask.count_nonzero()) <= limit * mask.numel() if limit > 0 else False

@@ -38,9 +38,9 @@ class Entries:
     def with_values(self, values: Tensor) -> Entries:
         return replace(self, values=values)
 
-    @property
-    def density(self) -> float:
-        return len(self.tokens) / max(1, self.shape[0] * self.shape[1])
+    def detach(self) -> Entries:
+        """The same without gradient."""
+        return self.with_values(self.values.detach())
 
     def dense(self) -> Tensor:
         """`[N, F]`."""

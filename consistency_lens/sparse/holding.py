@@ -21,6 +21,8 @@ class HeldSparsity:
         weight: λ.
         smoothed: moving average of the measured l0; None before the first.
         gain: by which share of the distance, in logarithms, λ moves at each step.
+        damping: how far λ moves with the average itself: while L0 is falling, λ falls, so that L0 does not fall
+            through the target.
         memory: share of the moving average that stays at each step.
         largest_step: no step multiplies or divides λ by more than e to this.
         lowest, highest: bounds of λ.
@@ -30,6 +32,7 @@ class HeldSparsity:
     weight: float
     smoothed: float | None = None
     gain: float = 0.02
+    damping: float = 2.0
     memory: float = 0.9
     largest_step: float = 0.1
     lowest: float = 1e-9
@@ -44,13 +47,17 @@ class HeldSparsity:
     def next(self, l0: float) -> HeldSparsity:
         """The state after a step in which so many features were active:
 
-            log λ' = log λ + gain · (log l̄ - log target)
+            log λ' = log λ + gain · (log l̄ - log target) + damping · (log l̄ - log l̄ before)
 
         A step with nothing active counts as a hundredth of the target: the logarithm stays finite.
         """
         smoothed = l0 if self.smoothed is None else self.memory * self.smoothed + (1 - self.memory) * l0
-        distance = math.log(max(smoothed, 0.01 * self.target) / self.target)
-        step = max(-self.largest_step, min(self.largest_step, self.gain * distance))
+        distance, before = (
+            math.log(max(l0, 0.01 * self.target) / self.target)
+            for l0 in (smoothed, smoothed if self.smoothed is None else self.smoothed)
+        )
+        wanted = self.gain * distance + self.damping * (distance - before)
+        step = max(-self.largest_step, min(self.largest_step, wanted))
         weight = max(self.lowest, min(self.highest, self.weight * math.exp(step)))
         return replace(self, weight=weight, smoothed=smoothed)
 

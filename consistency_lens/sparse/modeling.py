@@ -23,13 +23,15 @@ from .calibrating import calibrate
 from .circuit_tracer import is_export, read_export
 from .code import SparseCode
 from .configuration import CrosslayerTranscoderConfig
+from .documents import DocumentCode, lengths_of, read_documents
 from .encoding import Active, pre_activations
+from .explaining import explain_tokens
 from .folding import fold
 from .nonlinear import batchtopk_mask
 from .replacing import Factors, changed, kept_columns, replaced
-from .source import SourceLayer, Targets, as_entries
+from .source import SourceLayer, Targets
 from .standardising import Moments, Standardiser
-from .using import Changed, amplify, features_of
+from .using import Changed, amplify, features_of, subject_of
 
 
 @dataclass
@@ -175,7 +177,7 @@ class CrosslayerTranscoder(LensModel):
         return [self.targets.norms(i, source) for i, source in enumerate(self.layers_in_order)]
 
     def code_of(self, active: Sequence[Active]) -> SparseCode:
-        return SparseCode(tuple(map(as_entries, active)), tuple(self.config.window))
+        return SparseCode(tuple(found.detach() for found in active), tuple(self.config.window))
 
     def fold(self) -> CrosslayerTranscoder:
         """The same lens with standardisation folded into plain weights."""
@@ -201,9 +203,14 @@ class CrosslayerTranscoder(LensModel):
         return torch.stack([found[site] for site in self.config.read_sites], 1).to(self.device)
 
     @torch.no_grad()
-    def compress(self, batch: Batch, seed: int | None = None) -> SparseCode:
-        """The active features of each row; the seed changes nothing."""
-        return self.code_of(self.encode(self.read_of(batch)))
+    def compress(self, batch: Batch, seed: int | None = None) -> Any:
+        """The active features of each row, or, where a batch brings tokens and no activations, of each of its
+        documents, which the model reads; the seed changes nothing."""
+        if "activations" in batch:
+            return self.code_of(self.encode(self.read_of(batch)))
+        frozen = subject_of(self)
+        found = read_documents(frozen, batch, self.config.read_sites)
+        return DocumentCode(self.compress({"activations": found}), lengths_of(frozen, batch))
 
     def restore(self, code: Any, batch: Batch) -> list[Edit]:
         """All written sites replaced inside one pass, their features computed from what this very pass has read. What
@@ -231,8 +238,9 @@ class CrosslayerTranscoder(LensModel):
         return changed(self, batch or {}, factors)
 
     def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """One row with the active features of each code, or of each token of a text, which the subject reads."""
-        return self.describe(what) if isinstance(what, Code) else features_of(self, what, positions=positions)
+        """One row with the active features of each code, or of each token of a text, with what the subject predicts
+        there when the lens stands in the place of its sites."""
+        return self.describe(what) if isinstance(what, Code) else explain_tokens(self, what, positions)
 
     def features(self, text: str, top: int = 10) -> list[dict[str, Any]]:
         """The `top` strongest features of each token of a text but the first."""

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..frozen import Edit
+from .encoding import Active
 from .source import scaled
 
 if TYPE_CHECKING:
     from .modeling import CrosslayerTranscoder
 
 Factors = Mapping[tuple[int, int], float]  # (layer of the model, feature) -> what to multiply it by
+Change = Callable[[int, Active], Active]  # index of a chosen layer and its active features -> others in their place
 
 
 class _Totals:
@@ -27,11 +29,11 @@ class _Totals:
 
     Args:
         lens: the transcoder.
-        factors: `[F]` per chosen layer, or None where nothing is changed.
+        change: what is made of the active features of each source, or None where nothing is changed.
     """
 
-    def __init__(self, lens: CrosslayerTranscoder, factors: Sequence[Tensor] | None) -> None:
-        self.lens, self.factors = lens, factors
+    def __init__(self, lens: CrosslayerTranscoder, change: Change | None) -> None:
+        self.lens, self.change = lens, change
         self.read: list[Tensor] = []
         self.sums: dict[int, Tensor] = {}
 
@@ -54,8 +56,8 @@ class _Totals:
         lens = self.lens
         source = lens.layers_in_order[index]
         active = source(standardised(lens, index, read))
-        if self.factors is not None:
-            active = scaled(active, self.factors[index])
+        if self.change is not None:
+            active = self.change(index, active)
         return lens.targets.pieces(index, active, source)
 
 
@@ -67,7 +69,12 @@ def standardised(lens: CrosslayerTranscoder, index: int, read: Tensor) -> Tensor
 
 def replaced(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors) -> list[Edit]:
     """Every written site replaced, except in the column of each row's first token and in padding."""
-    totals = _Totals(lens, _per_layer(lens, factors, otherwise=1.0) if factors else None)
+    return replaced_by(lens, batch, _scaling(_per_layer(lens, factors, otherwise=1.0)) if factors else None)
+
+
+def replaced_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Change | None) -> list[Edit]:
+    """The same with other active features in the place of those that a layer has."""
+    totals = _Totals(lens, change)
     scale = lens.targets.standardiser
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:
@@ -84,7 +91,8 @@ def replaced(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Fact
 
 def changed(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors) -> list[Edit]:
     """What a change of some features writes, added to every written site: the model's own values stay."""
-    totals = _Totals(lens, _per_layer(lens, {key: factor - 1 for key, factor in factors.items()}, otherwise=0.0))
+    changes = _per_layer(lens, {key: factor - 1 for key, factor in factors.items()}, otherwise=0.0)
+    totals = _Totals(lens, _scaling(changes))
     scale = lens.targets.standardiser.scale
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:
@@ -121,6 +129,11 @@ def kept_columns(batch: Mapping[str, Any], ids: Tensor) -> Tensor:
         mask = torch.ones(ids.shape[:2], dtype=torch.long)
     mask = mask.to(ids.device)
     return (mask.cumsum(1) <= 1) | (mask == 0)
+
+
+def _scaling(factors: Sequence[Tensor]) -> Change:
+    """Features times a factor each, `[F]` per chosen layer."""
+    return lambda index, active: scaled(active, factors[index])
 
 
 def _per_layer(lens: CrosslayerTranscoder, factors: Factors, otherwise: float) -> list[Tensor]:

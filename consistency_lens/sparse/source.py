@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .configuration import CrosslayerTranscoderConfig
 from .decoding import causal_decode, product, tied_decode
-from .encoding import Active, activate, pre_activations
+from .encoding import Active, activate, break_even, pre_activations
 from .entries import Entries
 from .nonlinear import batchtopk_mask, topk_mask
 from .standardising import Standardiser
@@ -62,8 +62,10 @@ class SourceLayer(nn.Module):
         Args:
             x: `[N, d]` in standardised space.
             pre, mask: where they are known already.
-            limit: as for `activate`.
+            limit: share of active entries up to which the result is sparse; default as measured for the device.
         """
+        if limit is None:
+            limit = break_even(self.W_enc if self.W_dec is None else self.W_dec)
         if pre is None:
             pre = pre_activations(x, self.W_enc, self.b_enc)
         if mask is None:
@@ -126,11 +128,3 @@ def scaled(active: Active, factors: Tensor) -> Active:
     if isinstance(active, Entries):
         return active.with_values(active.values * factors[active.features])
     return active * factors
-
-
-def as_entries(active: Active) -> Entries:
-    """The active features, without gradient and without those that are 0."""
-    if isinstance(active, Entries):
-        kept = active.values.detach() > 0
-        return Entries(active.tokens[kept], active.features[kept], active.values.detach()[kept], active.shape)
-    return Entries.where(active.detach() > 0, active.detach())

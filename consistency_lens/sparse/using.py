@@ -41,7 +41,8 @@ def subject_of(lens: CrosslayerTranscoder) -> FrozenLM:
     return lens.subject
 
 
-def _read(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
+def read_text(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
+    """The tokens of a text as a batch of one row."""
     ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
     if ids.shape[1] < 2:
         raise BadInput("text", text, "Give at least one word.")
@@ -62,7 +63,7 @@ def features_of(
         positions: tokens of the text, negative ones counted from its end; default all but the first.
     """
     frozen = subject_of(lens)
-    batch = _read(frozen, text)
+    batch = read_text(frozen, text)
     ids = batch["input_ids"][0].tolist()
     wanted = range(1, len(ids)) if positions is None else [p + len(ids) if p < 0 else p for p in positions]
     bad = [p for p in wanted if not 0 <= p < len(ids)]
@@ -85,7 +86,7 @@ def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str
     if inside not in INSIDE:
         raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
     frozen = subject_of(lens)
-    batch = _read(frozen, text)
+    batch = read_text(frozen, text)
     if inside == "lens":
         edits = (lens.replaced(batch), lens.replaced(batch, factors))
     else:

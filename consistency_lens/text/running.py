@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,6 +92,27 @@ class TextRun(FamilyRun):
             why = f"under {engine.name} no process holds the weights when the training is over"
             fix = "Use --tail_baseline false; run_lens.py evaluate makes the report afterwards, in one process."
             raise BadInput("tail_baseline", True, fix, why)
+
+    def streamed(
+        self,
+        extraction: Extraction,
+        data: Activations,
+        frozen: FrozenLM,
+        within: Callable[[Callable[[], Any]], Any],
+        buffer: int,
+    ) -> Activations:
+        rows = extraction.stream(frozen, dtype=data.metadata["dtype"], within=within)
+        return data.streaming(rows.shuffle(seed=self.values["seed"], buffer_size=buffer).repeat(None))
+
+    def first_of(self, data: Activations, tokenizer: Any) -> list[str]:
+        row = data.splits["train"][0]
+        context, following = tokenizer.decode(row["input_ids"]), tokenizer.decode(row["continuation_ids"])
+        lines = [f"first row: document {row['doc_id']}, position {row['position']}", f"{context} | {following}"]
+        for site in data.sites:
+            vector = data.splits["train"].with_format("numpy")[0][site]
+            shown = " ".join(f"{x:+.2f}" for x in vector[:6])
+            lines.append(f"{site} [{shown} ...] {vector.dtype}, norm {(vector**2).sum() ** 0.5:.2f}")
+        return lines
 
     def new_lens(self, frozen: FrozenLM, data: Activations, sites: Sequence[str]) -> ConsistencyLens:
         self.require_model(frozen.model.config, frozen.tokenizer)

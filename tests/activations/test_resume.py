@@ -74,6 +74,7 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path, corpus: Path, un
     code, said = run(words_for(folder, corpus, resume=True), tmp_path / "log")
     assert code == 0, said
     assert written(folder) == written(undisturbed)
+    assert (folder / "README.md").read_bytes() == (undisturbed / "README.md").read_bytes(), "its command is the first"
     assert finished.items() <= changed_at(folder).items(), "what was finished is not made again"
     assert not list(folder.rglob("*.part"))
     rows, whole = rows_of(Activations.load(folder)), rows_of(Activations.load(undisturbed))

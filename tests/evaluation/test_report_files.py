@@ -35,6 +35,17 @@ def test_saving_and_loading_is_the_identity(report: Report, tmp_path: Path) -> N
     assert next(iter(stored)) == "verdict" and stored["verdict"] == report.verdict
 
 
+def test_a_report_that_does_not_say_how_it_is_shown_is_read_all_the_same(report: Report, tmp_path: Path) -> None:
+    """Those of the first versions: their words stay, and their groups stand under plain names."""
+    stored = report.to_dict()
+    del stored["about"], stored["gains"]
+    old = Report.from_dict(json.loads(json.dumps(stored)))
+    assert (old.verdict, old.remarks, old.parts) == (report.verdict, report.remarks, report.parts)
+    assert old.about.groups[0].name == "lens" and not old.about.alarm
+    old.save(tmp_path)
+    assert "*text*" in (tmp_path / "report.md").read_text() and Report.load(tmp_path) == old
+
+
 def test_pictures(report: Report, tmp_path: Path) -> None:
     report.save(tmp_path)
     pictures = {path.stem: path.read_bytes() for path in tmp_path.glob("*.png")}

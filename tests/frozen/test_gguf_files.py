@@ -6,17 +6,20 @@ import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hub_client import HubClient
 from tiny import padded_batch, tiny_model
 from transformers import PreTrainedModel
 
+from consistency_lens import hub
 from consistency_lens.auto import find_subject
 from consistency_lens.cli.arguments import SubjectArguments
 from consistency_lens.cli.opening import config_of, model_path, open_model
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import FrozenLM
+from consistency_lens.frozen import FrozenLM, Provenance
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
 NAMES = {
@@ -38,10 +41,12 @@ def paired(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
-def write_gguf(model: PreTrainedModel, path: Path, architecture: str = "llama") -> Path:
+def write_gguf(model: PreTrainedModel, path: Path, architecture: str = "llama", parts: int = 0) -> Path:
     from gguf import GGUFWriter, TokenType
 
     config, writer = model.config, GGUFWriter(path, architecture)
+    if parts:
+        writer.add_uint16("split.count", parts)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -134,6 +139,37 @@ def test_a_file_that_is_cut_off_is_refused(file: Path, tmp_path: Path, kept: flo
     with pytest.raises(BadInput, match="cut off or damaged") as caught:
         FrozenLM.from_pretrained(cut)
     assert (caught.value.field, caught.value.value) == ("gguf_file", "cut.gguf")
+
+
+def test_a_part_of_a_split_file_is_refused_by_its_name(model: PreTrainedModel, tmp_path: Path) -> None:
+    for place in (tmp_path / "big-00001-of-00003.gguf", "owner/name/big-00002-of-00003.gguf"):  # before a download
+        with pytest.raises(BadInput, match=r"one of 3 parts.*llama-gguf-split --merge") as caught:
+            FrozenLM.from_pretrained(place)
+        assert (caught.value.field, caught.value.value) == ("gguf_file", Path(place).name)
+    with pytest.raises(BadInput, match="one of 2 parts"):
+        FrozenLM.from_pretrained(write_gguf(model, tmp_path / "renamed.gguf", parts=2))
+    whole = write_gguf(model, tmp_path / "tiny-00001-of-00001.gguf", parts=1)
+    assert FrozenLM.from_pretrained(whole).num_layers == 4
+
+
+def push_gguf(file: str) -> tuple[str, str, Provenance]:
+    """What is told of a file on the Hub, by two ways to name it, and of one that is not there."""
+    hub.create("me/tiny-gguf", private=False)
+    hub.upload(Path(file).parent, "me/tiny-gguf", "a model in one file")
+    one = FrozenLM.from_pretrained(f"me/tiny-gguf/{Path(file).name}")
+    other = FrozenLM.from_pretrained("me/tiny-gguf", gguf_file=Path(file).name)
+    assert one.provenance("embed") == other.provenance("embed")
+    with pytest.raises(BadInput) as caught:
+        FrozenLM.from_pretrained("me/tiny-gguf/nowhere.gguf")
+    return one.model_id, str(caught.value), one.provenance("embed")
+
+
+def test_a_file_on_the_hub_is_named_by_its_repository(online: tuple[Any, HubClient], lm: FrozenLM, file: Path) -> None:
+    _, client = online
+    name, missing, origin = client(push_gguf, str(file))
+    assert name == origin.model_id == "me/tiny-gguf/tiny.gguf"
+    assert origin.weights == lm.provenance("embed").weights, "the hash of the file, wherever it lies"
+    assert missing.startswith("gguf_file='me/tiny-gguf/nowhere.gguf': ") and len(missing.splitlines()) == 1
 
 
 def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import ast
 import importlib.util
 import logging
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,39 @@ def test_a_pass_without_gradient_does_not_spoil_the_gradients_after_it(
         lm.logits(padded_batch())
     assert torch.equal(gradient(lm, site, own), before)
     assert torch.equal(lm.logits(padded_batch()), clean)
+
+
+@QUANTISED
+def test_edits_computed_inside_a_quantised_model_equal_plain_hooks(quantised: FrozenLM) -> None:
+    """Each MLP a function of the stream in front of it and of the ones below, and the stream itself edited once."""
+    turn = (torch.randn(128, 128, generator=torch.Generator().manual_seed(0)) / 128**0.5).requires_grad_()
+    blocks, batch = quantised.model.model.layers, padded_batch()
+
+    def replaced(layer: int, mids: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return sum(torch.relu(mids[f"resid_mid.{i}"].float() @ turn) for i in range(layer + 1))
+
+    edits = [
+        Edit(f"mlp_out.{i}", partial(replaced, i), None, reads=tuple(f"resid_mid.{j}" for j in range(i + 1)))
+        for i in range(len(blocks))
+    ]
+    seen: dict[str, torch.Tensor] = {}
+    handles = []
+    for i, block in enumerate(blocks):
+        keep = partial(lambda i, module, args: seen.update({f"resid_mid.{i}": args[0]}), i)
+        write = partial(lambda i, module, args, output: replaced(i, seen).to(output), i)
+        handles += [
+            block.post_attention_layernorm.register_forward_pre_hook(keep),
+            block.mlp.register_forward_hook(write),
+        ]
+    theirs = quantised.logits(batch)
+    for handle in handles:
+        handle.remove()
+    mine = quantised.logits(batch, edits)
+    assert torch.equal(mine, theirs) and not torch.equal(mine, quantised.logits(batch))
+    (ours,), (others,) = (torch.autograd.grad(logits.float().square().sum(), [turn]) for logits in (mine, theirs))
+    assert torch.cosine_similarity(ours.flatten(), others.flatten(), dim=0) > 0.9999 and others.abs().max() > 0
+    own = quantised.read(batch, "resid_mid.1")["resid_mid.1"]
+    assert torch.equal(quantised.logits(batch, Edit("resid_mid.1", own, None)), quantised.logits(batch))
 
 
 @QUANTISED

@@ -20,8 +20,9 @@ from consistency_lens.frozen.hooks import Write
 
 SIZE = 32
 Read = Mapping[str, torch.Tensor]
+# Among the second: a multiplier, sums in place, no norm before the MLP, vectors without rows.
 SERIAL = [case for case in TINY_CONFIGS if case not in ("gpt_neox",) and not case.endswith("-window")]
-FOUND = ("mixtral", "granite", "bloom", "mpt", "olmo3", "glm4_moe")  # a multiplier, sums in place, no norm before
+FOUND = ("mixtral", "granite", "bloom", "mpt", "olmo3", "glm4_moe", "opt", "llama4_text")
 
 
 def found(model_type: str) -> FrozenLM:
@@ -47,7 +48,7 @@ def flowing(lm: FrozenLM, edits: list[Edit]) -> dict[str, torch.Tensor]:
         lm.site(f"{stage}.1") for stage in ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
     ]
     with torch.no_grad(), editing(lm.model, writes), reading(lm.model, sites) as seen:
-        lm.model(**lm._inputs(batch), use_cache=False)
+        lm.model(**lm.inputs(batch), use_cache=False)
     return seen
 
 
@@ -174,6 +175,23 @@ def test_the_mlps_input_is_edited_behind_it_in_whatever_order_they_are_given(cas
     assert torch.equal(both["mlp_in.1"], 3 * only["mlp_in.1"] + 2)
 
 
+def test_a_compiled_model_is_edited_where_vectors_come_without_rows() -> None:
+    plain, compiled, batch = found("opt"), found("opt").compile(backend="eager"), padded_batch((5, 3))
+    turn = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    edits = [
+        Edit("resid_mid.0", torch.ones(SIZE)),
+        Edit(
+            "mlp_out.1",
+            lambda read: read["resid_mid.1"] @ turn + read["mlp_in.1"],
+            None,
+            reads=("resid_mid.1", "mlp_in.1"),
+        ),
+    ]
+    torch.testing.assert_close(compiled.logits(batch, edits), plain.logits(batch, edits))
+    assert not torch.allclose(plain.logits(batch, edits), plain.logits(batch))
+    torch._dynamo.reset()
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(["llama", "gpt2", "olmo2"]), st.integers(0, 3), st.integers(0, 10_000), st.booleans())
 def test_its_own_activation_changes_no_logit(case: str, layer: int, seed: int, cheap: bool) -> None:
@@ -236,15 +254,35 @@ class CopiedConfig(LlamaConfig):
     model_type = "copied"
 
 
-def test_a_norm_that_is_given_a_copy_is_noticed() -> None:
+class MlpFirstLayer(LlamaDecoderLayer):
+    """A block in parallel whose MLP runs before its attention."""
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        mlp = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + mlp + self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)[0]
+
+
+def of_layers(kind: type[LlamaDecoderLayer]) -> FrozenLM:
     torch.manual_seed(0)
     config = CopiedConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=96
     )
     model = LlamaForCausalLM(config)
     for i in range(2):
-        model.model.layers[i] = CopiedLayer(config, i)
-    lm = FrozenLM(model, tiny_tokenizer())
+        model.model.layers[i] = kind(config, i)
+    return FrozenLM(model, tiny_tokenizer())
+
+
+def test_attention_is_what_mixes_positions_and_not_what_runs_first() -> None:
+    lm = of_layers(MlpFirstLayer)
+    for layer, block in enumerate(proven_of(lm.model)):
+        assert (block.ports["attn_out"].path, block.ports["mlp_out"].path) == ("self_attn", "mlp"), layer
+    with pytest.raises(BadInput, match="run in parallel"):
+        lm.read(padded_batch(), "resid_mid.1")
+
+
+def test_a_norm_that_is_given_a_copy_is_noticed() -> None:
+    lm = of_layers(CopiedLayer)
     assert "mlp_in.1" in lm.sites
     with pytest.raises(BadInput, match="does not reach what the block adds to"):
         lm.read(padded_batch(), "resid_mid.0")

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from consistency_lens.sparse.configuration import CrosslayerTranscoderConfig
 from consistency_lens.sparse.decoding import causal_decode, product, tied_decode, untied
-from consistency_lens.sparse.encoding import activate, is_sparse, pre_activations
+from consistency_lens.sparse.encoding import activate, break_even, is_sparse, pre_activations
 from consistency_lens.sparse.entries import Entries, sum_by_feature, sum_by_token
 from consistency_lens.sparse.slow_decoding import (
     as_dense,
@@ -19,6 +20,7 @@ from consistency_lens.sparse.slow_decoding import (
     packed_pairs,
     target_major,
 )
+from consistency_lens.sparse.source import SourceLayer
 
 SIZE = 5
 
@@ -169,6 +171,18 @@ def test_density_chooses() -> None:
     mask = torch.zeros(10, 10, dtype=torch.bool)
     mask[0, :5] = True
     assert is_sparse(mask, 0.05) and not is_sparse(mask, 0.04) and not is_sparse(torch.zeros_like(mask), 0.0)
+    # Decoders that no cache holds are read from memory, row by row.
+    small, large = torch.zeros(100, 10), torch.zeros(1).expand(1 << 13, 1 << 10)
+    assert 0 < break_even(large) < break_even(small) < 1
+    x, weight, bias = torch.randn(50, 4), torch.randn(40, 4), torch.zeros(40)
+    for share, kind in ((0.9, Tensor), (1.1, Entries)):
+        source = SourceLayer(CrosslayerTranscoderConfig(hidden_size=4, features=40, nonlinearity="topk", k=5), 0)
+        with torch.no_grad():
+            source.W_enc.copy_(weight)
+            source.b_enc.copy_(bias)
+        count = int(source.mask(pre_activations(x, weight, bias)).sum())  # type: ignore[union-attr]
+        assert isinstance(source(x, limit=share * count / 2000), kind)
+        assert isinstance(source(x), Entries) == (count / 2000 <= break_even(weight))
 
 
 def test_sums_over_entries_and_codes_of_chosen_tokens() -> None:

@@ -85,10 +85,13 @@ def test_it_computes_its_equations(lens: CrosslayerTranscoder) -> None:
         assert all(isinstance(a, Entries) == (limit == 1.0) for a in found.active)
         for own, expected in zip(found.active, features, strict=True):
             torch.testing.assert_close(own.dense() if isinstance(own, Entries) else own, expected)
+        assert found.code.counts().tolist() == [(f > 0).sum(0).tolist() for f in features]
+        for own, expected in zip(found.code.entries, features, strict=True):
+            torch.testing.assert_close(own.dense(), expected)
+            assert len(own.values) == int((expected > 0).sum()) and not own.values.requires_grad
         undone = lens.targets.standardiser.undo(found.reconstruction)
         torch.testing.assert_close(undone, written, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(lens.reconstruct(read), written, rtol=1e-5, atol=1e-4)
-    assert found.code.counts().tolist() == [(f > 0).sum(0).tolist() for f in features]
     assert float(written.detach().std()) > 0.1
 
 

@@ -117,6 +117,11 @@ def test_its_report_has_every_control_and_each_model(tmp_path: Path, known: None
         assert report.number("kl_recovered", code).value <= 1
     assert report.number("kl_recovered", "self").value == 1 and report.number("kl", "self").value == 0
     assert report.number("kl_recovered", "mean").value == 0
+    numbers = report.parts["all"].numbers["halved"]
+    both = [numbers[f"kl/{name}"].value for name in toy_models()]
+    assert numbers["kl"].value == pytest.approx(sum(both) / 2) and both[0] != both[1]
+    assert all(f"kl_recovered/{name}" in report.definitions for name in toy_models())
+    assert list(report.lens["models"]) == list(toy_models())
     assert "active" in report.traits and 0 <= report.traits["active"].value <= 1
     report.save(tmp_path)
     again = Report.load(tmp_path)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from consistency_lens.activations.passages import Passages
 from consistency_lens.auto import Family
 from consistency_lens.base.arguments import LensTrainingArguments
-from consistency_lens.base.comparing import Applied, Comparison, Joint, WholePass
+from consistency_lens.base.comparing import Applied, Joint, WholePass
 from consistency_lens.base.configuration import LensConfig
 from consistency_lens.base.modeling import Batch, Code, LensModel
 from consistency_lens.base.saving import HEADS
@@ -29,6 +29,7 @@ from consistency_lens.errors import BadInput
 from consistency_lens.evaluation.family import EDIT, Control, FamilyReport, Seen
 from consistency_lens.evaluation.held_out import HeldOut
 from consistency_lens.frozen import Edit, FrozenModels
+from consistency_lens.objectives import masked_mean
 from consistency_lens.schedules import Schedule
 
 READS = ("resid_pre.0", "mlp_in.0", "mlp_in.1")
@@ -122,6 +123,18 @@ class ToyLens(LensModel):
             for site, reads in WRITES.items()
         ]
 
+    def forward(self, batch: Batch, models: FrozenModels) -> dict[str, Tensor]:
+        """The terms of the loss. All that is trained is used inside this one call, or an engine would not see it."""
+        kl, mse = [], []
+        comparison, edits = self.comparison(models, batch), models.deal(self.edits())
+        for name, part in comparison.parts.items():
+            kl.append(part.kl(part.edited(edits[name])))
+            tokens = batch["tokens"][name]["full"]
+            read = models[name].read(tokens, [*READS, *WRITES])
+            errors = [(self.replaced(name, site, read) - read[site]).square().sum(-1) for site in WRITES]
+            mse.append(torch.stack([masked_mean(error, tokens["attention_mask"]) for error in errors]).mean(0))
+        return {"kl": torch.stack(kl).mean(0), "mse": torch.stack(mse).mean(0)}
+
     @torch.no_grad()
     def compress(self, batch: Batch, seed: int | None = None) -> ToyCode:
         if self.models is None:
@@ -133,7 +146,7 @@ class ToyLens(LensModel):
     def restore(self, code: Any, batch: Batch) -> list[Edit]:
         return self.edits()
 
-    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Comparison:
+    def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Joint:
         parts = {name: WholePass.of(model, batch["tokens"][name]["full"]) for name, model in models.items()}
         return Joint.of(models, parts)
 
@@ -187,14 +200,7 @@ class ToyTrainer(LensTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """`kl KL(M || M with its MLPs replaced) + mse |MLP - replaced|²`, over all models."""
-        kl, mse = [], []
-        comparison, edits = self.lens.comparison(self.models, inputs), self.models.deal(self.lens.edits())
-        for name, part in comparison.parts.items():
-            kl.append(part.kl(part.edited(edits[name])))
-            read = self.models[name].read(inputs["tokens"][name]["full"], [*READS, *WRITES])
-            errors = [(self.lens.replaced(name, site, read) - read[site]).square().sum(-1) for site in WRITES]
-            mse.append(torch.stack([error.mean(1) for error in errors]).mean(0))
-        loss = self.settle({"kl": torch.stack(kl).mean(0), "mse": torch.stack(mse).mean(0)})
+        loss = self.settle(model(inputs, self.models))
         return (loss, {}) if return_outputs else loss
 
     def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:

@@ -3,13 +3,14 @@
 from .dataset import Blocks, WholeDocuments
 from .extract import BlockArguments, BlockExtraction
 from .stream import BlockStream
-from .tokens import ShuffledTokens, as_it_is
+from .tokens import BySite, ShuffledTokens, as_it_is
 
 __all__ = [
     "BlockArguments",
     "BlockExtraction",
     "BlockStream",
     "Blocks",
+    "BySite",
     "ShuffledTokens",
     "WholeDocuments",
     "as_it_is",

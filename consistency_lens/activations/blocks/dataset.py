@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
+from ..manifest import read_metadata, read_statistics, require_sealed
 from ..rows import SPLITS
 from ..storage import METADATA, PROGRESS, STATISTICS, Shard
 from .documents import Labels, Tokens, labels_of
@@ -47,7 +46,8 @@ class Blocks:
 
         Args:
             folder: of an extraction of blocks.
-            verify: compare every file with its checksum first; a damaged one is named.
+            verify: compare every block with its checksum first; a damaged one is named. The small files beside them
+                always are, and the scales of int8.
         """
         path = Path(folder)
         if not (path / METADATA).exists():
@@ -55,10 +55,12 @@ class Blocks:
             fix = "Finish it with resume=True." if began else "Make one with BlockExtraction."
             why = "the extraction is not finished" if began else "no extraction lies there"
             raise BadInput("blocks", str(folder), fix, why=why)
-        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
-        if metadata.get("kind") != KIND:
-            raise BadInput("blocks", str(folder), "Open it with Activations.load.", why="it holds rows, not blocks")
-        blocks = cls(path, metadata, load_file(path / STATISTICS))
+        metadata = read_metadata(path / METADATA)
+        if (kind := metadata.get("kind", "rows")) != KIND:
+            fix = f"Open it with {'Activations' if kind == 'rows' else 'Passages'}.load."
+            raise BadInput("blocks", str(folder), fix, why=f"the folder holds {kind}, not blocks")
+        require_sealed(path, metadata)
+        blocks = cls(path, metadata, read_statistics(path / STATISTICS, metadata))
         shards = blocks.shards()
         for shard in tqdm(shards, desc="verifying", unit="block", disable=None, leave=False):
             if verify:
@@ -95,6 +97,11 @@ class Blocks:
         """The files of a split, or of all."""
         shards = [Shard(**record) for record in self.metadata["shards"]]
         return [shard for shard in shards if split in (None, shard.split)]
+
+    @property
+    def splits(self) -> dict[str, WholeDocuments]:
+        """The whole documents of each split that has any."""
+        return {split: self.documents(split) for split in SPLITS if self.shards(split)}
 
     def source(self, split: str = "train") -> StoredBlocks:
         """The blocks of a split."""

@@ -49,9 +49,11 @@ def require_numbers(values: Tensor, sites: Sequence[str], doc_id: np.ndarray) ->
         sites: their names.
         doc_id: the document of each token.
     """
-    if bool(values.isfinite().all()):
+    if bool(values.sum(dtype=torch.float32).isfinite()):  # one look at all; the sum of good numbers may overflow, too
         return
     broken = ~values.isfinite().all(2)  # [n, L]
+    if not bool(broken.any()):
+        return
     site = int(torch.nonzero(broken.any(0))[0])  # the first in the pass: from there it spreads, by attention even back
     token = int(torch.nonzero(broken[:, site])[0])
     raise not_finite(sites[site], int(doc_id[token]), values.dtype)

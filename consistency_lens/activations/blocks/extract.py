@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from accelerate import PartialState
@@ -34,7 +34,7 @@ class BlockArguments:
 
     output_dir: str = field(default="outputs/blocks", metadata={"help": "Folder for the blocks."})
     sites: list[str] = field(
-        default_factory=lambda: ["mlp_in.*", "mlp_out.*"],
+        default_factory=lambda: ["resid_mid.*", "mlp_out.*"],
         metadata={"help": "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers)."},
     )
     min_position: int = field(
@@ -83,8 +83,6 @@ class BlockExtraction(ChunkedExtraction):
         arguments: BlockArguments,
         command: str = "",
     ) -> None:
-        sites = of_all_layers(arguments.sites, config.get_text_config().num_hidden_layers)
-        arguments = replace(arguments, sites=sites)
         super().__init__(corpus, tokenizer, config, arguments, command)
         self.arguments = arguments
         if corpus.features:
@@ -193,15 +191,6 @@ class BlockExtraction(ChunkedExtraction):
         self.require_same_model(frozen)
         corpus = TokenizedCorpus.of(self.corpus, self.tokenizer, self.rules, self.documents_per_shard)
         return BlockStream(corpus, self.reader(frozen), frozen.provenance(*self.sites), within)
-
-
-def of_all_layers(sites: Sequence[str], num_layers: int) -> list[str]:
-    """The sites, with `mlp_out.*` written out as that stage of each layer."""
-    found = []
-    for site in sites:
-        stage, star = site.removesuffix(".*"), site.endswith(".*")
-        found += [f"{stage}.{layer}" for layer in range(num_layers)] if star else [site]
-    return found
 
 
 def blocks_of(prepared: dict[str, list[Tokens]], rules: BlockRules) -> list[tuple[str, list[Tokens]]]:

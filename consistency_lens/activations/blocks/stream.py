@@ -40,7 +40,7 @@ class TokenizedCorpus:
         self.doc_ids: dict[str, list[int]] = {split: [] for split in SPLITS}
         self.lengths: dict[str, list[int]] = {split: [] for split in SPLITS}
         self.offsets: dict[str, list[int]] = {split: [] for split in SPLITS}
-        self.packs: dict[str, list[slice]] = {split: [] for split in SPLITS}
+        self.cuts: dict[str, list[slice]] = {split: [] for split in SPLITS}
         self.ids, self.written = tempfile.TemporaryFile(), 0  # noqa: SIM115 (it is open as long as this is)
 
     @classmethod
@@ -63,7 +63,7 @@ class TokenizedCorpus:
     def _add(self, split: str, documents: Sequence[Tokens]) -> None:
         before = len(self.doc_ids[split])
         lengths = [len(document.ids) for document in documents]
-        self.packs[split] += [slice(before + b.start, before + b.stop) for b in packed(lengths, self.rules)]
+        self.cuts[split] += [slice(before + b.start, before + b.stop) for b in packed(lengths, self.rules)]
         for document in documents:
             self.doc_ids[split].append(document.doc_id)
             self.lengths[split].append(len(document.ids))
@@ -78,7 +78,7 @@ class TokenizedCorpus:
 
     def documents(self, split: str, block: int) -> list[Tokens]:
         """The documents of one block."""
-        own, found = self.packs[split][block], []
+        own, found = self.cuts[split][block], []
         for doc_id, length, offset in zip(
             self.doc_ids[split][own], self.lengths[split][own], self.offsets[split][own], strict=True
         ):
@@ -87,7 +87,7 @@ class TokenizedCorpus:
 
     def sizes(self, split: str) -> np.ndarray:
         """Kept tokens of each block."""
-        kept = [sum(n - self.rules.min_position for n in self.lengths[split][own]) for own in self.packs[split]]
+        kept = [sum(n - self.rules.min_position for n in self.lengths[split][own]) for own in self.cuts[split]]
         return np.array(kept, np.int64)
 
 
@@ -120,10 +120,15 @@ class BlockStream:
         """That of the model."""
         return self.reader.frozen.dtype
 
+    @property
+    def splits(self) -> dict[str, WholeDocuments]:
+        """The whole documents of each split that has any."""
+        return {split: self.documents(split) for split in SPLITS if self.corpus.cuts[split]}
+
     def source(self, split: str = "train") -> StreamedBlocks:
         """The blocks of a split."""
-        if split not in SPLITS or not self.corpus.packs[split]:
-            held = [name for name in SPLITS if self.corpus.packs[name]]
+        if split not in SPLITS or not self.corpus.cuts[split]:
+            held = [name for name in SPLITS if self.corpus.cuts[name]]
             raise BadInput("split", split, f"Use one of {', '.join(held)}.", why="no blocks are of this split")
         return StreamedBlocks(self, split)
 

@@ -1,16 +1,16 @@
 """Shuffled tokens as a map-style dataset, from stored blocks or from the model: a batch is one gather.
 
 Index i is the i-th token of the epoch's order, so the order is the dataset's own: a `Trainer` takes it with
-`train_sampling_strategy="sequential"`, the collator `as_it_is`, and `remove_unused_columns=False`. Its sharding over
-processes and its skipping of batches on resume stay as they are; it says `set_epoch`.
+`train_sampling_strategy="sequential"`, the collator `as_it_is` or `BySite`, and `remove_unused_columns=False`. Its
+sharding over processes and its skipping of batches on resume stay as they are; it says `set_epoch`.
 
 Shapes: B tokens of a batch, n tokens of a window, L sites, d hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,20 @@ class BlockSource(Protocol):
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The collator: a batch comes out of the dataset whole."""
     return batch
+
+
+class BySite:
+    """The collator for whoever wants activations as a dict: site -> `[B, d]`, without a copy.
+
+    Args:
+        sites: as the second axis of a batch has them.
+    """
+
+    def __init__(self, sites: Sequence[str]) -> None:
+        self.sites = list(sites)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {**batch, "activations": dict(zip(self.sites, batch["activations"].unbind(1), strict=True))}
 
 
 class ShuffledTokens(Dataset[dict[str, Tensor]]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,10 +12,11 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from ...errors import BadInput
-from ...frozen import FrozenLM, ProvenanceMismatch
+from ...frozen import ProvenanceMismatch
 from ...frozen.provenance import compare_fields
 from ..corpus import Corpus, CorpusArguments, Document
 from ..folder import ExtractionFolder
+from ..manifest import FILES, SEAL, read_metadata, require_sealed
 from ..rows import SPLITS, RowRules, split_of
 from ..storage import METADATA, Shard
 from .arguments import PassageArguments
@@ -28,7 +28,7 @@ from .official import corpus_of
 from .prompts import PromptFormat
 from .sinks import Memory, Shards, Sink
 from .tokenising import count_cuts, tokenised
-from .tokens import PassageTokenizer
+from .tokens import Models, PassageTokenizer
 
 FORMAT, KIND = 1, "passages"
 _ROWS = 4096  # that are copied together
@@ -113,12 +113,15 @@ class Passages:
         if not (folder / METADATA).exists():
             fix = "Make them with Passages.build(arguments, folder)."
             raise BadInput("passages", str(folder), fix, why="no passages lie there")
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        metadata = read_metadata(folder / METADATA)
         if metadata.get("kind") != KIND:
             raise BadInput("passages", str(folder), "Give a folder of passages.", why="rows of activations lie there")
-        for record in metadata["shards"] if verify else ():
-            Shard(**record).verify(folder)
-        return cls(load_from_disk(str(folder)), metadata)
+        if verify:
+            require_sealed(folder, metadata)
+            for record in metadata["shards"]:
+                Shard(**record).verify(folder)
+        own = {name: value for name, value in metadata.items() if name not in (FILES, SEAL)}
+        return cls(load_from_disk(str(folder)), own)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write them as Arrow files with checksums; `extraction.json` comes last and says that all are there."""
@@ -127,12 +130,16 @@ class Passages:
             for split, rows in self.splits.items():
                 for start in range(0, len(rows), _ROWS):
                     sink.add(split, rows.with_format("arrow")[start : start + _ROWS])
-            sink.finish(self.splits["train"].features, {**self.metadata})
+            there = {split: self.splits[split] for split in SPLITS if len(self.splits.get(split, []))}
+            counts = {
+                split: {"documents": len(rows.unique("doc_id")), "rows": len(rows)} for split, rows in there.items()
+            }
+            sink.finish(self.splits["train"].features, {**self.metadata, "splits": counts})
         return Path(folder)
 
     def tokenised(
         self,
-        models: Mapping[str, FrozenLM],
+        models: Models,
         prompts: PromptFormat | None = None,
         bos: str = "auto",
         max_passage_tokens: int | None = None,
@@ -141,7 +148,7 @@ class Passages:
         """The same rows with their ids for each model, so that no batch waits for a tokenizer.
 
         Args:
-            models: name -> frozen model. Their tokenizers need not share a single word.
+            models: by name, a list, or a single one. Their tokenizers need not share a single word.
             prompts: the text around a prompt.
             bos: `auto`, `always` or `never`, as for `PassageTokenizer`.
             max_passage_tokens: cut longer passages to a window of so many tokens of each model, the first window that
@@ -166,13 +173,13 @@ class Passages:
         }
         return replace(self, splits=DatasetDict(splits), metadata={**self.metadata, "tokens": record})
 
-    def collator(self, models: Mapping[str, FrozenLM]) -> PassageCollator:
+    def collator(self, models: Models) -> PassageCollator:
         """Makes batches of tokenised rows for these models, or for some of them."""
         self.require_models(models)
         record = self.metadata["tokens"]
         return PassageCollator(PassageTokenizer.of(models, record["bos"]), PromptFormat(**record["prompts"]))
 
-    def require_models(self, models: Mapping[str, FrozenLM]) -> None:
+    def require_models(self, models: Models) -> None:
         """Raise unless the rows were tokenised for these models, by name and tokenizer."""
         if "tokens" not in self.metadata:
             raise BadInput("passages", "text", "Tokenise them first: passages.tokenised(models).", why="no ids yet")

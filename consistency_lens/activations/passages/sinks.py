@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from datasets import Dataset, Features
 
+from ..manifest import sealed
 from ..rows import SPLITS
 from ..storage import METADATA, Shard, write_json, write_layout, write_shard
 
@@ -65,4 +66,5 @@ class Shards:
             if tables:
                 self._write(split)
         write_layout(self.folder, features, self._written)
-        write_json(self.folder / METADATA, metadata | {"shards": [asdict(shard) for shard in self._written]})
+        whole = metadata | {"shards": [asdict(shard) for shard in self._written]}
+        write_json(self.folder / METADATA, sealed(self.folder, whole))

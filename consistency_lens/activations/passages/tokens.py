@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ...errors import BadInput
-from ...frozen import FrozenLM
+from ...frozen import FrozenLM, FrozenModels
 from ...frozen.provenance import hash_tokenizer
 
+Models = FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM]
 BOS_POLICIES = ("auto", "always", "never")
 _ANCHORS = ("\n", ".", "a", "1")
 
@@ -66,8 +67,9 @@ class PassageTokenizer:
         self._adds_a_space = after is not None and after != self.encode("b")
 
     @classmethod
-    def of(cls, models: Mapping[str, FrozenLM], bos: str = "auto") -> dict[str, PassageTokenizer]:
+    def of(cls, models: Models, bos: str = "auto") -> dict[str, PassageTokenizer]:
         """Name -> tokenizer of that model."""
+        models = models if isinstance(models, Mapping) else FrozenModels.of(models)
         if not models:
             raise BadInput("models", {}, "Name at least one model.")
         return {

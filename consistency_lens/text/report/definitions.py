@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ...evaluation.about import DETAILS, LENS, QUESTIONS, About, Course, Group, Sweep
+from ...evaluation.about import DETAILS, LENS, MEAN, QUESTIONS, About, Course, Group, Sweep
 from ...evaluation.family import EDIT
 
 SHUFFLED, REWORDED, TAIL = "shuffled_activation", "reworded", "context_tail"
@@ -89,6 +89,7 @@ def about_of(groups: Mapping[str, Sequence[str]]) -> About:
     )
     return About(
         GROUPS,
+        zero=MEAN,
         questions=QUESTIONS,
         details=DETAILS,
         narrow=("kl_after_recovered",),

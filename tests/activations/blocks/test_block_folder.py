@@ -128,14 +128,14 @@ def test_another_model_is_refused(made: Path) -> None:
     other = tiny_lm("llama", hidden_size=64)
     with pytest.raises(ProvenanceMismatch, match=r"the model and the blocks do not come from the same model"):
         blocks.require_model(other)
-    blocks.require_model(other, ignore=["weights"])
+    blocks.require_model(other, ignore=["weights", "configuration"])
     with pytest.raises(BadInput, match=r"config='hidden size 32'"):
         block_extraction(TEXTS).run(other)
 
 
 def test_rows_and_blocks_are_not_taken_for_each_other(made: Path, tmp_path: Path) -> None:
     extract_to(tmp_path / "rows", TEXTS)
-    with pytest.raises(BadInput, match="it holds rows, not blocks"):
+    with pytest.raises(BadInput, match="the folder holds rows, not blocks"):
         Blocks.load(tmp_path / "rows")
     with pytest.raises(BadInput, match="the folder holds blocks, not rows"):
         Activations.load(made)
@@ -190,6 +190,25 @@ def test_activations_of_another_shape_are_refused(folder: Path) -> None:
         tokens.__getitems__(range(len(tokens)))
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_what_stands_beside_the_blocks_is_checked_as_well(folder: Path, older: bool) -> None:
+    """In a folder that was made before there was a checksum of it, as far as it can be."""
+    path, statistics = folder / "extraction.json", folder / "statistics.safetensors"
+    plain = json.loads(path.read_text())
+    if older:
+        del plain["checksum"], plain["files"]
+        path.write_text(json.dumps(plain))
+        Blocks.load(folder)
+    path.write_text(json.dumps({**plain, "shards": [*plain["shards"], plain["shards"][0]]}))
+    with pytest.raises(CorruptShard, match=r"extraction\.json is changed"):
+        Blocks.load(folder)
+    path.write_text(json.dumps(plain))
+    arrays = load_file(statistics)
+    save_file({name: tensor * (float("nan") if older else 2) for name, tensor in arrays.items()}, statistics)
+    with pytest.raises(CorruptShard, match=r"statistics\.safetensors (is changed|holds no finite)"):
+        Blocks.load(folder)
+
+
 def test_a_folder_without_blocks_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(BadInput, match="no extraction lies there"):
         Blocks.load(tmp_path)
@@ -226,3 +245,24 @@ def test_help_texts_begin_with_a_noun() -> None:
     from dataclasses import fields
 
     assert all(not field.metadata["help"].startswith(("Of ", "What ")) for field in fields(BlockArguments))
+
+
+def test_the_card_says_what_lies_there_and_keeps_what_people_wrote(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    blocks = Blocks.load(folder)
+    count = blocks.metadata["splits"]["train"]
+    assert f"| train | {count['documents']} | {count['tokens']:,} | 0 |" in card
+    assert "int8, with a scale per channel and block" in card and "from position\n1 on" in card
+    assert all(f"| {site} | " in card.replace("\\_", "_") for site in SITES)
+    worst = max(blocks.metadata["lost_to_int8"].values())
+    assert f"| lost to int8 | at most {100 * worst:.2g} % of the variance, at " in card
+    (folder / "README.md").write_text(card + "\nMy own words.\n")
+    extract_blocks(folder, TEXTS, overwrite=True)
+    again = (folder / "README.md").read_text()
+    assert (
+        "My own words." in again
+        and "lost to int8" not in again
+        and "| stored as | float32, never normalised |" in again
+    )
+    snippet = card.split("```python\n")[1].split("```")[0]
+    assert 'Blocks.load("int8")' in snippet

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from consistency_lens.activations import Corpus, CorpusArguments
-from consistency_lens.activations.blocks import Blocks, BlockStream, ShuffledTokens, as_it_is
+from consistency_lens.activations.blocks import Blocks, BlockStream, BySite, ShuffledTokens, as_it_is
 from consistency_lens.errors import BadInput
 
 TEXTS = random_texts(60, shortest=2)
@@ -88,6 +88,15 @@ def test_a_batch_is_what_its_tokens_are_one_by_one(blocks: Blocks) -> None:
     for row, index in enumerate(indices):
         single = tokens[index]
         assert all(torch.equal(batch[name][row], single[name]) for name in batch)
+
+
+def test_a_collator_names_the_sites_without_a_copy(blocks: Blocks) -> None:
+    batch = blocks.tokens().__getitems__(range(6))
+    named = BySite(blocks.sites)(batch)
+    assert list(named["activations"]) == SITES and named["doc_id"] is batch["doc_id"]
+    for number, site in enumerate(SITES):
+        assert torch.equal(named["activations"][site], batch["activations"][:, number])
+        assert named["activations"][site].untyped_storage().data_ptr() == batch["activations"].data_ptr()
 
 
 def test_int8_and_half_precision_come_out_as_numbers(tmp_path: Path, blocks: Blocks) -> None:

@@ -100,6 +100,14 @@ def test_the_order_of_models_does_not_matter_and_a_part_of_them_will_do() -> Non
     assert list(found.collator(WORDS)([first(found)])["tokens"]) == ["words"]
 
 
+def test_a_model_without_a_mapping_goes_by_its_own_name() -> None:
+    lm = MODELS["words"]
+    found = passages("w8 w9").tokenised(lm)
+    assert list(found.metadata["tokens"]["models"]) == [lm.name]
+    found.require_models([lm])
+    found.require_models({lm.name: lm})
+
+
 def test_other_tokenizers_are_refused_with_both_sides() -> None:
     found = passages("w8 w9").tokenised(MODELS)
     with pytest.raises(ProvenanceMismatch, match=r"differ in their tokenizers") as error:

@@ -154,7 +154,8 @@ def test_full_shards_are_written_while_rows_come(tmp_path: Path) -> None:
     files = sorted(file.name for file in tmp_path.glob("train/*"))
     assert files == ["data-00000.arrow", "data-00001.arrow"], "of 10 rows each"
     sink.add("train", train[20:23])
-    sink.finish(rows.splits["train"].features, dict(rows.metadata))
+    counts = {"train": {"documents": 20, "rows": 23}}
+    sink.finish(rows.splits["train"].features, {**rows.metadata, "splits": counts})
     assert Passages.load(tmp_path).splits["train"].to_list() == train.with_format(None).to_list()[:23]
 
 
@@ -172,6 +173,13 @@ def test_a_build_that_fails_leaves_no_folder_that_opens(tmp_path: Path) -> None:
     assert len(Passages.build(arguments, tmp_path / "p", overwrite=True).splits["train"]) == 3
 
 
+def test_splits_are_saved_in_any_order(tmp_path: Path) -> None:
+    texts = random_texts(6, shortest=20)
+    given = DatasetDict({"test": questions(texts[:2]), "train": questions(texts[2:])})
+    again = Passages.load(Passages.from_dataset(given).save(tmp_path / "p"))
+    assert {split: len(rows) for split, rows in again.splits.items()} == {"train": 12, "test": 6}
+
+
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     folder = Passages.from_dataset(questions(random_texts(30, shortest=20)), **HELD_OUT).save(tmp_path / "p")
     file = folder / "train/data-00000.arrow"
@@ -182,6 +190,23 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
         Passages.load(folder)
     with pytest.raises(BadInput, match="no passages lie there"):
         Passages.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("extraction.json", '"seed": 0', '"seed": 1'),
+        ("dataset_dict.json", '"train"', '"trian"'),
+        ("train/state.json", "data-00000", "data-00001"),
+    ],
+)
+def test_a_small_file_that_was_changed_is_named(tmp_path: Path, file: str, old: str, new: str) -> None:
+    folder = Passages.from_dataset(questions(random_texts(30, shortest=20))).save(tmp_path / "p")
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    with pytest.raises(CorruptShard, match=rf"{file} is changed"):
+        Passages.load(folder)
 
 
 def test_passages_and_activations_are_not_taken_for_each_other(tmp_path: Path) -> None:
@@ -198,4 +223,6 @@ def test_a_part_of_the_rows_is_saved_as_it_is(tmp_path: Path) -> None:
     passages = Passages.from_dataset(questions(random_texts(30, shortest=20)), **HELD_OUT)
     some = passages.splits["train"].select([5, 3, 8])
     folder = Passages(DatasetDict({"train": some}), passages.metadata).save(tmp_path / "p")
-    assert list(Passages.load(folder).splits["train"]["row"]) == [5, 3, 8]
+    again = Passages.load(folder)
+    assert list(again.splits["train"]["row"]) == [5, 3, 8]
+    assert again.metadata["splits"] == {"train": {"documents": len(set(some["doc_id"])), "rows": 3}}

@@ -1,0 +1,124 @@
+"""`CrosslayerTranscoderArguments`: the knobs of the sparse family's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers.trainer_utils import IntervalStrategy
+
+from ..base.arguments import LensTrainingArguments
+from ..errors import BadInput
+from ..schedules import Schedule
+from .objective import AUXILIARY, PREACTIVATION, SPARSITY, STEEPNESS
+
+TERMS = ("mse", "sparsity", "preactivation", "auxiliary", "kl")
+
+
+@dataclass
+class CrosslayerTranscoderArguments(LensTrainingArguments):
+    """`per_device_train_batch_size` counts tokens. Evaluations look at `eval_rows` whole documents,
+    `per_device_eval_batch_size` at a time.
+
+    Changed defaults: `per_device_train_batch_size=4000`, `train_sampling_strategy="sequential"` (the data shuffles the
+    tokens itself), `eval_rows=64`, `sample_rows=16`.
+    """
+
+    shown_terms: ClassVar[tuple[str, ...]] = ("mse", "sparsity", "kl")
+    shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1", "ev", "l0", "dead")
+
+    mse_weight: str = field(
+        default="1",
+        metadata={"help": "Weight of the squared error per coordinate in standardised space: a number or a schedule."},
+    )
+    sparsity_weight: str = field(
+        default=f"{SPARSITY:g}",
+        metadata={
+            "help": "Weight λ of the sum of tanh(c |W_dec| f) over the features of a token: a number or a schedule. "
+            "With target_l0, its first value is where λ begins."
+        },
+    )
+    sparsity_ramp: float = field(
+        default=1.0,
+        metadata={"help": "Share of max_steps over which the sparsity weight rises from 0. Unused with target_l0."},
+    )
+    sparsity_steepness: float = field(
+        default=STEEPNESS, metadata={"help": "Steepness c of the tanh of the sparsity term."}
+    )
+    target_l0: float | None = field(
+        default=None,
+        metadata={
+            "help": "Active features per token and layer, in the mean over layers, that λ is adjusted to hold. "
+            "Default: none, λ follows sparsity_weight."
+        },
+    )
+    preactivation_weight: str = field(
+        default=f"{PREACTIVATION:g}",
+        metadata={"help": "Weight of what dead features lack to their thresholds: a number or a schedule."},
+    )
+    auxiliary_weight: str = field(
+        default=f"{AUXILIARY:g}",
+        metadata={"help": "Weight of AuxK, the share of the error that dead features leave: a number or a schedule."},
+    )
+    auxiliary_k: int | None = field(
+        default=None,
+        metadata={"help": "Dead features per token and layer that AuxK uses. Default: half the hidden size."},
+    )
+    kl_weight: str = field(
+        default="0",
+        metadata={
+            "help": "Weight of the KL from the model to the model with all chosen sites replaced inside one pass, in "
+            "nats per token: a number or a schedule."
+        },
+    )
+    kl_documents: int = field(
+        default=4, metadata={"help": "Training documents per device and step on which that KL is computed."}
+    )
+    dead_after: int = field(
+        default=1_000_000, metadata={"help": "Tokens without being active after which a feature is dead."}
+    )
+    revive_steps: int = field(
+        default=500,
+        metadata={
+            "help": "Steps between two revivals of dead features, in the first four fifths of the training (default "
+            "500); 0: none are revived."
+        },
+    )
+    blocks_per_window: int = field(
+        default=8, metadata={"help": "Blocks whose tokens are shuffled together and held in memory."}
+    )
+
+    per_device_train_batch_size: int = field(default=4000, metadata={"help": "Tokens per device and step."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents per device and pass."})
+    train_sampling_strategy: str = field(
+        default="sequential", metadata={"help": "Order of the tokens; they come shuffled already."}
+    )
+    eval_rows: int = field(default=64, metadata={"help": "Held-out documents that an evaluation looks at."})
+    sample_rows: int = field(default=16, metadata={"help": "Held-out documents in the table of samples."})
+
+    def __post_init__(self) -> None:
+        self.schedules()
+        if not 0 <= self.sparsity_ramp <= 1:
+            raise BadInput("sparsity_ramp", self.sparsity_ramp, "Use a share of the training, from 0 to 1.")
+        for name in ("sparsity_steepness", "target_l0"):
+            given = vars(self)[name]
+            if given is not None and not given > 0:
+                raise BadInput(name, given, "Use a number above 0.")
+        least = {"auxiliary_k": 1, "kl_documents": 1, "dead_after": 1, "revive_steps": 0, "blocks_per_window": 1}
+        for name, lowest in least.items():
+            given = vars(self)[name]
+            if given is not None and given < lowest:
+                raise BadInput(name, given, f"Use {lowest} or more.")
+        if self.train_sampling_strategy != "sequential":
+            fix = "Leave it out: the tokens are shuffled by the data, as a function of seed and epoch."
+            raise BadInput("train_sampling_strategy", self.train_sampling_strategy, fix)
+        super().__post_init__()
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Term -> schedule of its weight."""
+        return {term: Schedule.parse(vars(self)[f"{term}_weight"], field=f"{term}_weight") for term in TERMS}
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether training looks at held-out documents."""
+        return self.eval_strategy != IntervalStrategy.NO

@@ -1,0 +1,244 @@
+"""Training a transcoder: the equation, what is logged, the weight that holds L0, exact resume, two processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from block_runs import block_extraction
+from tiny import shared_lm, tiny_lm
+from torch.nn import functional
+from transcoder_runs import TEXTS, arguments, blocks, logged, trainer, transcoder
+from transformers import TrainerCallback
+from two_processes import in_two_processes
+
+from consistency_lens.errors import BadInput
+from consistency_lens.frozen import ProvenanceMismatch
+from consistency_lens.sparse.holding import HeldSparsity
+from consistency_lens.sparse.state import FILE
+from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
+
+JUMPRELU = {"nonlinearity": "jumprelu", "k": None}
+
+
+def test_it_is_standardised_by_the_statistics_of_all_training_tokens(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    source = blocks().source("train")
+    values = torch.cat(
+        [blocks().documents("train")[i]["activations"] for i in range(len(blocks().documents("train")))]
+    ).double()
+    assert len(values) == int(source.sizes.sum())
+    written = values[:, made.source.written]
+    scale = made.lens.targets.standardiser
+    torch.testing.assert_close(scale.mean.double(), written.mean(0), rtol=1e-5, atol=1e-6)
+    overall = written.var(0, correction=0).mean(1).sqrt()
+    torch.testing.assert_close(scale.scale[:, 0].double(), overall, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_is_the_equation(tmp_path: Path) -> None:
+    made = trainer(tmp_path, transcoder(**JUMPRELU), sparsity_ramp=0.0, sparsity_weight="0.3", dead_after=1)
+    inputs = next(iter(made.get_train_dataloader()))
+    made.progress.firing.idle[:, :5] = 1  # dead
+    loss = made.compute_loss(made.lens, inputs)
+    lens, (read, written) = made.lens, made.source.split(inputs["activations"])
+    x = lens.standardiser(read)
+    y = lens.targets.standardiser(written)
+    features, pre, sparsity, lacking = [], [], 0.0, 0.0
+    for i, source in enumerate(lens.layers_in_order):
+        assert source.threshold is not None and source.W_dec is not None
+        pre.append(x[:, i] @ source.W_enc.T + source.b_enc)
+        features.append(torch.where(pre[i] > source.threshold, pre[i], 0.0))
+        norm = source.W_dec.norm(dim=1)
+        sparsity += torch.tanh(0.1 * norm * features[i]).sum() / len(x)
+        lacking += (functional.relu(source.threshold - pre[i]) * norm)[:, :5].sum() / len(x)
+    rows = [source.W_dec.view(48, -1, 32) for source in lens.layers_in_order if source.W_dec is not None]
+    given = torch.stack(
+        [sum(features[i] @ rows[i][:, t - i] for i in range(t + 1)) + lens.targets.b_dec[t] for t in range(4)], 1
+    )
+    mse = (y - given).square().mean()
+    error, dead = (y - given).detach(), [values[:, :5].relu() for values in pre]
+    explained = torch.stack([sum(dead[i] @ rows[i][:5, t - i] for i in range(t + 1)) for t in range(4)], 1)
+    auxiliary = (error - explained).square().sum() / error.square().sum()
+    torch.testing.assert_close(loss, mse + 0.3 * sparsity + 1e-6 * lacking + auxiliary / 32, rtol=1e-4, atol=1e-5)
+
+
+def test_the_kl_term_is_that_of_one_pass_with_all_sites_replaced(tmp_path: Path) -> None:
+    made = trainer(tmp_path, kl_weight="1", kl_documents=2)
+    first, again = (made.terms_of_passes()["kl"] for _ in range(2))
+    assert first.shape == (2,) and torch.equal(first, again), "documents are a function of seed and step"
+    first.mean().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for n, p in made.lens.named_parameters() if "W_" in n)
+
+
+def test_it_learns_and_says_so(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_steps=60, eval_strategy="steps", eval_steps=60)
+    before = made.measure()
+    made.train()
+    after = made.measure()
+    assert after["ev"] > before["ev"] + 0.2 and after["kl"] < before["kl"]
+    assert after["replacement_model_accuracy"] == after["top1"]
+    assert after["l0"] == pytest.approx(sum(after[f"l0/layer_{i}"] for i in range(4)) / 4)
+    names = ("train_mse", "train_sparsity", "l0", "l0/layer_3", "dead", "tokens_per_second", "weight/sparsity")
+    assert all(len(logged(made, name)) == 60 for name in names)
+    assert logged(made, "train_mse")[-1] < logged(made, "train_mse")[0]
+    assert logged(made, "train_mse") == logged(made, "loss/mse")
+    assert logged(made, "eval_replacement_model_accuracy") == [after["top1"]]
+    made.write_card(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "kl_recovered" in card and "features per layer and token" in card
+
+
+def test_evaluation_is_that_of_the_report_of_one_document(tmp_path: Path) -> None:
+    """Explained variance over the tokens of the documents, written out."""
+    made = trainer(tmp_path, eval_rows=4)
+    documents = blocks().documents("validation")
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0))[:4].tolist()
+    values = torch.cat([documents[i]["activations"] for i in order])
+    read, written = made.source.split(values)
+    error = (made.lens.eval().reconstruct(read).detach() - written).double().square().sum((0, 2))
+    spread = (written - written.mean(0)).double().square().sum((0, 2))
+    measured = made.measure()
+    assert measured["ev"] == pytest.approx(float(1 - error.sum() / spread.sum()), abs=1e-4)
+    assert measured["ev/layer_2"] == pytest.approx(float(1 - error[2] / spread[2]), abs=1e-4)
+
+
+def test_the_weight_is_a_function_of_what_is_logged(tmp_path: Path) -> None:
+    given = {"target_l0": 6.0, "sparsity_weight": "0.05", "revive_steps": 0}
+    made = trainer(tmp_path, transcoder(**JUMPRELU), **given)
+    made.train()
+    held, weights = HeldSparsity(6.0, 0.05), []
+    for l0 in logged(made, "l0"):
+        weights.append(held.weight)
+        held = held.next(l0)
+    assert logged(made, "held_lambda") == pytest.approx(weights, rel=1e-5)
+    assert logged(made, "weight/sparsity") == logged(made, "held_lambda")
+    assert weights[-1] > weights[0], "more features are active than shall be"
+
+
+def test_dead_features_are_revived(tmp_path: Path) -> None:
+    lens = transcoder()
+    with torch.no_grad():
+        lens.layers_in_order[1].b_enc[:20] = -100.0
+    made = trainer(tmp_path, lens, max_steps=5, revive_steps=3, auxiliary_weight="0", preactivation_weight="0")
+    made.train()
+    assert logged(made, "revived")[0] >= 20
+    assert bool((lens.layers_in_order[1].b_enc[:20] > -50).all())
+    assert int(made.progress.firing.idle[1, :20].max()) <= 2 * 64, "they are given another chance"
+    assert int(made.progress.firing.tokens) == 5 * 64
+
+
+def test_a_stream_gives_what_stored_blocks_give(tmp_path: Path) -> None:
+    stream = block_extraction(TEXTS, sites=["resid_mid.*", "mlp_out.*"]).stream(shared_lm("llama"))
+    losses = []
+    for name, data in (("stored", blocks()), ("streamed", stream)):
+        made = trainer(tmp_path / name, data=data, max_steps=3)
+        made.train()
+        losses.append(logged(made, "loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+class Kill(TrainerCallback):
+    """No chance to clean up, behind a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+RESUMED = {"save_strategy": "steps", "save_steps": 2, "target_l0": 5.0, "revive_steps": 2, "max_steps": 7}
+
+
+def _killed(folder: str, data: Any) -> None:
+    torch.set_num_threads(1)
+    made = trainer(folder, transcoder(**JUMPRELU), data, **RESUMED)
+    made.add_callback(Kill(5))
+    made.train()
+
+
+def test_a_kill_leaves_no_trace(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole", transcoder(**JUMPRELU), **RESUMED)
+    whole.train()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_killed, args=(str(tmp_path / "parts"), str(blocks().folder))
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    again = trainer(tmp_path / "parts", transcoder(**JUMPRELU), **RESUMED)
+    again.train(resume_from_checkpoint=True)
+    ours, theirs = (dict(each.lens.named_parameters()) for each in (again, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in ("loss", "held_lambda", "l0", "dead", "revived"):
+        assert logged(again, name) == logged(whole, name), name
+    assert again.progress.held == whole.progress.held
+    for name, counts in whole.progress.firing.state_dict().items():
+        assert torch.equal(again.progress.firing.state_dict()[name], counts), name
+
+
+def test_a_checkpoint_without_its_counts_is_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    made.train()
+    (tmp_path / "checkpoint-1" / FILE).unlink()
+    with pytest.raises(BadInput, match=FILE):
+        trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-1"))
+    with pytest.raises(BadInput, match="target_l0"):
+        trainer(tmp_path, max_steps=2, target_l0=3.0).train(str(tmp_path / "checkpoint-2"))
+
+
+def _shared(rank: int, folder: str, data: str) -> None:
+    made = trainer(folder, transcoder(**JUMPRELU), data, per_device_train_batch_size=32, target_l0=5.0)
+    made.train()
+    sums = {name: float(p.double().sum()) for name, p in made.trainable.items()}
+    record = {"sums": sums, "count": made.progress.firing.count.tolist(), "lambda": made.progress.held.weight}
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(record))
+
+
+@pytest.mark.distributed
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    in_two_processes(_shared, str(tmp_path), str(blocks().folder))
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other
+    alone = trainer(tmp_path / "alone", transcoder(**JUMPRELU), target_l0=5.0)
+    alone.train()
+    assert alone.progress.held is not None
+    assert one["lambda"] == pytest.approx(alone.progress.held.weight, rel=1e-5)
+    assert one["count"] == alone.progress.firing.count.tolist()
+    for name, parameter in alone.trainable.items():
+        assert one["sums"][name] == pytest.approx(float(parameter.detach().double().sum()), rel=1e-4, abs=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"sparsity_ramp": 1.5}, "sparsity_ramp"),
+        ({"target_l0": 0.0}, "target_l0"),
+        ({"sparsity_weight": "much"}, "sparsity_weight"),
+        ({"dead_after": 0}, "dead_after"),
+        ({"train_sampling_strategy": "random"}, "train_sampling_strategy"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadInput, match=field):
+        arguments(tmp_path, **changes)
+
+
+def test_bad_data_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="sites"):
+        trainer(tmp_path, transcoder(read_stage="mlp_in"))
+    with pytest.raises(BadInput, match="per_device_train_batch_size"):
+        trainer(tmp_path, per_device_train_batch_size=10_000)
+    with pytest.raises(BadInput, match="train_dataset"):
+        trainer(tmp_path, data=3)
+    with pytest.raises(BadInput, match="across_layers"):
+        trainer(tmp_path, transcoder(nonlinearity="batchtopk", across_layers=True), eval_strategy="steps")
+    with pytest.raises(ProvenanceMismatch):
+        CrosslayerTranscoderTrainer(transcoder(), arguments(tmp_path), blocks(), frozen=tiny_lm("qwen2"))

@@ -1,0 +1,68 @@
+"""What the tests of training a transcoder share: stored tokens of a tiny model, and short runs on them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from block_runs import extract_blocks
+from extracting import random_texts
+from tiny import shared_lm
+
+from consistency_lens.activations.blocks import Blocks
+from consistency_lens.sparse.arguments import CrosslayerTranscoderArguments
+from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
+
+TEXTS = random_texts(60, shortest=6, longest=24)
+STEPS = 6
+
+
+@cache
+def _home() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="consistency-lens-blocks-", ignore_cleanup_errors=True)
+
+
+@cache
+def blocks() -> Blocks:
+    return extract_blocks(Path(_home().name) / "blocks", TEXTS, sites=["resid_mid.*", "mlp_out.*"])
+
+
+def transcoder(**settings: Any) -> CrosslayerTranscoder:
+    given = {"features": 48, "nonlinearity": "topk", "k": 4} | settings
+    return CrosslayerTranscoder.from_subject(shared_lm("llama"), **given)
+
+
+def arguments(folder: Path | str, **changes: Any) -> CrosslayerTranscoderArguments:
+    given: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 64,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "eval_rows": 8,
+        "sample_rows": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dead_after": 100,
+        "revive_steps": 3,
+    }
+    return CrosslayerTranscoderArguments(**(given | changes))
+
+
+def trainer(
+    folder: Path | str, lens: CrosslayerTranscoder | None = None, data: Any = None, **changes: Any
+) -> CrosslayerTranscoderTrainer:
+    return CrosslayerTranscoderTrainer(
+        lens or transcoder(), arguments(folder, **changes), data or blocks(), frozen=shared_lm("llama")
+    )
+
+
+def logged(made: CrosslayerTranscoderTrainer, name: str) -> list[float]:
+    return [entry[name] for entry in made.state.log_history if name in entry]

@@ -1,0 +1,16 @@
+"""What `run_lens.py evaluate` adds to a report where the truth about texts is known."""
+
+from lens_runs import tiny_lens, tiny_rows
+from tiny import tiny_model, tiny_tokenizer
+
+from consistency_lens.cli.parsing import parse
+from consistency_lens.cli.report import of_world
+from consistency_lens.demo.judge import reword_all
+from consistency_lens.frozen import FrozenLM
+
+
+def test_only_the_demo_has_other_words_and_only_its_rows_have_facts() -> None:
+    request = parse(["evaluate", "--lens", "somewhere"])
+    for name, found in (("subject-0123456789abcdef", {"reword": reword_all}), ("tiny-llama", {})):
+        frozen = FrozenLM(tiny_model("llama"), tiny_tokenizer(), model_id=name)
+        assert of_world(tiny_lens(frozen), tiny_rows(), request) == found, "no row says a fact"
