@@ -24,6 +24,10 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
     tokens itself), `eval_rows=64`, `sample_rows=16`.
     """
 
+    usual: ClassVar[tuple[str, ...]] = (
+        *("sparsity_weight", "sparsity_ramp", "target_l0", "auxiliary_weight", "kl_weight", "kl_documents"),
+        *("dead_after", "revive_steps"),
+    )
     shown_terms: ClassVar[tuple[str, ...]] = ("mse", "sparsity", "kl")
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1", "ev", "l0", "dead")
 
@@ -80,8 +84,8 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
     revive_steps: int = field(
         default=500,
         metadata={
-            "help": "Steps between two revivals of dead features, in the first four fifths of the training (default "
-            "500); 0: none are revived."
+            "help": "Steps between two revivals of dead features, in the first four fifths of the training; 0: none "
+            "are revived."
         },
     )
     blocks_per_window: int = field(
