@@ -20,6 +20,7 @@ from .base.saving import fetch_config, require_lens
 from .errors import BadInput
 from .frozen import FrozenLM, FrozenModels, Provenance
 from .frozen.gguf_files import on_hub
+from .schema import require_place
 
 if TYPE_CHECKING:
     from .evaluation import FamilyReport, Report
@@ -111,7 +112,9 @@ class AutoLens:
         place = lens_folder(lens_id_or_path)
         config, revision = read_config(place, revision, token)
         family = family_of(config, str(lens_id_or_path))
-        models = find_models(family.load("config").from_dict(config), subject, device_map, token)
+        kind = family.load("config")
+        settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
+        models = find_models(settled, subject, device_map, token)
         return family.load("model").from_pretrained(place, subject=models, revision=revision, token=token)
 
     @staticmethod
@@ -190,6 +193,7 @@ def evaluate_lens(
 
 def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
     """Of a run its lens, of anything else itself."""
+    require_place(str(lens_id_or_path), "lens")
     inside = Path(lens_id_or_path) / RUN_LENS
     return str(inside if (inside / CONFIG_NAME).is_file() else lens_id_or_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+LONGEST = 1000  # characters of a value in a message
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TORN = ("inline_container.cc", "iostream error", "PytorchStreamWriter failed")  # what torch says of its archives
 
@@ -21,11 +22,16 @@ class BadInput(ValueError):
 
     def __init__(self, field: str, value: Any, fix: str, why: str = "") -> None:
         self.field, self.value, self.fix, self.why = field, value, fix, why
-        shown = value if isinstance(value, str) and "\n" in value else repr(value)
-        super().__init__(f"{field}={shown}{': ' + why.rstrip('.') if why else ''}. {fix}")
+        shown = value if isinstance(value, str) and "\n" in value else _cut(repr(value))
+        super().__init__(f"{field}={shown}{': ' + _cut(why.rstrip('.')) if why else ''}. {fix}")
 
     def __reduce__(self) -> tuple[type[BadInput], tuple[str, Any, str, str]]:
         return type(self), (self.field, self.value, self.fix, self.why)
+
+
+def _cut(text: str) -> str:
+    """A line of a message; its value may have been given by somebody who wants it to be endless."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
 
 
 def is_full_disk(error: Exception) -> bool:

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from . import leaks
 from .errors import BadInput
 
 LAST_CHECKPOINT = "last-checkpoint"
@@ -42,6 +43,7 @@ STAGED = "_push-"  # how folders begin in which files lie ready to be sent
 LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or give a token."
 _GO_ON = "Run the same again: what has arrived is not sent again."
 _TOKEN = re.compile(r"\b(?:hf|api_org)_\w{16,}|(?<=bearer )\S+", flags=re.IGNORECASE)
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 _NO_ROOM = re.compile(r"storage|quota|billing|payment", flags=re.IGNORECASE)
 
 
@@ -138,6 +140,8 @@ def upload(
 ) -> str:
     """All of a folder in one go; files there that match `delete` and are not among them go. Returns the address."""
     token = require_token(token)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    require_clean(files, repo, token, field)
     with plainly(field, repo, token, writing=True):
         done = HfApi(token=token).upload_folder(
             repo_id=repo,
@@ -148,6 +152,16 @@ def upload(
             delete_patterns=list(delete) or None,
         )
         return str(done.commit_url)
+
+
+def require_clean(files: Mapping[str, Path], repo: str, token: str | None = None, field: str = "repo_id") -> None:
+    """Raise where one of the files that shall be sent, by their names there, holds a path of this machine or a
+    token."""
+    known = (token, get_token(), *(os.environ.get(name) for name in _SECRETS))
+    found = leaks.find(files, leaks.Watch(tuple(secret for secret in known if secret and len(secret) > 7)))
+    if found is not None:
+        fix = "Take it out of that file, then publish again; load a lens of before and save it again."
+        raise BadInput(field, repo, fix, redacted(str(found), token))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import arriving
 import gradio as gr
 from desk import Desk, Scans
-from drawing import notice
+from drawing import notice, unmarked
 from fairness import MOST_WAITING, fair
 from lenses import HERE, Lenses, chosen_places, run_of
 from links import ORDERS, TABS, Choice
@@ -31,7 +31,8 @@ TITLE = "Consistency Lens"
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
 PLAIN = ["system-ui", "sans-serif"]
 THEME = gr.themes.Default(primary_hue="blue", font=PLAIN, font_mono=["ui-monospace", "monospace"])
-MOST_BYTES = "2mb"
+MOST_VISITORS = 500  # of whom it is remembered what they read
+FORGET = 3600  # seconds after which what Gradio has put on the disk goes
 
 
 def build(lenses: Lenses) -> gr.Blocks:
@@ -39,10 +40,12 @@ def build(lenses: Lenses) -> gr.Blocks:
     name = lenses.default
     lens, folder = lenses.get(name), lenses.folders[name]
     assert lens.subject is not None
-    texts = examples(lens.subject, [folder, run_of(folder)])
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    texts, damage = examples(lens.subject, [folder, run_of(folder)])
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
+        gr.HTML(notice(damage, "error"), visible=bool(damage), elem_id="damage")
         gr.Markdown(
-            f"# {TITLE}\nWhat was **{lens.subject.model_id}** thinking at `{', '.join(lens.config.sites or [])}`? "
+            f"# {TITLE}\nWhat was **{unmarked(lens.subject.model_id)}** thinking at "
+            f"`{', '.join(lens.config.sites or [])}`? "
             f"The lens says it in at most {lens.config.code_length} tokens of text. The judge is the model itself, "
             "with what was rebuilt from these words in the thought's place."
         )
@@ -71,12 +74,16 @@ def build(lenses: Lenses) -> gr.Blocks:
 
 
 def top(lenses: Lenses, texts: Sequence[str]) -> tuple[Desk, gr.Dropdown, gr.Button, gr.Button]:
-    """What stands above the tabs: the text, the lens, the buttons, and a place for messages."""
+    """What stands above the tabs: the text, the lens, the buttons, and a place for messages.
+
+    Dropdowns take any value, here and in the tabs, and we refuse what is not offered: Gradio would log it whole.
+    """
     with gr.Row():
         text = gr.Textbox(texts[0], label="Text", lines=4, max_lines=8, elem_id="text", scale=4, min_width=280)
         with gr.Column(scale=2, min_width=240):
-            example = gr.Dropdown(list(texts), value=None, label="or one of these", elem_id="example")
-            name = gr.Dropdown(lenses.names, value=lenses.default, label="Lens", elem_id="lens")
+            open_to_all: dict[str, Any] = {"allow_custom_value": True}
+            example = gr.Dropdown(list(texts), value=None, label="or one of these", elem_id="example", **open_to_all)
+            name = gr.Dropdown(lenses.names, value=lenses.default, label="Lens", elem_id="lens", **open_to_all)
     with gr.Row():
         act = gr.Button("Read", variant="primary", elem_id="act", min_width=160)
         stop = gr.Button("Stop", elem_id="stop", scale=0, min_width=110)
@@ -92,7 +99,8 @@ def serve(page: gr.Blocks, **options: Any) -> Any:
     """Launch it as it is meant to look, with one line for all who wait, in which nobody takes too many places. Clients
     of the API stand in it too: requests to a function itself, which would pass it by, are refused."""
     queued = page.queue(default_concurrency_limit=None, max_size=MOST_WAITING, api_open=False)
-    return queued.launch(theme=THEME, css=STYLE, max_file_size=MOST_BYTES, app_kwargs=fair(page), **options)
+    given = {"app_kwargs": fair(page), "max_file_size": 1, "state_session_capacity": MOST_VISITORS}
+    return queued.launch(theme=THEME, css=STYLE, **given, **options)
 
 
 def main() -> None:

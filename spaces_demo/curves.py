@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from brought import brought_by
+from brought import brought_by, lies_in
 from drawing import safe
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 440, 300, 62, 52, 24
@@ -19,7 +19,7 @@ def history_of(run: Path) -> list[dict[str, Any]]:
     """What was measured during a run: of each evaluation the step, the readability and the fidelity."""
     path = run / "history.json"
     with brought_by(run, "history.json", "Its training cannot be shown."):
-        return measured(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else [])
+        return measured(json.loads(path.read_text(encoding="utf-8")) if lies_in(path, run) else [])
 
 
 def measured(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

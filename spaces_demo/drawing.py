@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -15,6 +16,12 @@ NAMES = ("the same", "near", "moved", "different", "lost")
 def safe(text: Any) -> str:
     """Text in HTML; what would be invisible can be seen."""
     return escape(str(text).replace("\n", "↵").replace("\t", "⇥"))
+
+
+def unmarked(text: Any) -> str:
+    """Text in Markdown, in which nothing is marked up."""
+    line = str(text).replace("\n", " ")
+    return re.sub(r"[\\`*_{}\[\]()#+\-.!|<>~$&:@/]", lambda found: f"&#{ord(found[0])};", line)
 
 
 def level(kl: float) -> int:

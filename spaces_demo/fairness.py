@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import gradio as gr
+from guard import Guard
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -62,4 +63,4 @@ class OnePlaceEach:
 
 def fair(page: gr.Blocks) -> dict[str, Any]:
     """What the server under the page has to be told."""
-    return {"middleware": [Middleware(OnePlaceEach, page=page)]}
+    return {"middleware": [Middleware(Guard), Middleware(OnePlaceEach, page=page)]}

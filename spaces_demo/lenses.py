@@ -10,6 +10,8 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 
+from brought import brought_by
+
 from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM, ProvenanceMismatch
 
 HERE = Path(__file__).parent
@@ -74,8 +76,8 @@ class Lenses:
 
     def known(self, name: str | None) -> str:
         """The name; raise where it is none of ours, wherever it came from."""
-        if name is not None and name not in self.folders:
-            raise BadInput("lens", name[:80], f"Choose one of: {', '.join(self.folders)}.")
+        if name is not None and not (isinstance(name, str) and name in self.folders):
+            raise BadInput("lens", str(name)[:80], f"Choose one of: {', '.join(self.folders)}.")
         return name or self.default
 
     def get(self, name: str | None = None) -> ConsistencyLens:
@@ -143,7 +145,8 @@ def _beside(folder: Path) -> list[Path]:
 
 
 def _config_of(folder: Path) -> dict[str, object]:
-    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    with brought_by(folder, CONFIG, "Save it again, or fetch it again."):
+        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
 
 
 def _has_adapters(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from brought import brought_by
+from brought import brought_by, lies_in
 from lenses import Lenses, run_of
 
 from consistency_lens import AutoLens, BadInput, Report
@@ -15,7 +15,13 @@ AGAIN = "Make one with: run_lens.py evaluate --lens FOLDER."
 def folder_of(lens: Path) -> Path | None:
     """The folder of the report that belongs to a lens; none where it brings none along."""
     folders = (lens / "report", run_of(lens) / "report", lens)
-    return next((folder for folder in folders if (folder / "report.json").is_file()), None)
+    found = ((folder, home_of(lens, folder)) for folder in folders)
+    return next((folder for folder, home in found if lies_in(folder / "report.json", home)), None)
+
+
+def home_of(lens: Path, folder: Path) -> Path:
+    """What the files of a report may not lead out of: the lens, or the run that both belong to."""
+    return lens if folder in (lens, lens / "report") else run_of(lens)
 
 
 def latest(lenses: Lenses, name: str) -> tuple[Path, str]:

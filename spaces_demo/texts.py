@@ -6,12 +6,13 @@ import re
 import unicodedata
 from pathlib import Path
 
-from brought import brought_by
+from brought import brought_by, lies_in
 
 from consistency_lens import BadInput, FrozenLM
 
 LONGEST = 4000  # characters: what a link can carry
 SHOWN = 60
+LARGEST, MOST_ROWS = 1 << 26, 1 << 18  # bytes and rows of a table of samples
 _FORBIDDEN = {"Cc", "Cs", "Co", "Cn"}
 _BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _MARKED = re.compile("[⟦⟧]")
@@ -67,20 +68,40 @@ def unknown_words(text: str, frozen: FrozenLM) -> list[str]:
     return [word for word in words if unknown in frozen.tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
-def examples(frozen: FrozenLM, folders: list[Path], count: int = 6) -> list[str]:
-    """Texts to choose from: stories for the offline subject, else contexts that the run has kept, else sentences."""
+def examples(frozen: FrozenLM, folders: list[Path], count: int = 6) -> tuple[list[str], str]:
+    """Texts to choose from, and what is wrong with those that there should be: stories for the offline subject, else
+    contexts that the run has kept, else sentences."""
     if frozen.model_id.startswith("subject-"):
-        return STORIES
-    for path in (folder / "samples.parquet" for folder in folders):
-        if path.is_file():
-            import pyarrow.parquet as parquet
+        return STORIES, ""
+    for folder in folders:
+        path = folder / "samples.parquet"
+        if not lies_in(path, folder):
+            continue
+        try:
+            if found := kept(path)[:count]:
+                return found, ""
+        except BadInput as error:  # the page is worth having without them
+            return SENTENCES, f"{error.field}: {error.why}. {error.fix}"
+    return SENTENCES, ""
 
-            with brought_by(path.parent, "samples.parquet", "Take that file away."):
-                kept = parquet.read_table(path, columns=["context"])["context"].to_pylist()
-                texts = [_MARKED.sub("", text) for text in dict.fromkeys(kept)]
-            if fitting := [text for text in texts if 0 < len(text) <= LONGEST][:count]:
-                return fitting
-    return SENTENCES
+
+def kept(path: Path) -> list[str]:
+    """The contexts of a table of samples, each once."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    with brought_by(path.parent, path.name, "Take that file away, or put the right one in its place."):
+        try:
+            table = parquet.ParquetFile(path, page_checksum_verification=True)
+            described = table.metadata
+            size = sum(described.row_group(i).total_byte_size for i in range(described.num_row_groups))
+            if not (path.stat().st_size <= LARGEST and 0 <= size <= LARGEST and 0 <= described.num_rows <= MOST_ROWS):
+                raise ValueError("it says that it is larger than any such table")
+            texts = table.read(columns=["context"])["context"].to_pylist()
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+        found = [_MARKED.sub("", text) for text in dict.fromkeys(texts)]
+        return [text for text in found if 0 < len(text) <= LONGEST]
 
 
 def glimpse(text: str) -> str:

@@ -17,17 +17,18 @@ RECIPES = cli.recipe_names()
 
 
 def test_there_are_recipes() -> None:
-    assert set(RECIPES) == {"demo", "gpt2", "llama3_8b_lora", "qwen3_0.6b"}
+    assert set(RECIPES) == {"demo", "gpt2", "llama3_8b_lora", "qwen3_0.6b", "sparse_demo", "transcoder_gpt2"}
 
 
 @pytest.mark.parametrize("command", [[], ["extract"], ["train"]])
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_parses_and_says_nothing_but_what_it_says(name: str, command: list[str]) -> None:
     record = yaml.safe_load((ROOT / f"consistency_lens/recipes/{name}.yaml").read_text())
-    assert record and set(record) <= set(options_of("text").names) and cli.load_recipe(name) == record
-    values, untouched = (cli.parse([*command, *words]).values for words in (["--config", name], ["--revision", "x"]))
+    family = record.get("family", "text")
+    assert record and set(record) <= set(options_of(family).names) and cli.load_recipe(name) == record
+    values = cli.parse([*command, "--config", name]).values
     assert {key: values[key] for key in record} == record
-    untouched = cli.parse([*command, "--model_name_or_path", "x"]).values
+    untouched = cli.parse([*command, "--family", family, "--model_name_or_path", "x"]).values
     assert {key for key in values if values[key] != untouched[key]} <= set(record)
 
 
@@ -35,9 +36,12 @@ def test_every_recipe_parses_and_says_nothing_but_what_it_says(name: str, comman
 def test_the_arguments_of_every_recipe_can_be_made(name: str) -> None:
     request = cli.parse(["--config", name])
     training = request.training(use_cpu=True, bf16=False)
+    assert request.extraction.resume and request.extraction.validation_fraction > 0
+    assert training.max_steps > 0
+    if request.values["family"] != "text":
+        return
     assert training.num_warm_steps < training.max_steps
     assert training.kl_horizon <= request.extraction.continuation_length
-    assert request.extraction.resume and request.extraction.validation_fraction > 0
     assert request.values["trainable"] == ("lora" if "lora" in cli.load_recipe(name).values() else "full")
 
 

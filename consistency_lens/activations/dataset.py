@@ -19,9 +19,11 @@ from tqdm.auto import tqdm
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance, Site
 from ..hub import redacted
+from ..schema import require_place
 from .given import described, survey
 from .manifest import read_metadata, read_statistics, require_sealed
 from .storage import METADATA, PROGRESS, STATISTICS, Shard
+from .stored import require_extraction
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Activations:
                 beside them always are; shards from the Hub are checked by its client.
             revision: branch, tag or commit on the Hub.
         """
+        require_place(str(folder_or_repo), "activations")
         folder = Path(folder_or_repo)
         if not folder.is_dir():
             repo = str(folder_or_repo)
@@ -63,7 +66,7 @@ class Activations:
                     "Give the folder of an extraction, or the id of one on the Hub.",
                     why=redacted(f"there is no such folder, and the Hub says: {error}", get_token()),
                 ) from None
-            metadata = read_metadata(Path(paths[0]))
+            metadata = require_extraction(read_metadata(Path(paths[0])), repo)
             return cls(load_dataset(repo, revision=revision), metadata, read_statistics(Path(paths[1]), metadata))
         if not (folder / METADATA).exists():
             began = (folder / PROGRESS).exists()
@@ -77,6 +80,7 @@ class Activations:
         if (kind := metadata.get("kind", "rows")) != "rows":
             fix = f"Open it with {'Blocks' if kind == 'blocks' else 'Passages'}.load."
             raise BadInput("activations", str(folder_or_repo), fix, why=f"the folder holds {kind}, not rows")
+        require_extraction(metadata, str(folder_or_repo))
         require_sealed(folder, metadata)
         statistics = read_statistics(folder / STATISTICS, metadata)
         if verify:

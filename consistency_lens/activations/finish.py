@@ -113,7 +113,7 @@ def write_statistics(folder: Path, statistics: Mapping[str, SiteStatistics]) -> 
 
 
 def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
-    provenance, width = metadata["provenance"], extraction.hidden_size
+    width = extraction.hidden_size
     kinds = {"doc_id": "int64", "input_ids": "list of int32", "continuation_ids": "list of int32", "position": "int32"}
     columns = [{"name": name, "type": kinds[name], "meaning": meaning} for name, meaning in MEANINGS.items()]
     columns += [
@@ -128,33 +128,34 @@ def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
         {"name": name, "type": str(kind), "meaning": "carried along from the corpus"}
         for name, kind in extraction.corpus.features.items()
     ]
-    licence = _licence(extraction.corpus)
     template = files("consistency_lens.activations").joinpath("dataset_card_template.md").read_text("utf-8")
-    return render_card(
-        template,
-        {
-            "pretty_name": f"Activations of {provenance['model_id']} on {extraction.corpus.name}",
-            "license": licence.id,
-            "license_note": licence.note,
-            "license_name": licence.name,
-            "license_link": licence.link,
-            "corpus": ", ".join(f"{key} {value}" for key, value in metadata["corpus"].items() if value is not None),
-            "corpus_id": extraction.corpus.hub_id,
-            "model": provenance["model_id"],
-            "revision": provenance["weights"],
-            "tokenizer_hash": provenance["tokenizer"],
-            "sites": extraction.sites,
-            "dtype": metadata["dtype"],
-            "quantization": provenance["quantization"],
-            "versions": provenance["versions"],
-            "splits": metadata["splits"],
-            "columns": columns,
-            "norms": metadata["norms"],
-            "near_duplicates": metadata["near_duplicates"],
-            "location": extraction.folder.path.name,
-            "command": extraction.command,
-        },
-    )
+    return render_card(template, card_facts(extraction, metadata) | {"columns": columns})
+
+
+def card_facts(extraction: ChunkedExtraction, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of any extraction."""
+    provenance, licence = metadata["provenance"], _licence(extraction.corpus)
+    return {
+        "pretty_name": f"Activations of {provenance['model_id']} on {extraction.corpus.name}",
+        "license": licence.id,
+        "license_note": licence.note,
+        "license_name": licence.name,
+        "license_link": licence.link,
+        "corpus": ", ".join(f"{key} {value}" for key, value in metadata["corpus"].items() if value is not None),
+        "corpus_id": extraction.corpus.hub_id,
+        "model": provenance["model_id"],
+        "revision": provenance["weights"],
+        "tokenizer_hash": provenance["tokenizer"],
+        "sites": extraction.sites,
+        "dtype": metadata["dtype"],
+        "quantization": provenance["quantization"],
+        "versions": provenance["versions"],
+        "splits": metadata["splits"],
+        "norms": metadata["norms"],
+        "near_duplicates": metadata["near_duplicates"],
+        "location": extraction.folder.path.name,
+        "command": extraction.command,
+    }
 
 
 def _licence(corpus: Corpus) -> Licence:

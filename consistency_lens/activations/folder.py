@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import BadInput
 from ..frozen.provenance import compare_fields
+from ..schema import named, plain, read_json
 from .manifest import read_metadata, read_statistics, require_sealed
 from .rows import SPLITS
 from .storage import LAYOUT, METADATA, PROGRESS, STATISTICS, ChunkNote, CorruptShard, write_json
@@ -119,7 +120,7 @@ class ExtractionFolder:
         if not path.exists():
             write_json(path, plan)
             return
-        table = compare_fields(plan, json.loads(path.read_text()), ("now", "before"), plan)
+        table = compare_fields(plan, _plan_in(path), ("now", "before"), plan)
         if table:
             raise BadInput("resume", f"\n{table}\n", "Start with the same settings as before, or use --overwrite.")
         for file in ChunkNote.files(self.path):
@@ -144,7 +145,7 @@ class ExtractionFolder:
             write_json(path, {"command": command})
         try:
             return str(json.loads(path.read_text(encoding="utf-8"))["command"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return command
 
     def notes(self) -> list[ChunkNote]:
@@ -155,3 +156,10 @@ class ExtractionFolder:
         """Have these chunks made again."""
         for note in notes:
             note.file(self.path).unlink()
+
+
+def _plan_in(path: Path) -> dict[str, Any]:
+    """What was written down when the extraction began."""
+    fix = "Start afresh with --overwrite."
+    found: dict[str, Any] = read_json(path, named(plain), "resume", str(path.parents[1]), fix)
+    return found

@@ -29,10 +29,13 @@ def require_finite(prepared: Sequence[Prepared], vectors: Vectors, model_dtype: 
 
 def not_finite(site: str, doc_id: int, model_dtype: torch.dtype) -> BadInput:
     """The error of an activation that the model itself got wrong."""
+    fix = "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out."
+    if model_dtype in (torch.float32, torch.float64):  # no other dtype would hold it
+        fix = "Check the weights of the model, which is at fault at this width, or leave this document out."
     return BadInput(
         "dtype",
         str(model_dtype).removeprefix("torch."),
-        "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out.",
+        fix,
         why=f"the activation at {site} in document {doc_id} is infinite or not a number",
     )
 

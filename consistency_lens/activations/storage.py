@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ..errors import BadInput, is_full_disk
+from ..schema import many, named, read_json, record, text, whole
 from .rows import SPLITS
 
 METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
@@ -36,6 +37,28 @@ TEXT_COLUMNS = ("doc_id", "input_ids", "continuation_ids", "position")
 # What a collated batch holds besides columns: a kept column of that name would vanish there.
 BATCH_KEYS = ("attention_mask", "continuation_mask", "activations", "pair")
 _ROWS_PER_RECORD = 512
+
+
+_CHECKSUM = text(r"|[0-9a-f]{32}", "a checksum of 32 digits")
+# What is written down of a shard, and of a chunk of documents.
+SHARD = record(
+    {
+        "file": text(r"\w[\w.-]*(/\w[\w.-]*){0,4}", "a file such as train/data-00000.arrow", 200),
+        "split": text(r"\w{1,64}", "the name of a split"),
+        "rows": whole(),
+        "bytes": whole(),
+        "checksum": _CHECKSUM,
+    }
+)
+_NOTE = record(
+    {
+        **dict.fromkeys(["index", "tokens", "too_short", "highest_id"], whole(-1)),
+        "dtype": text(r"\w{1,32}", "the name of a dtype"),
+        "shards": many(SHARD),
+        "documents": named(whole(), most=64),
+        "arrays_checksum": _CHECKSUM,
+    },
+)
 
 
 class CorruptShard(ValueError):
@@ -163,9 +186,11 @@ class ChunkNote:
     @staticmethod
     def read(file: Path) -> ChunkNote:
         try:
-            record = json.loads(file.read_text())
-            return ChunkNote(**record | {"shards": [Shard(**shard) for shard in record["shards"]]})
-        except (ValueError, TypeError, KeyError) as error:
+            found = read_json(file, _NOTE, "output_dir", file.name, "It is made again.")
+            return ChunkNote(**found | {"shards": [Shard(**shard) for shard in found["shards"]]})
+        except BadInput as error:
+            raise CorruptShard(f"{file} is damaged ({error.why}).") from error
+        except TypeError as error:  # a field that no note has
             raise CorruptShard(f"{file} is damaged ({error}).") from error
 
     def file(self, folder: Path) -> Path:

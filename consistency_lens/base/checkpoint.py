@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -14,11 +14,35 @@ from zipfile import is_zipfile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import TrainerState
 
 from .. import hub
 from ..errors import BadInput
+from ..schema import many, maybe, named, no_other, number, plain, read_json, record, text, whole
+from .pickles import require_plain
 
-STATE, ENGINE = "trainer_state.json", "engine.json"
+STATE, ENGINE, ARGUMENTS = "trainer_state.json", "engine.json", "training_args.json"
+OTHER = "Resume from another checkpoint."
+# Of what transformers goes on from, the fields that decide how far a run is.
+_STATE = record(
+    {"global_step": whole()},
+    {
+        **{each.name: plain for each in fields(TrainerState)},
+        **dict.fromkeys(["num_train_epochs", "save_steps", "eval_steps", "logging_steps"], maybe(number(0))),
+        **dict.fromkeys(["max_steps", "best_global_step", "train_batch_size"], maybe(whole(-1))),
+        **dict.fromkeys(["epoch", "total_flos"], maybe(number(0))),
+        "log_history": many(record({}, {"step": whole()})),
+        "best_model_checkpoint": maybe(text(longest=1000)),
+        "stateful_callbacks": named(plain),
+    },
+    rest=no_other,
+)
+# Which engine wrote it, and with how many processes.
+ENGINE_KIND = record(
+    {"name": text(r"\w{1,32}", "the name of an engine"), "processes": whole(1, 1 << 20)},
+    {"copies": whole(1, 1 << 20)},
+    rest=no_other,
+)
 # A folder run/checkpoint-40 that is not there is no repository of that name.
 _ON_HUB = re.compile(r"(?P<repo>[\w.-]+/(?!checkpoint-\d+$)[\w.-]+)(?:/(?P<name>last-checkpoint|checkpoint-\d+))?")
 # torch reads these as numbers alone (`weights_only`). Whatever else of the kind lies there is not downloaded.
@@ -63,26 +87,34 @@ def find_checkpoint(
 
 def is_complete(folder: Path) -> bool:
     """Whether a checkpoint was written to its end: its state comes last, and every tensor file can be opened."""
+    return not _damage(folder)
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a checkpoint, if anything."""
+    cut_off = "it was cut off while it was written"
     try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
+        read_json(folder / STATE, _STATE, "resume_from_checkpoint", folder.name, OTHER)
         for file in folder.rglob("*.safetensors"):
             with safe_open(file, "pt") as tensors:
                 tensors.keys()
         # torch's files are archives whose table of contents comes last.
         kinds = ("*.pt", "*.pth", "*.bin")
         if not all(is_zipfile(file) for kind in kinds for file in folder.rglob(kind)):
-            return False
+            return cut_off
         states = len([*folder.glob("rng_state_*.pth")])  # each process wrote its own
         if states and (folder / ENGINE).is_file() and states != _processes(folder):
-            return False
+            return cut_off
+    except BadInput as error:
+        return f"{cut_off}, or changed since: {error.why}"
     except (OSError, ValueError, SafetensorError):
-        return False
-    return True
+        return cut_off
+    return ""
 
 
 def _processes(folder: Path) -> int:
     """How many wrote it together."""
-    return int(json.loads((folder / ENGINE).read_text(encoding="utf-8"))["processes"])
+    return int(read_json(folder / ENGINE, ENGINE_KIND, "resume_from_checkpoint", folder.name, OTHER)["processes"])
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -117,12 +149,13 @@ def keep_in_order(newest: Path) -> None:
 
 
 def require_complete(folder: Path) -> None:
-    """Raise where a checkpoint is missing or was cut off half-way; name the newest whole one beside it."""
-    if folder.is_dir() and is_complete(folder):
+    """Raise where a checkpoint is missing, was cut off, or holds code; name the newest whole one beside it."""
+    why = _damage(folder) if folder.is_dir() else "there is no such folder"
+    if not why:
+        require_plain(folder)
         return
     others = [other.name for other in checkpoints(folder.parent)]
     fix = f"Resume from {others[-1]} instead." if others else "Start again; there is no whole checkpoint beside it."
-    why = "it was cut off while it was written" if folder.is_dir() else "there is no such folder"
     raise BadInput("resume_from_checkpoint", folder.name, fix, why)
 
 

@@ -3,17 +3,63 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 
+from .. import hub
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels, Provenance
+from ..frozen.provenance import NAME, PROVENANCE
+from ..frozen.sites import SITE
+from ..schema import (
+    Kind,
+    Unfit,
+    flag,
+    many,
+    maybe,
+    named,
+    no_other,
+    number,
+    one_of,
+    plain,
+    read_json,
+    record,
+    require,
+    text,
+    whole,
+)
 from .family_card import FamilyCard
 
 ONE_MODEL = "base"  # the name of the only model of a lens that names none
+WIDEST = 1 << 20  # of a hidden state
+SAVE_AGAIN = "Save it again with the version that made it, or fetch it again."
+_WORD = text(r"[\w.+-]{1,64}", "a name of at most 64 letters")
+# Of every lens: what settles which one it is.
+OF_A_LENS: dict[str, Kind] = {
+    "model_type": _WORD,
+    "sites": many(SITE, most=4096, least=1),
+    "hidden_size": whole(1, WIDEST),
+    "provenance": PROVENANCE,
+}
+# What transformers writes beside our own fields.
+_OF_THE_LIBRARY: dict[str, Kind] = {
+    **dict.fromkeys(["transformers_version", "dtype", "torch_dtype", "problem_type"], maybe(_WORD)),
+    **dict.fromkeys(["output_hidden_states", "output_attentions", "return_dict", "is_encoder_decoder"], flag),
+    **dict.fromkeys(["use_cache", "tie_word_embeddings"], flag),
+    "architectures": maybe(many(_WORD, most=8)),
+    "chunk_size_feed_forward": whole(),
+    "_name_or_path": text(longest=200),
+}
+
+
+_FIELDS_OF_THE_LIBRARY = {field.name for field in fields(PreTrainedConfig)}
 
 
 @strict
@@ -53,6 +99,50 @@ class LensConfig(PreTrainedConfig):
     def written(self) -> list[str]:
         """The sites that the lens writes."""
         return list((self.sites if self.writes is None else self.writes) or [])
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kind]:
+        """What the fields of a saved one may hold, beside those of `OF_A_LENS`; a family adds its own."""
+        return {
+            "activation_norm": number(above=0),
+            "writes": maybe(many(SITE, most=4096)),
+            "model_names": maybe(many(NAME, most=64, least=1)),
+            "other_models": maybe(named(PROVENANCE, most=64)),
+        }
+
+    @classmethod
+    def record(cls) -> Kind:
+        """What a saved one may hold. A field of another name is refused: transformers would set it on the object, in
+        the place of whatever has that name there."""
+        own = {field.name: plain for field in fields(cls) if field.name not in _FIELDS_OF_THE_LIBRARY}
+        known = {**own, **_OF_THE_LIBRARY, **cls.kinds()}
+        return record(OF_A_LENS, {**known, "model_type": one_of(cls.model_type)}, rest=no_other)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, place: str | os.PathLike[str], revision: str | None = None, token: str | None = None, **kwargs: Any
+    ) -> Self:
+        """The configuration of a lens, from its folder or from the Hub, checked field by field before any of it is
+        used."""
+        file = Path(place) / CONFIG_NAME
+        if not Path(place).is_dir():
+            file = hub.download_file(str(place), CONFIG_NAME, revision, token)
+        cls.require_record(read_json(file, plain, "lens", str(place), SAVE_AGAIN), place)
+        return super().from_pretrained(file.parent, **kwargs)
+
+    @classmethod
+    def require_record(cls, said: Any, place: str | os.PathLike[str]) -> dict[str, Any]:
+        """What a saved one says, as it is; raise unless a lens of this family can say that."""
+        require(said, cls.record(), "lens", str(place), SAVE_AGAIN, CONFIG_NAME)
+        try:
+            cls.require_consistent(said)
+        except Unfit as error:
+            raise BadInput("lens", str(place), SAVE_AGAIN, why=f"{CONFIG_NAME}: {error}") from error
+        return dict(said)
+
+    @classmethod
+    def require_consistent(cls, said: Mapping[str, Any]) -> None:
+        """Raise `Unfit` where two fields of a saved configuration, each of its kind, do not go together."""
 
     @property
     def origin(self) -> Provenance:

@@ -23,7 +23,8 @@ from transformers import TrainingArguments
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.anatomy import blocks_of
-from .checkpoint import ENGINE
+from ..schema import read_json
+from .checkpoint import ENGINE, ENGINE_KIND, OTHER
 from .modeling import LensModel
 
 
@@ -95,7 +96,7 @@ class Engine:
         part of the optimizer's state, and what a process draws and reads depends on their number."""
         if not (folder / ENGINE).is_file():
             return
-        written = Engine(**json.loads((folder / ENGINE).read_text(encoding="utf-8")))
+        written = Engine(**read_json(folder / ENGINE, ENGINE_KIND, "resume_from_checkpoint", folder.name, OTHER))
         if written != self:
             fix = f"Resume with {written.described}, or begin a new run from the lens that lies in it."
             why = f"it was written by {written.described}, this is {self.described}"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 
 from ..card import CardFacts, Measured, literal, model_card, write_card
-from ..errors import BadInput
 from ..frozen import Provenance
 from ..frozen.licence import licence_of, licence_of_local
+from ..schema import flag, many, named, no_other, number, plain, read_json, record, text, whole
 from .arguments import LensTrainingArguments
 from .configuration import LensConfig
 from .cost import Cost
@@ -38,6 +38,39 @@ CITATION = """@software{consistency_lens,
   year    = {2026},
   license = {Apache-2.0},
 }"""
+
+
+_NAME = text(longest=1000)
+_STORED = record(
+    {
+        "name": _NAME,
+        "cost": record(
+            {},
+            {
+                **dict.fromkeys(["seconds", "judging"], number(0)),
+                **dict.fromkeys(["rows", "tokens", "peak_memory", "skipped", "sessions"], whole()),
+                **dict.fromkeys(["threads", "processes"], whole(1)),
+                **dict.fromkeys(["kind", "device"], _NAME),
+                "partial": flag,
+            },
+            rest=no_other,
+        ),
+        "counts": named(many(whole(), most=2, least=2)),
+    },
+    {
+        "step": whole(),
+        "max_steps": whole(),
+        "setup": named(plain),
+        "settings": named(plain),
+        "sizes": named(whole()),
+        "history": many(record({"step": whole()}, rest=number())),
+        "watched_rows": whole(),
+        "corpus": named(plain),
+        "near_duplicates": named(whole()),
+        "example": text(),
+        "command": text(),
+    },
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +112,11 @@ class TrainingRecord:
         path = Path(folder) / RECORD
         if not path.is_file():
             return None
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            known = {name: value for name, value in stored.items() if name in {f.name for f in fields(cls)}}
-            counts = {split: (documents, rows) for split, (documents, rows) in known["counts"].items()}
-            return cls(**known | {"cost": Cost.from_dict(known["cost"]), "counts": counts})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            fix = f"Put back the {RECORD} that was saved with it, or take it away: the card then says less."
-            raise BadInput("lens", str(folder), fix, why=f"its {RECORD} is damaged: {error!r}") from error
+        fix = f"Put back the {RECORD} that was saved with it, or take it away: the card then says less."
+        stored = read_json(path, _STORED, "lens", str(folder), fix)
+        known = {name: value for name, value in stored.items() if name in {f.name for f in fields(cls)}}
+        counts = {split: (documents, rows) for split, (documents, rows) in known["counts"].items()}
+        return cls(**known | {"cost": Cost.from_dict(known["cost"]), "counts": counts})
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         path = Path(folder) / RECORD

@@ -84,6 +84,10 @@ class LensModel(SavedModel):
         """
         raise NotImplementedError
 
+    @classmethod
+    def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
+        """Raise where the weights in a folder have other sizes than the configuration says, before any are made."""
+
     def compress(self, batch: Batch, seed: int | None = None) -> Code:
         """Activations to codes, without gradient; with a seed a sample, without one the likeliest."""
         raise NotImplementedError
@@ -191,6 +195,7 @@ class LensModel(SavedModel):
             config.require_subject(models)
         # The same one, or the subject would have been refused.
         tokenizer = _tokenizer(folder) if models is None else models.first.tokenizer
+        cls.require_files(config, folder, models)
         lens = cls.build(config, models if models is None or len(models) > 1 else models.only, tokenizer)
         lens.models = models
         load_files(lens.files(), folder)

@@ -6,6 +6,7 @@ if that is wanted.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from transformers.utils import PushInProgress
 from .. import hub
 from ..errors import BadInput
 from .arguments import LensTrainingArguments
+from .checkpoint import ARGUMENTS, STATE
 from .engine_trainer import EngineTrainer
 from .lens_card import CARD
 from .published_card import publish_card
@@ -111,7 +113,11 @@ class PushingTrainer(EngineTrainer):
         if place is not None:
             every = (path for path in folder.rglob("*") if path.is_file())
             files |= {f"{place}/{path.relative_to(folder).as_posix()}": path for path in every}
-        return hub.stage(files, Path(mkdtemp(prefix=hub.STAGED, dir=self.args.output_dir)))
+        staged = hub.stage(files, Path(mkdtemp(prefix=hub.STAGED, dir=self.args.output_dir)))
+        if place is not None:
+            for name in (STATE, ARGUMENTS):
+                forget_places(staged / place / name)
+        return staged
 
     def _send(self, staged: Path, message: str, delete: list[str], token: str | None, revision: str | None) -> str:
         repo, token, revision = (
@@ -139,6 +145,27 @@ class PushingTrainer(EngineTrainer):
         sending.add_done_callback(_say_what_failed)
         jobs = [] if self.push_in_progress is None else self.push_in_progress.jobs
         self.push_in_progress = PushInProgress([*(each for each in jobs if not each.done()), sending])
+
+
+def forget_places(file: Path) -> None:
+    """Let a record of a checkpoint that is sent keep of each path its name, and not where it lies on this machine."""
+    if not file.is_file():
+        return
+    said = json.loads(file.read_text(encoding="utf-8"))
+    if (kept := _without_places(said)) != said:
+        file.unlink()  # it is a link to the one of the run
+        file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _without_places(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _without_places(inner) for name, inner in value.items()}
+        case list():
+            return [_without_places(inner) for inner in value]
+        case str() if Path(value).is_absolute():
+            return Path(value).name
+    return value
 
 
 def _say_what_failed(sending: Future[str]) -> None:

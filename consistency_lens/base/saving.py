@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,7 +21,8 @@ from transformers.utils import CONFIG_NAME
 from .. import hub
 from ..errors import BadInput
 from ..frozen.whole import refusing_damage
-from .configuration import LensConfig
+from ..schema import plain, read_json, record, require, require_place
+from .configuration import OF_A_LENS, SAVE_AGAIN, LensConfig
 from .shards import fill, gathered, writes
 
 Files = Mapping[str, Mapping[str, nn.Parameter]]
@@ -132,6 +134,7 @@ def require_inside(path: Path, folder: Path) -> Path:
 
 def open_folder(place: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a lens, downloaded where it is none of this machine. Of what is no lens, nothing large is."""
+    require_place(str(place), "lens")
     folder = Path(place)
     if (folder / CONFIG_NAME).is_file():
         require_lens(folder / CONFIG_NAME, place)
@@ -151,12 +154,10 @@ def fetch_config(repo: str, revision: str | None, token: str | None) -> tuple[Pa
 
 def require_lens(file: Path, place: str | os.PathLike[str]) -> dict[str, Any]:
     """What a configuration says; raise unless it is that of a lens."""
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput("lens", str(place), "Save it again: its config.json is damaged.", str(error)) from error
+    said: dict[str, Any] = read_json(file, plain, "lens", str(place), SAVE_AGAIN)
     if not isinstance(said, dict) or not said.get("provenance"):
         raise BadInput("lens", str(place), _NO_LENS, why="its config.json names no subject")
+    require(said, record(OF_A_LENS), "lens", str(place), SAVE_AGAIN, file.name)
     return said
 
 
@@ -199,6 +200,24 @@ def load_files(files: Files, folder: Path, beside: str | None = None) -> None:
             fill(parameter, tensors[name])
 
 
+def saved_shapes(folder: Path, file: str) -> dict[str, tuple[int, ...]]:
+    """The tensors of a file by name, without reading any."""
+    with _opening(folder, file), safe_open(folder / file, "pt") as tensors:
+        names = tensors.keys()
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+
+
+def require_shapes(
+    wanted: Mapping[str, tuple[int, ...]], saved: Mapping[str, tuple[int, ...]], folder: Path, file: str
+) -> None:
+    """Raise unless a file holds these tensors."""
+    for name, shape in wanted.items():
+        if saved.get(name) != shape:
+            there = f"{list(saved[name])} there" if name in saved else "missing there"
+            why = f"{file} differs in {name}, {there} and {list(shape)} by its {CONFIG_NAME}"
+            raise BadInput("lens", folder.name, "Load it with the configuration it was saved with.", why)
+
+
 def require_fitting(
     tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], folder: Path, file: str
 ) -> None:
@@ -220,11 +239,18 @@ def require_fitting(
 
 
 def _read(folder: Path, file: str) -> dict[str, torch.Tensor]:
+    with _opening(folder, file):
+        return load_file(folder / file)
+
+
+@contextmanager
+def _opening(folder: Path, file: str) -> Iterator[None]:
+    """Around all that is done with a file of tensors."""
     if not (folder / file).is_file():
         raise BadInput("lens", folder.name, "Save it again: the folder is not whole.", f"{file} is missing")
     try:
-        return load_file(folder / file)
-    except SafetensorError as error:
+        yield
+    except (OSError, SafetensorError) as error:
         raise BadInput("lens", folder.name, "Save or download it again.", f"{file} cannot be read: {error}") from error
 
 

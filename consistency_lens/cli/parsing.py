@@ -6,7 +6,7 @@ import os
 import textwrap
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 from ..activations import CorpusArguments
 from ..base.family_run import FamilyRun
 from ..errors import BadInput
+from ..schema import require_place
 from ..text.options import PlanOptions
 from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
 from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
@@ -218,6 +219,7 @@ def parse(argv: Sequence[str]) -> Request:
     nothing = Namespace(**dict.fromkeys([*options.names, "config", "text"], absent))
     known, unknown = parser.parse_known_args(words, nothing)
     explicit = {name: value for name, value in vars(known).items() if value is not absent}
+    _require_places(explicit)
     text = explicit.pop("text", None)  # argparse puts its default there all the same
     if text is not None and command != "explain":
         unknown.append(text)
@@ -228,6 +230,7 @@ def parse(argv: Sequence[str]) -> Request:
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
+    _require_places(recipe)
     settled = vars(parser.parse_args([*as_options(recipe, options), *words]))  # what comes later wins
     values = {name: settled[name] for name in options.names}
     if command == "extract":
@@ -248,7 +251,16 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     named = {name: value for name, value in vars(said).items() if value is not None}
     if not named:
         return DEFAULT_FAMILY
+    _require_places(named)
     return str(_recipe(command, named | {"model_name_or_path": None}).get("family", DEFAULT_FAMILY))
+
+
+def _require_places(given: Mapping[str, Any]) -> None:
+    """Raise where a folder, a file or a repository has a name that none can have."""
+    for name in PLACES & given.keys():
+        for value in given[name] if isinstance(given[name], list) else [given[name]]:
+            if isinstance(value, str):
+                require_place(value, name)
 
 
 def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
@@ -265,6 +277,8 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     return load_recipe(DEMO)
 
 
+PLACES = {"lens", "activations", "activations_dir", "output_dir", "train_file", "dataset_name", "model_name_or_path"}
+PLACES |= {"gguf_file", "resume_from_checkpoint", "repo_id", "hub_model_id", "hub_dataset_id", "logging_dir", "config"}
 RECIPE, RECORD = "recipe.yaml", "run.json"
 
 

@@ -51,6 +51,7 @@ def publish(request: Request) -> None:
     config = _config_of(files[CONFIG_NAME].parent)
     subject = subject_files(config)
     token = hub.require_token(request.values["hub_token"])
+    hub.require_clean({**files, **page}, given.repo_id, token)
     if not PartialState().is_main_process:
         return
     show_bills(given.repo_id, given.private, files, config, subject)

@@ -19,6 +19,7 @@ from ..base.published_card import publish_card
 from ..demo.subject import REPORT_FILE, folder_named
 from ..frozen import Provenance
 from ..frozen.provenance import hash_files
+from ..schema import number, read_json, record
 
 CARD_TEXT = """---
 library_name: transformers
@@ -60,8 +61,12 @@ def subject_repo(origin: Provenance, lens: str) -> str:
 
 
 def subject_card(files: Mapping[str, Path], origin: Provenance) -> str:
-    report = json.loads(files[REPORT_FILE].read_text(encoding="utf-8"))["report"] if REPORT_FILE in files else {}
-    accuracy = f"{report['accuracy']:.1%}" if report else "most"
+    accuracy = "most"
+    if REPORT_FILE in files:
+        kind = record({"report": record({"accuracy": number(0, 1)})})
+        fix = f"Take the folder {files[REPORT_FILE].parent.name} out of the cache: the subject is then trained again."
+        report = read_json(files[REPORT_FILE], kind, "subject", origin.model_id, fix)["report"]
+        accuracy = f"{report['accuracy']:.1%}"
     return CARD_TEXT.format(name=origin.model_id, accuracy=accuracy)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from ..errors import BadInput
+from ..schema import plain, require
 from .options import DEFAULT_FAMILY, USUAL, Options, options_of
 
 # What a recipe says of its texts: of no use where the command line names a file instead of a dataset, or one instead
@@ -39,13 +40,17 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
             name_or_path,
             f"Give the path of a YAML file, or one of our recipes: {', '.join(recipe_names())}.",
         )
-    text = (path if path.is_file() else own).read_text(encoding="utf-8")
     try:
+        text = (path if path.is_file() else own).read_text(encoding="utf-8")
         record = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OSError, ValueError) as error:
         raise BadInput("config", name_or_path, "Mend the YAML.", why=str(error)) from error
+    except RecursionError as error:
+        raise BadInput("config", name_or_path, "Mend the YAML.", why="its values lie too deep") from error
     if not isinstance(record, dict):
         raise BadInput("config", name_or_path, "Write one 'field: value' on each line.", why="it is not a mapping")
+    # Aliases of YAML may say in a line what has a million values.
+    require(record, plain, "config", name_or_path, "Write one 'field: value' on each line.")
     names = options_of(str(record.get("family", DEFAULT_FAMILY))).names
     for key in record:
         if key not in names:

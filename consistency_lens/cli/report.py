@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..frozen import FrozenLM
 from .final_card import finish_card
 from .opening import console, load_model, model_path, open_data, own_device
 from .parsing import Request, run_of
-from .run_folder import HISTORY, REPORT, Log
+from .run_folder import HISTORY, REPORT, Log, read_history
 
 SHOWN, WORDS, HORIZON = 4, 14, 8
 
@@ -42,7 +41,7 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
     assert lens.subject is not None
     history = None
     if home is not None and (home / HISTORY).is_file():
-        history = json.loads((home / HISTORY).read_text(encoding="utf-8"))
+        history = read_history(home)
     folder = report_folder(request, home)
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from ..base.checkpoint import checkpoints, find_checkpoint, require_complete
 from ..errors import BadInput
 from ..frozen.provenance import PROJECT, versions_of
 from ..hub import redacted
+from ..schema import many, read_json, record, text, whole
 from .parsing import RECIPE, RECORD, Request
 from .recipes import SECRETS, as_recipe
 
@@ -120,7 +121,7 @@ def begin(folder: Path, request: Request, argv: Sequence[str], resumed: Path | N
     values = request.values | {"output_dir": str(folder), "resume_from_checkpoint": None}
     (folder / RECIPE).write_text(as_recipe(values), encoding="utf-8")
     path = folder / RECORD
-    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.is_file() else []
+    starts = _starts(folder) if path.is_file() else []
     start = {
         "command": command_of(argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -151,8 +152,22 @@ def _is_secret(option: str) -> bool:
 
 def first_command(folder: Path) -> str:
     """How a run was started; what resumed it later is the same run. Empty where no record lies there."""
-    path = folder / RECORD
-    return str(json.loads(path.read_text(encoding="utf-8"))["starts"][0]["command"]) if path.is_file() else ""
+    starts = _starts(folder) if (folder / RECORD).is_file() else []
+    return str(starts[0]["command"]) if starts else ""
+
+
+def _starts(folder: Path) -> list[dict[str, Any]]:
+    """How often a run was started, and how."""
+    kind = record({"starts": many(record({"command": text()}))})
+    fix = f"Take {RECORD} away: the run then begins its record anew."
+    return list(read_json(folder / RECORD, kind, "output_dir", str(folder), fix)["starts"])
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """What a run has logged, step by step."""
+    fix = f"Take {HISTORY} away: the report then shows no course of the training."
+    found = read_json(folder / HISTORY, many(record({}, {"step": whole()})), "lens", str(folder), fix)
+    return [{"step": 0, **row} for row in found]
 
 
 def without_folder(word: str) -> str:

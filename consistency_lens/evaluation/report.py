@@ -13,6 +13,7 @@ from ..errors import BadInput
 from .about import LENS, About
 from .bootstrap import Number
 from .quantities import Numbers
+from .stored import read_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,7 +133,7 @@ class Report:
         path = Path(folder) / JSON
         if not path.is_file():
             raise BadInput("report", str(folder), "Make one with: run_lens.py evaluate.", why=f"there is no {JSON}")
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return cls.from_dict(read_report(path, str(folder)))
 
     def show(self, console: Console | None = None) -> None:
         """Print what matters."""

@@ -24,6 +24,7 @@ from .assemble import assemble
 from .bootstrap import Records, Samples
 from .family import Control, FamilyReport, Seen
 from .held_out import HeldOut, moved
+from .overflow import require_finite
 from .quantities import ROW
 from .report import Report
 
@@ -64,6 +65,7 @@ def evaluate(
         bar = tqdm(batches, desc="evaluating", unit="batch", disable=None if progress else True)
         for number, batch in enumerate(bar):
             study.add(_seen(lens, models, moved(batch, models.first.device), held_out.horizon, held_out.seed + number))
+    require_finite(study.records, list(lens.config.written), models.first.dtype)
     samples, origin, origins = study.samples(held_out.seed), lens.config.origin, lens.config.origins
     counted = {"rows": len(study.documents), "documents": samples.documents}
     return assemble(

@@ -15,12 +15,29 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import BadInput
+from ..schema import many, named, one_of, record, text
+from .sites import SITE
 
 PROJECT, CONFIGURATION = "consistency-lens", "configuration"
 _READ_SIZE = 1 << 24
 _LARGE = 10**9  # bytes; hashing more takes a while, and says so
 
 logger = logging.getLogger(__name__)
+
+
+# What a record of an origin may hold. A name becomes part of a path, so it has no control characters, nor the length
+# that no file system takes.
+NAME = text(r"[^\x00-\x1f\x7f]{1,200}", "a name of 1 to 200 characters")
+PROVENANCE = record(
+    {
+        "model_id": NAME,
+        "weights": NAME,
+        "tokenizer": NAME,
+        "sites": many(SITE, most=4096, least=1),
+        "dtype": one_of("float32", "bfloat16", "float16", "float64"),
+    },
+    {"quantization": NAME, "versions": named(NAME, most=64), "published": text(r"|[^\x00-\x1f\x7f]{1,200}")},
+)
 
 
 class ProvenanceMismatch(ValueError):

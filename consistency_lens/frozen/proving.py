@@ -65,13 +65,16 @@ def prove(model: PreTrainedModel) -> None:
             "Use a model whose blocks each turn one residual stream [rows, columns, hidden_size] into the next.",
             why="its blocks do not",
         )
-    proven = [_prove_block(*stream, seen) for stream, seen in zip(streams, record, strict=True) if stream]
+    proven: list[ProvenBlock] = []
+    for stream, seen in zip(streams, record, strict=True):
+        if stream is not None:
+            proven.append(_prove_block(*stream, seen, below=proven[0] if proven else None))
     # In half precision a weak part of one block may drown in rounding: it lies where it does in the other blocks.
     known = {(block.ports[a].path, block.ports[b].path) for block in proven if block.ports for a, b in _ORDERS}
     for layer, block in enumerate(proven):
         stream = streams[layer]
         if known and not block.ports and stream is not None:
-            again = _prove_block(*stream, record[layer], known)
+            again = _prove_block(*stream, record[layer], known, proven[0])
             proven[layer] = again if again.ports else block
     prove_middle(model, proven, record, lambda: model(**inputs))
     missing = sorted({why for block in proven_of(model) for why in block.refused.values()})
@@ -91,8 +94,17 @@ def _stream(seen: list[Seen]) -> tuple[Tensor, Tensor] | None:
     return whole.taken, whole.given
 
 
-def _prove_block(pre: Tensor, post: Tensor, seen: list[Seen], known: Collection[tuple[str, str]] = ()) -> ProvenBlock:
-    """What one block's modules did, read as attention and MLP; where a pair is known from other blocks, as that."""
+def _prove_block(
+    pre: Tensor,
+    post: Tensor,
+    seen: list[Seen],
+    known: Collection[tuple[str, str]] = (),
+    below: ProvenBlock | None = None,
+) -> ProvenBlock:
+    """What one block's modules did, read as attention and MLP; where a pair is known from other blocks, as that.
+
+    Only the first block, `below` all others, is given a stream without mixed positions: what its MLP is, theirs is.
+    """
     if not bool((pre.isfinite() & post.isfinite()).all()):
         return _refused(f"its residual stream is not finite in {str(pre.dtype).removeprefix('torch.')}", 1.0)
     sums = _Sums(pre, post)
@@ -111,7 +123,11 @@ def _prove_block(pre: Tensor, post: Tensor, seen: list[Seen], known: Collection[
         unexplained = f"leaves {fit.gap:.2g} of what a block adds unexplained"
         return _refused(f"the best pair of modules ({first.path}, {second.path}) {unexplained}", fit.gap)
     scale = (fit.scale[0], fit.scale[1])
-    if not _mixes(first.given) and _mixes(second.given):
+    if below is not None and below.ports:
+        turned = first.path == below.ports["mlp_out"].path or second.path == below.ports["attn_out"].path
+    else:
+        turned = not _mixes(first.given) and _mixes(second.given)
+    if turned:
         first, second, scale = second, first, scale[::-1]
     given = first.given
     assert given is not None

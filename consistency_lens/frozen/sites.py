@@ -17,11 +17,14 @@ from typing import Literal
 import torch
 
 from ..errors import BadInput
+from ..schema import text
 
 # In the order in which one forward pass reaches them.
 STAGES = ("embed", "resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 LAYERED = STAGES[1:]
 GRAMMAR = "Write 'embed' or one of " + ", ".join(f"'{s}.L'" for s in LAYERED)
+# As it stands in a record: resolved, with a number for its layer.
+SITE = text(rf"embed|({'|'.join(LAYERED)})\.\d{{1,4}}", "a site such as 'resid_post.8'")
 _PATTERN = re.compile(rf"^(?:(embed)|({'|'.join(LAYERED)})\.(-?\d+|\d+/\d+))$")
 
 

@@ -12,6 +12,7 @@ from ..base.configuration import LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import LAYERED
+from ..schema import Kind, flag, many, maybe, number, one_of, whole
 from .card import TRANSCODER_CARD
 from .nonlinear import NONLINEARITIES
 
@@ -80,6 +81,22 @@ class CrosslayerTranscoderConfig(LensConfig):
             why = "without crosslayer each target is written by one layer alone"
             raise BadInput("tied_decoder", True, "Leave it out, or set crosslayer.", why=why)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kind]:
+        """Of a saved one; what they mean for one another is checked when it is made."""
+        return {
+            **super().kinds(),
+            "depth": whole(1, 4096),
+            "chosen_layers": maybe(many(whole(0, 4096), most=4096)),
+            "features": whole(1, 1 << 26),
+            **dict.fromkeys(["crosslayer", "across_layers", "skip", "tied_decoder"], flag),
+            **dict.fromkeys(["read_stage", "write_stage"], one_of(*LAYERED)),
+            "nonlinearity": one_of(*NONLINEARITIES),
+            "k": maybe(whole(1, 1 << 26)),
+            **dict.fromkeys(["threshold", "bandwidth"], number(above=0)),
+            "standardisation": one_of(*STANDARDISATIONS),
+        }
 
     def _require_stages(self) -> None:
         for name in ("read_stage", "write_stage"):

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import WholePass
 from ..base.modeling import Batch, Code, LensModel, LensOutput
-from ..base.saving import HEADS, load_files, open_folder
+from ..base.saving import HEADS, load_files, open_folder, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
 from .calibrating import calibrate
@@ -112,6 +112,7 @@ class CrosslayerTranscoder(LensModel):
         config = cls.config_class.from_pretrained(folder)
         if frozen is not None:
             config.require_subject(frozen)
+        require_shapes(_sizes(config), saved_shapes(folder, HEADS), folder, HEADS)
         lens = cls(config)
         load_files(lens.files(), folder)
         lens.subject = frozen
@@ -279,3 +280,13 @@ class CrosslayerTranscoder(LensModel):
 
     def files(self) -> dict[str, dict[str, nn.Parameter]]:
         return {HEADS: dict(self.named_parameters())}
+
+
+def _sizes(config: CrosslayerTranscoderConfig) -> dict[str, tuple[int, ...]]:
+    """The largest of the weights as a configuration has them: none is made before a file is known to hold it."""
+    count, features, size = len(config.window), config.features, config.hidden_size
+    found: dict[str, tuple[int, ...]] = {f"sources.{i}.W_enc": (features, size) for i in range(count)}
+    if not config.tied_decoder:
+        targets = [count - i if config.crosslayer else 1 for i in range(count)]
+        found |= {f"sources.{i}.W_dec": (features, size * targets[i]) for i in range(count)}
+    return found

@@ -49,7 +49,7 @@ class TranscoderReport(FamilyReport):
         self.data, self.seed = data, held_out.seed
         self.written = [data.sites.index(site) for site in config.written_sites]
         self.means = data.mean[self.written].float().to(models.only.device)
-        self.layers: list[int] = config.window
+        self.window: list[int] = config.window
         self.twin: CrosslayerTranscoder | None = None
         self.directions: list[Tensor] = []
         self.sums: list[Tensor] = []
@@ -140,7 +140,7 @@ class TranscoderReport(FamilyReport):
             records.add(name, {"spread": spread.sum(1)})
         dead = (self.fired == 0).double().mean(1)
         records.add(LENS, {"dead": dead.mean().expand(len(spread))})
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.window):
             records.add(of_layer(layer), {"spread": spread[:, i], "dead": dead[i].expand(len(spread))})
 
     def verdict(self, report: Report) -> tuple[str, About]:

@@ -45,7 +45,7 @@ class TranscoderRun(FamilyRun):
     def configuration(self, depth: int, hidden_size: int) -> CrosslayerTranscoderConfig:
         """What the options describe, for a model of this depth; raises where they contradict each other."""
         options: TranscoderOptions = self.part(TranscoderOptions)
-        chosen = parse_layers(options.layers, depth)
+        chosen = parse_layers(self.values["layers"], depth)
         return CrosslayerTranscoderConfig(
             depth=depth, chosen_layers=chosen, hidden_size=hidden_size, **options.settings()
         )
@@ -60,7 +60,9 @@ class TranscoderRun(FamilyRun):
     def new_lens(self, frozen: FrozenLM, data: Blocks, sites: Sequence[str]) -> CrosslayerTranscoder:
         """The trainer standardises it, by the statistics of the data."""
         options: TranscoderOptions = self.part(TranscoderOptions)
-        return CrosslayerTranscoder.from_subject(frozen, options.layers, self.values["seed"], **options.settings())
+        return CrosslayerTranscoder.from_subject(
+            frozen, self.values["layers"], self.values["seed"], **options.settings()
+        )
 
     def streamed(
         self,

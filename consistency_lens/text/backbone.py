@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..base.adapters import add_adapter, without_adapters
+from ..base.saving import HEADS, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
 from ..frozen.anatomy import longest_context, truncate
@@ -50,6 +54,35 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
 
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
     with refusing_damage("config.json", "lens", "Save or download it again: what it says of the subject is damaged."):
-        subject = AutoConfig.for_model(**(config.subject or {}))
+        # Without what names code of its own: transformers would ask whether to run that.
+        said = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
+        subject = AutoConfig.for_model(**said)
         config.require_room(longest_context(subject))
-        return AutoModelForCausalLM.from_config(subject, dtype=torch.float32).eval()  # no dropout, ever
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(subject, dtype=torch.float32, trust_remote_code=False)
+        return made.eval()  # no dropout, ever
+
+
+def require_weights(
+    config: ConsistencyLensConfig,
+    folder: Path,
+    alone: bool,
+    parts: Sequence[str] = ("decoder", "encoder"),
+) -> None:
+    """Raise unless the files of a lens have the sizes that its configuration speaks of: nothing is made of these sizes
+    before."""
+    width = config.hidden_size
+    heads = {f"{part}.map.weight": (width, width) for part in parts}
+    require_shapes(heads, saved_shapes(folder, HEADS), folder, HEADS)
+    for part in parts:
+        match config.kind_of(part):
+            case "lora":
+                file = f"{part}/adapter_model.safetensors"
+                saved = {name: shape for name, shape in saved_shapes(folder, file).items() if "lora_A" in name}
+                ranks = {name: (config.lora_rank, *shape[1:]) for name, shape in saved.items()}
+                require_shapes(ranks, saved, folder, file)
+            case "full" if alone:
+                file = f"{part}/model.safetensors"
+                with torch.device("meta"):
+                    lm: nn.Module = cut(_blank(config), config, part)
+                shapes = {name: tuple(p.shape) for name, p in lm.named_parameters()}
+                require_shapes(shapes, saved_shapes(folder, file), folder, file)

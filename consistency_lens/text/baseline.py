@@ -28,6 +28,7 @@ from ..base.family_run import Run
 from ..base.lens_card import CARD
 from ..errors import BadInput
 from ..frozen.provenance import own_version
+from ..schema import read_json, record, text
 from .arguments import ConsistencyLensArguments
 from .modeling import ConsistencyLens
 
@@ -132,8 +133,8 @@ def _key(training: ConsistencyLensArguments, lens: ConsistencyLens, activations:
 def _taken(run: Run, note: Path | None, key: str, place: Path) -> bool:
     """Whether one like it was found, and is in its place now; whole or not at all."""
     try:
-        other = Path(json.loads(note.read_text(encoding="utf-8"))["folder"]) if note else None
-        if other is None or json.loads((other / KEY).read_text(encoding="utf-8"))["key"] != key:
+        other = Path(_kept(note, "folder")) if note else None
+        if other is None or _kept(other / KEY, "key") != key:
             return False
         if other != place.resolve():
             part = place.with_name(f".{place.name}.part")
@@ -141,10 +142,16 @@ def _taken(run: Run, note: Path | None, key: str, place: Path) -> bool:
             shutil.copytree(other, part)
             shutil.rmtree(place, ignore_errors=True)  # of one that was interrupted
             part.replace(place)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):  # a `BadInput` is one
         return False
     run.say(f"context tail: trained before, with the same seed, rows and budget, in {other}")
     return True
+
+
+def _kept(file: Path, name: str) -> str:
+    """What was noted under one name."""
+    kind = record({name: text(longest=4096)})
+    return str(read_json(file, kind, "output_dir", file.name, "It is trained again.")[name])
 
 
 def _keep(note: Path, place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,11 +12,27 @@ from transformers import PreTrainedTokenizerBase
 from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
+from ..schema import Kind, Unfit, many, maybe, number, one_of, record, text, whole
 from .card import TEXT_CARD
 
 PLACEHOLDER = "<A>"
 TRAINABLE = ("projections", "lora", "full")
 INJECTIONS = ("embedding", "residual")
+LONGEST = 1 << 16  # tokens of a prompt or of a text: longer ones no model of ours takes
+_PLACES = ("_name_or_path", "name_or_path")
+_TOKEN = whole(0, 1 << 24)
+# Of the subject's configuration what decides how large a model is built from it.
+_SIZES = {
+    **dict.fromkeys(["num_hidden_layers", "n_layer", "num_layers", "n_layers"], maybe(whole(1, 1024))),
+    **dict.fromkeys(["num_attention_heads", "num_key_value_heads", "n_head"], maybe(whole(1, 4096))),
+    **dict.fromkeys(["hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner"], maybe(whole(1, 1 << 20))),
+    **dict.fromkeys(["vocab_size"], whole(1, 1 << 24)),
+    **dict.fromkeys(["max_position_embeddings", "n_positions"], maybe(whole(1, 1 << 28))),
+}
+_SUBJECT = record(
+    {"model_type": text(r"[\w.-]{1,64}", "the name of an architecture")},
+    {**_SIZES, "text_config": maybe(record({}, _SIZES))},
+)
 
 
 @strict
@@ -76,9 +93,41 @@ class ConsistencyLensConfig(LensConfig):
             raise BadInput("prompt", self.prompt, f"Write {PLACEHOLDER} once, where the activation enters.")
         if self.prompt_ids is not None and self.prompt_ids.count(self.placeholder_id) != 1:
             raise BadInput("prompt_ids", self.prompt_ids, "The placeholder has to occur exactly once.")
+        if self.subject is not None:
+            self.subject = _without_places(self.subject)
         if self.encoder_trainable is None:
             self.encoder_trainable = self.trainable
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kind]:
+        return {
+            **super().kinds(),
+            "subject": maybe(_SUBJECT),
+            "code_length": whole(1, LONGEST),
+            "prompt": text(longest=LONGEST),
+            "prompt_ids": maybe(many(_TOKEN, most=LONGEST, least=1)),
+            **dict.fromkeys(["placeholder_id", "start_id", "stop_id", "pad_id"], _TOKEN),
+            "never_ids": maybe(many(_TOKEN)),
+            "injection": one_of(*INJECTIONS),
+            "embedding_norm": number(above=0),
+            "trainable": one_of(*TRAINABLE),
+            "encoder_trainable": maybe(one_of(*TRAINABLE)),
+            "lora_rank": whole(1, 1 << 16),
+            "lora_alpha": whole(1, 1 << 16),
+        }
+
+    @classmethod
+    def require_consistent(cls, said: Mapping[str, Any]) -> None:
+        """Tokens are those of the subject."""
+        subject = said.get("subject") or {}
+        sizes = {**subject, **(subject.get("text_config") or {})}
+        vocabulary = sizes.get("vocab_size")
+        for name in ("prompt_ids", "never_ids", "placeholder_id", "start_id", "stop_id", "pad_id"):
+            given = said.get(name) or 0
+            highest = max(given, default=0) if isinstance(given, list) else given
+            if vocabulary is not None and highest >= vocabulary:
+                raise Unfit(name, highest, f"tokens of its subject, which has {vocabulary}")
 
     @classmethod
     def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
@@ -155,6 +204,13 @@ class ConsistencyLensConfig(LensConfig):
     def origin_site(self) -> str:
         assert self.sites is not None
         return self.sites[0]
+
+
+def _without_places(record: Any) -> Any:
+    """A configuration without where its model lay on the machine that loaded it: that is in it for the library."""
+    if not isinstance(record, dict):
+        return record
+    return {name: _without_places(value) for name, value in record.items() if name not in _PLACES}
 
 
 def require_site(site: str) -> None:

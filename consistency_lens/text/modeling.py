@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..base.modeling import Batch, LensModel, LensOutput
 from ..base.saving import HEADS
-from ..frozen import Edit, FrozenLM, Prefix
+from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
 from . import controls
-from .backbone import backbone
+from .backbone import backbone, require_weights
 from .configuration import ConsistencyLensConfig
 from .generation import Noise, Words
 from .merging import merged
@@ -75,6 +75,10 @@ class ConsistencyLens(LensModel):
         lms = {part: backbone(config, frozen, part) for part in parts}  # no clone shall hold the other's adapter
         lens = cls(config, lms["decoder"], lms["encoder"], tokenizer)
         return lens.to(frozen.device) if frozen else lens
+
+    @classmethod
+    def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
+        require_weights(config, folder, alone=models is None)
 
     def forward(
         self,

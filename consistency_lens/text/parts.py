@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +23,7 @@ from ..errors import BadInput
 from ..frozen import FrozenLM, Site
 from ..frozen.columns import last_columns
 from ..frozen.hooks import Write, editing, reading
-from .backbone import backbone
+from .backbone import backbone, require_weights
 from .configuration import ConsistencyLensConfig
 from .generation import Noise, Words, roll_out, straight_through_embed
 
@@ -70,6 +71,7 @@ class LensPart(SavedModel):
         config = config_in(folder, cls.config_class)
         if subject is not None:
             config.require_subject(subject)
+        require_weights(config, folder, subject is None, [cls.name])
         part = cls(config, backbone(config, subject, cls.name))
         part = part.to(subject.device) if subject else part
         other = next(name for name in ("decoder", "encoder") if name != cls.name)
@@ -115,7 +117,10 @@ class LensPart(SavedModel):
             case "full":
                 self.lm.config.save_pretrained(folder / self.name)
             case "lora":
-                self.lm.peft_config[self.name].save_pretrained(str(folder / self.name))
+                # peft names the folder that the subject was loaded from.
+                said = copy(self.lm.peft_config[self.name])
+                said.base_model_name_or_path = self.config.origin.model_id
+                said.save_pretrained(str(folder / self.name))
 
     @contextmanager
     def working(self, learning: bool = False) -> Iterator[None]:

@@ -68,6 +68,9 @@ class ConsistencyLensTrainer(LensTrainer):
         self.activations = open_contexts(given, eval_dataset, self.frozen, self.site)
         self.mean = self.activations.mean(self.site)
         self.variance = float(self.activations.statistics[f"{self.site}.variance"].sum())
+        if not self.variance > 0:
+            fix = "Read another site, or more than one text: nothing can be said of what is always the same."
+            raise BadInput("train_dataset", self.site, fix, why="all activations of the training rows are equal")
         return training_data(self.activations, eval_dataset, self.frozen, self.site, args)
 
     def take_up(self) -> None:

@@ -82,10 +82,9 @@ def curves(desk: Desk, *names: str) -> str:
 def build(desk: Desk) -> None:
     names = desk.lenses.names
     with gr.Row():
-        first = gr.Dropdown(names, value=names[0], label="First", elem_id="first", min_width=200)
-        second = gr.Dropdown(
-            names, value=names[min(1, len(names) - 1)], label="Second", elem_id="second", min_width=200
-        )
+        given: dict[str, Any] = {"choices": names, "allow_custom_value": True, "min_width": 200}
+        first = gr.Dropdown(value=names[0], label="First", elem_id="first", **given)
+        second = gr.Dropdown(value=names[min(1, len(names) - 1)], label="Second", elem_id="second", **given)
     with gr.Row():
         act = gr.Button("Compare", variant="primary", elem_id="compare", min_width=160)
         stop = gr.Button("Stop", elem_id="compare-stop", scale=0, min_width=110)

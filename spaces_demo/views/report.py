@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from brought import brought_by
+from brought import brought_by, lies_in
 from desk import Desk, told
 from drawing import notice, safe, table
-from reports import AGAIN, folder_of, latest
+from reports import AGAIN, folder_of, home_of, latest
 
 from consistency_lens import BadInput, Report
+
+LARGEST = 1 << 23  # bytes of a picture
 
 
 def page_of(lens: Path, said: str = "") -> str:
@@ -39,7 +41,7 @@ def drawn(lens: Path, folder: Path, said: str = "") -> str:
         f"<figure><img alt='{safe(name)}' src='data:image/png;base64,{b64encode(path.read_bytes()).decode()}'>"
         f"<figcaption>{safe(name)}</figcaption></figure>"
         for stem, name in report.about.pictures.items()
-        if (path := folder / f"{stem}.png").is_file()
+        if lies_in(path := folder / f"{stem}.png", home_of(lens, folder)) and path.stat().st_size <= LARGEST
     )
     meanings = "".join(f"<dt>{safe(k)}</dt><dd>{safe(v)}</dd>" for k, v in report.definitions.items())
     return (

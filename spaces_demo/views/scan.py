@@ -74,7 +74,8 @@ def build(desk: Desk) -> Follower:
     figures = gr.HTML(elem_id="figures")
     files = gr.HTML(elem_id="files")
     link = gr.Textbox(label="Link to what you see", interactive=False, buttons=["copy"], elem_id="link")
-    order = gr.Dropdown(list(zip(LABELS, ORDERS, strict=True)), value=ORDERS[0], label="Order", elem_id="order")
+    orders = list(zip(LABELS, ORDERS, strict=True))
+    order = gr.Dropdown(orders, value=ORDERS[0], allow_custom_value=True, label="Order", elem_id="order")
     shown = gr.Dataframe(
         headers=HEADERS,
         datatype=KINDS,
@@ -89,6 +90,7 @@ def build(desk: Desk) -> Follower:
     desk.query.change(None, desk.query, link, js=SHARE)
 
     def put_in(order: str, rows: list[Row]) -> tuple[Any, str]:
+        order = order if order in ORDERS else ORDERS[0]
         return table_of(rows, order), order
 
     put = order.input(put_in, [order, desk.rows], [shown, desk.order], queue=False, api_visibility="private")

@@ -254,15 +254,35 @@ class CopiedConfig(LlamaConfig):
     model_type = "copied"
 
 
-def test_a_norm_that_is_given_a_copy_is_noticed() -> None:
+class MlpFirstLayer(LlamaDecoderLayer):
+    """A block in parallel whose MLP runs before its attention."""
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        mlp = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + mlp + self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)[0]
+
+
+def of_layers(kind: type[LlamaDecoderLayer]) -> FrozenLM:
     torch.manual_seed(0)
     config = CopiedConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=96
     )
     model = LlamaForCausalLM(config)
     for i in range(2):
-        model.model.layers[i] = CopiedLayer(config, i)
-    lm = FrozenLM(model, tiny_tokenizer())
+        model.model.layers[i] = kind(config, i)
+    return FrozenLM(model, tiny_tokenizer())
+
+
+def test_attention_is_what_mixes_positions_and_not_what_runs_first() -> None:
+    lm = of_layers(MlpFirstLayer)
+    for layer, block in enumerate(proven_of(lm.model)):
+        assert (block.ports["attn_out"].path, block.ports["mlp_out"].path) == ("self_attn", "mlp"), layer
+    with pytest.raises(BadInput, match="run in parallel"):
+        lm.read(padded_batch(), "resid_mid.1")
+
+
+def test_a_norm_that_is_given_a_copy_is_noticed() -> None:
+    lm = of_layers(CopiedLayer)
     assert "mlp_in.1" in lm.sites
     with pytest.raises(BadInput, match="does not reach what the block adds to"):
         lm.read(padded_batch(), "resid_mid.0")

@@ -13,7 +13,7 @@ from tiny import TINY_CONFIGS, padded_batch, shared_lm, tiny_model
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Site
-from consistency_lens.frozen.anatomy import ANATOMY, blocks_of, locate
+from consistency_lens.frozen.anatomy import ANATOMY, Port, blocks_of, locate
 from consistency_lens.frozen.sites import LAYERED, STAGES, resolve_sites
 
 
@@ -131,8 +131,8 @@ def test_embed_is_what_inputs_embeds_replaces(any_lm: FrozenLM) -> None:
 def test_locate_finds_blocks_in_order() -> None:
     model = tiny_model("gpt2")
     for i, block in enumerate(blocks_of(model)):
-        assert locate(model, Site("resid_pre", i)) == (block, "input")
-        assert locate(model, Site("resid_post", i)) == (block, "output")
+        assert locate(model, Site("resid_pre", i)) == Port(block, "input")
+        assert locate(model, Site("resid_post", i)) == Port(block, "output")
     assert locate(model, Site("embed")).module is model.get_input_embeddings()
 
 

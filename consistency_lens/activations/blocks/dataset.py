@@ -46,7 +46,8 @@ class Blocks:
 
         Args:
             folder: of an extraction of blocks.
-            verify: compare every file with its checksum first; a damaged one is named.
+            verify: compare every block with its checksum first; a damaged one is named. The small files beside them
+                always are, and the scales of int8.
         """
         path = Path(folder)
         if not (path / METADATA).exists():
@@ -55,8 +56,9 @@ class Blocks:
             why = "the extraction is not finished" if began else "no extraction lies there"
             raise BadInput("blocks", str(folder), fix, why=why)
         metadata = read_metadata(path / METADATA)
-        if metadata.get("kind") != KIND:
-            raise BadInput("blocks", str(folder), "Open it with Activations.load.", why="it holds rows, not blocks")
+        if (kind := metadata.get("kind", "rows")) != KIND:
+            fix = f"Open it with {'Activations' if kind == 'rows' else 'Passages'}.load."
+            raise BadInput("blocks", str(folder), fix, why=f"the folder holds {kind}, not blocks")
         require_sealed(path, metadata)
         blocks = cls(path, metadata, read_statistics(path / STATISTICS, metadata))
         shards = blocks.shards()

@@ -1,18 +1,20 @@
-"""The end of an extraction of blocks: metadata and statistics; `extraction.json` comes last."""
+"""The end of an extraction of blocks: metadata, statistics and a card; `extraction.json` comes last."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...card import render_card, write_card
 from ...frozen import Provenance
-from ..finish import FORMAT, gathered, write_statistics
+from ..finish import CARD, FORMAT, card_facts, gathered, write_statistics
 from ..manifest import sealed
 from ..rows import SPLITS
-from ..storage import METADATA, ChunkNote, write_json
+from ..storage import METADATA, ChunkNote, naming_a_full_disk, write_json
 
 if TYPE_CHECKING:
     from .extract import BlockExtraction
@@ -55,4 +57,9 @@ def finish(extraction: BlockExtraction, notes: Sequence[ChunkNote], provenance: 
             site: float(lost[number] / max(found.squares.sum(), 1e-300))
             for number, (site, found) in enumerate(statistics.items())
         }
+    template = files("consistency_lens.activations.blocks").joinpath("blocks_card_template.md").read_text("utf-8")
+    own = {"rules": metadata["rules"], "lost_to_int8": metadata.get("lost_to_int8", {})}
+    card = render_card(template, card_facts(extraction, metadata) | own)
+    with naming_a_full_disk(folder / CARD):
+        write_card(folder, card, CARD)
     write_json(folder / METADATA, sealed(folder, metadata))

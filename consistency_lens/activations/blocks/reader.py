@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...frozen import FrozenLM
-from .documents import Tokens
+from .documents import Tokens, labels_of
+from .encoding import require_numbers
 
 
 class BlockReader:
@@ -34,7 +35,8 @@ class BlockReader:
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
     def read(self, documents: Sequence[Tokens], into: Tensor | None = None) -> Tensor:
-        """Activations `[n, L, d]` of the kept tokens, in document order, on the model's device.
+        """Activations `[n, L, d]` of the kept tokens, in document order, on the model's device; raise where the model
+        gave something that is not a number.
 
         Args:
             documents: whole; the tokens that are not kept are read as context.
@@ -44,6 +46,9 @@ class BlockReader:
         if into is None:
             shape = (int(ends[-1]), len(self.sites), self.frozen.hidden_size)
             into = torch.empty(shape, dtype=self.frozen.dtype, device=self.frozen.device)
+        # What is picked stays in the cache of a CPU until it is put, and its sum is all that a good block needs.
+        picked = torch.empty(0, dtype=self.frozen.dtype, device=self.frozen.device)
+        total = torch.zeros((), device=into.device)
         for numbers in self.batches(documents):
             ids, taken = right_padded([documents[i] for i in numbers], self.min_position)
             found = self.frozen.read({"input_ids": ids}, self.sites)
@@ -52,8 +57,14 @@ class BlockReader:
             put = torch.from_numpy(np.concatenate(places)).to(into.device)
             for number, site in enumerate(self.sites):
                 vectors = found.pop(site).flatten(0, 1)
-                picked = vectors.index_select(0, taken.to(vectors.device))
+                if (picked.device, picked.dtype) != (vectors.device, vectors.dtype):
+                    picked = torch.empty(0, dtype=vectors.dtype, device=vectors.device)
+                picked.resize_(len(taken), vectors.shape[1])
+                torch.index_select(vectors, 0, taken.to(vectors.device), out=picked)
+                total += picked.sum(dtype=torch.float32).to(total.device)
                 into.select(1, number).index_copy_(0, put, picked.to(into))
+        if not bool(total.isfinite()):  # the sum of good numbers may overflow, too
+            require_numbers(into, self.sites, labels_of(documents, self.min_position).doc_id)
         return into
 
 

@@ -20,7 +20,6 @@ from ..rows import SPLITS
 from ..statistics import SiteStatistics
 from .dataset import WholeDocuments
 from .documents import BlockRules, Labels, Tokens, labels_of, packed, prepare
-from .encoding import require_numbers
 from .reader import BlockReader
 from .statistics import statistics_of
 from .tokens import ShuffledTokens
@@ -192,7 +191,6 @@ class StreamedBlocks:
             raise _refused()
         documents = self.documents(number)
         self.stream.within(lambda: self.stream.reader.read(documents, into))
-        require_numbers(into, self.sites, labels_of(documents, self.min_position).doc_id)
 
     def read(self, number: int) -> Tensor:
         """A block by itself."""

@@ -200,6 +200,9 @@ class Window(NamedTuple):
             end = start + int(source.sizes[number])
             source.fill(int(number), held[start:end])
             start = end
+        if held.dtype != source.dtype and not bool(held.isfinite().all()):
+            why = f"an activation, which comes as {source.dtype}, does not fit"
+            raise BadInput("dtype", str(held.dtype), "Use torch.bfloat16 or torch.float32.", why=why)
         labels = [source.labels(int(number)) for number in blocks]
         return cls(key, held, permuted, Labels(*map(np.concatenate, zip(*labels, strict=True))))
 

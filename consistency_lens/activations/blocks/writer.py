@@ -13,7 +13,7 @@ from ..rows import SPLITS
 from ..statistics import SKETCH_SIZE, SiteStatistics, sketch
 from ..storage import ChunkNote, Shard
 from .documents import Tokens, labels_of
-from .encoding import encode, require_numbers
+from .encoding import encode
 from .files import write_block
 from .statistics import merged, statistics_of
 
@@ -40,7 +40,6 @@ class BlockWriter:
     def add(self, split: str, documents: Sequence[Tokens], values: Tensor) -> None:
         """Store one block: its documents, and the activations of their kept tokens `[n, L, d]` wherever they lie."""
         labels = labels_of(documents, self.min_position)
-        require_numbers(values, self.sites, labels.doc_id)
         encoded = encode(values, self.dtype, self.sites, labels.doc_id)
         if split == "train":
             self.statistics.append(statistics_of(values, self.sites))

@@ -97,7 +97,13 @@ def test_a_value_beyond_float16_names_site_and_document(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"storage_dtype='float16': {why}"):
         extract_blocks(tmp_path / "half", texts, lm, storage_dtype="float16")
     assert not (tmp_path / "half" / "extraction.json").exists()
-    extract_blocks(tmp_path / "whole", texts, lm, storage_dtype="bfloat16")
+    blocks = extract_blocks(
+        tmp_path / "whole", texts, lm, storage_dtype="bfloat16", validation_fraction=0, test_fraction=0
+    )
+    for source in (blocks, block_extraction(texts, lm=lm, validation_fraction=0, test_fraction=0).stream(lm)):
+        tokens = source.tokens(dtype=torch.float16)
+        with pytest.raises(BadInput, match=r"dtype='torch.float16': an activation, .* does not fit"):
+            tokens.__getitems__(range(len(tokens)))
 
 
 @pytest.mark.parametrize("streamed", [False, True])

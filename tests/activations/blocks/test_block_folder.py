@@ -135,7 +135,7 @@ def test_another_model_is_refused(made: Path) -> None:
 
 def test_rows_and_blocks_are_not_taken_for_each_other(made: Path, tmp_path: Path) -> None:
     extract_to(tmp_path / "rows", TEXTS)
-    with pytest.raises(BadInput, match="it holds rows, not blocks"):
+    with pytest.raises(BadInput, match="the folder holds rows, not blocks"):
         Blocks.load(tmp_path / "rows")
     with pytest.raises(BadInput, match="the folder holds blocks, not rows"):
         Activations.load(made)
@@ -245,3 +245,24 @@ def test_help_texts_begin_with_a_noun() -> None:
     from dataclasses import fields
 
     assert all(not field.metadata["help"].startswith(("Of ", "What ")) for field in fields(BlockArguments))
+
+
+def test_the_card_says_what_lies_there_and_keeps_what_people_wrote(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    blocks = Blocks.load(folder)
+    count = blocks.metadata["splits"]["train"]
+    assert f"| train | {count['documents']} | {count['tokens']:,} | 0 |" in card
+    assert "int8, with a scale per channel and block" in card and "from position\n1 on" in card
+    assert all(f"| {site} | " in card.replace("\\_", "_") for site in SITES)
+    worst = max(blocks.metadata["lost_to_int8"].values())
+    assert f"| lost to int8 | at most {100 * worst:.2g} % of the variance, at " in card
+    (folder / "README.md").write_text(card + "\nMy own words.\n")
+    extract_blocks(folder, TEXTS, overwrite=True)
+    again = (folder / "README.md").read_text()
+    assert (
+        "My own words." in again
+        and "lost to int8" not in again
+        and "| stored as | float32, never normalised |" in again
+    )
+    snippet = card.split("```python\n")[1].split("```")[0]
+    assert 'Blocks.load("int8")' in snippet

@@ -1,0 +1,70 @@
+"""One case of an attack: it is refused in a line, or it works, and it is done in time."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from types import FrameType
+
+from consistency_lens import BadInput, ProvenanceMismatch
+from consistency_lens.activations import CorruptShard
+
+Attack = Callable[[Path, Random], str]  # in an empty folder; returns what was tried
+REFUSALS = (BadInput, ProvenanceMismatch, CorruptShard)
+PATIENCE = 20.0  # seconds
+
+
+class Hangs(BaseException):
+    """A case that is not done in time. No `Exception`: nobody may take it for what was to be expected."""
+
+
+@dataclass
+class Tally:
+    """What came of an attack."""
+
+    worked: int = 0
+    refused: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def cases(self) -> int:
+        return self.worked + self.refused + len(self.failed)
+
+
+@contextmanager
+def in_time(seconds: float) -> Iterator[None]:
+    """Raise `Hangs` inside once the time is over."""
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise Hangs(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def attempt(name: str, attack: Attack, seed: int, tally: Tally, patience: float = PATIENCE) -> None:
+    """Try the case of one seed, and count what came of it."""
+    with TemporaryDirectory(prefix="consistency-lens-case-") as place:
+        try:
+            with in_time(patience):
+                attack(Path(place), Random(f"{name} {seed}"))
+            tally.worked += 1
+        except REFUSALS as error:
+            if "Traceback" in str(error) or (isinstance(error, BadInput) and len(str(error)) > 3000):
+                tally.failed.append(f"{name} {seed}: no line: {str(error)[:500]}")
+            else:
+                tally.refused += 1
+        except (Exception, Hangs) as error:
+            trace = "".join(traceback.format_exception(error)[-4:])
+            tally.failed.append(f"{name} {seed}: {type(error).__name__}: {error}\n{trace}")

@@ -1,0 +1,127 @@
+"""`run_lens.py` with a transcoder: a whole run in a process of its own, then explain and evaluate on what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extracting import random_texts, run, saved_model, write_jsonl
+from whole_runs import losses
+
+from consistency_lens import AutoLens, FrozenLM, Report
+from consistency_lens.activations.blocks import Blocks
+from consistency_lens.base.checkpoint import checkpoints
+from consistency_lens.cli.parsing import parse
+from consistency_lens.errors import BadInput
+from consistency_lens.frozen.sites import resolve_sites
+from consistency_lens.sparse.modeling import CrosslayerTranscoder
+
+SMALL = [
+    *["--family", "sparse", "--validation_fraction", "0.2", "--test_fraction", "0.2", "--tokens_per_block", "128"],
+    *["--use_cpu", "--features", "32", "--nonlinearity", "topk", "--k", "3", "--max_steps", "4", "--save_steps", "2"],
+    *["--per_device_train_batch_size", "48", "--per_device_eval_batch_size", "4", "--eval_strategy", "steps"],
+    *["--eval_steps", "2", "--eval_rows", "6", "--sample_rows", "3", "--logging_steps", "1"],
+    *["--learning_rate", "1e-2"],
+    *["--report_rows", "8", "--report_batch_size", "4", "--dead_after", "100", "--revive_steps", "2"],
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def made(place: Path) -> Path:
+    texts = write_jsonl(place / "texts.jsonl", random_texts(60, shortest=8, longest=20))
+    words = ["--model_name_or_path", str(saved_model()), "--train_file", str(texts), *SMALL]
+    code, said = run(words, place / "log", os.chdir, place)
+    assert code == 0, said
+    (folder,) = (place / "outputs").glob("*_topk3_32_*")
+    return folder
+
+
+def blocks_of(place: Path) -> Path:
+    (folder,) = (place / "outputs").glob("*-activations")
+    return folder
+
+
+def test_a_whole_run_leaves_lens_report_and_card(made: Path, place: Path) -> None:
+    assert made.name.startswith("tiny-llama_8-sites_texts_")
+    assert [folder.name for folder in checkpoints(made)] == ["checkpoint-2", "checkpoint-4"]
+    report = Report.load(made / "report")
+    assert report.groups["controls"] == ["shuffled", "random", "pca"] and report.data["rows"] == 8
+    assert report.number("l0").value == pytest.approx(3.0)
+    lens = AutoLens.from_pretrained(made, subject=FrozenLM.from_pretrained(saved_model()))
+    assert isinstance(lens, CrosslayerTranscoder) and set(lens.config.all_sites) == set(
+        Blocks.load(blocks_of(place)).sites
+    )
+    card = (made / "lens/README.md").read_text()
+    assert "strongest features" in card and "explained variance" in card and "lens.features" in card
+    log = (made / "log.txt").read_text()
+    assert "first document" in log and "4 explanations" in log and "kl_recovered" in log
+    assert "family: sparse" in (made / "recipe.yaml").read_text()
+
+
+def test_features_by_token_are_explained(made: Path, place: Path) -> None:
+    named = ["explain", "--lens", str(made), "--model_name_or_path", str(saved_model()), "--use_cpu"]
+    code, said = run([*named, "--json", "w1 w2 w3"], place / "log-explain")
+    assert code == 0, said
+    rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert [row["token"] for row in rows] == ["w1", "w2", "w3"]
+    assert all(row["active"] == 12 and row["explanation"].count("/") == 5 for row in rows)
+    assert all(row["kl"] > 0 and len(row["after"]) == 5 for row in rows)
+    code, said = run([*named, "w1 w2 w3"], place / "log-table")
+    assert code == 0 and "says next" in said, said
+
+
+def test_a_lens_is_evaluated_again(made: Path, place: Path) -> None:
+    named = ["evaluate", "--lens", str(made), "--model_name_or_path", str(saved_model()), "--use_cpu"]
+    more = ["--activations", str(blocks_of(place)), "--output_dir", str(place / "again")]
+    code, said = run([*named, *more], place / "log-evaluate", os.chdir, place)
+    assert code == 0, said
+    again, before = Report.load(place / "again/report"), Report.load(made / "report")
+    assert again.number("kl").value == pytest.approx(before.number("kl").value, rel=1e-4)
+
+
+def test_it_goes_on_from_a_checkpoint_and_streams(made: Path, place: Path) -> None:
+    folder = place / "cut"
+    shutil.copytree(made, folder)
+    shutil.rmtree(folder / "checkpoint-4")
+    named = ["--model_name_or_path", str(saved_model()), "--activations", str(blocks_of(place)), *SMALL]
+    words = ["train", *named, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]
+    code, said = run(words, place / "log-resumed", os.chdir, place)
+    assert code == 0, said
+    assert losses(folder) == losses(made)
+    words = ["train", *named, "--output_dir", str(place / "streamed"), "--stream_activations"]
+    code, said = run([*words, "--train_file", str(place / "texts.jsonl")], place / "log-stream", os.chdir, place)
+    assert code == 0, said
+    assert [loss for _, loss in losses(place / "streamed")] == pytest.approx(
+        [loss for _, loss in losses(made)], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["--k", "40"], "k"),
+        (["--layers", "2:9"], "layers"),
+        (["--read_stage", "resid_post"], "read_stage"),
+        (["--sites", "mlp_out.*"], "sites"),
+        (["--code_length", "3"], "option"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_read(place: Path, words: list[str], field: str) -> None:
+    named: list[Any] = ["--model_name_or_path", str(saved_model()), "--train_file", str(place / "texts.jsonl")]
+    if field == "option":
+        with pytest.raises(BadInput, match="code_length"):
+            parse([*named, *SMALL, *words])
+        return
+    request = parse([*named, *SMALL, *words])
+    with pytest.raises(BadInput, match=field):
+        request.family.configuration(4, 32)
+        request.family.sites([str(site) for site in resolve_sites(request.extraction.sites, 4)])
