@@ -82,16 +82,18 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def require_bits(bits: int) -> None:
-    if bits not in BITS:
+    if not isinstance(bits, int) or bits not in BITS:  # 8.0 is in it
         raise BadInput("bits", bits, "Take 16 (float16), 8, 6 or 4.")
 
 
 def require_group(group: int, d_z: int, bits: int) -> int:
     """How many coordinates share a scale in vectors of `d_z` coordinates; 0 for float16, which has no scales."""
+    if d_z < 1:
+        raise BadInput("d_z", d_z, "Give vectors of at least one coordinate.")
     if bits == FLOAT_BITS:
         return 0
-    if group < 1:
-        raise BadInput("group", group, "Take at least 1: so many coordinates share a scale.")
+    if not isinstance(group, int) or group < 1:
+        raise BadInput("group", group, "Take a whole number from 1 up: so many coordinates share a scale.")
     return min(group, d_z)
 
 

@@ -97,5 +97,18 @@ def test_what_no_wire_could_hold_does_not_look_finite_in_training(bits: int, val
 def test_other_bits_and_groups_are_refused() -> None:
     with pytest.raises(BadInput, match=r"bits=5.*16 \(float16\), 8, 6 or 4"):
         quantise_ste(torch.ones(1, 4), 5, 2)
-    with pytest.raises(BadInput, match=r"group=0.*at least 1"):
-        quantise_ste(torch.ones(1, 4), 8, 0)
+    with pytest.raises(BadInput, match=r"bits=8\.0"):
+        quantise_ste(torch.ones(1, 4), 8.0, 2)  # type: ignore[arg-type]
+    for group in (0, 2.0):
+        with pytest.raises(BadInput, match=rf"group={group}.*from 1 up"):
+            quantise_ste(torch.ones(1, 4), 8, group)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"d_z=0"):
+        quantise_ste(torch.ones(1, 0), 8, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", BITS)
+def test_a_gpu_finds_the_same_bytes(bits: int) -> None:
+    code = torch.randn(512, 256, generator=torch.Generator().manual_seed(0)).exp()
+    assert Wire.of(code.cuda(), bits, 32) == Wire.of(code, bits, 32)
+    assert torch.equal(quantise_ste(code.cuda(), bits, 32).cpu(), quantise_ste(code, bits, 32))
