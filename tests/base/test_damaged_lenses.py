@@ -62,7 +62,8 @@ def test_no_weight_of_a_lens_is_taken_that_is_not_one(saved: Path, data: st.Data
         with pytest.raises(BadInput) as caught:
             ConsistencyLens.from_pretrained(folder, shared_lm("llama"))
     assert caught.value.field == "lens"
-    assert f"{file} differs in {name}: " in str(caught.value) and DAMAGE[how][1] in str(caught.value)
+    said = str(caught.value)  # a shape that the configuration knows is compared with it before anything is loaded
+    assert f"{file} differs in {name}" in said and (DAMAGE[how][1] in said or "by its config.json" in said)
 
 
 def test_an_adapter_is_looked_at_as_well(tmp_path: Path) -> None:
@@ -91,14 +92,13 @@ def test_a_part_and_its_averages_are_looked_at_as_well(how: str, folder: Path, t
 @pytest.mark.parametrize("name", ["activation_norm", "embedding_norm"])
 def test_a_norm_that_nothing_can_be_divided_by_is_refused(name: str, norm: float, folder: Path) -> None:
     change_config(folder, **{name: norm})
-    with pytest.raises(BadInput, match="finite number above 0") as caught:
+    with pytest.raises(BadInput, match=f"{name}=.*finite number above 0"):
         ConsistencyLens.from_pretrained(folder)
-    assert caught.value.field == name
     with pytest.raises(BadInput, match=f"{name}="):
         ConsistencyLensConfig(**{name: norm})
 
 
-@pytest.mark.parametrize("length", [10**9, 124])
+@pytest.mark.parametrize("length", [60_000, 124])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_text_longer_than_the_context_is_refused_at_load(length: int, known: bool, folder: Path) -> None:
     """The prompt has 5 tokens, and the subject takes 128."""

@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_engine(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_whole_when_every_process_has_written(tmp_path: Path) -> None:
     Engine("ddp", 2).save(tmp_path)
-    (tmp_path / "trainer_state.json").write_text(json.dumps({}))
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 4}))
     torch.save({}, tmp_path / "rng_state_0.pth")
     assert not is_complete(tmp_path)
     torch.save({}, tmp_path / "rng_state_1.pth")
