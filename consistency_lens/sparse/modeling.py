@@ -285,7 +285,7 @@ class CrosslayerTranscoder(LensModel):
 def _sizes(config: CrosslayerTranscoderConfig) -> dict[str, tuple[int, ...]]:
     """The largest of the weights as a configuration has them: none is made before a file is known to hold it."""
     count, features, size = len(config.window), config.features, config.hidden_size
-    found = {f"sources.{i}.W_enc": (features, size) for i in range(count)}
+    found: dict[str, tuple[int, ...]] = {f"sources.{i}.W_enc": (features, size) for i in range(count)}
     if not config.tied_decoder:
         targets = [count - i if config.crosslayer else 1 for i in range(count)]
         found |= {f"sources.{i}.W_dec": (features, size * targets[i]) for i in range(count)}
