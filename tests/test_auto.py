@@ -90,7 +90,7 @@ def test_the_demo_of_another_version_is_named(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "llama"}, "its config.json says model_type='llama'. Families we know: consistency_lens."),
+        ({"model_type": "llama"}, "its config.json says model_type='llama'. Families we know: "),
         ({"provenance": None}, "its config.json names no subject"),
     ],
 )
