@@ -64,6 +64,7 @@ class FamilyRun:
     data: ClassVar[Any]  # what it makes: `load(place)` opens it
     more_options: ClassVar[Mapping[str, type]] = {}  # title of the group -> a dataclass
     commands: ClassVar[tuple[str, ...]] = ()  # beside those that every family has
+    several: ClassVar[bool] = False  # whether a lens may serve several models
     companions: ClassVar[tuple[str, ...]] = ()  # folders of lenses that a run keeps for the report
     memory_advice: ClassVar[Sequence[str]] = ()  # what makes a training smaller, the cheapest first
 

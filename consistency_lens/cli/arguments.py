@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..base.configuration import ONE_MODEL
 from ..errors import BadInput
 from ..frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
 
@@ -16,6 +17,10 @@ class SubjectArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Model: its Hub id, a local folder or .gguf file, or 'demo' for the offline one."},
+    )
+    other_models: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further models of a lens that serves several, each as NAME=ID; the first is named base."},
     )
     gguf_file: str | None = field(
         default=None,
@@ -44,6 +49,18 @@ class SubjectArguments:
             "help": "Device map, as in transformers ('auto' splits a large model). Default: the device of the process."
         },
     )
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Name -> place of each further model."""
+        found: dict[str, str] = {}
+        for given in self.other_models:
+            name, equals, place = given.partition("=")
+            if not (name and equals and place) or name in (ONE_MODEL, *found):
+                fix = f"Write NAME=ID with another name for each; {ONE_MODEL} is that of model_name_or_path."
+                raise BadInput("other_models", given, fix)
+            found[name] = place
+        return found
 
     def loading(self) -> dict[str, Any]:
         """How to load it, wherever it lies."""

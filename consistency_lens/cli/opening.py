@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from ..activations import Corpus, CorpusArguments
 from ..auto import find_subject
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import FrozenLM, FrozenModels
 from ..frozen.gguf_files import find_gguf, gguf_config, is_gguf, named
 from ..frozen.loading import own_code_refused
 from ..frozen.whole import refusing_damage
@@ -99,6 +100,18 @@ def load_subject_of(request: Request, data: Any, spread: bool = False) -> Frozen
         device_map = device_map or request.subject.device_map or own_device()
         return find_subject(data.provenance, device_map=device_map, token=request.values["hub_token"])
     return load_model(model_path(request.subject), request.subject, device_map)
+
+
+def with_others(request: Request, frozen: FrozenLM) -> Any:
+    """The model, or with the others that are named, all of them by name."""
+    if not request.subject.others:
+        return frozen
+    found = [frozen]
+    for name, place in request.subject.others.items():
+        model = load_model(place, replace(request.subject, revision=None))
+        model.name = name
+        found.append(model)
+    return FrozenModels(found)
 
 
 def own_device() -> dict[str, Any] | None:

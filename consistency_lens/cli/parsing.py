@@ -237,7 +237,12 @@ def parse(argv: Sequence[str]) -> Request:
         for shared, own in OWN_NAMES.items():
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
-    return Request(command, values, options, text, frozenset(explicit), explicit.get("config"))
+    if values["other_models"] and not options.run.several:
+        fix = "Leave them out."
+        raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
+    request = Request(command, values, options, text, frozenset(explicit), explicit.get("config"))
+    request.subject.others  # noqa: B018  raises where a name is missing or stands twice
+    return request
 
 
 def _family_of(command: str, words: Sequence[str]) -> str:

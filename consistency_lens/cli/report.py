@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.text import Text
 from ..activations import Activations
 from ..auto import AutoLens, evaluate_lens, find_subject, is_demo, lens_folder, report_of
 from ..base.comparing.rows import CLOSE, OPEN
+from ..base.configuration import ONE_MODEL
 from ..base.lens_card import TrainingRecord
 from ..base.modeling import LensModel
 from ..card import Explanation
@@ -66,9 +68,12 @@ def report_folder(request: Request, home: Path | None) -> Path:
 def load_lens(request: Request) -> LensModel:
     """The lens that is named, with the subject that is named or that it was made for."""
     where, subject, token = named_lens(request), request.subject, request.values["hub_token"]
+    others = {name: load_model(place, replace(subject, revision=None)) for name, place in subject.others.items()}
     if subject.model_name_or_path is None:
-        return AutoLens.from_pretrained(where, device_map=subject.device_map or own_device(), token=token)
-    return AutoLens.from_pretrained(where, subject=load_model(model_path(subject), subject), token=token)
+        device_map = subject.device_map or own_device()
+        return AutoLens.from_pretrained(where, others or None, device_map=device_map, token=token)
+    first = load_model(model_path(subject), subject)
+    return AutoLens.from_pretrained(where, {ONE_MODEL: first, **others} if others else first, token=token)
 
 
 def model_for_another(lens: LensModel, request: Request) -> FrozenLM:

@@ -14,7 +14,7 @@ from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import resolve_sites
 from .extract import extract
-from .opening import load_subject_of, model_path, open_data, open_model, require_held_out, short
+from .opening import load_subject_of, model_path, open_data, open_model, require_held_out, short, with_others
 from .parsing import Request
 from .publish import publish_run
 from .report import judge_run, require_split
@@ -112,7 +112,7 @@ def _train_and_judge(
 ) -> None:
     request.stage = "train"
     family, run = request.family, CommandRun(request, folder, resumed)
-    lens = family.new_lens(frozen, data, sites)
+    lens = family.new_lens(with_others(request, frozen), data, sites)
     history, steps = train(run, lens, data)
     family.after_training(run, lens, data, steps)
     if report:

@@ -45,7 +45,7 @@ class CommandRun(Run):
         if self.request.run.stream_activations:
             data = streamed(self.request, data, lens.subject, lambda read: trainers[0].as_one(read))
         kind = self.request.options.trainer
-        trainer = kind(lens, training, data, callbacks=[Progress(title)], frozen=lens.subject)
+        trainer = kind(lens, training, data, callbacks=[Progress(title)], frozen=lens.models)
         trainers.append(trainer)
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)

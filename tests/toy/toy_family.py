@@ -223,11 +223,12 @@ class ToyReport(FamilyReport):
     traits: ClassVar = {"active": "share of features that are above 0"}
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
-        data.require_models(models)
+        self.data = data if "tokens" in data.metadata else data.tokenised(models)
+        self.data.require_models(models)
 
     def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
-        rows, size = data.splits[held_out.split], held_out.batch_size
-        collate = data.collator(models)
+        rows, size = self.data.splits[held_out.split], held_out.batch_size
+        collate = self.data.collator(models)
         return [
             collate([rows[i] for i in range(first, min(first + size, len(rows)))])
             for first in range(0, len(rows), size)
