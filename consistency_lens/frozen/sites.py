@@ -150,6 +150,8 @@ class Edit:
         lm: the name of the frozen LLM that is meant, where a lens has several; default the only one, or the first.
         reads: what a computed value is a function of: sites that the pass reaches before this one, or this one itself,
             as it is before the edit.
+        mask: `[B, K]`, for `prepend` alone: which of the soft tokens a row has, where rows have different numbers of
+            them. The others are padding, wherever they stand; default all.
     """
 
     site: Site | str
@@ -158,6 +160,7 @@ class Edit:
     mode: Literal["replace", "add", "prepend"] = "replace"
     lm: str | None = None
     reads: tuple[Site | str, ...] = ()
+    mask: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", Site.parse(self.site))
@@ -175,6 +178,9 @@ class Edit:
         elif not isinstance(self.value, torch.Tensor) or not 1 <= self.value.dim() <= 3:
             given = list(self.value.shape) if isinstance(self.value, torch.Tensor) else type(self.value).__name__
             raise BadInput("value", given, "Give a tensor with one to three dimensions, the last the hidden size.")
+        if self.mask is not None and self.mode != "prepend":
+            fix = "Leave it out: positions say which columns are written."
+            raise BadInput("mask", list(self.mask.shape), fix, why=f"mode is {self.mode!r}")
         if self.mode == "prepend":
             if str(self.site) != "embed":
                 raise BadInput("site", str(self.site), "Soft tokens enter at 'embed'.", why="mode is 'prepend'")

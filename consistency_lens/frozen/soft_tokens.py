@@ -34,7 +34,7 @@ class SoftTokens:
         mask = inputs["attention_mask"] if "attention_mask" in inputs else torch.ones_like(ids)
         # Number each row's own tokens 0, 1, ...; padding in front comes first; soft tokens fit in between.
         keys = torch.where(mask.bool(), mask.cumsum(1) - 1.0, -1.0)
-        values, soft_keys = [], []
+        values, soft_keys, soft_masks = [], [], []
         for edit in edits:
             value = edit.tensor if edit.tensor.dim() == 3 else edit.tensor.unsqueeze(0)
             if value.dim() != 3 or len(value) not in (1, len(ids)) or value.shape[2] != hidden_size:
@@ -47,7 +47,9 @@ class SoftTokens:
             if edit.positions > longest:
                 fix = f"The shortest row has {longest} tokens of its own, and no more can stay in front."
                 raise BadInput("positions", edit.positions, fix, why="mode is 'prepend'")
-            soft_keys.append(torch.full((len(ids), value.shape[1]), edit.positions - 0.5, device=ids.device))
+            there = _mask_of(edit, len(ids), value.shape[1]).to(ids.device)
+            soft_keys.append(torch.where(there, edit.positions - 0.5, -1.0))  # or with the padding in front
+            soft_masks.append(there.to(mask))
         self.values = values
         self.num_soft = sum(value.shape[1] for value in values)
         # Padding on the right has nothing after it to keep away from: it stays last.
@@ -55,7 +57,7 @@ class SoftTokens:
         keys = torch.where(after_last, float(ids.shape[1]), keys)
         self.order = torch.cat([*soft_keys, keys], dim=1).argsort(dim=1, stable=True)
         self.own_columns = self.order.argsort(dim=1)[:, self.num_soft :]
-        self.mask = torch.cat([mask.new_ones(len(ids), self.num_soft), mask], dim=1).gather(1, self.order)
+        self.mask = torch.cat([*soft_masks, mask], dim=1).gather(1, self.order)
 
     @classmethod
     def gather(cls, edits: Sequence[Edit], inputs: Mapping[str, torch.Tensor], hidden_size: int) -> SoftTokens | None:
@@ -74,3 +76,13 @@ class SoftTokens:
             "attention_mask": self.mask,
             "position_ids": positions_from(self.mask),
         }
+
+
+def _mask_of(edit: Edit, rows: int, count: int) -> torch.Tensor:
+    """`[B, K]`: which of an edit's soft tokens each row has."""
+    if edit.mask is None:
+        return torch.ones(rows, count, dtype=torch.bool)
+    if edit.mask.shape != (rows, count):
+        fix = f"Give [{rows}, {count}]: {count} soft tokens for {rows} rows."
+        raise BadInput("mask", list(edit.mask.shape), fix, why="mode is 'prepend'")
+    return edit.mask.bool()
