@@ -1,0 +1,78 @@
+"""`LatentWireArguments`: the knobs of the soft family's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..base.arguments import LensTrainingArguments
+from ..errors import BadInput
+from ..schedules import Schedule
+
+TERMS = ("ce", "kd")
+
+
+@dataclass
+class LatentWireArguments(LensTrainingArguments):
+    """Changed defaults: `eval_rows=128` (each is read by every receiver, with the text and without)."""
+
+    usual: ClassVar[tuple[str, ...]] = ("kd_weight", "first_weight", "ratio", "receiver_learning_rate")
+    shown_terms: ClassVar[tuple[str, ...]] = ("ce", "kd")
+    shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "nll", "first_token")
+
+    ce_weight: str = field(
+        default="1", metadata={"help": "Weight of the cross-entropy of the answers: a number or a schedule."}
+    )
+    kd_weight: str = field(
+        default="0",
+        metadata={
+            "help": "Weight of the KL from what the text-prompted model predicts at the same answer tokens: a number "
+            "or a schedule."
+        },
+    )
+    kd_words: int = field(
+        default=64, metadata={"help": "Likeliest words of the text-prompted model that this KL compares."}
+    )
+    kd_temperature: float = field(default=1.0, metadata={"help": "Temperature of both sides of this KL."})
+    first_weight: float = field(
+        default=0.5, metadata={"help": "Extra weight of the first token of an answer in the cross-entropy."}
+    )
+    ratio: str = field(
+        default="",
+        metadata={
+            "help": "Tokens per vector while training: a number or a schedule, such as linear(1, 4, 2000). Default: "
+            "the lens's own rate."
+        },
+    )
+    receiver_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the adapters. Default: learning_rate."}
+    )
+
+    eval_rows: int = field(default=128, metadata={"help": "Number of validation rows in an evaluation."})
+
+    def __post_init__(self) -> None:
+        self.schedules()
+        if self.kd_words < 1:
+            raise BadInput("kd_words", self.kd_words, "Use 1 or more.")
+        if not self.kd_temperature > 0:
+            raise BadInput("kd_temperature", self.kd_temperature, "Use a number above 0.")
+        if not self.first_weight >= 0:
+            raise BadInput("first_weight", self.first_weight, "Use 0 or more.")
+        if self.receiver_learning_rate is not None and not self.receiver_learning_rate >= 0:
+            raise BadInput("receiver_learning_rate", self.receiver_learning_rate, "Use 0 or more.")
+        rate = self.rate()
+        if rate is not None and not (min(rate.start, rate.end) >= 1 and not rate.warmup):
+            raise BadInput("ratio", self.ratio, "Use 1 (a vector for each token) or more, and no warm-up.")
+        super().__post_init__()
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Term -> schedule of its weight."""
+        return {term: Schedule.parse(vars(self)[f"{term}_weight"], field=f"{term}_weight") for term in TERMS}
+
+    def rate(self) -> Schedule | None:
+        """Tokens per vector, a function of the step; None where the lens's own rate is trained."""
+        return Schedule.parse(self.ratio, field="ratio") if str(self.ratio).strip() else None
+
+    def learning_rate_of(self, part: str) -> float:
+        own = self.receiver_learning_rate
+        return own if part == "receivers" and own is not None else self.learning_rate

@@ -1,0 +1,76 @@
+"""Passages as a wire learns from them: tokenised as its configuration says, in training and in use alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..activations.passages import PassageCollator, Passages, PassageTokenizer, PromptFormat
+from ..base.training_data import TrainingData
+from ..errors import BadInput
+from ..frozen import FrozenModels
+from .configuration import LatentWireConfig
+
+
+def prompts_of(config: LatentWireConfig) -> PromptFormat:
+    """The text around prompts, by a lens's configuration."""
+    given = {"opening": config.opening, "anchor": config.anchor, "max_answer_tokens": config.max_answer_tokens}
+    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return PromptFormat(**own)
+
+
+def collator_of(config: LatentWireConfig, models: FrozenModels) -> PassageCollator:
+    """Makes batches of rows of text or ids for the receivers of a lens."""
+    return PassageCollator(PassageTokenizer.of(models, config.bos), prompts_of(config))
+
+
+def passages_for(given: Any, config: LatentWireConfig, models: FrozenModels) -> Passages:
+    """Passages tokenised for the models of a lens; raise where they were tokenised in another way.
+
+    Args:
+        given: `Passages`, or the path of a folder of them.
+        config: of the lens.
+        models: its receivers.
+    """
+    passages = Passages.load(given) if isinstance(given, (str, Path)) else given
+    if not isinstance(passages, Passages):
+        fix = "Give Passages, or the path of a folder of them."
+        raise BadInput("train_dataset", type(given).__name__, fix, why="a wire learns from passages")
+    prompts = prompts_of(config)
+    if "tokens" not in passages.metadata:
+        return passages.tokenised(models, prompts, config.bos)
+    passages.require_models(models)
+    record = passages.metadata["tokens"]
+    for name, ours in {**prompts.to_dict(), "bos": config.bos}.items():
+        theirs = record["bos"] if name == "bos" else record["prompts"][name]
+        if ours != theirs:
+            fix = "Give the passages as text, or make the lens with what they were tokenised with."
+            raise BadInput(name, theirs, fix, why=f"the lens has {ours!r}, and use has to be as training was")
+    return passages
+
+
+def training_data(given: Any, eval_dataset: Any, config: LatentWireConfig, models: FrozenModels) -> TrainingData:
+    """What a trainer asks of passages.
+
+    Args:
+        given: as `passages_for` takes it.
+        eval_dataset: passages whose validation split is held out, tokenised rows, several of either by name, or None
+            for the validation split of `given`.
+        config: of the lens.
+        models: its receivers.
+    """
+    passages = passages_for(given, config, models)
+    train = passages.splits["train"]
+
+    def held_out(chosen: Any) -> Any:
+        if isinstance(chosen, Mapping) and not isinstance(chosen, Passages):
+            return {name: held_out(each) for name, each in chosen.items()}
+        if isinstance(chosen, (str, Path, Passages)):
+            return passages_for(chosen, config, models).splits.get("validation")
+        return chosen
+
+    watched = passages.splits.get("validation") if eval_dataset is None else held_out(eval_dataset)
+    return TrainingData(
+        train, collator_of(config, models), watched, passages.metadata, lambda: str(train[0]["passage"])
+    )

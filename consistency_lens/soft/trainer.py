@@ -1,0 +1,127 @@
+"""`LatentWireTrainer`: a compressor and its adapters learn to answer as models do that read the text.
+
+Shapes: B rows, K tokens of the longest answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.comparing import Applied, Joint
+from ..base.engines import in_one_call
+from ..base.measuring import OF_BASELINE
+from ..base.trainer import LensTrainer
+from ..base.training_data import TrainingData
+from ..errors import BadInput
+from ..frozen import Edit
+from ..objectives import answer_nll_of, first_token_of
+from ..schedules import Schedule
+from .arguments import LatentWireArguments
+from .data import training_data
+from .modeling import LatentWire
+
+_OF_TEXT = "_of_text"
+
+
+class LatentWireTrainer(LensTrainer):
+    """As `LensTrainer`; `train_dataset` are `Passages`, or the path of a folder of them."""
+
+    args: LatentWireArguments
+    lens: LatentWire
+
+    # ---- what it is given
+
+    def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
+        rate = args.rate()
+        if rate is not None and self.lens.config.pooling == "learned":
+            why = "with learned queries the number of vectors is fixed"
+            raise BadInput("ratio", args.ratio, "Leave it out, or use pooling='contiguous'.", why=why)
+        self.rate: Schedule | None = rate
+        return training_data(given, eval_dataset, self.lens.config, self.models)
+
+    def weigh(self, args: LatentWireArguments) -> Mapping[str, Schedule]:
+        return args.schedules()
+
+    def take_up(self) -> None:
+        if self.lens.models is None:
+            self.lens.models = self.models
+
+    def size_of(self, inputs: Mapping[str, Any]) -> tuple[int, Tensor]:
+        """Tokens are those that are compressed."""
+        return len(inputs["row"]), self.lens.read_of(inputs)[1].sum()
+
+    # ---- the loss
+
+    @property
+    def turn(self) -> int:
+        """How many batches came before this one."""
+        return self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
+
+    @property
+    def receiver(self) -> str:
+        """The model that reads in this step: of (seed, turn), so that all processes take the same one."""
+        names = self.lens.config.names
+        return names[int(np.random.default_rng([self.args.seed, self.turn]).integers(len(names)))]
+
+    @in_one_call
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """`- mean_t log M_r(y_t | Z, x, y_<t) - w log M_r(y_0 | Z, x) + κ KL(M_r(text) || M_r(Z))`, r one receiver."""
+        name, args = self.receiver, self.args
+        ratio = None if self.rate is None else self.rate(self.state.global_step)
+        words = 0 if self.schedules["kd"].is_off else args.kd_words
+        output = model(inputs, self.models, name, ratio, args.first_weight, words, args.kd_temperature)
+        self.note(f"ce/{name}", output.terms["ce"].detach().mean())
+        if ratio is not None:
+            self.note("ratio", ratio)
+        loss = self.settle(output.terms)
+        return (loss, output) if return_outputs else loss
+
+    # ---- what an evaluation measures
+
+    def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
+        """No context: the prompt alone."""
+        return []
+
+    @torch.no_grad()
+    def measure_rows(self, applied: Applied, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """With `nll` and `first_token` of each receiver and in the mean over them: with the code, with no context
+        (`_of_baseline`) and with the text (`_of_text`)."""
+        comparison: Any = applied.comparison
+        assert isinstance(comparison, Joint)
+        rows = super().measure_rows(applied, batch)
+        dealt, found = self.models.deal(applied.edits), dict[str, Tensor]()
+        for name, part in comparison.parts.items():
+            ids, mask = (batch["tokens"][name][key].to(part.mask.device) for key in ("answer_ids", "answer_mask"))
+            read = {"": part.edited(dealt[name]), OF_BASELINE: part.edited([]), _OF_TEXT: part.clean}
+            for suffix, logits in read.items():
+                found[f"nll/{name}{suffix}"] = answer_nll_of(logits, ids, mask)
+                found[f"first_token/{name}{suffix}"] = first_token_of(logits, ids)
+        for number in ("nll", "first_token"):
+            for suffix in ("", OF_BASELINE, _OF_TEXT):
+                values = [found[f"{number}/{name}{suffix}"].to(self.args.device) for name in comparison.parts]
+                found[f"{number}{suffix}"] = torch.stack(values).mean(0)
+        return rows | found
+
+    def summarise(self, rows: Mapping[str, Tensor], described: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """With `nll_recovered = (nll_none - nll) / (nll_none - nll_text)` of each receiver and of their mean."""
+        means = super().summarise(rows, described)
+        for number in [name for name in means if name.partition("/")[0] == "nll" and not name.endswith(_OF_TEXT)]:
+            none, text = float(rows[f"{number}{OF_BASELINE}"].mean()), means[f"{number}{_OF_TEXT}"]
+            means[number.replace("nll", "nll_recovered", 1)] = (none - means[number]) / (none - text or 1.0)
+        return means
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of one batch: two for each weight and token forward, four backward, the receivers' gradient passes among
+        them."""
+        own = sum(p.numel() for p in self.lens.parts()["compressor"].values() if p.dim() > 1)
+        name = self.receiver
+        theirs = sum(p.numel() for p in self.models[name].model.parameters() if p.dim() > 1)
+        ids, _ = self.lens.read_of(inputs)
+        return 6 * own * ids.numel() + 4 * theirs * inputs["tokens"][name]["bare"]["input_ids"].numel()

@@ -1,0 +1,124 @@
+"""The trainer of a wire: what it is given, what it samples, what it measures, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from wire_runs import NAMES, rows_of, wire_lens, wire_models, wire_passages
+
+from consistency_lens.activations.passages import Passages, PromptFormat
+from consistency_lens.errors import BadInput
+from consistency_lens.soft.arguments import LatentWireArguments
+from consistency_lens.soft.trainer import LatentWireTrainer
+
+
+def arguments(folder: Path, **changes: Any) -> LatentWireArguments:
+    given: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": 6,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "constant",
+        "eval_rows": 8,
+        "sample_rows": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return LatentWireArguments(**(given | changes))
+
+
+def trainer_of(folder: Path, data: Any = None, lens: Any = None, **changes: Any) -> LatentWireTrainer:
+    lens = lens or wire_lens(slots=3)
+    return LatentWireTrainer(lens, arguments(folder, **changes), data or wire_passages(), frozen=wire_models())
+
+
+def test_one_receiver_reads_in_each_step_by_seed_and_step(tmp_path: Path) -> None:
+    def chosen(seed: int) -> list[str]:
+        trainer, found = trainer_of(tmp_path, seed=seed), []
+        for step in range(40):
+            trainer.state.global_step = step
+            found.append(trainer.receiver)
+        return found
+
+    first = chosen(0)
+    assert first == chosen(0) != chosen(1) and min(first.count(name) for name in NAMES) > 10
+
+
+def test_it_logs_its_terms_and_measures_each_receiver(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, kd_weight="0.5", ratio="linear(1, 3, 6)", eval_strategy="steps", eval_steps=6)
+    trainer.train()
+    logged = [each for each in trainer.state.log_history if "loss/ce" in each]
+    assert all({"loss/kd", "weight/kd", "ratio"} <= each.keys() for each in logged)
+    assert [round(each["ratio"], 2) for each in logged] == [1.0, 1.33, 1.67, 2.0, 2.33, 2.67]
+    names = {f"ce/{name}" for name in NAMES}
+    assert all(len(names & each.keys()) == 1 for each in logged) and names <= {n for each in logged for n in each}
+    measured = next(each for each in trainer.state.log_history if "eval_nll" in each)
+    for name in NAMES:
+        assert {f"eval_nll/{name}", f"eval_nll/{name}_of_text", f"eval_first_token/{name}"} <= measured.keys()
+        assert {f"eval_nll_recovered/{name}", f"eval_kl/{name}"} <= measured.keys()
+    mean = sum(measured[f"eval_nll/{name}"] for name in NAMES) / 2
+    assert measured["eval_nll"] == pytest.approx(mean) and "eval_kl_recovered" in measured
+
+
+def test_no_context_is_the_baseline(tmp_path: Path) -> None:
+    """At one token per vector and without calibration, the first model has the text: everything is recovered."""
+    found = trainer_of(tmp_path, lens=wire_lens(calibrate=False)).measure()
+    assert found["nll_recovered/words"] == pytest.approx(1, abs=0.05) and found["kl/words"] < 0.01
+    assert found["kl_recovered"] > 0.7 and abs(found["nll"] - found["nll_of_text"]) < 1
+
+
+def test_a_training_that_goes_on_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole = trainer_of(tmp_path / "whole", max_steps=4, save_strategy="steps", save_steps=2)
+    whole.train()
+    trainer_of(tmp_path / "parts", max_steps=2, save_strategy="steps", save_steps=2).train()
+    again = trainer_of(tmp_path / "parts", max_steps=4, save_strategy="steps", save_steps=2)
+    again.train(resume_from_checkpoint=True)
+    ours, theirs = (dict(each.lens.named_parameters()) for each in (again, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not torch.equal(wire_lens(slots=3).compressor.down.weight, theirs["compressor.down.weight"])
+
+
+def test_prompts_are_those_of_the_lens(tmp_path: Path) -> None:
+    text = Passages.from_dataset(Dataset.from_list(rows_of(20)), validation_fraction=0.2)
+    lens = wire_lens(slots=2, anchor={"answer": " w89 w91"}, bos="auto")
+    trainer = trainer_of(tmp_path, text, lens)
+    ids = trainer.data.collate([trainer.data.train[0]])["tokens"]["words"]["bare"]["input_ids"][0]
+    words = wire_models()["words"].tokenizer.convert_ids_to_tokens(ids)
+    assert words[-3:-1] == ["w89", "w91"], words
+    with pytest.raises(BadInput, match="anchor"):
+        trainer_of(tmp_path, wire_passages(), lens)
+    same = text.tokenised(wire_models(), PromptFormat(anchor={"answer": " w89 w91"}))
+    assert trainer_of(tmp_path, same, lens).data.train[0]["row"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"kd_words": 0}, "kd_words"),
+        ({"kd_temperature": 0.0}, "kd_temperature"),
+        ({"first_weight": -1.0}, "first_weight"),
+        ({"receiver_learning_rate": -1.0}, "receiver_learning_rate"),
+        ({"ratio": "0.5"}, "ratio"),
+        ({"ratio": "linear(1, 4, 9, warmup=2)"}, "ratio"),
+        ({"kd_weight": "often"}, "kd_weight"),
+    ],
+)
+def test_knobs_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadInput, match=f"^{named}="):
+        arguments(tmp_path, **changes)
+
+
+def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="ratio"):
+        trainer_of(tmp_path, lens=wire_lens(slots=3, pooling="learned"), ratio="2")
+    with pytest.raises(BadInput, match="train_dataset"):
+        trainer_of(tmp_path, [1, 2])
+    assert arguments(tmp_path, receiver_learning_rate=0.5).learning_rate_of("receivers") == 0.5
