@@ -51,7 +51,7 @@ def assemble(
         of_each(models),
     )
     about = replace(about, details=(*about.details, *of_models))
-    quantities = {**family.quantities, **of_models}
+    quantities = {**family.quantities, **of_models, **family.quantities}  # the family's own definition comes first
     changed = [code for group in about.groups if group.changed for code in groups.get(group.name, ())]
     traits, measured = samples.records.measures("traits"), Measured(samples, quantities)
     report = Report(

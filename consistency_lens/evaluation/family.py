@@ -65,9 +65,9 @@ class FamilyReport:
     A batch has `doc_id` `[B]`, and `position` `[B]` where a row belongs to one token.
     """
 
-    quantities: ClassVar[Mapping[str, Quantity]] = WHOLE_PASS
+    quantities: Mapping[str, Quantity] = WHOLE_PASS
     # Numbers by which a code is compared with the lens, and of which a changed code keeps a share.
-    compared: ClassVar[Sequence[str]] = ("kl_recovered", "top1", "loss_recovered")
+    compared: Sequence[str] = ("kl_recovered", "top1", "loss_recovered")
     kept: ClassVar[Sequence[str]] = ("kl_recovered",)
     traits: ClassVar[Mapping[str, str]] = {}
 

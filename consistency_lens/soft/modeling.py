@@ -6,7 +6,7 @@ Shapes: B rows, P tokens of the longest passage, M vectors, K tokens of the long
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..base.comparing import Joint, WholePass
+from ..base.comparing import Joint
 from ..base.modeling import Batch, LensModel, LensOutput
 from ..base.saving import HEADS, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
 from ..objectives import answer_nll_of
+from .answering import Answering
 from .code import LatentCode
 from .compressor import Compressor, blank, byte_layers, first_layers
 from .configuration import LatentWireConfig
@@ -236,7 +237,9 @@ class LatentWire(LensModel):
 
     def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Joint:
         """The prompt behind the passage as text against the prompt behind the edits, over the tokens of the answer."""
-        return Joint.of(models, {name: answering(model, batch["tokens"][name]) for name, model in models.items()})
+        return Joint.of(
+            models, {name: Answering.among(model, batch["tokens"][name]) for name, model in models.items()}
+        )
 
     # ---- a code and its bytes
 
@@ -277,20 +280,3 @@ class LatentWire(LensModel):
         self.compressor.lm.config.save_pretrained(folder / "compressor")
         assert self.tokenizer is not None
         self.tokenizer.save_pretrained(folder)
-
-
-def answering(model: FrozenLM, tokens: Any) -> WholePass:
-    """One model's `full` against its `bare`, at the K columns that predict the answer.
-
-    Args:
-        model: a receiver.
-        tokens: of a batch, for this model.
-    """
-    ids, mask = (tokens[name].to(model.device) for name in ("answer_ids", "answer_mask"))
-    count = ids.shape[1]
-    columns = [
-        torch.arange(width - count, width, device=model.device).expand(len(ids), -1)
-        for width in (tokens[name]["input_ids"].shape[1] for name in ("full", "bare"))
-    ]
-    compared = WholePass.of(model, tokens["full"], columns[0], tokens["bare"], columns[1], mask)
-    return replace(compared, targets=torch.where(mask.bool(), ids, -1))

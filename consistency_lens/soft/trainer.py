@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.comparing import Applied, Joint
+from ..base.comparing import Applied
 from ..base.engines import in_one_call
 from ..base.measuring import OF_BASELINE
 from ..base.trainer import LensTrainer
 from ..base.training_data import TrainingData
 from ..errors import BadInput
 from ..frozen import Edit
-from ..objectives import answer_nll_of, first_token_of
 from ..schedules import Schedule
 from .arguments import LatentWireArguments
 from .data import training_data
@@ -94,20 +93,12 @@ class LatentWireTrainer(LensTrainer):
         """With `nll` and `first_token` of each receiver and in the mean over them: with the code, with no context
         (`_of_baseline`) and with the text (`_of_text`)."""
         comparison: Any = applied.comparison
-        assert isinstance(comparison, Joint)
-        rows = super().measure_rows(applied, batch)
-        dealt, found = self.models.deal(applied.edits), dict[str, Tensor]()
-        for name, part in comparison.parts.items():
-            ids, mask = (batch["tokens"][name][key].to(part.mask.device) for key in ("answer_ids", "answer_mask"))
-            read = {"": part.edited(dealt[name]), OF_BASELINE: part.edited([]), _OF_TEXT: part.clean}
-            for suffix, logits in read.items():
-                found[f"nll/{name}{suffix}"] = answer_nll_of(logits, ids, mask)
-                found[f"first_token/{name}{suffix}"] = first_token_of(logits, ids)
+        rows, read = super().measure_rows(applied, batch), dict[str, Tensor]()
         for number in ("nll", "first_token"):
-            for suffix in ("", OF_BASELINE, _OF_TEXT):
-                values = [found[f"{number}/{name}{suffix}"].to(self.args.device) for name in comparison.parts]
-                found[f"{number}{suffix}"] = torch.stack(values).mean(0)
-        return rows | found
+            each = {name: part.numbers(part.clean)[number] for name, part in comparison.parts.items()}
+            read |= {f"{number}/{name}{_OF_TEXT}": value for name, value in each.items()}
+            read[f"{number}{_OF_TEXT}"] = torch.stack([value.to(self.args.device) for value in each.values()]).mean(0)
+        return rows | read
 
     def summarise(self, rows: Mapping[str, Tensor], described: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """With `nll_recovered = (nll_none - nll) / (nll_none - nll_text)` of each receiver and of their mean."""

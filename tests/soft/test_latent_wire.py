@@ -15,7 +15,8 @@ from consistency_lens.base.configuration import LensConfig
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenModels, ProvenanceMismatch
 from consistency_lens.objectives import answer_nll_of
-from consistency_lens.soft.modeling import LatentWire, answering
+from consistency_lens.soft.answering import Answering
+from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.wire import Wire
 
 
@@ -39,7 +40,7 @@ def test_embeddings_as_soft_tokens_are_the_ids() -> None:
         tokens = batch["tokens"][model.name]
         value = model.model.get_input_embeddings()(tokens["passage_ids"])
         edit = Edit("embed", value, tokens["bos"], "prepend", mask=tokens["passage_mask"])
-        compared = answering(model, tokens)
+        compared = Answering.among(model, tokens)
         torch.testing.assert_close(compared.edited(edit), compared.clean, rtol=1e-4, atol=1e-4)
 
 
@@ -115,7 +116,7 @@ def test_it_is_compared_over_the_answer_with_the_text() -> None:
     tokens = batch["tokens"]["turned"]
     model = wire_models()["turned"]
     logits = model.logits(tokens["bare"], keep=tokens["answer_ids"].shape[1])
-    torch.testing.assert_close(none["ce/turned"], answer_nll_of(logits, tokens["answer_ids"], tokens["answer_mask"]))
+    torch.testing.assert_close(none["nll/turned"], answer_nll_of(logits, tokens["answer_ids"], tokens["answer_mask"]))
 
 
 @pytest.mark.parametrize("bits", [16, 8, 6, 4])

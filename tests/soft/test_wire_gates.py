@@ -14,9 +14,10 @@ from datasets import Dataset
 from wire_runs import NAMES, batch_of, wire_lens, wire_models
 
 from consistency_lens.objectives import answer_nll_of
+from consistency_lens.soft.answering import Answering
 from consistency_lens.soft.code import LatentCode
 from consistency_lens.soft.data import collator_of
-from consistency_lens.soft.modeling import LatentWire, answering
+from consistency_lens.soft.modeling import LatentWire
 
 ROWS = 8
 
@@ -54,14 +55,14 @@ def overfitted() -> tuple[LatentWire, dict[str, Any]]:
 
 @torch.no_grad()
 def read(lens: LatentWire, batch: dict[str, Any], code: LatentCode, name: str) -> torch.Tensor:
-    return answering(wire_models()[name], batch["tokens"][name]).edited(lens.soft_tokens(code, batch, name))
+    return Answering.among(wire_models()[name], batch["tokens"][name]).edited(lens.soft_tokens(code, batch, name))
 
 
 def test_a_code_that_is_fitted_to_each_example_reaches_the_answer_of_the_text() -> None:
     lens, batch = wire_lens(slots=2), batch_of(6)
     start = lens.compress(batch)
     for name, model in wire_models().items():
-        compared = answering(model, batch["tokens"][name])
+        compared = Answering.among(model, batch["tokens"][name])
         answers, mask = compared.clean.argmax(-1), compared.mask
         vectors = start.vectors.clone().requires_grad_()
         optimizer = torch.optim.Adam([vectors], 0.1)
@@ -82,7 +83,7 @@ def test_a_few_examples_are_learned_by_heart_for_both_models() -> None:
     for name in NAMES:
         tokens = batch["tokens"][name]
         assert exact(read(lens, batch, code, name), tokens) == 1.0, name
-        none = answering(wire_models()[name], tokens).edited([])
+        none = Answering.among(wire_models()[name], tokens).edited([])
         assert exact(none, tokens) == 0.0
 
 
@@ -94,7 +95,7 @@ def test_another_passages_code_is_worth_no_more_than_none() -> None:
         tokens = batch["tokens"][name]
         ids, mask = tokens["answer_ids"], tokens["answer_mask"]
         own, shuffled = (read(lens, batch, each, name) for each in (code, other))
-        none = answering(wire_models()[name], tokens).edited([])
+        none = Answering.among(wire_models()[name], tokens).edited([])
         nll = [float(answer_nll_of(logits, ids, mask).mean()) for logits in (own, shuffled, none)]
         assert exact(shuffled, tokens) == 0.0 and nll[0] < 1.2 and min(nll[1:]) > 3, (name, nll)
         assert nll[1] > 0.8 * nll[2]

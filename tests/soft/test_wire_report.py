@@ -1,0 +1,98 @@
+"""The report of a wire: each receiver beside the text, no context, truncation and codes that know less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from wire_runs import NAMES, batch_of, wire_lens, wire_models, wire_passages
+
+from consistency_lens.errors import BadInput
+from consistency_lens.evaluation import HeldOut, Report, evaluate
+from consistency_lens.soft.code import LatentCode
+from consistency_lens.soft.controls import averaged, others, truncated, whole_text
+from consistency_lens.soft.report import WireReport
+
+
+def report_of(longest_answer: int | None = None, **settings: object) -> Report:
+    lens = wire_lens(calibrate=False, **settings)
+    held_out = HeldOut("test", batch_size=6, horizon=0)
+    return evaluate(lens, wire_models(), wire_passages(), WireReport(longest_answer), held_out, progress=False)
+
+
+def test_every_control_of_every_receiver(tmp_path: Path) -> None:
+    report = report_of(ratio=1.0)
+    assert [*report.parts["all"].numbers] == ["text", "none", "lens", "first", "last", "thinned", "shuffled", "mean"]
+    for name in NAMES:
+        assert report.number(f"kl/{name}", "text").value < 1e-4
+        assert report.number(f"nll_recovered/{name}", "text").value == pytest.approx(1)
+        assert report.number(f"nll_recovered/{name}", "none").value == pytest.approx(0)
+        assert report.number(f"kl_recovered/{name}", "none").value == pytest.approx(0)
+        # A vector for each token: what is cut off is nothing.
+        assert report.number(f"kl/{name}", "first").value < 1e-4 and report.number(f"kl/{name}", "last").value < 1e-4
+        assert 0 <= report.number(f"em/{name}").value <= report.number(f"f1/{name}").value <= 1
+    assert report.number("kl_recovered/words").value > 0.99 > report.number("kl_recovered/words", "shuffled").value
+    mean = sum(report.number(f"nll/{name}").value for name in NAMES) / 2
+    assert report.number("nll").value == pytest.approx(mean)
+    assert report.traits["tokens_per_vector"].value == 1 and report.traits["bytes"].value > 16
+    words, turned = report.verdict.split(" turned: ")
+    assert words.startswith("words: ") and "with the text" in turned and not report.about.good
+    assert words.endswith("no better than truncation.") and turned.endswith("no better than truncation.")
+    assert all(report.parts["all"].differences["shuffled"][f"kl/{name}"].high < 0 for name in NAMES)
+    report.save(tmp_path)
+    assert Report.load(tmp_path).to_dict() == report.to_dict()
+    assert "another passage" in (tmp_path / "report.md").read_text()
+
+
+def test_a_code_that_is_the_same_for_all_passages_is_called_ignored() -> None:
+    lens = wire_lens(slots=2)
+    torch.nn.init.zeros_(lens.compressor.down.weight)
+    torch.nn.init.ones_(lens.compressor.down.bias)
+    held_out = HeldOut("test", batch_size=6, horizon=0)
+    report = evaluate(lens, wire_models(), wire_passages(), WireReport(0), held_out, progress=False)
+    assert report.verdict.count("ignores the code") == 2 and not report.about.good
+    assert report.number("kl").value == report.number("kl", "shuffled").value
+
+
+def test_without_generation_there_is_no_exact_match() -> None:
+    report = report_of(0, slots=2)
+    assert "em" not in report.parts["all"].numbers["lens"] and "nll/turned" in report.parts["all"].numbers["lens"]
+    assert report.traits["vectors"].value == 2
+
+
+def test_truncation_takes_the_models_own_tokens() -> None:
+    batch, model = batch_of(6), wire_models()["turned"]
+    tokens = batch["tokens"]["turned"]
+    lengths = tokens["passage_mask"].sum(1).tolist()
+    counts = torch.tensor([2, 3, 4, 3, 9, 1])
+    table = model.model.get_input_embeddings()
+    for how in ("first", "last", "thinned"):
+        edit = truncated(model, tokens, counts, how)
+        assert edit.mask is not None and edit.lm == "turned"
+        for row, length in enumerate(lengths):
+            n = min(int(counts[row]), length)
+            ids = tokens["passage_ids"][row, :length]
+            spaced = ids[[i * length // n for i in range(n)]]
+            wanted = {"first": ids[:n], "last": ids[length - n :], "thinned": spaced}[how]
+            assert torch.equal(edit.tensor[row][edit.mask[row]], table(wanted))
+    assert whole_text(model, tokens).mask.sum(1).tolist() == lengths
+
+
+def test_another_row_is_of_another_document() -> None:
+    assert others(torch.tensor([4, 4, 7, 4])).tolist() == [2, 2, 3, 2]
+    assert others(torch.tensor([4, 4])).tolist() == [0, 1]
+
+
+def test_the_mean_keeps_the_number_of_vectors() -> None:
+    vectors = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [0.0, 0.0]]])
+    code = averaged(LatentCode(vectors, torch.tensor([[True, True], [True, False]])))
+    assert code.vectors.tolist() == [[[3, 4], [3, 4]], [[3, 4], [0, 0]]] and code.counts == [2, 1]
+
+
+def test_what_cannot_be_evaluated_is_refused() -> None:
+    with pytest.raises(BadInput, match="longest_answer"):
+        WireReport(-1)
+    for changes, named in (({"split": "future"}, "split"), ({"batch_size": 1}, "batch_size")):
+        with pytest.raises(BadInput, match=named):
+            evaluate(wire_lens(), wire_models(), wire_passages(), WireReport(0), HeldOut(**changes), progress=False)
