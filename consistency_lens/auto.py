@@ -74,6 +74,15 @@ FAMILIES = {
         run=".sparse.running:TranscoderRun",
         report=".sparse.report:TranscoderReport",
     ),
+    "soft": Family(
+        model_type="latent_wire",
+        config=".soft.configuration:LatentWireConfig",
+        model=".soft.modeling:LatentWire",
+        trainer=".soft.trainer:LatentWireTrainer",
+        arguments=".soft.arguments:LatentWireArguments",
+        run=".soft.running:WireRun",
+        report=".soft.report:WireReport",
+    ),
 }
 
 

@@ -16,7 +16,7 @@ TERMS = ("ce", "kd")
 class LatentWireArguments(LensTrainingArguments):
     """Changed defaults: `eval_rows=128` (each is read by every receiver, with the text and without)."""
 
-    usual: ClassVar[tuple[str, ...]] = ("kd_weight", "first_weight", "ratio", "receiver_learning_rate")
+    usual: ClassVar[tuple[str, ...]] = ("kd_weight", "first_weight", "train_ratio", "receiver_learning_rate")
     shown_terms: ClassVar[tuple[str, ...]] = ("ce", "kd")
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "nll", "first_token")
 
@@ -37,7 +37,7 @@ class LatentWireArguments(LensTrainingArguments):
     first_weight: float = field(
         default=0.5, metadata={"help": "Extra weight of the first token of an answer in the cross-entropy."}
     )
-    ratio: str = field(
+    train_ratio: str = field(
         default="",
         metadata={
             "help": "Tokens per vector while training: a number or a schedule, such as linear(1, 4, 2000). Default: "
@@ -62,7 +62,7 @@ class LatentWireArguments(LensTrainingArguments):
             raise BadInput("receiver_learning_rate", self.receiver_learning_rate, "Use 0 or more.")
         rate = self.rate()
         if rate is not None and not (min(rate.start, rate.end) >= 1 and not rate.warmup):
-            raise BadInput("ratio", self.ratio, "Use 1 (a vector for each token) or more, and no warm-up.")
+            raise BadInput("train_ratio", self.train_ratio, "Use 1 (a vector for each token) or more, and no warm-up.")
         super().__post_init__()
 
     def schedules(self) -> dict[str, Schedule]:
@@ -71,7 +71,7 @@ class LatentWireArguments(LensTrainingArguments):
 
     def rate(self) -> Schedule | None:
         """Tokens per vector, a function of the step; None where the lens's own rate is trained."""
-        return Schedule.parse(self.ratio, field="ratio") if str(self.ratio).strip() else None
+        return Schedule.parse(self.train_ratio, field="train_ratio") if str(self.train_ratio).strip() else None
 
     def learning_rate_of(self, part: str) -> float:
         own = self.receiver_learning_rate

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..activations.passages import PassageCollator, Passages, PassageTokenizer, PromptFormat
+from ..activations.passages import PassageCollator, Passages, PassageTokenizer, PromptFormat, context_of
 from ..base.training_data import TrainingData
 from ..errors import BadInput
 from ..frozen import FrozenModels
@@ -20,9 +20,25 @@ def prompts_of(config: LatentWireConfig) -> PromptFormat:
     return PromptFormat(**own)
 
 
-def collator_of(config: LatentWireConfig, models: FrozenModels) -> PassageCollator:
+class WireCollator(PassageCollator):
+    """As `PassageCollator`; it refuses a prompt without a token: what predicts the answer's first one would then stand
+    in front of the code."""
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__(rows)
+        for name, tokens in batch["tokens"].items():
+            shortest = int(context_of(tokens)["attention_mask"].sum(1).argmin())
+            if int(context_of(tokens)["attention_mask"][shortest].sum()) <= tokens["bos"]:
+                task = batch["task"][shortest]
+                fix = f"Give {task} an opening that {name} has tokens for, or cut prompts with --lead_words 1 or more."
+                why = f"no token of {name} stands between the code and the answer"
+                raise BadInput("prompt", batch["prompt"][shortest], fix, why=why)
+        return batch
+
+
+def collator_of(config: LatentWireConfig, models: FrozenModels) -> WireCollator:
     """Makes batches of rows of text or ids for the receivers of a lens."""
-    return PassageCollator(PassageTokenizer.of(models, config.bos), prompts_of(config))
+    return WireCollator(PassageTokenizer.of(models, config.bos), prompts_of(config))
 
 
 def passages_for(given: Any, config: LatentWireConfig, models: FrozenModels) -> Passages:

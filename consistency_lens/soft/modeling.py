@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import Joint
+from ..base.configuration import ONE_MODEL
 from ..base.modeling import Batch, LensModel, LensOutput
 from ..base.saving import HEADS, require_shapes, saved_shapes
 from ..errors import BadInput
@@ -90,6 +91,9 @@ class LatentWire(LensModel):
             settings: the other fields of `LatentWireConfig`: `slots` or `ratio`, `bits`, `modes`, ...
         """
         models = FrozenModels.of(models)
+        if len(models) == 1 and models.only.name != ONE_MODEL:
+            fix = f"Leave the name of a single model as it is: {ONE_MODEL}."
+            raise BadInput("models", models.only.name, fix, why="a lens of one model records no name")
         tables = {name: embedding_table(model) for name, model in models.items()}
         rms = {name: rms_of(table) for name, table in tables.items()}
         own: dict[str, Any] = {"start": start}

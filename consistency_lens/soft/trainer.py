@@ -39,7 +39,7 @@ class LatentWireTrainer(LensTrainer):
         rate = args.rate()
         if rate is not None and self.lens.config.pooling == "learned":
             why = "with learned queries the number of vectors is fixed"
-            raise BadInput("ratio", args.ratio, "Leave it out, or use pooling='contiguous'.", why=why)
+            raise BadInput("train_ratio", args.train_ratio, "Leave it out, or use pooling='contiguous'.", why=why)
         self.rate: Schedule | None = rate
         return training_data(given, eval_dataset, self.lens.config, self.models)
 

@@ -13,7 +13,7 @@ from wire_runs import batch_of, wire_lens, wire_models
 from consistency_lens.base.comparing import Joint, apply_lens
 from consistency_lens.base.configuration import LensConfig
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import Edit, FrozenModels, ProvenanceMismatch
+from consistency_lens.frozen import Edit, FrozenLM, FrozenModels, ProvenanceMismatch
 from consistency_lens.objectives import answer_nll_of
 from consistency_lens.soft.answering import Answering
 from consistency_lens.soft.modeling import LatentWire
@@ -165,6 +165,16 @@ def test_it_comes_back_as_it_was(tmp_path: Path, settings: dict[str, Any]) -> No
     (tmp_path / "config.json").write_text(json.dumps(said))
     with pytest.raises(ProvenanceMismatch, match="turned"):
         LatentWire.from_pretrained(tmp_path, subject=wire_models())
+
+
+def test_a_single_model_goes_by_the_usual_name(tmp_path: Path) -> None:
+    words = wire_models()["words"]
+    with pytest.raises(BadInput, match="single model"):
+        LatentWire.from_models(words, slots=2)
+    only = FrozenLM(words.model, words.tokenizer, model_id=words.model_id)
+    lens = LatentWire.from_models(only, slots=2)
+    lens.save_pretrained(tmp_path)
+    assert LatentWire.from_pretrained(tmp_path, subject=only).config.names == ["base"]
 
 
 def test_what_cannot_be_compressed_is_refused() -> None:

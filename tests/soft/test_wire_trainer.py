@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from tiny import shared_lm
 from wire_runs import NAMES, rows_of, wire_lens, wire_models, wire_passages
 
 from consistency_lens.activations.passages import Passages, PromptFormat
 from consistency_lens.errors import BadInput
+from consistency_lens.frozen import FrozenLM
 from consistency_lens.soft.arguments import LatentWireArguments
+from consistency_lens.soft.data import collator_of
+from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.trainer import LatentWireTrainer
 
 
@@ -53,7 +57,7 @@ def test_one_receiver_reads_in_each_step_by_seed_and_step(tmp_path: Path) -> Non
 
 
 def test_it_logs_its_terms_and_measures_each_receiver(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, kd_weight="0.5", ratio="linear(1, 3, 6)", eval_strategy="steps", eval_steps=6)
+    trainer = trainer_of(tmp_path, kd_weight="0.5", train_ratio="linear(1, 3, 6)", eval_strategy="steps", eval_steps=6)
     trainer.train()
     logged = [each for each in trainer.state.log_history if "loss/ce" in each]
     assert all({"loss/kd", "weight/kd", "ratio"} <= each.keys() for each in logged)
@@ -106,8 +110,8 @@ def test_prompts_are_those_of_the_lens(tmp_path: Path) -> None:
         ({"kd_temperature": 0.0}, "kd_temperature"),
         ({"first_weight": -1.0}, "first_weight"),
         ({"receiver_learning_rate": -1.0}, "receiver_learning_rate"),
-        ({"ratio": "0.5"}, "ratio"),
-        ({"ratio": "linear(1, 4, 9, warmup=2)"}, "ratio"),
+        ({"train_ratio": "0.5"}, "train_ratio"),
+        ({"train_ratio": "linear(1, 4, 9, warmup=2)"}, "train_ratio"),
         ({"kd_weight": "often"}, "kd_weight"),
     ],
 )
@@ -118,7 +122,16 @@ def test_knobs_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], name
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="ratio"):
-        trainer_of(tmp_path, lens=wire_lens(slots=3, pooling="learned"), ratio="2")
+        trainer_of(tmp_path, lens=wire_lens(slots=3, pooling="learned"), train_ratio="2")
     with pytest.raises(BadInput, match="train_dataset"):
         trainer_of(tmp_path, [1, 2])
     assert arguments(tmp_path, receiver_learning_rate=0.5).learning_rate_of("receivers") == 0.5
+
+
+def test_a_prompt_without_a_token_is_refused(tmp_path: Path) -> None:
+    """The BOS in front of the code would predict the first token of the answer."""
+    rows = [row | {"prompt": "", "task": "reconstruction"} for row in rows_of(4)]
+    lens = LatentWire.from_models(FrozenLM(shared_lm("llama").model, shared_lm("llama").tokenizer), slots=2)
+    assert lens.models is not None
+    with pytest.raises(BadInput, match="between the code and the answer"):
+        collator_of(lens.config, lens.models)([row | {"answers": ["w1"], "ends": True} for row in rows])

@@ -1,0 +1,108 @@
+"""Passages of a corpus for a wire: cut by words, so that no model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..activations import Corpus
+from ..activations.passages import PassageArguments, Passages
+from ..activations.storage import METADATA
+from ..errors import BadInput
+from ..frozen import FrozenLM, Provenance
+
+
+@dataclass
+class WireDataOptions:
+    """Passages that are cut out of texts; what is asked behind them; and where they lie."""
+
+    output_dir: str = field(default="outputs/passages", metadata={"help": "Folder for the passages."})
+    sites: list[str] = field(default_factory=lambda: ["embed"], metadata={"help": "Site that a wire writes: embed."})
+    passage_words: int = field(default=64, metadata={"help": "Number of words of a passage."})
+    prompt_words: int = field(default=8, metadata={"help": "Number of words of the prompt of a recall."})
+    lead_words: int = field(default=1, metadata={"help": "Number of words of a continuation that the prompt gives."})
+    answer_words: int = field(
+        default=16, metadata={"help": "Number of words of the answer of a recall or a continuation."}
+    )
+    recall_share: float = field(
+        default=0.2, metadata={"help": "Share of passage recall; continuation takes what is left."}
+    )
+    reconstruction_share: float = field(default=0.2, metadata={"help": "Share of reconstruction."})
+    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
+    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
+    seed: int = field(default=0, metadata={"help": "Seed of the split, the tasks and the spans."})
+    resume: bool = field(default=False, metadata={"help": "Resume what was begun in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Overwrite what lies in output_dir."})
+
+    def __post_init__(self) -> None:
+        if list(self.sites) != ["embed"]:
+            raise BadInput("sites", self.sites, "Leave it out: soft tokens enter at embed.")
+        self.rules()
+
+    def rules(self) -> PassageArguments:
+        """How texts become passages."""
+        left_out = ("output_dir", "sites", "resume", "overwrite")
+        return PassageArguments(**{name: value for name, value in vars(self).items() if name not in left_out})
+
+
+class WireData(Passages):
+    """Passages that know the first model they are for."""
+
+    @property
+    def provenance(self) -> Provenance:
+        return Provenance.from_dict(self.metadata["provenance"])
+
+    @property
+    def sites(self) -> Sequence[str]:
+        return self.provenance.sites
+
+
+@dataclass(frozen=True)
+class WireFolder:
+    """Where passages lie, or will."""
+
+    path: Path
+
+    @property
+    def complete(self) -> bool:
+        return (self.path / METADATA).is_file()
+
+
+class NoBill:
+    """Passages take less room than their texts."""
+
+    def require_room(self) -> None:
+        """There is nothing to refuse."""
+
+
+class WireExtraction:
+    """
+    Args:
+        corpus: the texts.
+        tokenizer, config: of the first model; not asked.
+        arguments: how texts become passages.
+        command: that is run.
+    """
+
+    def __init__(
+        self, corpus: Corpus, tokenizer: Any, config: Any, arguments: WireDataOptions, command: str = ""
+    ) -> None:
+        self.corpus, self.arguments, self.folder = corpus, arguments, WireFolder(Path(arguments.output_dir))
+        self.sites = arguments.sites
+
+    def open(self) -> None:
+        """Nothing is left open."""
+
+    def bill(self, frozen: FrozenLM) -> NoBill:
+        return NoBill()
+
+    def run(self, frozen: FrozenLM) -> Path:
+        """Make them, unless they are there and may be used."""
+        if self.folder.complete and self.arguments.resume:
+            return self.folder.path
+        made = Passages.of_corpus(self.corpus, self.arguments.rules())
+        origin = frozen.provenance(*self.sites).to_dict()
+        known = replace(made, metadata={**made.metadata, "provenance": origin})
+        return known.save(self.folder.path, overwrite=self.arguments.overwrite)

@@ -1,0 +1,68 @@
+"""The options of the command line that only the soft family has."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .configuration import BOS, POOLINGS, STARTS, LatentWireConfig
+
+RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio is given
+
+
+@dataclass
+class WireOptions:
+    """What the lens is. It goes to the Hub with the weights."""
+
+    slots: int | None = field(
+        default=None, metadata={"help": "Number of vectors for each passage, in the place of ratio."}
+    )
+    ratio: float | None = field(
+        default=None, metadata={"help": f"Number of tokens per vector. Default: {RATIO:g}, without slots."}
+    )
+    d_z: int | None = field(
+        default=None, metadata={"help": "Size of a vector. Default: the compressor's hidden size."}
+    )
+    start: str = field(
+        default="lm",
+        metadata={
+            "help": "Start of the compressor. lm: first layers of the first model; byte: new layers over bytes.",
+            "choices": list(STARTS),
+        },
+    )
+    compressor_layers: int = field(default=2, metadata={"help": "Number of the compressor's layers."})
+    causal: bool = field(
+        default=False, metadata={"help": "Causal mask in the compressor; without it, tokens see those behind them."}
+    )
+    pooling: str = field(
+        default="contiguous",
+        metadata={
+            "help": "Queries of the vectors. contiguous: means of runs of neighbouring tokens; learned: the same for "
+            "all passages, with slots.",
+            "choices": list(POOLINGS),
+        },
+    )
+    calibrate: bool = field(
+        default=True, metadata={"help": "Scale of each passage's soft tokens, brought to that of the embeddings."}
+    )
+    modes: list[str] = field(
+        default_factory=list, metadata={"help": "Tasks that have a soft token of their own behind the code."}
+    )
+    bits: int = field(default=16, metadata={"help": "Number of bits per coordinate: 16, 8, 6 or 4."})
+    group: int = field(
+        default=LatentWireConfig.group, metadata={"help": "Number of coordinates that share a scale, below 16 bits."}
+    )
+    bos: str = field(
+        default="auto",
+        metadata={"help": "BOS in front of the code. auto: as the tokenizer has it.", "choices": list(BOS)},
+    )
+    max_answer_tokens: int | None = field(
+        default=None, metadata={"help": "Number of tokens at which answers are cut. Default: whole answers."}
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """As arguments of `LatentWire.from_models`."""
+        found = {name: value for name, value in asdict(self).items() if name != "compressor_layers"}
+        if self.slots is None and self.ratio is None:
+            found["ratio"] = RATIO
+        return found | {"layers": self.compressor_layers}

@@ -1,0 +1,39 @@
+"""`WireRun`: what a run of the command line does for a wire, and for no other lens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..base.family_run import FamilyRun
+from ..frozen import FrozenModels
+from .extraction import WireData, WireDataOptions, WireExtraction
+from .modeling import LatentWire
+from .options import WireOptions
+
+
+class WireRun(FamilyRun):
+    lens_options = WireOptions
+    data_options = WireDataOptions
+    extraction = WireExtraction
+    data = WireData
+    several = True
+    memory_advice = (
+        "lower --per_device_train_batch_size and raise --gradient_accumulation_steps",
+        "lower --compressor_layers",
+        "cut shorter passages: --passage_words 32",
+    )
+
+    @property
+    def tag(self) -> str:
+        settings = self.part(WireOptions).settings()
+        return f"_{settings['slots']}_vectors" if settings["slots"] else f"_{settings['ratio']:g}x"
+
+    def new_lens(self, frozen: Any, data: WireData, sites: Sequence[str]) -> LatentWire:
+        """The start that reads already, where the compressor begins with layers of the first model."""
+        settings = self.part(WireOptions).settings()
+        return LatentWire.from_models(FrozenModels.of(frozen), seed=self.values["seed"], **settings)
+
+    def first_of(self, data: WireData, tokenizer: Any) -> list[str]:
+        row = data.splits["train"][0]
+        return [f"{name}: {row[name]}" for name in ("task", "passage", "prompt", "answers")]

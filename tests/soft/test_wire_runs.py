@@ -1,0 +1,76 @@
+"""`run_lens.py` with a wire for two models, from texts to a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from extracting import random_texts, saved_model
+from passage_models import passage_models
+
+from consistency_lens import cli
+from consistency_lens.auto import AutoLens
+from consistency_lens.errors import BadInput
+from consistency_lens.soft.extraction import WireDataOptions
+from consistency_lens.soft.modeling import LatentWire
+from consistency_lens.soft.options import WireOptions
+
+
+def recipe_in(folder: Path) -> Path:
+    other, lm = folder / "bytes", passage_models()["bytes"]
+    lm.model.save_pretrained(other)
+    lm.tokenizer.save_pretrained(other)
+    texts = folder / "texts.txt"
+    texts.write_text("\n".join(random_texts(60, shortest=16, longest=24)))
+    record = {
+        "family": "soft",
+        "model_name_or_path": str(saved_model()),
+        "other_models": [f"bytes={other}"],
+        "train_file": [str(texts)],
+        "slots": 3,
+        "compressor_layers": 1,
+        "bits": 8,
+        "modes": ["recall"],
+        "activations_dir": str(folder / "passages"),
+        "passage_words": 10,
+        "prompt_words": 2,
+        "answer_words": 2,
+        "reconstruction_share": 0.0,  # whole words have no token for its opening
+        "validation_fraction": 0.2,
+        "test_fraction": 0.2,
+        "max_steps": 3,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "eval_rows": 4,
+        "report_batch_size": 4,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    path = folder / "wire.yaml"
+    path.write_text(yaml.safe_dump(record))
+    return path
+
+
+def test_a_whole_run_from_text_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, run = recipe_in(tmp_path), tmp_path / "run"
+    assert cli.main(["--config", str(recipe), "--output_dir", str(run)]) == 0, capsys.readouterr().err
+    report = json.loads((run / "report/report.json").read_text())
+    assert {"lens", "text", "none", "first", "shuffled"} <= report["parts"]["all"]["numbers"].keys()
+    assert "base: " in report["verdict"] and "bytes: " in report["verdict"]
+    card = (run / "lens/README.md").read_text()
+    assert "3 vectors of 32 numbers, 8 bits each" in card and "nats per answer token" in card
+    models = {"base": str(saved_model()), "bytes": str(tmp_path / "bytes")}
+    lens = AutoLens.from_pretrained(run, subject=models)
+    assert isinstance(lens, LatentWire) and lens.config.modes == ["recall"] and lens.config.names == ["base", "bytes"]
+
+
+def test_options_are_refused_by_name() -> None:
+    with pytest.raises(BadInput, match="sites"):
+        WireDataOptions(sites=["resid_post.1"])
+    with pytest.raises(BadInput, match="passage_words"):
+        WireDataOptions(passage_words=3)
+    assert WireOptions().settings()["ratio"] == 2 and WireOptions(slots=4).settings()["ratio"] is None
