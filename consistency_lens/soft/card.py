@@ -6,7 +6,13 @@ from ..base.family_card import FamilyCard
 
 WIRE_CARD = FamilyCard(
     summary="Compresses a text into {code}, which {subject} reads in the text's place.",
-    usage="print(lens.config.code_in_words)\n",
+    usage=(
+        "from consistency_lens.soft.using import answer, compress_texts\n\n"
+        "code = compress_texts(lens, [text])\n"
+        "print(lens.describe(code)[0]['explanation'])\n"
+        "for name in lens.config.names:\n"
+        "    print(name, answer(lens, code, ['What is it about?'], name, max_new_tokens=8))\n"
+    ),
     watched={
         "kl_recovered": "1 - KL(text || code) / KL(text || no context) over the answer's tokens, in the mean over the "
         "receivers: 1 is the text, 0 is no context",

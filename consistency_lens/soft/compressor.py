@@ -161,4 +161,8 @@ def blank(config: LatentWireConfig) -> PreTrainedModel:
         made: PreTrainedModel = AutoModel.from_config(
             AutoConfig.for_model(**said), dtype=torch.float32, trust_remote_code=False
         )
+        # What reads a passage has all of these; whatever else a configuration may name is refused here.
+        sizes = (made.config.hidden_size, made.config.num_attention_heads)
+        if made.get_input_embeddings().weight.shape[1] != sizes[0]:
+            raise ValueError("its embeddings have another width than its blocks")
         return made.eval()

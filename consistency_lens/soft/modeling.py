@@ -267,9 +267,6 @@ class LatentWire(LensModel):
             found[name.partition(".")[0]][name] = parameter
         return found
 
-    def pieces(self) -> dict[str, nn.Module]:
-        return {"compressor": self.compressor, "receivers": self.receivers}
-
     def files(self) -> dict[str, dict[str, nn.Parameter]]:
         """The compressor's language model in a folder of its own, all else at the root."""
         own = "compressor.lm."

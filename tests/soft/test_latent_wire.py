@@ -167,6 +167,25 @@ def test_it_comes_back_as_it_was(tmp_path: Path, settings: dict[str, Any]) -> No
         LatentWire.from_pretrained(tmp_path, subject=wire_models())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "nonsense"},
+        {"model_type": "t5"},
+        {"model_type": "mamba"},
+        {"num_attention_heads": 5},
+        {"vocab_size": 0},
+    ],
+)
+def test_a_damaged_record_of_the_compressor_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    wire_lens(slots=3).save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    said["compressor"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(BadInput):
+        LatentWire.from_pretrained(tmp_path, subject=wire_models())
+
+
 def test_a_single_model_goes_by_the_usual_name(tmp_path: Path) -> None:
     words = wire_models()["words"]
     with pytest.raises(BadInput, match="single model"):
