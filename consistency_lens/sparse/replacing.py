@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..frozen import Edit
-from .encoding import Active
-from .source import scaled
+from .encoding import Active, pre_activations
+from .nonlinear import batchtopk_mask
+from .source import SourceLayer, scaled
 
 if TYPE_CHECKING:
     from .modeling import CrosslayerTranscoder
@@ -30,10 +31,11 @@ class _Totals:
     Args:
         lens: the transcoder.
         change: what is made of the active features of each source, or None where nothing is changed.
+        batch: what the model reads.
     """
 
-    def __init__(self, lens: CrosslayerTranscoder, change: Change | None) -> None:
-        self.lens, self.change = lens, change
+    def __init__(self, lens: CrosslayerTranscoder, change: Change | None, batch: Mapping[str, Any]) -> None:
+        self.lens, self.change, self.batch = lens, change, batch
         self.read: list[Tensor] = []
         self.sums: dict[int, Tensor] = {}
 
@@ -55,10 +57,25 @@ class _Totals:
     def _pieces(self, index: int, read: Tensor) -> list[Tensor]:
         lens = self.lens
         source = lens.layers_in_order[index]
-        active = source(standardised(lens, index, read))
+        x = standardised(lens, index, read)
+        active = source(x, *self._competing(source, x, read))
         if self.change is not None:
             active = self.change(index, active)
         return lens.targets.pieces(index, active, source)
+
+    def _competing(self, source: SourceLayer, x: Tensor, read: Tensor) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Of a BatchTopK, pre-activations `[N, F]` and which are active: the tokens that are replaced compete among
+        themselves, not with padding and first tokens."""
+        config = self.lens.config
+        if config.nonlinearity != "batchtopk":
+            return ()
+        pre, rows = (
+            pre_activations(x, source.W_enc, source.b_enc),
+            ~kept_columns(self.batch, read).flatten().to(x.device),
+        )
+        active = torch.zeros_like(pre, dtype=torch.bool)
+        active[rows] = batchtopk_mask(pre[rows], config.k or 0)
+        return pre, active
 
 
 def standardised(lens: CrosslayerTranscoder, index: int, read: Tensor) -> Tensor:
@@ -74,7 +91,7 @@ def replaced(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Fact
 
 def replaced_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Change | None) -> list[Edit]:
     """The same with other active features in the place of those that a layer has."""
-    totals = _Totals(lens, change)
+    totals = _Totals(lens, change, batch)
     scale = lens.targets.standardiser
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:
@@ -92,7 +109,7 @@ def replaced_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Ch
 def changed(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors) -> list[Edit]:
     """What a change of some features writes, added to every written site: the model's own values stay."""
     changes = _per_layer(lens, {key: factor - 1 for key, factor in factors.items()}, otherwise=0.0)
-    totals = _Totals(lens, _scaling(changes))
+    totals = _Totals(lens, _scaling(changes), batch)
     scale = lens.targets.standardiser.scale
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:

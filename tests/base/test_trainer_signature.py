@@ -374,6 +374,8 @@ def test_a_run_that_evaluates_nothing_needs_no_held_out_rows(tmp_path: Path) -> 
     given = DatasetDict({"train": plain(), "validation": plain("validation").select([])})
     trainer = trainer_on(tmp_path, replace(tiny_rows(), splits=given), {"sample_steps": 1})
     assert len(losses(trainer)) == SHORT["max_steps"]
+    with pytest.raises(BadInput, match="there are no rows to evaluate on"):
+        trainer.evaluate(plain("validation").select([]))
 
 
 def test_a_refusal_names_the_trainer_that_was_called(tmp_path: Path) -> None:

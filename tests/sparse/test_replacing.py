@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import padded_batch, shared_lm
 from torch import Tensor
+from torch.nn import functional
 from transcoders import small_lens
 
 from consistency_lens.errors import BadInput
@@ -191,3 +192,16 @@ def test_what_cannot_be_changed() -> None:
     compete = small_lens(nonlinearity="batchtopk", k=2, across_layers=True)
     with pytest.raises(BadInput, match="layers above are not known yet"):
         compete.replaced(BATCH)
+
+
+def test_padding_and_first_tokens_do_not_compete_in_a_batchtopk() -> None:
+    frozen, ids = shared_lm("llama"), BATCH["input_ids"][:1]
+    lens = small_lens(nonlinearity="batchtopk", k=3)
+    wide = {"input_ids": functional.pad(ids, (30, 0)), "attention_mask": functional.pad(torch.ones_like(ids), (30, 0))}
+    batches = [{"input_ids": ids}, wide]
+    alone, padded = (frozen.logits(each, lens.replaced(each), keep=ids.shape[1]) for each in batches)
+    torch.testing.assert_close(alone, padded, atol=1e-4, rtol=1e-4)
+    read = frozen.read(batches[0], [*lens.config.read_sites, *lens.config.written_sites])
+    rows = torch.stack([read[site][0, 1:] for site in lens.config.read_sites], 1)
+    written = lens.replaced(batches[0])[0].value(read)[0, 1:]
+    torch.testing.assert_close(written, lens.reconstruct(rows)[:, 0], atol=1e-4, rtol=1e-4)

@@ -251,3 +251,11 @@ def test_held_out_blocks_of_another_model_are_refused(tmp_path: Path) -> None:
             CrosslayerTranscoderTrainer(
                 transcoder(), arguments(tmp_path), blocks(), eval_dataset=held_out, frozen=shared_lm("llama")
             )
+
+
+def test_the_order_has_the_seed_of_the_data_even_if_that_is_0(tmp_path: Path) -> None:
+    orders = [
+        trainer(tmp_path, **seeds).source.tokens.orders[0].seed
+        for seeds in ({"seed": 5}, {"seed": 5, "data_seed": 0}, {"seed": 5, "data_seed": 3})
+    ]
+    assert orders == [[5], [0], [3]]
