@@ -94,7 +94,10 @@ def numbers_of(
     given = compute_metrics(EvalPrediction(predictions=predictions, label_ids=nothing))
     if not isinstance(given, Mapping):
         raise BadInput("compute_metrics", type(given).__name__, "Let it return a dict of numbers by name.")
-    found = {name.removeprefix("eval_"): float(value) for name, value in given.items()}  # `evaluate` puts it there
+    try:
+        found = {name.removeprefix("eval_"): float(value) for name, value in given.items()}  # `evaluate` puts it there
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput("compute_metrics", list(given), "Let it return numbers by name.", why=str(error)) from error
     clash = [name for name in found if name in taken]
     if clash:
         raise BadInput(

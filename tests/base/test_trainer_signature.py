@@ -387,3 +387,20 @@ def test_a_refusal_names_the_trainer_that_was_called(tmp_path: Path) -> None:
         OtherTrainer(tiny_lens(frozen), arguments(tmp_path), tiny_rows())
     with pytest.raises(BadInput, match=r"OtherArguments\(output_dir\)"):
         OtherTrainer(tiny_lens(frozen), None, tiny_rows(), frozen=frozen)
+
+
+@pytest.mark.parametrize("value", ["much", None, [1.0, 2.0], torch.ones(2)])
+def test_what_is_no_number_is_no_metric(value: Any, tmp_path: Path) -> None:
+    trainer = trainer_on(tmp_path, tiny_rows(), compute_metrics=lambda prediction: {"mine": value})
+    with pytest.raises(BadInput, match="Let it return numbers by name"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"remove_unused_columns": True}, {"label_smoothing_factor": 0.1}, {"neftune_noise_alpha": 5.0}]
+)
+def test_arguments_that_mean_nothing_to_a_lens_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    (name,) = changes
+    with pytest.raises(BadInput, match="Leave it out") as caught:
+        arguments(tmp_path, **changes)
+    assert caught.value.field == name

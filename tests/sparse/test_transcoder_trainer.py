@@ -224,6 +224,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ({"sparsity_weight": "much"}, "sparsity_weight"),
         ({"dead_after": 0}, "dead_after"),
         ({"train_sampling_strategy": "random"}, "train_sampling_strategy"),
+        ({"kl_horizon": 2}, "kl_horizon"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
