@@ -171,7 +171,7 @@ def require_command(words: list[str]) -> None:
 
 def require_script(words: list[str]) -> None:
     match words:
-        case ["-m", "venv", _] | ["-m", "consistency_lens.demo"]:
+        case ["-m", "venv", _] | ["-m", "consistency_lens.demo"] | ["-m", "tests.hostile", "--minutes", _]:
             return
         case ["run_lens.py", *rest]:
             every_part_of(cli.parse(rest))
