@@ -79,7 +79,12 @@ FAMILIES = {
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:
     """The family of a saved lens, from its configuration."""
-    known = {family.model_type: family for family in FAMILIES.values()}
+    return FAMILIES[name_of_family(config, place)]
+
+
+def name_of_family(config: Mapping[str, Any], place: str) -> str:
+    """Its name in the table; an unknown one is refused."""
+    known = {family.model_type: name for name, family in FAMILIES.items()}
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         why = f"its config.json says model_type={model_type!r}"

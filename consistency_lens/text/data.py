@@ -34,7 +34,7 @@ def training_data(
     """The rows with the columns that a batch is made of, as tensors."""
     _require_rows(activations, args)
     splits = {name: _formatted(split, site) for name, split in activations.splits.items()}
-    held_out: Any = splits.get("validation")
+    held_out: Any = splits["validation"] if len(splits.get("validation", [])) else None
     if isinstance(eval_dataset, Mapping) and eval_dataset:
         held_out = {name: _formatted(rows, site) for name, rows in eval_dataset.items()}
     pad_id = frozen.tokenizer.pad_token_id
