@@ -163,15 +163,11 @@ def _keeping(batch: Mapping[str, Any], first: bool, name: str) -> Keeps:
 
 def kept_columns(batch: Mapping[str, Any], ids: Tensor) -> Tensor:
     """Columns `[B, S]` in which the model keeps its own values: what is no token, or the first one of its row. The
-    columns are those of `ids`, or of anything of its shape. Of a batch from which the model goes on to generate, they
-    may be more than the batch has, or fewer: those behind its own, none of which is a row's first."""
+    columns are those of `ids`, or of anything of its shape."""
     mask = batch.get("attention_mask")
     if mask is None:
-        mask = torch.ones(batch.get("input_ids", ids).shape[:2], dtype=torch.long)
-    mask, more = mask.to(ids.device), ids.shape[1] - mask.shape[1]
-    if more < 0:
-        return torch.zeros(ids.shape[:2], dtype=torch.bool, device=ids.device)
-    mask = torch.nn.functional.pad(mask, (0, more), value=1)
+        mask = torch.ones(ids.shape[:2], dtype=torch.long)
+    mask = mask.to(ids.device)
     return (mask.cumsum(1) <= 1) | (mask == 0)
 
 
