@@ -230,7 +230,7 @@ def parse(argv: Sequence[str]) -> Request:
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
         every = ["--" + name for name in options.names]
-        raise BadInput("option", given, f"{meant(given, every)}--help lists all options.")
+        raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
     _require_family(recipe, options)
     _require_places(recipe)
