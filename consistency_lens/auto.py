@@ -246,6 +246,9 @@ def find_models(
     found = []
     for name, origin in origins.items():
         place = places.get(name)
+        if isinstance(place, FrozenLM) and place.name != name:
+            fix = f"Load it under that name: FrozenLM.from_pretrained(..., name={name!r})."
+            raise BadInput("subject", place.name, fix, why=f"it was given as the lens's model {name!r}")
         model = place if isinstance(place, FrozenLM) else find_subject(origin, place, device_map, token)
         model.name = name
         found.append(model)

@@ -19,6 +19,9 @@ def open_contexts(given: Any, eval_dataset: Any, frozen: FrozenLM, site: str) ->
     """Whatever a trainer may be given, as activations of this model at this site; `eval_dataset` may be several sets
     by name, of which the first takes the place of the validation split."""
     several = dict(eval_dataset) if isinstance(eval_dataset, Mapping) else {}
+    if "train" in several:
+        fix = "Leave it out: the best checkpoint is chosen by the first set."
+        raise BadInput("eval_dataset", "train", fix, why="these are the rows that are trained on")
     one = next(iter(several.values()), None) if several else eval_dataset
     activations = Activations.of(given, frozen, site, one)
     activations.require_model(frozen)

@@ -404,3 +404,9 @@ def test_arguments_that_mean_nothing_to_a_lens_are_refused(changes: dict[str, An
     with pytest.raises(BadInput, match="Leave it out") as caught:
         arguments(tmp_path, **changes)
     assert caught.value.field == name
+
+
+def test_the_rows_that_are_trained_on_are_no_held_out_set(tmp_path: Path) -> None:
+    frozen, rows = shared_lm("llama"), tiny_rows()
+    with pytest.raises(BadInput, match=r"eval_dataset='train'.*trained on"):
+        ConsistencyLensTrainer(tiny_lens(frozen), arguments(tmp_path), rows, dict(rows.splits), frozen=frozen)
