@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         ExtractArguments,
         Extraction,
     )
+    from .activations.blocks import BlockArguments, BlockExtraction, Blocks
+    from .activations.passages import PassageArguments, Passages
     from .auto import AutoLens, evaluate_lens
     from .base.arguments import LensTrainingArguments
     from .base.configuration import LensConfig
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from .evaluation import Report
     from .evaluation.metric import Fidelity
     from .frozen import Decoding, Edit, FrozenLM, FrozenModels, Generated, Prefix, Provenance, ProvenanceMismatch, Site
+    from .sparse.arguments import CrosslayerTranscoderArguments
+    from .sparse.configuration import CrosslayerTranscoderConfig
+    from .sparse.modeling import CrosslayerTranscoder
+    from .sparse.trainer import CrosslayerTranscoderTrainer
     from .text.arguments import ConsistencyLensArguments
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
@@ -37,6 +43,9 @@ _HOMES = {
     "Activations": ".activations",
     "AutoLens": ".auto",
     "BadInput": ".errors",
+    "BlockArguments": ".activations.blocks",
+    "BlockExtraction": ".activations.blocks",
+    "Blocks": ".activations.blocks",
     "ConsistencyLens": ".text.modeling",
     "ConsistencyLensArguments": ".text.arguments",
     "ConsistencyLensConfig": ".text.configuration",
@@ -44,6 +53,10 @@ _HOMES = {
     "Corpus": ".activations",
     "CorpusArguments": ".activations",
     "CorruptShard": ".activations",
+    "CrosslayerTranscoder": ".sparse.modeling",
+    "CrosslayerTranscoderArguments": ".sparse.arguments",
+    "CrosslayerTranscoderConfig": ".sparse.configuration",
+    "CrosslayerTranscoderTrainer": ".sparse.trainer",
     "Decoding": ".frozen",
     "Edit": ".frozen",
     "ExtractArguments": ".activations",
@@ -58,6 +71,8 @@ _HOMES = {
     "LensModel": ".base.modeling",
     "LensTrainer": ".base.trainer",
     "LensTrainingArguments": ".base.arguments",
+    "PassageArguments": ".activations.passages",
+    "Passages": ".activations.passages",
     "Prefix": ".frozen",
     "Provenance": ".frozen",
     "ProvenanceMismatch": ".frozen",
@@ -72,6 +87,9 @@ __all__ = [
     "Activations",
     "AutoLens",
     "BadInput",
+    "BlockArguments",
+    "BlockExtraction",
+    "Blocks",
     "ConsistencyLens",
     "ConsistencyLensArguments",
     "ConsistencyLensConfig",
@@ -79,6 +97,10 @@ __all__ = [
     "Corpus",
     "CorpusArguments",
     "CorruptShard",
+    "CrosslayerTranscoder",
+    "CrosslayerTranscoderArguments",
+    "CrosslayerTranscoderConfig",
+    "CrosslayerTranscoderTrainer",
     "Decoding",
     "Edit",
     "ExtractArguments",
@@ -93,6 +115,8 @@ __all__ = [
     "LensModel",
     "LensTrainer",
     "LensTrainingArguments",
+    "PassageArguments",
+    "Passages",
     "Prefix",
     "Provenance",
     "ProvenanceMismatch",

@@ -88,7 +88,12 @@ FAMILIES = {
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:
     """The family of a saved lens, from its configuration."""
-    known = {family.model_type: family for family in FAMILIES.values()}
+    return FAMILIES[name_of_family(config, place)]
+
+
+def name_of_family(config: Mapping[str, Any], place: str) -> str:
+    """Its name in the table; an unknown one is refused."""
+    known = {family.model_type: name for name, family in FAMILIES.items()}
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         why = f"its config.json says model_type={model_type!r}"
@@ -250,6 +255,9 @@ def find_models(
     found = []
     for name, origin in origins.items():
         place = places.get(name)
+        if isinstance(place, FrozenLM) and place.name != name:
+            fix = f"Load it under that name: FrozenLM.from_pretrained(..., name={name!r})."
+            raise BadInput("subject", place.name, fix, why=f"it was given as the lens's model {name!r}")
         model = place if isinstance(place, FrozenLM) else find_subject(origin, place, device_map, token)
         model.name = name
         found.append(model)

@@ -43,7 +43,9 @@ class Leak:
 
 
 def _homes() -> tuple[str, ...]:
-    return tuple(place for place in (os.path.expanduser("~"), os.getcwd()) if place.count("/") + place.count("\\") > 0)
+    """A root is nobody's home, though a container may call it one: every path begins there."""
+    places = map(Path, (os.path.expanduser("~"), os.getcwd()))
+    return tuple(str(place) for place in places if place.is_absolute() and place != Path(place.anchor))
 
 
 def _user() -> str:

@@ -19,6 +19,10 @@ import consistency_lens
 PATH = Path(__file__).with_name("api.md")
 SECTIONS = {
     "Lenses": ["AutoLens", "ConsistencyLens", "Steered", "LensDecoder", "LensEncoder", "ConsistencyLensConfig"],
+    "Transcoders": [
+        *["CrosslayerTranscoder", "CrosslayerTranscoderConfig"],
+        *["CrosslayerTranscoderTrainer", "CrosslayerTranscoderArguments"],
+    ],
     "A frozen LLM": [
         *["FrozenLM", "FrozenModels", "Prefix", "Site", "Edit", "Decoding", "Generated"],
         *["Provenance", "ProvenanceMismatch"],
@@ -27,6 +31,7 @@ SECTIONS = {
         *["Corpus", "CorpusArguments", "ExtractArguments", "Extraction", "Activations", "ActivationCollator"],
         "CorruptShard",
     ],
+    "Blocks and passages": ["BlockArguments", "BlockExtraction", "Blocks", "PassageArguments", "Passages"],
     "Training": ["ConsistencyLensTrainer", "ConsistencyLensArguments"],
     "Judging": ["evaluate_lens", "Report", "Fidelity"],
     "For a family of your own": ["LensModel", "LensConfig", "LensTrainer", "LensTrainingArguments"],

@@ -41,7 +41,9 @@ def extract_blocks(
 
 def written_blocks(folder: Path) -> dict[str, bytes]:
     """Name -> content of all that an extraction writes, but the card, which names the folder."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", "README.md")]
+    paths = [
+        path for path in folder.rglob("*") if path.is_file() and path.name != "lock" and "README" not in path.name
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 

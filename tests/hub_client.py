@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [str(ROOT / "tests"), *(str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_dir())]
+# As pytest has them; a package is imported through the folder that it lies in.
+_FOLDERS = [
+    folder for folder in (ROOT / "tests").iterdir() if folder.is_dir() and not (folder / "__init__.py").exists()
+]
+TESTS = [str(ROOT / "tests"), *map(str, _FOLDERS)]
 
 
 class HubClient:

@@ -196,9 +196,9 @@ def test_null_and_an_empty_list_set_nothing(tmp_path: Path) -> None:
     [
         (
             "batch_sise: 3",
-            "config='batch_sise': an unknown field. Did you mean 'batch_size'? --help lists all fields.",
+            "config='batch_sise': an unknown field. Did you mean 'batch_size'? --help_all lists all fields.",
         ),
-        ("zzz: 3", "config='zzz': an unknown field. --help lists all fields."),
+        ("zzz: 3", "config='zzz': an unknown field. --help_all lists all fields."),
         ("config: demo", "config='config': an unknown field."),
         ("7: 3", "expected a mapping with at most 1048576 names, each a text."),
         ("- a\n- b", "it is not a mapping. Write one 'field: value' on each line."),

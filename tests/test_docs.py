@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import runpy
@@ -15,12 +16,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from block_runs import extract_blocks
 from extracting import extract_to, random_texts
 from lens_runs import tiny_lens, tiny_rows
-from snippets import PAGES, ROOT, blocks, commands, snippets
+from passage_models import passage_models
+from snippets import PAGES, ROOT, Snippet, blocks, commands, snippets
 from tiny import shared_lm, tiny_model, tiny_tokenizer
 
-from consistency_lens import ConsistencyLens, FrozenLM, cli, evaluate_lens
+from consistency_lens import ConsistencyLens, CrosslayerTranscoder, FrozenLM, cli, evaluate_lens
 from consistency_lens.errors import BadInput
 
 SNIPPETS = snippets()
@@ -47,6 +50,110 @@ def tiny_gpt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = random_texts(60, shortest=20, longest=40)
     extract_to(Path("outputs/gpt2-stories"), texts, frozen, sites=["resid_post.2/3"], continuation_length=8)
     return tmp_path
+
+
+@pytest.fixture
+def tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two random models under the names that the pages use, and texts."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model("gpt2").save_pretrained("gpt2")
+    tiny_tokenizer().save_pretrained("gpt2")
+    other = passage_models()["pieces"]
+    other.model.save_pretrained("Qwen/Qwen3-0.6B")
+    other.tokenizer.save_pretrained("Qwen/Qwen3-0.6B")
+    Path("my.txt").write_text("".join(f"{text}\n" for text in random_texts(50, shortest=12, longest=24)))
+    return tmp_path
+
+
+@pytest.fixture
+def sparse_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a transcoder that was never trained, beside its model and its blocks: the form is the same for any."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model("llama").save_pretrained("tiny-llama")
+    tiny_tokenizer().save_pretrained("tiny-llama")
+    frozen = FrozenLM.from_pretrained("tiny-llama")
+    extract_blocks(Path("outputs/sparse-demo-blocks"), random_texts(60, shortest=6), frozen, sites=TRANSCODED)
+    lens = CrosslayerTranscoder.from_subject(frozen, features=48, nonlinearity="topk", k=4)
+    lens.save_pretrained(tmp_path / "outputs/sparse-demo/lens")
+    return tmp_path
+
+
+TRANSCODED = ["resid_mid.*", "mlp_out.*"]
+ON_A_TINY_ONE = {"subject_path()": '"gpt2"'}
+
+
+def form(printed: str) -> str:
+    """What is printed, without what differs between models: numbers and words in quotes."""
+    return re.sub(r"'[^']*'|-?\d+(\.\d+)?", "*", printed)
+
+
+OF_THE_DOOR = [SNIPPETS["sites"], SNIPPETS["computed"], SNIPPETS["generate"]]
+
+
+@pytest.mark.parametrize("snippet", OF_THE_DOOR, ids=lambda snippet: snippet.name)
+def test_a_frozen_model_is_read_edited_and_goes_on(snippet: Snippet, tiny_models: Path) -> None:
+    printed = snippet.run(ON_A_TINY_ONE)
+    assert len(printed.splitlines()) == len(snippet.shown.splitlines()) > 1
+    if snippet.name != "generate":  # a random model may stop at once
+        assert form(printed) == form(snippet.shown)
+
+
+@pytest.mark.slow
+def test_the_offline_model_is_read_edited_and_goes_on_as_shown(subject_folder: Path) -> None:
+    assert SNIPPETS["sites"].run() == SNIPPETS["sites"].shown
+    computed = SNIPPETS["computed"]  # what is left without any MLP hangs on the last digits of the training
+    assert computed.run().splitlines()[:2] == computed.shown.splitlines()[:2]
+    snippet, name = SNIPPETS["generate"], re.compile(r"\['(\w+) \.")
+    assert name.findall(snippet.run()) == name.findall(snippet.shown) == ["finn", "clara", "clara"]
+
+
+def test_models_take_their_edits_by_name(tiny_models: Path) -> None:
+    lines = SNIPPETS["models"].run().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["small 1 edit", "large 1 edit"]
+
+
+def test_a_transcoder_is_trained_in_a_few_lines(tiny_models: Path) -> None:
+    frozen = FrozenLM.from_pretrained("gpt2")
+    extract_blocks(Path("outputs/gpt2-blocks"), random_texts(60, shortest=6), frozen, sites=TRANSCODED)
+    small = {"features=6144": "features=48", "k=32": "k=4", "max_steps=2000": "max_steps=2", "size=4000": "size=64"}
+    assert "train_runtime" in SNIPPETS["train_transcoder"].run(small)
+    again = CrosslayerTranscoder.from_pretrained("outputs/gpt2-transcoder/lens", subject=frozen)
+    assert len(again.features("w1 w2 w3")) == 3
+
+
+def test_features_are_listed_and_switched_off(sparse_demo: Path) -> None:
+    snippet = SNIPPETS["features"]
+    first, *others = snippet.run().splitlines()
+    assert re.search(r"\| (\d/\d+ \d+\.\d\d(, )?){4} \| 16 active in all layers$", first)
+    for line, shown in zip(others, snippet.shown.splitlines()[1:], strict=True):
+        kind = re.compile(r"^without|^all MLPs replaced|KL \d\.\d{4}$")
+        assert len(kind.findall(line)) == len(kind.findall(shown)) == 2
+
+
+def test_a_transcoder_is_opened_in_the_format_of_others(sparse_demo: Path) -> None:
+    snippet = SNIPPETS["circuit_tracer"]
+    printed = snippet.run()
+    assert form(printed) == form(snippet.shown)
+    assert [float(n) for n in re.findall(r"\d\.\d", printed)] == pytest.approx([4.0] * 4, rel=0.05)
+
+
+def test_rows_of_your_own_are_trained_on(tiny_models: Path) -> None:
+    short = {"max_steps=6000": "max_steps=2", "warm_steps=4000": "warm_steps=1"}
+    *_, last = SNIPPETS["own_rows"].run(short).splitlines()
+    assert math.isfinite(float(last))
+
+
+def test_blocks_are_made_and_opened(tiny_models: Path) -> None:
+    *_, shape, document = SNIPPETS["blocks"].run().splitlines()
+    assert shape == "[512, 8, 32] for 8 sites"
+    assert document == "['activations', 'doc_id', 'input_ids', 'position'] torch.Size([8, 32])"
+
+
+def test_passages_are_read_by_two_models(tiny_models: Path) -> None:
+    lines = SNIPPETS["passages"].run().splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        [name, sequence, "2"] for name in ("small", "large") for sequence in ("full", "bare", "bare")
+    ]
 
 
 @pytest.mark.slow
@@ -171,7 +278,7 @@ def require_command(words: list[str]) -> None:
 
 def require_script(words: list[str]) -> None:
     match words:
-        case ["-m", "venv", _] | ["-m", "consistency_lens.demo"]:
+        case ["-m", "venv", _] | ["-m", "consistency_lens.demo"] | ["-m", "tests.hostile", "--minutes", _]:
             return
         case ["run_lens.py", *rest]:
             every_part_of(cli.parse(rest))

@@ -104,7 +104,7 @@ def test_a_request_that_cannot_work(
         (["--text_column", "texts"], "text_column='texts'. Did you mean 'text'? The source has text."),
         (["--text_column", "label"], "text_column='label'. The source has text."),
         (["--keep_columns", "tex"], "keep_columns='tex'. Did you mean 'text'?"),
-        (["--batchsize", "3"], "option='--batchsize'. Did you mean '--batch_size'? --help lists all options."),
+        (["--batchsize", "3"], "option='--batchsize'. Did you mean '--batch_size'? --help_all lists all options."),
         (["--batchsize=3"], "option='--batchsize'. Did you mean '--batch_size'?"),
         (["more"], "option='more'."),
         (["--dataset_name", "x"], "Use either --train_file or --dataset_name."),

@@ -194,3 +194,10 @@ def test_a_checkpoint_that_is_sent_keeps_names_and_no_places(tmp_path: Path) -> 
     forget_places(sent)
     assert json.loads(sent.read_text()) == state | {"best_model_checkpoint": "checkpoint-4", "log": ["a/b", {"x": ""}]}
     assert json.loads(original.read_text()) == state, "the file of the run stays as it is"
+
+
+def test_who_works_at_the_root_can_still_send_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container: the current folder, or home, is the root, and every path of every text begins there."""
+    monkeypatch.chdir(os.sep)
+    monkeypatch.setenv("HOME", os.sep)
+    assert Watch().homes == () and not Watch().seen_in("see /wiki/Foo and /no-such/place/at-all")

@@ -10,6 +10,7 @@ import pytest
 from extracting import random_texts, saved_model, write_jsonl
 
 from consistency_lens import Activations
+from consistency_lens.activations.blocks import Blocks
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -128,3 +129,13 @@ def test_a_run_ends_on_the_hub_and_no_token_is_anywhere(
     assert not leaks and TOKEN not in said
     assert ("model", name) in billed(said)
     assert "not pushed" in said + (folder / "log.txt").read_text() and not os.environ.get("HF_TOKEN")
+
+
+def test_blocks_are_published_whole(online: tuple[Hub, HubClient], texts: Path, tmp_path: Path) -> None:
+    server, client = online
+    words = ["extract", "--family", "sparse", "--model_name_or_path", str(saved_model()), "--train_file", str(texts)]
+    words += ["--use_cpu", "--sites", "mlp_out.1", "--output_dir", str(tmp_path / "blocks"), "--hub_token", TOKEN]
+    code, said = client(command, [*words, "--push_to_hub", "--hub_dataset_id", "me/blocks"])
+    assert code == 0, said
+    here = {shard.file for shard in Blocks.load(tmp_path / "blocks").shards()}
+    assert here and here <= set(tree(server, "me/blocks", "dataset"))

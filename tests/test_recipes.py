@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from extracting import ROOT
 from consistency_lens import cli
 from consistency_lens.cli.options import options_of
 from consistency_lens.cli.recipes import as_recipe
+from consistency_lens.errors import BadInput
 
 RECIPES = cli.recipe_names()
 
@@ -80,3 +82,25 @@ def test_what_was_settled_settles_the_same_again(tmp_path: Path, words: list[str
 def test_no_secret_is_written_down() -> None:
     values: dict[str, Any] = cli.parse(["--config", "demo", "--hub_token", "hf_secret"]).values
     assert values["hub_token"] == "hf_secret" and "hf_secret" not in as_recipe(values)
+
+
+@pytest.mark.parametrize(
+    ("words", "theirs", "ours"),
+    [
+        (["--family", "sparse"], "text", "sparse_demo, transcoder_gpt2"),
+        (["train", "--config", "sparse_demo", "--family", "text"], "sparse", "demo, gpt2, llama3_8b_lora"),
+    ],
+)
+def test_a_recipe_of_another_family_is_refused(words: list[str], theirs: str, ours: str) -> None:
+    with pytest.raises(BadInput, match=f"the recipe is of the family {theirs}.*{ours}") as caught:
+        cli.parse(words)
+    assert caught.value.field == "family"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain"])
+def test_a_lens_outside_of_a_run_says_which_family_it_is_of(command: str, tmp_path: Path) -> None:
+    shared = {"sites": ["mlp_out.1"], "hidden_size": 32}
+    origin = {"model_id": "m", "weights": "w", "tokenizer": "t", "sites": ["mlp_out.1"], "dtype": "float32"}
+    for model_type, family in (("crosslayer_transcoder", "sparse"), ("consistency_lens", "text")):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "provenance": origin, **shared}))
+        assert cli.parse([command, "--lens", str(tmp_path)]).options.family == family

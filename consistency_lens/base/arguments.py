@@ -77,6 +77,11 @@ class LensTrainingArguments(TrainingArguments):
         for name, lowest in least.items():
             if vars(self)[name] < lowest:
                 raise BadInput(name, vars(self)[name], f"Use {lowest} or more.")
+        unused = {"remove_unused_columns": "a lens needs all columns", "label_smoothing_factor": "there are no labels"}
+        unused |= {"neftune_noise_alpha": "a lens reads activations, and no embedded tokens"}
+        for name, why in unused.items():
+            if vars(self)[name]:
+                raise BadInput(name, vars(self)[name], "Leave it out.", why)
         if self.learning_rate < 0:
             raise BadInput("learning_rate", self.learning_rate, "Use a rate above 0.")
         super().__post_init__()

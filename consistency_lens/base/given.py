@@ -14,23 +14,24 @@ from ..frozen import FrozenLM, FrozenModels
 from .arguments import LensTrainingArguments
 from .engines import Engine
 
-_WRITE = "Write ConsistencyLensTrainer(model=lens, args=args, train_dataset=activations, frozen=frozen)"
 _RENAMED = {"lens": "model", "activations": "train_dataset"}
 
 
-def require_names(model: Any, args: Any, frozen: Any, model_init: Any, other: Mapping[str, Any]) -> None:
-    """Raise where a call has another shape than that of transformers' `Trainer` with `frozen` beside it."""
+def require_names(trainer: str, model: Any, args: Any, frozen: Any, model_init: Any, other: Mapping[str, Any]) -> None:
+    """Raise where a call has another shape than that of transformers' `Trainer` with `frozen` beside it; `trainer` is
+    the name of the class."""
+    write = f"Write {trainer}(model=lens, args=args, train_dataset=data, frozen=frozen)"
     for name, value in other.items():
         why = f"its name is {_RENAMED[name]}" if name in _RENAMED else "the trainer takes nothing of that name"
-        raise BadInput(name, type(value).__name__, f"{_WRITE}.", why=why)
+        raise BadInput(name, type(value).__name__, f"{write}.", why=why)
     if isinstance(args, FrozenLM):
-        fix = f"{_WRITE}: the order is that of the names, and frozen has to be named."
+        fix = f"{write}: the order is that of the names, and frozen has to be named."
         raise BadInput("args", "FrozenLM", fix, why="these are no arguments of a run")
     if not isinstance(args, LensTrainingArguments):
-        fix = "Give the arguments of the family's training: ConsistencyLensArguments(output_dir)."
+        fix = f"Give the arguments of the family's training: {trainer.replace('Trainer', 'Arguments')}(output_dir)."
         raise BadInput("args", type(args).__name__, fix, why="these are no arguments of a lens's training")
     if frozen is None:
-        raise BadInput("frozen", None, f"{_WRITE}.", why="edits are made to a frozen model")
+        raise BadInput("frozen", None, f"{write}.", why="edits are made to a frozen model")
     FrozenModels.of(frozen)
     if (model is None) is (model_init is None):
         why = "there is neither a model nor a model_init" if model is None else "there is a model_init, too"
@@ -59,6 +60,22 @@ def require_together(args: LensTrainingArguments, model_init: Any, optimizers: S
         raise BadInput("auto_find_batch_size", True, fix, why="each attempt begins with an optimizer of its own")
 
 
+def require_held_out(args: LensTrainingArguments, held_out: Any) -> None:
+    """Raise where a training is to evaluate, and nothing is held out.
+
+    Args:
+        args: of the run.
+        held_out: rows, several sets of them by name, or None.
+    """
+    if args.eval_strategy == "no":
+        return
+    sets = held_out if isinstance(held_out, Mapping) else {"": held_out}
+    if not sets or any(rows is None or not len(rows) for rows in sets.values()):
+        fix = "Give held-out rows as eval_dataset, extract with a validation_fraction above 0, or evaluate not at all."
+        shown = list(sets) if isinstance(held_out, Mapping) else None
+        raise BadInput("eval_dataset", shown, fix, why="there are no rows to evaluate on")
+
+
 def numbers_of(
     compute_metrics: Callable[[EvalPrediction], Mapping[str, float]],
     rows: Mapping[str, Tensor],
@@ -77,7 +94,10 @@ def numbers_of(
     given = compute_metrics(EvalPrediction(predictions=predictions, label_ids=nothing))
     if not isinstance(given, Mapping):
         raise BadInput("compute_metrics", type(given).__name__, "Let it return a dict of numbers by name.")
-    found = {name.removeprefix("eval_"): float(value) for name, value in given.items()}  # `evaluate` puts it there
+    try:
+        found = {name.removeprefix("eval_"): float(value) for name, value in given.items()}  # `evaluate` puts it there
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput("compute_metrics", list(given), "Let it return numbers by name.", why=str(error)) from error
     clash = [name for name in found if name in taken]
     if clash:
         raise BadInput(

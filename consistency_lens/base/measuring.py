@@ -45,7 +45,10 @@ class MeasuringTrainer(RobustTrainer):
         """Validation rows, or those of another split, in a fixed order that mixes documents: the same ones at each
         call, in batches of nearly equal size, so that none is left with a single row."""
         dataset = self.held_out if dataset is None else dataset
-        if not isinstance(dataset, (Dataset, torch.utils.data.Dataset)) or isinstance(dataset, IterableDataset):
+        looked_at = isinstance(dataset, (Dataset, torch.utils.data.Dataset)) and not isinstance(
+            dataset, IterableDataset
+        )
+        if not looked_at or not len(dataset):
             fix = "Give held-out rows as eval_dataset, or extract with a validation_fraction above 0."
             kind = None if dataset is None else type(dataset).__name__
             raise BadInput("eval_dataset", kind, fix, why="there are no rows to evaluate on")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from .callbacks import MovingAverage, accelerator_load
 from .checkpoint import checkpoints, find_checkpoint, save_batch
 from .cost import Cost, Meter
 from .engines import Engine, mean_over_processes
-from .given import require_names, require_together
+from .given import require_held_out, require_names, require_together
 from .lens_card import CARD, TrainingRecord, settings_of, setup_of, watched, write_lens_card
 from .measuring import MeasuringTrainer
 from .memory import FirstWeights
@@ -83,7 +84,7 @@ class LensTrainer(MeasuringTrainer):
         frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         **other: Any,
     ) -> None:
-        require_names(model, args, frozen, model_init, other)
+        require_names(type(self).__name__, model, args, frozen, model_init, other)
         assert args is not None and frozen is not None
         self.model_init = model_init
         if model is None:
@@ -94,6 +95,7 @@ class LensTrainer(MeasuringTrainer):
         lens.config.require_subject(self.models)
         self.lens, self.frozen = lens, self.models.first
         self.data = self.open_data(train_dataset, eval_dataset, args)
+        require_held_out(args, self.data.held_out)
         self.schedules = self.weigh(args)
         require_together(args, model_init, optimizers, Engine.of(args))
         placed = self.place(args)
@@ -338,7 +340,7 @@ class LensTrainer(MeasuringTrainer):
         if self.is_world_process_zero():
             write_lens_card(Path(self.args.output_dir), self.lens.config, self.record(), self.earlier_card)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, **kwargs: Any) -> Any:
         """As transformers'; with True, from the newest checkpoint that is whole. Those on the Hub have names as in
         `last-checkpoint`, `owner/name`, `owner/name/checkpoint-40`."""
         if resume_from_checkpoint is True:
@@ -348,16 +350,17 @@ class LensTrainer(MeasuringTrainer):
                 raise BadInput("resume_from_checkpoint", True, fix, why="there is no whole checkpoint in output_dir")
             resume_from_checkpoint = str(whole[-1])
         self.cost_before = Cost()
-        if isinstance(resume_from_checkpoint, str):
+        if isinstance(resume_from_checkpoint, (str, os.PathLike)):
             on_hub = (self.args.hub_model_id, self.args.hub_revision, self.args.hub_token)
-            resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, *on_hub))
+            resume_from_checkpoint = str(find_checkpoint(str(resume_from_checkpoint), *on_hub))
             self.require_resumable(Path(resume_from_checkpoint))
             earlier = TrainingRecord.load(resume_from_checkpoint)
             self.cost_before = earlier.cost if earlier else Cost(partial=True)
             self.earlier_card = Path(resume_from_checkpoint) / CARD
         with tf32(wants_tf32(self.args)):
             output = super().train(resume_from_checkpoint, **kwargs)
-        return output._replace(training_loss=mean_loss(self.state.log_history, output.training_loss))
+        loss = mean_loss(self.state.log_history, output.training_loss)
+        return output._replace(training_loss=loss, metrics={**output.metrics, "train_loss": loss})
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """As transformers', which takes one more step where a training goes on from its end, early or not."""

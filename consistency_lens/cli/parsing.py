@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
+from transformers.utils import CONFIG_NAME
 
 from ..activations import CorpusArguments
+from ..auto import lens_folder, name_of_family, read_config
 from ..base.family_run import FamilyRun
 from ..errors import BadInput
 from ..schema import require_place
@@ -228,8 +230,9 @@ def parse(argv: Sequence[str]) -> Request:
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
         every = ["--" + name for name in options.names]
-        raise BadInput("option", given, f"{meant(given, every)}--help lists all options.")
+        raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
+    _require_family(recipe, options)
     _require_places(recipe)
     settled = vars(parser.parse_args([*as_options(recipe, options), *words]))  # what comes later wins
     values = {name: settled[name] for name in options.names}
@@ -257,7 +260,19 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     if not named:
         return DEFAULT_FAMILY
     _require_places(named)
-    return str(_recipe(command, named | {"model_name_or_path": None}).get("family", DEFAULT_FAMILY))
+    recipe = _recipe(command, named | {"model_name_or_path": None})
+    if not recipe and said.lens is not None and (Path(lens_folder(said.lens)) / CONFIG_NAME).is_file():
+        return name_of_family(read_config(lens_folder(said.lens))[0], said.lens)
+    return str(recipe.get("family", DEFAULT_FAMILY))
+
+
+def _require_family(recipe: Mapping[str, Any], options: Options) -> None:
+    """Raise where a recipe, perhaps the demo's that nobody has named, is that of another family."""
+    theirs = str(recipe.get("family", DEFAULT_FAMILY))
+    if recipe and theirs != options.family:
+        own = [name for name in recipe_names() if load_recipe(name).get("family", DEFAULT_FAMILY) == options.family]
+        fix = f"Name a recipe of it with --config ({', '.join(own)}), or a model and texts."
+        raise BadInput("family", options.family, fix, why=f"the recipe is of the family {theirs}")
 
 
 def _require_places(given: Mapping[str, Any]) -> None:

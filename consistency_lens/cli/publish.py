@@ -35,7 +35,7 @@ _ALONE = (
     "Its subject is not published with it: this machine does not have the one that it was made for. Another machine, "
     "which trains that subject again, may get other weights, and then the lens refuses them."
 )
-_OF_ROWS = (CARD, *LAYOUT, *(f"{split}/data-*.arrow" for split in SPLITS))
+_OF_ROWS = (CARD, *LAYOUT, *(f"{split}/data-*.{kind}" for split in SPLITS for kind in ("arrow", "safetensors")))
 
 
 def publish(request: Request) -> None:

@@ -54,7 +54,8 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
     names = options_of(str(record.get("family", DEFAULT_FAMILY))).names
     for key in record:
         if key not in names:
-            raise BadInput("config", key, f"{meant(str(key), names)}--help lists all fields.", why="an unknown field")
+            fix = f"{meant(str(key), names)}--help_all lists all fields."
+            raise BadInput("config", key, fix, why="an unknown field")
     return record
 
 

@@ -14,7 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..activations import Activations
-from ..auto import AutoLens, evaluate_lens, find_subject, is_demo, lens_folder, report_of
+from ..auto import (
+    FAMILIES,
+    AutoLens,
+    evaluate_lens,
+    family_of,
+    find_subject,
+    is_demo,
+    lens_folder,
+    read_config,
+    report_of,
+)
 from ..base.comparing.rows import CLOSE, OPEN
 from ..base.configuration import ONE_MODEL
 from ..base.lens_card import TrainingRecord
@@ -34,6 +44,7 @@ SHOWN, WORDS, HORIZON = 4, 14, 8
 
 def evaluate(request: Request, exits: ExitStack) -> Report:
     """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
+    require_family(request)
     home = run_of(named_lens(request))
     activations = open_data(request)
     require_split(activations, request.report.report_split)
@@ -49,6 +60,15 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
         folder.mkdir(parents=True, exist_ok=True)
         exits.enter_context(Log(folder, request.values["hub_token"]))
     return judge_run(request, lens, activations, folder, history, home_of_lens, home)
+
+
+def require_family(request: Request) -> None:
+    """Raise where a lens is of another family than the options, which nobody could know of one on the Hub."""
+    config, _ = read_config(lens_folder(named_lens(request)), token=request.values["hub_token"])
+    found = family_of(config, named_lens(request))
+    if FAMILIES[request.options.family] != found:
+        (right,) = (name for name, family in FAMILIES.items() if family == found)
+        raise BadInput("family", request.options.family, f"Use --family {right}.", why="the lens is of another one")
 
 
 def named_lens(request: Request) -> str:

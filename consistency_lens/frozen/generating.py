@@ -159,7 +159,9 @@ class _Choices:
         self.decoding, self.rows, self.tokenizer = decoding, rows, lm.tokenizer
         self.stops = torch.tensor(list(decoding.stop_ids or ()), dtype=torch.long, device=lm.device)
         pad = lm.tokenizer.pad_token_id
-        self.pad = pad if pad is not None else next(iter(decoding.stop_ids or ()), 0)
+        # Some tokenizers have a padding token that was added behind the model's vocabulary; what is padded is read.
+        known = pad is not None and pad < lm.vocab_size
+        self.pad = pad if known else next(iter(decoding.stop_ids or ()), 0)
         self.ended = torch.zeros(len(rows), dtype=torch.bool, device=lm.device)
         self.ids: list[torch.Tensor] = []
         self.own: list[torch.Tensor] = []

@@ -113,6 +113,9 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
             given = vars(self)[name]
             if given is not None and given < lowest:
                 raise BadInput(name, given, f"Use {lowest} or more.")
+        if self.kl_horizon:
+            fix = "Leave it out: whole documents are compared at all of their tokens."
+            raise BadInput("kl_horizon", self.kl_horizon, fix)
         if self.train_sampling_strategy != "sequential":
             fix = "Leave it out: the tokens are shuffled by the data, as a function of seed and epoch."
             raise BadInput("train_sampling_strategy", self.train_sampling_strategy, fix)

@@ -150,7 +150,11 @@ def read_export(folder: str | os.PathLike[str], subject: FrozenLM | None = None)
     if any(with_thresholds) and not all(with_thresholds):
         layer = with_thresholds.index(False)
         raise BadInput("folder", str(place), "Download it again.", why=f"layer {layer} has no thresholds, others have")
-    features, size = _tensor(encoders[0], "W_enc_0", 0).shape
+    first = _tensor(encoders[0], "W_enc_0", 0)
+    if first.dim() != 2:
+        why = f"W_enc_0 is {list(first.shape)}, and should be [features, size]"
+        raise BadInput("folder", str(place), "Download it again.", why=why)
+    features, size = first.shape
     settings = {
         **stages,
         "features": features,
@@ -189,7 +193,11 @@ def read_export(folder: str | os.PathLike[str], subject: FrozenLM | None = None)
 def _stages(folder: Path) -> dict[str, str]:
     """Which stages the hooks of a `config.yaml` are."""
     path = folder / CONFIG
-    said = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
+    try:
+        said = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = f"{CONFIG} cannot be read: {str(error).splitlines()[0]}"
+        raise BadInput("folder", str(folder), "Download it again.", why=why) from error
     if not isinstance(said, dict) or said.get("model_kind") != KIND:
         raise BadInput("folder", str(folder), f"Its {CONFIG} has to say model_kind: {KIND}.")
     found = {}
@@ -215,6 +223,8 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _tensor(tensors: dict[str, Tensor], name: str, layer: int) -> Tensor:
     if name not in tensors:
         raise BadInput("folder", name, "Download it again.", why=f"this tensor of layer {layer} is missing")
+    if not bool(tensors[name].isfinite().all()):
+        raise BadInput("folder", name, "Download it again.", why=f"a weight of layer {layer} is not finite")
     return tensors[name]
 
 

@@ -172,7 +172,7 @@ def open_data(
     return TranscoderData(
         tokens=made.tokens("train", seed=seed, blocks_per_window=window),
         texts=made.source("train"),
-        held_out=_held_out(stored, eval_dataset),
+        held_out=_held_out(stored, eval_dataset, frozen),
         means=means,
         variances=variances,
         read=torch.tensor([sites.index(site) for site in config.read_sites]),
@@ -181,11 +181,12 @@ def open_data(
     )
 
 
-def _held_out(blocks: Blocks | BlockStream, eval_dataset: Any) -> Any:
+def _held_out(blocks: Blocks | BlockStream, eval_dataset: Any, frozen: FrozenLM) -> Any:
     if isinstance(eval_dataset, Mapping):
-        return {name: _held_out(blocks, each) for name, each in eval_dataset.items()}
+        return {name: _held_out(blocks, each, frozen) for name, each in eval_dataset.items()}
     if isinstance(eval_dataset, Texts):
         return eval_dataset
     chosen = blocks if eval_dataset is None else open_blocks(eval_dataset)
     chosen = chosen.stored if isinstance(chosen, StreamedBlocks) else chosen
+    chosen.require_model(frozen)  # their tokens are those of its tokenizer
     return Texts(chosen.source("validation")) if "validation" in chosen.splits else None

@@ -223,19 +223,21 @@ class CrosslayerTranscoder(LensModel):
         ids = frozen.input_ids(batch)
         return WholePass.of(frozen, batch, mask=~kept_columns(batch, ids))
 
-    def replaced(self, batch: Batch | None = None, factors: Factors | None = None) -> list[Edit]:
+    def replaced(self, batch: Batch | None = None, factors: Factors | None = None, first: bool = True) -> list[Edit]:
         """Edits that put the lens in the place of its sites, inside one pass.
 
         Args:
             batch: what the model reads; of its `attention_mask` follows which column is a row's first token, where the
                 model keeps its own values.
             factors: (layer, feature) -> what to multiply the feature by.
+            first: false for the `new_edits` of `FrozenLM.generate`: no new token is the first one of its row.
         """
-        return replaced(self, batch or {}, factors or {})
+        return replaced(self, batch or {}, factors or {}, first)
 
-    def changed(self, factors: Factors, batch: Batch | None = None) -> list[Edit]:
-        """Edits that leave the model's own values and add what a change of some features writes."""
-        return changed(self, batch or {}, factors)
+    def changed(self, factors: Factors, batch: Batch | None = None, first: bool = True) -> list[Edit]:
+        """Edits that leave the model's own values and add what a change of some features writes; `first` as in
+        `replaced`."""
+        return changed(self, batch or {}, factors, first)
 
     def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """One row with the active features of each code, or of each token of a text, with what the subject predicts

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..frozen import Edit
-from .encoding import Active
-from .source import scaled
+from .encoding import Active, pre_activations
+from .nonlinear import batchtopk_mask
+from .source import SourceLayer, scaled
 
 if TYPE_CHECKING:
     from .modeling import CrosslayerTranscoder
 
 Factors = Mapping[tuple[int, int], float]  # (layer of the model, feature) -> what to multiply it by
 Change = Callable[[int, Active], Active]  # index of a chosen layer and its active features -> others in their place
+Keeps = Callable[[Tensor], Tensor]  # what flows, `[B, S, d]` -> the columns that keep the model's own values, `[B, S]`
 
 
 class _Totals:
@@ -30,10 +32,11 @@ class _Totals:
     Args:
         lens: the transcoder.
         change: what is made of the active features of each source, or None where nothing is changed.
+        keeps: which columns are not replaced.
     """
 
-    def __init__(self, lens: CrosslayerTranscoder, change: Change | None) -> None:
-        self.lens, self.change = lens, change
+    def __init__(self, lens: CrosslayerTranscoder, change: Change | None, keeps: Keeps) -> None:
+        self.lens, self.change, self.keeps = lens, change, keeps
         self.read: list[Tensor] = []
         self.sums: dict[int, Tensor] = {}
 
@@ -55,10 +58,23 @@ class _Totals:
     def _pieces(self, index: int, read: Tensor) -> list[Tensor]:
         lens = self.lens
         source = lens.layers_in_order[index]
-        active = source(standardised(lens, index, read))
+        x = standardised(lens, index, read)
+        active = source(x, *self._competing(source, x, read))
         if self.change is not None:
             active = self.change(index, active)
         return lens.targets.pieces(index, active, source)
+
+    def _competing(self, source: SourceLayer, x: Tensor, read: Tensor) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Of a BatchTopK, pre-activations `[N, F]` and which are active: the tokens that are replaced compete among
+        themselves, not with padding and first tokens."""
+        config = self.lens.config
+        if config.nonlinearity != "batchtopk":
+            return ()
+        pre = pre_activations(x, source.W_enc, source.b_enc)
+        rows = ~self.keeps(read).flatten().to(x.device)
+        active = torch.zeros_like(pre, dtype=torch.bool)
+        active[rows] = batchtopk_mask(pre[rows], config.k or 0)
+        return pre, active
 
 
 def standardised(lens: CrosslayerTranscoder, index: int, read: Tensor) -> Tensor:
@@ -67,14 +83,19 @@ def standardised(lens: CrosslayerTranscoder, index: int, read: Tensor) -> Tensor
     return (flat - lens.standardiser.mean[index]) / lens.standardiser.scale[index]
 
 
-def replaced(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors) -> list[Edit]:
-    """Every written site replaced, except in the column of each row's first token and in padding."""
-    return replaced_by(lens, batch, _scaling(_per_layer(lens, factors, otherwise=1.0)) if factors else None)
+def replaced(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors, first: bool = True) -> list[Edit]:
+    """Every written site replaced, except in the column of each row's first token and in padding; `first` is false
+    where a pass has new tokens alone, all of which are replaced."""
+    change = _scaling(_per_layer(lens, factors, otherwise=1.0)) if factors else None
+    return replaced_by(lens, batch, change, first)
 
 
-def replaced_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Change | None) -> list[Edit]:
+def replaced_by(
+    lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Change | None, first: bool = True
+) -> list[Edit]:
     """The same with other active features in the place of those that a layer has."""
-    totals = _Totals(lens, change)
+    keeps = _keeping(batch, first, "replaced")
+    totals = _Totals(lens, change, keeps)
     scale = lens.targets.standardiser
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:
@@ -84,21 +105,22 @@ def replaced_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Ch
             own_input = sources[target]
             written = written + standardised(lens, target, own_input) @ lens.targets.W_skip[target].T
         written = written * scale.scale[target] + scale.mean[target]
-        return torch.where(kept_columns(batch, own).unsqueeze(-1), own, written.view(own.shape).to(own))
+        return torch.where(keeps(own).unsqueeze(-1), own, written.view(own.shape).to(own))
 
     return _edits(lens, value, "replace")
 
 
-def changed(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors) -> list[Edit]:
+def changed(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors, first: bool = True) -> list[Edit]:
     """What a change of some features writes, added to every written site: the model's own values stay."""
+    keeps = _keeping(batch, first, "changed")
     changes = _per_layer(lens, {key: factor - 1 for key, factor in factors.items()}, otherwise=0.0)
-    totals = _Totals(lens, _scaling(changes))
+    totals = _Totals(lens, _scaling(changes), keeps)
     scale = lens.targets.standardiser.scale
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:
         own = read[lens.config.written_sites[target]]
         written = (totals.at(target, sources) * scale[target]).view(own.shape).to(own)
-        return torch.where(kept_columns(batch, own).unsqueeze(-1), torch.zeros_like(own), written)
+        return torch.where(keeps(own).unsqueeze(-1), torch.zeros_like(own), written)
 
     return _edits(lens, value, "add")
 
@@ -119,6 +141,24 @@ def _edits(lens: CrosslayerTranscoder, value: Callable[..., Tensor], mode: Any) 
         return Edit(config.written_sites[target], computed, None, mode, reads=tuple(dict.fromkeys(reads)))
 
     return [at(target) for target in range(len(config.window))]
+
+
+def _keeping(batch: Mapping[str, Any], first: bool, name: str) -> Keeps:
+    """`kept_columns` of a batch, for what flows in its pass; raise in a pass of another one, where it could only be
+    guessed which column is a first token."""
+    mask = batch.get("attention_mask")
+
+    def keeps(own: Tensor) -> Tensor:
+        width = own.shape[1]
+        if not first:
+            return torch.zeros(own.shape[:2], dtype=torch.bool, device=own.device)
+        if width == 1 if mask is None else width != mask.shape[1]:
+            fix = f"For new tokens, give generate new_edits=lens.{name}(..., first=False)."
+            why = "the first token of a text is never replaced, and these columns may be the first or new ones"
+            raise BadInput("columns", width, fix, why)
+        return kept_columns(batch, own)
+
+    return keeps
 
 
 def kept_columns(batch: Mapping[str, Any], ids: Tensor) -> Tensor:

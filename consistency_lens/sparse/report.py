@@ -42,6 +42,9 @@ class TranscoderReport(FamilyReport):
         data.require_model(models.only)
         if held_out.split not in data.splits:
             raise BadInput("split", held_out.split, f"Use one of {', '.join(data.splits)}.", why="no blocks are of it")
+        for name, least in (("max_rows", 1), ("batch_size", 1), ("horizon", 0)):
+            if (given := vars(held_out)[name]) is not None and given < least:
+                raise BadInput(name, given, f"Use {least} or more.")
         config: Any = lens.config
         if config.across_layers:
             fix = "Give it thresholds first: lens.calibrated(...)."

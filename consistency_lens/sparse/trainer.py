@@ -60,9 +60,8 @@ class CrosslayerTranscoderTrainer(LensTrainer):
     # ---- what it is given
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
-        self.source = open_data(
-            given, eval_dataset, self.lens.config, self.frozen, args.data_seed or args.seed, args.blocks_per_window
-        )
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.source = open_data(given, eval_dataset, self.lens.config, self.frozen, seed, args.blocks_per_window)
         batch, tokens = args.train_batch_size * args.world_size, len(self.source.tokens)
         if args.dataloader_drop_last and tokens < batch:
             fix = f"Use at most {tokens // args.world_size}, or extract more tokens."

@@ -19,6 +19,9 @@ def open_contexts(given: Any, eval_dataset: Any, frozen: FrozenLM, site: str) ->
     """Whatever a trainer may be given, as activations of this model at this site; `eval_dataset` may be several sets
     by name, of which the first takes the place of the validation split."""
     several = dict(eval_dataset) if isinstance(eval_dataset, Mapping) else {}
+    if "train" in several:
+        fix = "Leave it out: the best checkpoint is chosen by the first set."
+        raise BadInput("eval_dataset", "train", fix, why="these are the rows that are trained on")
     one = next(iter(several.values()), None) if several else eval_dataset
     activations = Activations.of(given, frozen, site, one)
     activations.require_model(frozen)
@@ -34,7 +37,7 @@ def training_data(
     """The rows with the columns that a batch is made of, as tensors."""
     _require_rows(activations, args)
     splits = {name: _formatted(split, site) for name, split in activations.splits.items()}
-    held_out: Any = splits.get("validation")
+    held_out: Any = splits["validation"] if len(splits.get("validation", [])) else None
     if isinstance(eval_dataset, Mapping) and eval_dataset:
         held_out = {name: _formatted(rows, site) for name, rows in eval_dataset.items()}
     pad_id = frozen.tokenizer.pad_token_id

@@ -117,8 +117,8 @@ def test_a_kill_between_two_writes_leaves_no_trace(number: int, tmp_path: Path, 
 def test_no_write_is_one_at_which_a_kill_leaves_a_trace(tmp_path: Path, small: dict[str, bytes]) -> None:
     number = 1
     while check_kill_at(number, tmp_path, small):
-        number += 1
-    assert number > 40
+        number += 1 if number < 12 else 3  # what a chunk writes, it writes again for each of them
+    assert number > 90
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_an_overwriting_run_may_be_killed_too(tmp_path: Path, small: dict[str, b
             assert code == 0, said
         assert written(folder) == small
         shutil.rmtree(folder)
-        number += 3
+        number += 5
     assert went_on > 10
 
 

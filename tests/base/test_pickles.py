@@ -106,3 +106,11 @@ def test_a_damaged_one_is_read_or_is_one_line(seed: int, name: str) -> None:
             require_plain(Path(place))
         except BadInput as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_training_refuses_it_however_the_checkpoint_is_named(kind: Any, checkpoint: Path, tmp_path: Path) -> None:
+    torch.save(Runs(os.mkdir, str(tmp_path / "ran")), checkpoint / "scaler.pt")
+    with pytest.raises(BadInput, match=r"would run code of posix\.mkdir"):
+        trainer_of(tmp_path / "run", max_steps=3).train(kind(checkpoint))
+    assert not (tmp_path / "ran").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +359,54 @@ def test_a_site_has_to_be_named_where_no_column_is_named_after_one() -> None:
     rows = plain().rename_column(SITE, "vector")
     with pytest.raises(BadInput, match="none is named after a site"):
         Activations.from_dataset(rows, shared_lm("llama"))
+
+
+@pytest.mark.parametrize("rows", [0, None])
+def test_an_evaluation_without_rows_is_refused_at_the_start(rows: int | None, tmp_path: Path) -> None:
+    held_out = {} if rows is None else {"validation": plain("validation").select(range(rows))}
+    given = DatasetDict({"train": plain(), **held_out})
+    with pytest.raises(BadInput, match="there are no rows to evaluate on") as caught:
+        trainer_on(tmp_path, given if rows is None else replace(tiny_rows(), splits=given), {"eval_strategy": "epoch"})
+    assert caught.value.field == "eval_dataset"
+
+
+def test_a_run_that_evaluates_nothing_needs_no_held_out_rows(tmp_path: Path) -> None:
+    given = DatasetDict({"train": plain(), "validation": plain("validation").select([])})
+    trainer = trainer_on(tmp_path, replace(tiny_rows(), splits=given), {"sample_steps": 1})
+    assert len(losses(trainer)) == SHORT["max_steps"]
+    with pytest.raises(BadInput, match="there are no rows to evaluate on"):
+        trainer.evaluate(plain("validation").select([]))
+
+
+def test_a_refusal_names_the_trainer_that_was_called(tmp_path: Path) -> None:
+    class OtherTrainer(ConsistencyLensTrainer):
+        pass
+
+    frozen = shared_lm("llama")
+    with pytest.raises(BadInput, match=r"Write OtherTrainer\(model=lens"):
+        OtherTrainer(tiny_lens(frozen), arguments(tmp_path), tiny_rows())
+    with pytest.raises(BadInput, match=r"OtherArguments\(output_dir\)"):
+        OtherTrainer(tiny_lens(frozen), None, tiny_rows(), frozen=frozen)
+
+
+@pytest.mark.parametrize("value", ["much", None, [1.0, 2.0], torch.ones(2)])
+def test_what_is_no_number_is_no_metric(value: Any, tmp_path: Path) -> None:
+    trainer = trainer_on(tmp_path, tiny_rows(), compute_metrics=lambda prediction: {"mine": value})
+    with pytest.raises(BadInput, match="Let it return numbers by name"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"remove_unused_columns": True}, {"label_smoothing_factor": 0.1}, {"neftune_noise_alpha": 5.0}]
+)
+def test_arguments_that_mean_nothing_to_a_lens_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    (name,) = changes
+    with pytest.raises(BadInput, match="Leave it out") as caught:
+        arguments(tmp_path, **changes)
+    assert caught.value.field == name
+
+
+def test_the_rows_that_are_trained_on_are_no_held_out_set(tmp_path: Path) -> None:
+    frozen, rows = shared_lm("llama"), tiny_rows()
+    with pytest.raises(BadInput, match=r"eval_dataset='train'.*trained on"):
+        ConsistencyLensTrainer(tiny_lens(frozen), arguments(tmp_path), rows, dict(rows.splits), frozen=frozen)

@@ -159,7 +159,7 @@ def test_a_requeued_job_goes_on_from_what_is_whole_by_the_rule_of_every_run(
     """A state alone makes no checkpoint: which one is whole, if any, the run itself finds out."""
     words = ["train", "--output_dir", str(tmp_path / "run")]
     (tmp_path / "run/checkpoint-20").mkdir(parents=True)
-    (tmp_path / "run/checkpoint-20/trainer_state.json").write_text("{}")
+    (tmp_path / "run/checkpoint-20/trainer_state.json").write_text('{"global_step": 20}')
     (tmp_path / "run/checkpoint-20/model.safetensors").write_text("cut off")
     done = submit(cluster, *words, SLURM_RESTART_COUNT="2")
     assert done.returncode == 0 and "start 2" in done.stdout

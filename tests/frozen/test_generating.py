@@ -336,3 +336,14 @@ def test_what_cannot_be_generated_is_refused_by_name(lm: FrozenLM, name: str) ->
     with pytest.raises(BadInput, match=message) as caught:
         attempt(lm, padded_batch(LENGTHS))
     assert caught.value.field == field
+
+
+def test_a_padding_token_behind_the_vocabulary_is_never_read() -> None:
+    lm, ids = tiny_lm("llama"), padded_batch((5, 5, 5, 5))["input_ids"]
+    stop = [int(lm.generate({"input_ids": ids}, max_new_tokens=1, stop_ids=[]).ids[0, 0])]
+    expected = lm.generate({"input_ids": ids}, max_new_tokens=STEPS, stop_ids=stop)
+    lm.tokenizer.add_special_tokens({"pad_token": "<added>"})
+    assert lm.tokenizer.pad_token_id == lm.vocab_size and bool((expected.mask[0] == 0).any())
+    found = lm.generate({"input_ids": ids}, max_new_tokens=STEPS, stop_ids=stop)
+    assert torch.equal(found.mask, expected.mask) and int(found.ids.max()) < lm.vocab_size
+    assert torch.equal(found.ids * found.mask, expected.ids * expected.mask)

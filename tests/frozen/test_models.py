@@ -150,4 +150,4 @@ def test_another_model_under_a_name_is_refused_and_both_are_shown() -> None:
     shallow = FrozenLM(tiny_model("llama", num_hidden_layers=2), tiny_tokenizer(), name="sender")
     with pytest.raises(ProvenanceMismatch, match="the model 'sender'"):  # not: it has no layer 3
         FrozenModels([shallow, RECEIVER]).require_same(PAIR.provenance(SITES))
-    other.require_same(PAIR.provenance(SITES), ignore=("weights", "tokenizer"))
+    other.require_same(PAIR.provenance(SITES), ignore=("weights", "tokenizer", "configuration"))

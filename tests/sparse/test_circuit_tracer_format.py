@@ -15,7 +15,7 @@ from torch import Tensor
 from transcoders import activations, small_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse.circuit_tracer import export, names_of
+from consistency_lens.sparse.circuit_tracer import export, names_of, read_export
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -168,3 +168,21 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
     found = CrosslayerTranscoder.from_pretrained(with_row, frozen)  # [1, F], as some write it
     expected = CrosslayerTranscoder.from_pretrained(whole, frozen)
     assert torch.equal(found.reconstruct(READ), expected.reconstruct(READ))
+
+
+@pytest.mark.parametrize(
+    ("file", "tensors", "said"),
+    [
+        ("W_enc_1.safetensors", {"b_enc_1": torch.full((24,), torch.nan)}, "a weight of layer 1 is not finite"),
+        ("W_enc_0.safetensors", {"W_enc_0": torch.zeros(24)}, r"W_enc_0 is \[24\], and should be"),
+        ("config.yaml", None, "config.yaml cannot be read"),
+    ],
+)
+def test_damage_is_named_before_anything_is_computed(file: str, tensors: Any, said: str, tmp_path: Path) -> None:
+    export(small_lens(), tmp_path / "clt")
+    if tensors is None:
+        (tmp_path / "clt" / file).write_text("model_kind: [")
+    else:
+        change(tmp_path / "clt", file, **tensors)
+    with pytest.raises(BadInput, match=said):
+        read_export(tmp_path / "clt", shared_lm("llama"))

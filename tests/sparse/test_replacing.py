@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import padded_batch, shared_lm
 from torch import Tensor
+from torch.nn import functional
 from transcoders import small_lens
 
 from consistency_lens.errors import BadInput
@@ -191,3 +192,39 @@ def test_what_cannot_be_changed() -> None:
     compete = small_lens(nonlinearity="batchtopk", k=2, across_layers=True)
     with pytest.raises(BadInput, match="layers above are not known yet"):
         compete.replaced(BATCH)
+
+
+def test_padding_and_first_tokens_do_not_compete_in_a_batchtopk() -> None:
+    frozen, ids = shared_lm("llama"), BATCH["input_ids"][:1]
+    lens = small_lens(nonlinearity="batchtopk", k=3)
+    wide = {"input_ids": functional.pad(ids, (30, 0)), "attention_mask": functional.pad(torch.ones_like(ids), (30, 0))}
+    batches = [{"input_ids": ids}, wide]
+    alone, padded = (frozen.logits(each, lens.replaced(each), keep=ids.shape[1]) for each in batches)
+    torch.testing.assert_close(alone, padded, atol=1e-4, rtol=1e-4)
+    read = frozen.read(batches[0], [*lens.config.read_sites, *lens.config.written_sites])
+    rows = torch.stack([read[site][0, 1:] for site in lens.config.read_sites], 1)
+    written = lens.replaced(batches[0])[0].value(read)[0, 1:]
+    torch.testing.assert_close(written, lens.reconstruct(rows)[:, 0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["replaced", "changed"])
+def test_a_text_is_generated_with_the_lens_in_place_at_new_tokens_too(way: str) -> None:
+    lens, frozen = small_lens(), shared_lm("llama")
+
+    def edits(batch: dict[str, Tensor] | None = None, **options: bool) -> list[Edit]:
+        factors = {(1, 3): 20.0, (2, 5): 20.0}
+        return lens.replaced(batch, **options) if way == "replaced" else lens.changed(factors, batch, **options)
+
+    given: dict[str, Any] = {"edits": edits(BATCH), "new_edits": edits(first=False), "max_new_tokens": 4}
+    cached, whole = (frozen.generate(BATCH, **given, stop_ids=[], use_cache=cache) for cache in (True, False))
+    assert torch.equal(cached.ids, whole.ids)
+    assert not torch.equal(cached.logprobs, frozen.generate(BATCH, **{**given, "new_edits": []}, stop_ids=[]).logprobs)
+    grown = torch.cat([BATCH["input_ids"], cached.ids], 1)
+    mask = torch.cat([BATCH["attention_mask"], cached.mask], 1)
+    longer = {"input_ids": grown, "attention_mask": mask}
+    logits = frozen.logits(longer, edits(longer), keep=5)[:, :-1]
+    expected = logits.log_softmax(-1).gather(-1, cached.ids.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(cached.logprobs, expected, atol=1e-4, rtol=1e-4)
+    for first in (edits(BATCH), edits()):
+        with pytest.raises(BadInput, match="first=False"):
+            frozen.generate({"input_ids": BATCH["input_ids"][:, -5:]}, first, max_new_tokens=2, stop_ids=[])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from block_runs import block_extraction
+from block_runs import block_extraction, extract_blocks
 from tiny import shared_lm, tiny_lm
 from torch.nn import functional
 from transcoder_runs import TEXTS, arguments, blocks, logged, trainer, transcoder
@@ -224,6 +224,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ({"sparsity_weight": "much"}, "sparsity_weight"),
         ({"dead_after": 0}, "dead_after"),
         ({"train_sampling_strategy": "random"}, "train_sampling_strategy"),
+        ({"kl_horizon": 2}, "kl_horizon"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
@@ -242,3 +243,20 @@ def test_bad_data_is_refused_by_name(tmp_path: Path) -> None:
         trainer(tmp_path, transcoder(nonlinearity="batchtopk", across_layers=True), eval_strategy="steps")
     with pytest.raises(ProvenanceMismatch):
         CrosslayerTranscoderTrainer(transcoder(), arguments(tmp_path), blocks(), frozen=tiny_lm("qwen2"))
+
+
+def test_held_out_blocks_of_another_model_are_refused(tmp_path: Path) -> None:
+    other = extract_blocks(tmp_path / "other", TEXTS, tiny_lm("gpt2"), sites=["resid_mid.*", "mlp_out.*"])
+    for held_out in (other, {"a": blocks(), "b": other}):
+        with pytest.raises(ProvenanceMismatch, match="the model and the blocks do not come from the same model"):
+            CrosslayerTranscoderTrainer(
+                transcoder(), arguments(tmp_path), blocks(), eval_dataset=held_out, frozen=shared_lm("llama")
+            )
+
+
+def test_the_order_has_the_seed_of_the_data_even_if_that_is_0(tmp_path: Path) -> None:
+    orders = [
+        trainer(tmp_path, **seeds).source.tokens.orders[0].seed
+        for seeds in ({"seed": 5}, {"seed": 5, "data_seed": 0}, {"seed": 5, "data_seed": 3})
+    ]
+    assert orders == [[5], [0], [3]]

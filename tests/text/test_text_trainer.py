@@ -106,17 +106,17 @@ def test_a_rollout_is_paired_with_the_same_rollout_of_another_document(tmp_path:
     trainer = stirred_trainer(tmp_path, rollouts=3)
     batch = first_batch(trainer)
     rows = trainer.rows(batch)
-    assert len(rows.pair) == 18 and len(rows.bench.clean) == 6, "what the subject says untouched is there once"
+    assert len(rows.pair) == 18 and len(rows.comparison.clean) == 6, "what the subject says untouched is there once"
     for n in range(18):
         i, g = divmod(n, 3)
         assert torch.equal(rows.original[n], batch["activations"][SITE][i].float())
         assert int(rows.pair[n]) == int(batch["pair"][i]) * 3 + g
         assert batch["doc_id"][int(rows.pair[n]) // 3] != batch["doc_id"][i]
     clean = trainer.frozen.logits(batch, keep=1)
-    torch.testing.assert_close(rows.bench.clean, clean, **CLOSE)
-    edited = rows.bench.edited(Edit(SITE, torch.randn(18, 32, generator=torch.Generator().manual_seed(0))))
+    torch.testing.assert_close(rows.comparison.clean, clean, **CLOSE)
+    edited = rows.comparison.edited(Edit(SITE, torch.randn(18, 32, generator=torch.Generator().manual_seed(0))))
     by_row = [kl_of(clean[n // 3], edited[n : n + 1, 0]) for n in range(18)]
-    torch.testing.assert_close(rows.bench.kl(edited), torch.cat(by_row))
+    torch.testing.assert_close(rows.comparison.kl(edited), torch.cat(by_row))
     # Each under noise of its own.
     written = trainer.lens.decoder.write(rows.original, trainer.noise).ids
     assert len(written.unique(dim=0)) > 6

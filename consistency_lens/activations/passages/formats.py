@@ -50,7 +50,7 @@ def answers_of(value: Any, doc_id: int) -> tuple[str, ...]:
             fix = "Give a string, a list of strings, or a dict whose text is such a list."
             raise BadInput("answers", sorted(value), fix, why=f"document {doc_id} has no text among its answers")
         value = value["text"]
-    several = [value] if isinstance(value, str) or value is None else list(value)
+    several = list(value) if isinstance(value, (list, tuple)) else [value]
     found = [text_of(answer, "answers", doc_id) for answer in several]
     return tuple(dict.fromkeys(answer for answer in found if answer.strip()))
 

@@ -60,7 +60,7 @@ class TokenSwap(Comparison):
         """What one set of edits does to each row, `[B]`.
 
         `kl` at P, `kl_horizon` over P and the horizon, `top1` at P, and `ce`, the cross-entropy on the true next
-        token.
+        token; NaN in a row that has none.
         """
         edited = self.edited(edits)
         found = {"kl": kl_of(self.clean[:, 0], edited[:, 0]), "top1": top1_of(self.clean[:, 0], edited[:, 0])}
@@ -68,6 +68,9 @@ class TokenSwap(Comparison):
             found["kl_horizon"] = self.kl(edited)
         if self.prefix.continuation_ids is not None:
             found["ce"] = nll_of(edited[:, :1], self.prefix.continuation_ids[:, :1].to(edited.device))
+            if self.prefix.continuation_mask is not None:
+                known = self.prefix.continuation_mask[:, :1].to(edited.device).bool().any(1)
+                found["ce"] = torch.where(known, found["ce"], torch.nan)
         return found
 
 

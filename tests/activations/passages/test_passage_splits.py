@@ -107,6 +107,7 @@ def test_a_passage_in_two_given_splits_is_refused() -> None:
         ([{"text": "p", "prompt": "q", "answer": "a"}], r"text_column='passage'"),
         ([{"passage": "p", "prompt": "q", "answer": ""}], r"document 0: an answer is missing or empty"),
         ([{"passage": "p", "prompt": "q", "answer": "a", "task": "qa"}], r"task='qa'"),
+        ([{"passage": "p", "prompt": "q", "answer": 3}], r"answers=3: document 0 holds a int\. Give strings"),
     ],
 )
 def test_rows_that_are_no_examples_are_refused(rows: list[dict[str, Any]], said: str) -> None:

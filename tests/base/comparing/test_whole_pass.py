@@ -122,3 +122,13 @@ def test_repeated_rows_share_the_clean_pass() -> None:
 def test_columns_that_are_not_there_are_refused(given: dict[str, Any], field: str) -> None:
     with pytest.raises(BadInput, match=field):
         WholePass.of(shared_lm("llama"), padded_batch(), **given)
+
+
+def test_a_row_without_a_next_token_has_no_cross_entropy() -> None:
+    frozen, batch = shared_lm("llama"), padded_batch((6, 4, 5), horizon=2)
+    edit = Edit("resid_post.1", torch.zeros(32))
+    whole = TokenSwap.of(frozen, batch).measure(edit)["ce"]
+    batch["continuation_mask"][1] = 0
+    found = TokenSwap.of(frozen, batch).repeat(2).measure(edit)["ce"]
+    assert found.isnan().tolist() == [False, False, True, True, False, False]
+    torch.testing.assert_close(found[::2][[0, 2]], whole[[0, 2]])
