@@ -1,0 +1,74 @@
+"""Another receiver, with the compressor as it is."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_model
+from wire_runs import rows_of, turned_tokenizer, wire_lens, wire_models
+
+from consistency_lens.errors import BadInput
+from consistency_lens.frozen import FrozenLM, FrozenModels
+from consistency_lens.soft.adding import with_receiver
+from consistency_lens.soft.answering import Answering
+from consistency_lens.soft.data import collator_of
+from consistency_lens.soft.modeling import LatentWire
+
+
+@cache
+def third_model() -> FrozenLM:
+    """A model of its own, whose embeddings are the llama's in another direction and scale."""
+    lm, tokenizer = tiny_model("qwen3"), turned_tokenizer()
+    known = wire_models()["words"]
+    turn = 3 * torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(2)))[0]
+    with torch.no_grad():
+        for word, number in tokenizer.get_vocab().items():
+            if word in known.tokenizer.get_vocab():
+                at = known.tokenizer.get_vocab()[word]
+                row = known.model.get_input_embeddings().weight[at]
+                lm.get_input_embeddings().weight[number] = row @ turn
+    return FrozenLM(lm, tokenizer, model_id="tiny-third", name="third")
+
+
+def test_it_reads_before_any_training(tmp_path: Path) -> None:
+    lens = wire_lens(calibrate=False)
+    new = with_receiver(lens, third_model())
+    models = FrozenModels([*wire_models().values(), third_model()])
+    rows = [row | {"answers": [row["answer"]], "task": "answer", "ends": True} for row in rows_of(6)]
+    batch = collator_of(new.config, models)(rows)
+    compared = Answering.among(third_model(), batch["tokens"]["third"])
+    code = new.compress(batch)
+    found, none = (compared.measure(edits)["kl"].mean() for edits in (new.soft_tokens(code, batch, "third"), []))
+    assert found < 0.2 * none
+    for ours, theirs in zip(lens.restore(code, batch), new.restore(code, batch), strict=False):
+        assert torch.equal(ours.tensor, theirs.tensor) and ours.lm == theirs.lm
+    assert torch.equal(code.vectors, lens.compress(batch).vectors) and lens.config.names == ["words", "turned"]
+    new.save_pretrained(tmp_path)
+    again = LatentWire.from_pretrained(tmp_path, subject=models)
+    assert torch.equal(again.restore(code, batch)[2].tensor, new.restore(code, batch)[2].tensor)
+
+
+def test_it_is_trained_alone() -> None:
+    new = with_receiver(wire_lens(slots=2, modes=["answer"]), third_model())
+    models = FrozenModels([*wire_models().values(), third_model()])
+    rows = [row | {"answers": [row["answer"]], "task": "answer", "ends": True} for row in rows_of(6)]
+    batch = collator_of(new.config, models)(rows)
+    new.requires_grad_(False)
+    new.receiver("third").requires_grad_(True)
+    output = new(batch, models, "third")
+    assert output.terms is not None
+    output.terms["ce"].mean().backward()
+    with_gradient = {name for name, p in new.named_parameters() if p.grad is not None}
+    assert with_gradient and all(name.startswith("receivers.2") for name in with_gradient)
+
+
+def test_what_cannot_be_added_is_refused() -> None:
+    lens = wire_lens(slots=2)
+    with pytest.raises(BadInput, match="turned"):
+        with_receiver(lens, wire_models()["turned"])
+    lens.models = None
+    with pytest.raises(BadInput, match="subject"):
+        with_receiver(lens, third_model())
