@@ -1,6 +1,6 @@
 """Another receiver for a wire that exists: its compressor stays, and the new adapter starts from shared words.
 
-Shapes: n shared words, d_z size of a vector, d hidden size of the new model.
+Shapes: n words, d_z size of a vector.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from .configuration import LatentWireConfig
 from .modeling import LatentWire
-from .receiver import Receiver, embedding_table, ridge, rms_of, shared_words
+from .receiver import Receiver, embedding_table, rms_of
+from .starting import fit_to_words
 
 logger = logging.getLogger(__name__)
 _PART = 4096  # words that are compressed together
-_FEWEST = 2  # words that a map can be fitted to
 
 
 def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWire:
@@ -63,19 +63,10 @@ def _start(lens: LatentWire, receiver: Receiver, frozen: FrozenLM, table: Tensor
         logger.warning("%s: without a code for each single token, its adapter starts at random", frozen.name)
         return
     assert lens.models is not None
-    words = shared_words(lens.models[name].tokenizer, frozen.tokenizer)
-    size = lens.models[name].vocab_size
-    known = [(i, j) for i, j in zip(*words, strict=True) if i < size and j < len(table)]
-    if len(known) < _FEWEST:
-        logger.warning("%s shares no words with %s: its adapter starts at random", frozen.name, name)
-        return
-    here, there = (torch.tensor(ids) for ids in zip(*known, strict=True))
-    codes = [
-        lens.compressor(part[:, None], torch.ones_like(part[:, None]))[0][:, 0]
-        for part in here.to(lens.compressor.down.weight.device).split(_PART)
-    ]
-    x = torch.cat(codes)
-    weight, bias, explained = ridge(x, table[there.to(table.device)].to(x.device))
-    receiver.first.weight.copy_(weight)
-    receiver.first.bias.copy_(bias)
-    logger.info("%s: %d words shared with %s, r² %.2f", frozen.name, len(known), name, explained)
+    source, device = lens.models[name], lens.compressor.down.weight.device
+
+    def code_of(ids: Tensor) -> Tensor:
+        parts = ids.to(device)[:, None].split(_PART)
+        return torch.cat([lens.compressor(part, torch.ones_like(part))[0][:, 0] for part in parts])
+
+    fit_to_words(receiver, code_of, source.vocab_size, source, frozen, table)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..frozen import FrozenModels
+from ..frozen import FrozenLM, FrozenModels
 from .compressor import Compressor
 from .receiver import Receiver, principal, ridge, shared_words
 
@@ -51,15 +51,45 @@ def start_from_embeddings(
             own.first.bias.zero_()
             explained[other] = 1 - float((unit - unit @ down.T @ down).square().sum() / unit.square().sum())
             continue
-        words = shared_words(models[name].tokenizer, model.tokenizer)
-        known = [(i, j) for i, j in zip(*words, strict=True) if i < len(unit) and j < len(theirs)]
-        if len(known) < _FEWEST:
-            logger.warning("%s shares no words with %s: its adapter starts at random", other, name)
-            continue
-        here, there = (torch.tensor(ids) for ids in zip(*known, strict=True))
-        x, y = unit[here.to(unit.device)] @ down.T, theirs[there.to(theirs.device)]
-        weight, bias, explained[other] = ridge(x, y.to(x.device))
-        own.first.weight.copy_(weight)
-        own.first.bias.copy_(bias)
-        logger.info("%s: %d words shared with %s, r² %.2f", other, len(known), name, explained[other])
+        found = fit_to_words(
+            own, lambda ids: unit[ids.to(unit.device)] @ down.T, len(unit), models[name], model, theirs
+        )
+        if found is not None:
+            explained[other] = found
+    return explained
+
+
+@torch.no_grad()
+def fit_to_words(
+    receiver: Receiver,
+    code_of: Callable[[Tensor], Tensor],
+    known: int,
+    source: FrozenLM,
+    model: FrozenLM,
+    table: Tensor,
+) -> float | None:
+    """Set an adapter to the ridge map from codes of single words to a model's embeddings of the same words.
+
+    Args:
+        receiver: of the model; where it shares no words with the other one, it stays as it is.
+        code_of: ids of words, `[n]`, to their codes, `[n, d_z]`.
+        known: how many ids there are codes of.
+        source: the model with whose tokenizer the compressor reads.
+        model: the receiver's.
+        table: its embeddings, `[V, d]`, in units of their root mean square.
+
+    Returns:
+        The share of variance that the map explains, or None.
+    """
+    words = zip(*shared_words(source.tokenizer, model.tokenizer), strict=True)
+    pairs = [(i, j) for i, j in words if i < known and j < len(table)]
+    if len(pairs) < _FEWEST:
+        logger.warning("%s shares no words with %s: its adapter starts at random", model.name, source.name)
+        return None
+    here, there = (torch.tensor(ids, device=table.device) for ids in zip(*pairs, strict=True))
+    x = code_of(here)
+    weight, bias, explained = ridge(x, table[there].to(x.device))
+    receiver.first.weight.copy_(weight)
+    receiver.first.bias.copy_(bias)
+    logger.info("%s: %d words shared with %s, r² %.2f", model.name, len(pairs), source.name, explained)
     return explained
