@@ -185,6 +185,7 @@ def _names(value: Any, where: str, most: int = MOST) -> list[str]:
 
 def _under(where: str, name: str) -> str:
     shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+    shown = shown if shown.isprintable() else repr(shown)  # an error is one line, whatever a record calls its fields
     return f"{where}.{shown}" if where else shown
 
 

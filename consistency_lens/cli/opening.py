@@ -104,14 +104,17 @@ def load_subject_of(request: Request, data: Any, spread: bool = False) -> Frozen
 
 def with_others(request: Request, frozen: FrozenLM) -> Any:
     """The model, or with the others that are named, all of them by name."""
-    if not request.subject.others:
-        return frozen
-    found = [frozen]
-    for name, place in request.subject.others.items():
-        model = load_model(place, replace(request.subject, revision=None))
-        model.name = name
-        found.append(model)
-    return FrozenModels(found)
+    others = load_others(request.subject)
+    return FrozenModels([frozen, *others.values()]) if others else frozen
+
+
+def load_others(subject: SubjectArguments) -> dict[str, FrozenLM]:
+    """The further models, under their names."""
+    found = {}
+    for name, place in subject.others.items():
+        found[name] = load_model(place, replace(subject, revision=None))
+        found[name].name = name
+    return found
 
 
 def own_device() -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from ..evaluation import Report
 from ..evaluation.examples import examples
 from ..frozen import FrozenLM
 from .final_card import finish_card
-from .opening import console, load_model, model_path, open_data, own_device
+from .opening import console, load_model, load_others, model_path, open_data, own_device
 from .parsing import Request, run_of
 from .run_folder import HISTORY, REPORT, Log, read_history
 
@@ -44,10 +43,14 @@ SHOWN, WORDS, HORIZON = 4, 14, 8
 
 def evaluate(request: Request, exits: ExitStack) -> Report:
     """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
+    home, split = run_of(named_lens(request)), request.report.report_split
+    try:
+        activations = open_data(request)
+    except BadInput:
+        require_family(request)  # data of another kind, for a lens of another family, has nothing wrong with it
+        raise
+    require_split(activations, split)
     require_family(request)
-    home = run_of(named_lens(request))
-    activations = open_data(request)
-    require_split(activations, request.report.report_split)
     home_of_lens = Path(lens_folder(named_lens(request)))
     TrainingRecord.load(home_of_lens)  # the card tells it again: it can be read, or nothing is begun
     lens = load_lens(request)
@@ -88,7 +91,7 @@ def report_folder(request: Request, home: Path | None) -> Path:
 def load_lens(request: Request) -> LensModel:
     """The lens that is named, with the subject that is named or that it was made for."""
     where, subject, token = named_lens(request), request.subject, request.values["hub_token"]
-    others = {name: load_model(place, replace(subject, revision=None)) for name, place in subject.others.items()}
+    others = load_others(subject)
     if subject.model_name_or_path is None:
         device_map = subject.device_map or own_device()
         return AutoLens.from_pretrained(where, others or None, device_map=device_map, token=token)

@@ -217,8 +217,19 @@ def test_a_lens_that_is_made_anew_trains_as_one_that_is_given(tmp_path: Path) ->
     assert first == second and len(first) == 2
     set_seed(arguments(tmp_path).seed)
     assert losses(trainer_on(tmp_path / "given", tiny_rows(), run)) == first
-    trainer.train(trial={"learning_rate": 1e-3})
-    assert trials == [None, None, None, {"learning_rate": 1e-3}]
+    assert trials == [None, None, None]
+
+
+def test_a_trial_is_given_to_what_makes_its_lens(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")  # whose trials are dicts
+    frozen, trials = shared_lm("llama"), []
+
+    def make(trial: Any) -> ConsistencyLens:
+        trials.append(trial)
+        return tiny_lens(frozen)
+
+    trainer_on(tmp_path, tiny_rows(), model_init=make).train(trial={"learning_rate": 1e-3})
+    assert trials == [None, {"learning_rate": 1e-3}]
 
 
 def test_a_search_needs_a_lens_for_each_trial_and_saves_nothing(tmp_path: Path) -> None:
