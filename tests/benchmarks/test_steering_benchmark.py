@@ -66,7 +66,7 @@ def test_it_runs_to_its_table(
     """With an untrained lens that is made to name facts: its decoder is asked nothing, the text says them all."""
     lens = ConsistencyLens.from_subject(FrozenLM.from_pretrained(subject_folder), "resid_post.1")
     said = " ".join(next(iter(values)) for values in list(KINDS.values())[:8])
-    monkeypatch.setattr(ConsistencyLens, "spell", lambda self, code: [{"explanation": said}] * len(code))
+    monkeypatch.setattr(ConsistencyLens, "describe", lambda self, code: [{"explanation": said}] * len(code))
     lens.save_pretrained(tmp_path / "lens")
     path = tmp_path / "found.json"
     command = [
