@@ -115,12 +115,6 @@ def fve(restored: Tensor, original: Tensor, mean: Tensor) -> Tensor:
     return 1 - (original - restored.float()).square().sum() / (original - mean).square().sum()
 
 
-def fve_normalized(restored: Tensor, original: Tensor) -> Tensor:
-    """The same on vectors scaled to unit norm, with the mean of the scaled originals as μ."""
-    unit = F.normalize(original.float(), dim=-1)
-    return fve(F.normalize(restored.float(), dim=-1), unit, unit.mean(0))
-
-
 def _log_norm(vectors: Tensor) -> Tensor:
     # The clamp comes before the root: the gradient of a root at 0 is infinite.
     return vectors.float().square().sum(-1).clamp_min(_SMALLEST).log() / 2

@@ -75,7 +75,6 @@ def test_fve_at_its_anchors() -> None:
     assert o.fve(A, A, mean) == 1
     assert o.fve(mean.expand_as(A), A, mean) == 0
     assert o.fve(-A, A, mean) < 0
-    assert o.fve_normalized(A * torch.rand(7, 1, generator=GENERATOR).add(0.1), A) == pytest.approx(1)
     worse = A + 0.5 * B
     expected = 1 - ((A - worse).double() ** 2).sum() / ((A - mean).double() ** 2).sum()
     assert o.fve(worse, A, mean).item() == pytest.approx(expected.item(), rel=1e-5)

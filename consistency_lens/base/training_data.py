@@ -1,4 +1,4 @@
-"""`TrainingData`: what a family hands to its trainer to learn from. The trainer asks nothing else of any data."""
+"""`TrainingData`: the rows that a trainer learns from, the held-out ones, and how batches are made of them."""
 
 from __future__ import annotations
 
