@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .text.arguments import ConsistencyLensArguments
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
-    from .text.parts import LensDecoder, LensEncoder
+    from .text.parts.decoder_encoder import LensDecoder, LensEncoder
     from .text.steering import Steered
     from .text.trainer import ConsistencyLensTrainer
 
