@@ -261,7 +261,7 @@ def test_help() -> None:
     assert not [name for name in training - options.first if f"  --{name} " in done.stdout]
     own = options.first - options.inherited - {"per_device_train_batch_size", "logging_steps"}
     assert len(own & set(options.training.usual)) <= 15
-    whole = cli.parsing.new_parser(options, whole=True).format_help()
+    whole = cli.parsing.request.new_parser(options, whole=True).format_help()
     assert all(f"--{name}" in whole for name in training - options.inherited)
     assert not [name for name in options.inherited - set(USUAL) if f"--{name} " in done.stdout]
     assert all(help_of(name, field) for group in options.groups for name, field in options.fields_of(group).items())
