@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from consistency_lens import BadInput
+from consistency_lens.soft.bytes.wire import Wire
 from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.using import compress_texts
-from consistency_lens.soft.bytes.wire import Wire
-from consistency_lens.sparse.use.circuit_tracer import export
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.use.circuit_tracer import export
 
 from .lenses import home
 from .mutations import spoil_bytes, spoil_json, spoiled
@@ -85,7 +85,9 @@ def _other_tensor(path: Path, random: Random) -> str:
         case "dtype":
             tensor = tensor.to(random.choice([torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.uint8]))
         case "shape":
-            tensor = random.choice([tensor.T.contiguous() if tensor.dim() == 2 else tensor[None], tensor[:-1], tensor[None]])
+            tensor = random.choice(
+                [tensor.T.contiguous() if tensor.dim() == 2 else tensor[None], tensor[:-1], tensor[None]]
+            )
         case "empty":
             tensor = tensor[:0]
     tensors[name] = tensor.contiguous()

@@ -22,6 +22,7 @@ import app  # isort: skip
 import guard  # isort: skip
 import texts  # isort: skip
 
+PATIENT = 120  # seconds for an answer on a busy machine
 PATHS = [
     *["queue/join", "queue/join", "queue/join", "call/read", "cancel", "reset", "upload", "run/read", "api/read"],
     *["file=/etc/passwd", "file=../../etc/passwd", "proxy=http://127.0.0.1:1/", "queue/data?session_hash=x", "info"],
@@ -58,7 +59,7 @@ def request(_folder: Path, random: Random) -> str:
         case roll if roll < 0.25:
             content = b"x" * (guard.MOST_BYTES + 1)
     try:
-        given: Any = {"content": content, "headers": {"content-type": "application/json"}, "timeout": 20}
+        given: Any = {"content": content, "headers": {"content-type": "application/json"}, "timeout": PATIENT}
         with httpx.stream(method, f"{url}/gradio_api/{path}", **given) as answer:
             said = b"" if "text/event-stream" in answer.headers.get("content-type", "") else answer.read()
     except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:  # hung up on
@@ -67,7 +68,7 @@ def request(_folder: Path, random: Random) -> str:
         raise BadInput("request", path, "Send less.", str(error)) from error
     assert b"Traceback" not in said and b"root:x:" not in said and str(Path(app.__file__).parent).encode() not in said
     assert len(content) <= guard.MOST_BYTES or answer.status_code in (404, 413)
-    assert httpx.get(f"{url}/config", timeout=20).status_code == 200
+    assert httpx.get(f"{url}/config", timeout=PATIENT).status_code == 200
     if answer.status_code >= 400:
         raise BadInput("request", path, "Ask otherwise.", str(answer.status_code))
     return f"{method} {path} {content[:300]!r}: {answer.status_code}"
