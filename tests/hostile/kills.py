@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from functools import cache
@@ -50,5 +51,5 @@ def whole_run(folder: Path, random: Random) -> str:
 
 def write_down(folder: str, out: str) -> None:
     """From now on every change that `signal_at` would count."""
-    lines = open(out, "w", buffering=1, encoding="utf-8")
-    at_each_change(folder, lambda path: print(path, file=lines))
+    lines = os.open(out, os.O_WRONLY | os.O_CREAT)  # for as long as the process lives
+    at_each_change(folder, lambda path: os.write(lines, f"{path}\n".encode()))
