@@ -35,12 +35,22 @@ def _page() -> tuple[str, dict[str, int]]:
     """Its address, and the numbers of its functions by their names."""
     page = app.build(lenses())
     url = str(app.serve(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)[1]).rstrip("/")
-    return url, {each["api_name"]: each["id"] for each in httpx.get(f"{url}/config").json()["dependencies"]}
+    return url, functions(url)
+
+
+def functions(url: str) -> dict[str, int]:
+    """The functions of a page by their names."""
+    found = httpx.get(f"{url}/config", timeout=PATIENT).json()["dependencies"]
+    return {each["api_name"]: each["id"] for each in found}
 
 
 def request(_folder: Path, random: Random) -> str:
     """A request that no browser makes: nothing of this machine is in its answer, and the page goes on."""
-    url, numbers = _page()
+    return ask(*_page(), random)
+
+
+def ask(url: str, numbers: dict[str, int], random: Random) -> str:
+    """The same of any page, with the numbers of its functions."""
     path, method = random.choice(PATHS), random.choice(["POST", "POST", "GET", "PUT", "DELETE", "HEAD", "PATCH"])
     values = [HOSTILE, TEXT, "some_demo_run", *(value for value in VALUES if _is_json(value))]
     sent: Any = {
