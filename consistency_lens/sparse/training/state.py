@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -56,12 +57,21 @@ class TrainingState:
         if not (folder / FILE).is_file():
             fix = "Resume from another checkpoint, or begin a new run from the lens that lies in it."
             raise BadInput("resume_from_checkpoint", folder.name, fix, why=f"{FILE} is missing")
-        tensors = load_file(folder / FILE)
+        fix = "Resume from another checkpoint."
+        try:
+            tensors = load_file(folder / FILE)
+        except (OSError, SafetensorError) as error:
+            raise BadInput("resume_from_checkpoint", folder.name, fix, f"{FILE} cannot be read: {error}") from error
         held = tensors.pop(_HELD, None)
         if (held is None) is not (self.held is None):
             fix = "Resume with the target_l0 that the run began with."
             why = "the checkpoint holds no weight that is adjusted" if held is None else "the checkpoint holds one"
             raise BadInput("target_l0", None if self.held is None else self.held.target, fix, why=why)
+        known = self.firing.state_dict()
+        odd = tensors.keys() ^ known.keys() or {n for n, t in tensors.items() if t.shape != known[n].shape}
+        if odd:
+            why = f"{FILE} does not fit in {min(odd)}: it is of another lens"
+            raise BadInput("resume_from_checkpoint", folder.name, fix, why)
         self.firing.load_state_dict(tensors)
         if held is not None and self.held is not None:
             weight, smoothed = held.tolist()
