@@ -46,6 +46,6 @@ def test_what_only_words_have_a_part_in_makes_no_other_baseline(
     assert trained("changed", "--lm_weight", "0.2") and weights("changed") == weights("second")
     weights_file.write_bytes(whole)
     # One that is no longer what was noted is trained again.
-    (tmp_path / "first/tail_lens/baseline.json").write_text('{"key": "another"}')
+    (tmp_path / "changed/tail_lens/baseline.json").write_text('{"key": "another"}')
     assert trained("fourth", "--ground_weight", "0.1"), "no refusal either: its texts quote and are not grounded"
     assert weights("fourth") == weights("second")

@@ -194,11 +194,6 @@ def test_a_weight_that_is_no_number_is_named(folder: Path, number: float) -> Non
     assert f"not all numbers are finite in {UP}" in refusal_of(folder)
 
 
-def test_weights_that_are_whole_numbers_are_refused(folder: Path) -> None:
-    rewrite(folder, lambda tensors: tensors.update({UP: tensors[UP].to(torch.int64)}))
-    assert f"{UP} is no float in its files: I64" in refusal_of(folder)
-
-
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -13,7 +13,7 @@ from consistency_lens import BadInput
 from .attacks import ATTACKS
 from .trying import Tally, attempt
 
-FEW = 8
+FEW = 4
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -193,9 +193,6 @@ def test_a_checkpoint_without_its_counts_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-1"))
     file = tmp_path / "checkpoint-2" / FILE
     whole = file.read_bytes()
-    file.write_bytes(bytes(8) + whole[8:])
-    with pytest.raises(BadInput, match=f"{FILE} cannot be read"):
-        trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-2"))
     save_file({"seen": torch.zeros(3)}, file)
     with pytest.raises(BadInput, match=f"{FILE} does not fit"):
         trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-2"))

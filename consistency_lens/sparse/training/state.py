@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -57,11 +56,7 @@ class TrainingState:
         if not (folder / FILE).is_file():
             fix = "Resume from another checkpoint, or begin a new run from the lens that lies in it."
             raise BadInput("resume_from_checkpoint", folder.name, fix, why=f"{FILE} is missing")
-        fix = "Resume from another checkpoint."
-        try:
-            tensors = load_file(folder / FILE)
-        except (OSError, SafetensorError) as error:
-            raise BadInput("resume_from_checkpoint", folder.name, fix, f"{FILE} cannot be read: {error}") from error
+        tensors = load_file(folder / FILE)
         held = tensors.pop(_HELD, None)
         if (held is None) is not (self.held is None):
             fix = "Resume with the target_l0 that the run began with."
@@ -71,7 +66,7 @@ class TrainingState:
         odd = tensors.keys() ^ known.keys() or {n for n, t in tensors.items() if t.shape != known[n].shape}
         if odd:
             why = f"{FILE} does not fit in {min(odd)}: it is of another lens"
-            raise BadInput("resume_from_checkpoint", folder.name, fix, why)
+            raise BadInput("resume_from_checkpoint", folder.name, "Resume from another checkpoint.", why)
         self.firing.load_state_dict(tensors)
         if held is not None and self.held is not None:
             weight, smoothed = held.tolist()
