@@ -52,7 +52,9 @@ def test_what_is_kept_are_the_largest_of_all_whatever_the_batches(seed: int, kee
     order = rng.permutation(len(parts))
     for start in range(0, len(order), size):
         chosen = [parts[i] for i in order[start : start + size]]
-        whole = Stretch(*(np.concatenate(x) for x in zip(*((s.ids, s.documents, s.positions) for s, _ in chosen))))
+        whole = Stretch(
+            *(np.concatenate(x) for x in zip(*((s.ids, s.documents, s.positions) for s, _ in chosen), strict=True))
+        )
         values = np.concatenate([v for _, v in chosen])
         tokens, features = values.nonzero()
         kept.see(whole, Active(tokens, features, values[tokens, features]), values[tokens, features])
@@ -173,6 +175,7 @@ def test_a_table_goes_with_its_lens_and_comes_back(tmp_path: Path) -> None:
     context = about["contexts"][0]
     assert context["values"][context["at"]] == pytest.approx(context["value"]) == pytest.approx(about["max"])
     assert len(context["tokens"]) == len(context["values"]) and len(about["promotes"]) == 10
+    assert about["sample"][0] <= about["max"] and len(about["sample"]) == min(48, about["active"])
     best, worst = known.ranked(3)
     assert len(best) == 3 and len({each["label"] for each in best}) == 3
     assert best[-1]["score"] >= worst[0]["score"]

@@ -1,7 +1,8 @@
 """`FeatureContexts`: a table with one row per feature, which lies beside the weights as `contexts.parquet`.
 
-Each row says how often the feature is active, its label and how well that predicts it, the tokens that it makes likelier
-and less likely, and its strongest contexts. Nothing of it is needed to compute anything.
+Each row says how often the feature is active, its label and how well that predicts it, the tokens that it makes
+likelier and less likely, a sample of its values, and its strongest contexts. Nothing of it is needed to compute
+anything.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
         "promotes": _SIDES,
         "suppresses": _SIDES,
         "writes": pa.list_(pa.float32()),
+        "sample": pa.list_(pa.float32()),
         "contexts": pa.list_(_CONTEXT),
     }
 )
@@ -72,9 +74,9 @@ class FeatureContexts:
     """
     Args:
         table: of `SCHEMA`, layer by layer, each with all its features in order.
-        about: `tokens` and `documents` that were read, of which `split`; of the features that were active `often`
-            (20 times) the median of their labels' scores, and of labels of other features on them (`median_of_others`);
-            `weights`, which says whose features these are.
+        about: `tokens` and `documents` that were read, of which `split`; how many features were active
+            `often` (20 times), the median score of their labels, and that of labels of other features on them
+            (`median_of_others`); `weights`, which says whose features these are.
         window: the layers.
         features: of each layer.
     """

@@ -88,6 +88,7 @@ def _table(
         "precision": [label.precision for label in labels],
         "recall": [label.recall for label in labels],
         **_read_out(lens, index, words),
+        "sample": [_sample(layer, feature) for feature in range(count)],
         "contexts": [_contexts(layer, feature, words) for feature in range(count)],
     }
     return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, SCHEMA)
@@ -106,6 +107,12 @@ def _read_out(lens: CrosslayerTranscoder, index: int, words: Words) -> dict[str,
 
 def _side(tokens: Sequence[int], values: Sequence[float], words: Words) -> list[dict[str, Any]]:
     return [{"token": words(token), "logit": value} for token, value in zip(tokens, values, strict=True)]
+
+
+def _sample(layer: Layer, feature: int) -> list[float]:
+    """Activations at the tokens that were drawn, the largest first."""
+    there = layer.drawn.there[feature]
+    return sorted(layer.drawn.values[feature][there][:, 1].tolist(), reverse=True)
 
 
 def _contexts(layer: Layer, feature: int, words: Words) -> list[dict[str, Any]]:

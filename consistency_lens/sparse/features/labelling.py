@@ -1,8 +1,8 @@
 """A plain label for each feature: the tokens at which, after which or before which it is mostly active.
 
 A label is a set of one to five tokens and their place: at the feature's own token, before it, or behind it. It is made
-of one half of a uniform sample of the tokens on which the feature was active, and scored on the other half: by how well
-it predicts the feature, precision and recall in one number (F1).
+of one half of a uniform sample of the tokens on which the feature was active, and scored on the other half: by how
+well it predicts the feature, precision and recall in one number (F1).
 
 Shapes: F features, R drawn tokens of each, V vocabulary.
 """
