@@ -38,6 +38,7 @@ class Family:
         config, model, trainer, arguments: its classes.
         run: its `FamilyRun`: what it adds to the command line, its data among it.
         report: its `FamilyReport`: controls, numbers of its own, sentences.
+        foreign: finds lenses that other projects have saved, in a format that it reads; '' where it reads none.
     """
 
     model_type: str
@@ -47,6 +48,7 @@ class Family:
     arguments: str
     run: str
     report: str
+    foreign: str = ""
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -73,6 +75,7 @@ FAMILIES = {
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
         report=".sparse.report:TranscoderReport",
+        foreign=".sparse.tools.reading:find",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -124,7 +127,13 @@ class AutoLens:
             token: for a private lens, or a private subject. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
-        config, revision = read_config(place, revision, token)
+        try:
+            config, revision = read_config(place, revision, token)
+        except BadInput:
+            found = find_foreign(place, revision, token)
+            if found is None:
+                raise
+            return _open_foreign(*found, subject, device_map, token)
         family = family_of(config, str(lens_id_or_path))
         kind = family.load("config")
         settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
@@ -224,6 +233,44 @@ def read_config(
     return require_lens(path, place), revision
 
 
+def find_foreign(
+    place: str, revision: str | None = None, token: str | None = None, whole: bool = True
+) -> tuple[str, Path, str] | None:
+    """A lens that another project has saved: the family that reads it, its folder, and the name of its model. None
+    where no family knows the format. Without `whole`, weights stay where they are."""
+    for name, family in FAMILIES.items():
+        found = family.load("foreign")(place, revision, token, whole) if family.foreign else None
+        if found is not None:
+            return name, *found
+    return None
+
+
+def family_at(place: str, token: str | None = None) -> str:
+    """The name of the family of a lens that is saved, here or on the Hub, by us or by another project."""
+    try:
+        return name_of_family(read_config(place, token=token)[0], place)
+    except BadInput:
+        found = find_foreign(place, token=token, whole=False)
+        if found is None:
+            raise
+        return found[0]
+
+
+def _open_foreign(
+    family: str, folder: Path, model_id: str, subject: Any, device_map: Any, token: str | None
+) -> LensModel:
+    """With the model that is given, or that it names itself."""
+    if subject is None and not model_id:
+        raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
+    if subject is None or isinstance(subject, (str, os.PathLike)):
+        if subject is None and is_demo(model_id):
+            subject = _load_demo(model_id, device_map)
+        else:
+            subject = _load_named(str(subject or model_id), device_map, token)
+    lens: LensModel = FAMILIES[family].load("model").from_pretrained(folder, subject=subject)
+    return lens
+
+
 def is_demo(model_id: str) -> bool:
     """Whether this is a name that only an offline subject has."""
     return bool(_DEMO_ID.fullmatch(model_id))
@@ -287,15 +334,17 @@ def find_subject(
             "Name its folder: --model_name_or_path FOLDER, or subject=FrozenLM.from_pretrained(FOLDER).",
             why="the model came from a local folder, and none of this name lies here",
         )
+    how = {
+        "revision": commit if commit not in ("", "None") and not Path(where).is_dir() else None,
+        "dtype": origin.dtype,
+        "quantization": origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
+    }
+    return _load_named(where, device_map, token, **how)
+
+
+def _load_named(where: str, device_map: Any, token: str | None, **how: Any) -> FrozenLM:
     try:
-        return FrozenLM.from_pretrained(
-            where,
-            revision=commit if commit not in ("", "None") and not Path(where).is_dir() else None,
-            dtype=origin.dtype,
-            quantization=origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
-            device_map=device_map,
-            token=token,
-        )
+        return FrozenLM.from_pretrained(where, device_map=device_map, token=token, **how)
     except OSError as error:
         fix = "Check that this machine is online, or name a folder that holds the model."
         raise BadInput("subject", where, fix, why=hub.redacted(str(error), token)) from error

@@ -100,6 +100,10 @@ class LensModel(SavedModel):
         """How edits of this lens are compared with the clean model: at P, unless the family says otherwise."""
         return TokenSwap.of(models.only, batch, horizon)
 
+    def on_card(self) -> dict[str, Any]:
+        """What the family's own part of the card shows beside the report."""
+        return {}
+
     def describe(self, code: Code) -> list[dict[str, Any]]:
         """One row for people per code: `explanation` and what else the family has to say."""
         raise NotImplementedError

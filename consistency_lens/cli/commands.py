@@ -19,6 +19,7 @@ from ..errors import BadInput, is_full_disk
 from ..frozen import ProvenanceMismatch
 from ..hub import redacted
 from .explain import explain
+from .export import export
 from .extract import extract
 from .memory import advice
 from .parsing import Request, let_the_main_process_speak, parse, rank
@@ -80,6 +81,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             evaluate(request, exits)
         case "explain":
             explain(request)
+        case "export":
+            export(request)
         case "plan":
             from .plan import plan
 

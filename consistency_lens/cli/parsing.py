@@ -15,12 +15,19 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ..activations import CorpusArguments
-from ..auto import lens_folder, name_of_family, read_config
+from ..auto import find_foreign, lens_folder, name_of_family, read_config
 from ..base.family_run import FamilyRun
 from ..errors import BadInput
 from ..schema import require_place
 from ..text.options import PlanOptions
-from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
+from .arguments import (
+    ExplainArguments,
+    ExportArguments,
+    PublishArguments,
+    ReportArguments,
+    RunArguments,
+    SubjectArguments,
+)
 from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
 from .recipes import as_options, less, load_recipe, meant, recipe_names
 
@@ -32,6 +39,7 @@ COMMANDS = {
     "evaluate": "judge a lens on held-out documents, beside every control",
     "explain": "say in words what each token of a text makes the model think",
     "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
+    "export": "write a lens in the format of another tool: export --to TOOL FOLDER --lens ...",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
 COMMON = ("run", "extract", "train", "evaluate", "explain", "publish")  # what every family has
@@ -46,7 +54,7 @@ class Request:
         command: one of `COMMANDS`, or `run` for all of them in turn.
         values: every option by its name on the command line, settled.
         options: those of its family.
-        text: what `explain` is to read.
+        text: what `explain` is to read, or the folder that `export` writes.
         given: the fields that options name, whatever a recipe says.
         config: the recipe that was named.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
@@ -104,6 +112,10 @@ class Request:
     @property
     def plan(self) -> PlanOptions:
         return self.part(PlanOptions)
+
+    @property
+    def export(self) -> ExportArguments:
+        return self.part(ExportArguments)
 
     @property
     def publishing(self) -> PublishArguments:
@@ -223,7 +235,7 @@ def parse(argv: Sequence[str]) -> Request:
     explicit = {name: value for name, value in vars(known).items() if value is not absent}
     _require_places(explicit)
     text = explicit.pop("text", None)  # argparse puts its default there all the same
-    if text is not None and command != "explain":
+    if text is not None and command not in ("explain", "export"):
         unknown.append(text)
     if unknown:
         given = unknown[0].split("=")[0]
@@ -261,8 +273,12 @@ def _family_of(command: str, words: Sequence[str]) -> str:
         return DEFAULT_FAMILY
     _require_places(named)
     recipe = _recipe(command, named | {"model_name_or_path": None})
-    if not recipe and said.lens is not None and (Path(lens_folder(said.lens)) / CONFIG_NAME).is_file():
-        return name_of_family(read_config(lens_folder(said.lens))[0], said.lens)
+    if not recipe and said.lens is not None:
+        place = lens_folder(said.lens)
+        if (Path(place) / CONFIG_NAME).is_file():
+            return name_of_family(read_config(place)[0], said.lens)
+        if Path(place).is_dir() and (found := find_foreign(place)) is not None:
+            return found[0]
     return str(recipe.get("family", DEFAULT_FAMILY))
 
 
@@ -289,7 +305,7 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
         return load_recipe(explicit["config"])
     if command == "publish":
         return {}
-    if command in ("evaluate", "explain"):
+    if command in ("evaluate", "explain", "export"):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
         return load_recipe(str(home / RECIPE)) if home else {}
     if explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}:

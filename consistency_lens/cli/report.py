@@ -11,17 +11,16 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+from transformers.utils import CONFIG_NAME
 
 from ..activations import Activations
 from ..auto import (
-    FAMILIES,
     AutoLens,
     evaluate_lens,
-    family_of,
+    family_at,
     find_subject,
     is_demo,
     lens_folder,
-    read_config,
     report_of,
 )
 from ..base.comparing.rows import CLOSE, OPEN
@@ -34,7 +33,7 @@ from ..evaluation import Report
 from ..evaluation.examples import examples
 from ..frozen import FrozenLM
 from .final_card import finish_card
-from .opening import console, load_model, load_others, model_path, open_data, own_device
+from .opening import console, load_model, load_others, model_path, open_data, own_device, short
 from .parsing import Request, run_of
 from .run_folder import HISTORY, REPORT, Log, read_history
 
@@ -67,11 +66,9 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
 
 def require_family(request: Request) -> None:
     """Raise where a lens is of another family than the options, which nobody could know of one on the Hub."""
-    config, _ = read_config(lens_folder(named_lens(request)), token=request.values["hub_token"])
-    found = family_of(config, named_lens(request))
-    if FAMILIES[request.options.family] != found:
-        (right,) = (name for name, family in FAMILIES.items() if family == found)
-        raise BadInput("family", request.options.family, f"Use --family {right}.", why="the lens is of another one")
+    found = family_at(lens_folder(named_lens(request)), request.values["hub_token"])
+    if request.options.family != found:
+        raise BadInput("family", request.options.family, f"Use --family {found}.", why="the lens is of another one")
 
 
 def named_lens(request: Request) -> str:
@@ -85,7 +82,9 @@ def report_folder(request: Request, home: Path | None) -> Path:
     where = named_lens(request)
     if request.values["output_dir"] is not None:
         return Path(request.values["output_dir"])
-    return home or (Path(where) if Path(where).is_dir() else Path("outputs") / where.replace("/", "-"))
+    if home is None and (Path(where) / CONFIG_NAME).is_file():
+        return Path(where)
+    return home or Path("outputs") / short(where.strip("/.").replace("/", "-"))
 
 
 def load_lens(request: Request) -> LensModel:
@@ -142,7 +141,7 @@ def judge_run(
         activations: to evaluate on.
         folder: that the report goes into.
         history: of the training, for the curves.
-        home: the folder of the lens, which gets the card, if it is one.
+        home: the folder of the lens, which gets the card, if it is one of ours.
         run: the folder whose other lenses the report compares with. Default: `folder`.
     """
     others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
@@ -166,7 +165,10 @@ def judge_run(
     )
     if main:
         report.save(folder / REPORT)
-        card = finish_card(lens, report, activations, folder / REPORT, home) if home.is_dir() else None
+        ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is
+        if ours:
+            request.family.beside(lens, activations, home)
+        card = finish_card(lens, report, activations, folder / REPORT, home) if ours else None
         report.show(console)
         console.print()
         console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))

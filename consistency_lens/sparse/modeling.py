@@ -35,6 +35,8 @@ from .source import SourceLayer, Targets
 from .standardising import Moments, Standardiser
 from .using import Changed, amplify, features_of, subject_of
 
+SHOWN_FEATURES = 10  # on the card, of the most convincing and of the least
+
 
 @dataclass
 class TranscoderOutput(LensOutput):
@@ -268,6 +270,13 @@ class CrosslayerTranscoder(LensModel):
     def ablate(self, text: str, features: Iterable[tuple[int, int]], inside: str = "model", top: int = 5) -> Changed:
         """The same with all these features, (layer, feature) each, switched off."""
         return amplify(self, text, dict.fromkeys(features, 0.0), inside, top)
+
+    def on_card(self) -> dict[str, Any]:
+        """The features whose labels predict them best, and those whose labels do worst."""
+        if self.contexts is None:
+            return {}
+        best, worst = self.contexts.ranked(SHOWN_FEATURES)
+        return {"features": {"best": best, "worst": worst, "about": self.contexts.about}}
 
     def describe(self, code: Any) -> list[dict[str, Any]]:
         return code.rows()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
 
-from ..activations.blocks import BlockArguments, BlockExtraction, Blocks
+from torch.utils.data import DataLoader
+
+from ..activations.blocks import BlockArguments, BlockExtraction, Blocks, BySite
 from ..base.family_run import FamilyRun
 from ..errors import BadInput
 from ..frozen import FrozenLM
+from .circuit_tracer import export
 from .configuration import CrosslayerTranscoderConfig, parse_layers
-from .data import StreamedBlocks
+from .data import StreamedBlocks, Texts, collator_of
+from .explaining import explain_tokens
+from .features.describing import describe_features
 from .modeling import CrosslayerTranscoder
-from .options import TranscoderOptions
+from .options import FeatureOptions, TranscoderOptions
+
+CIRCUIT_TRACER = "circuit-tracer"
+CALIBRATED, AT_ONCE = 8, 8  # batches that thresholds are calibrated on; documents that are read together
 
 
 class TranscoderRun(FamilyRun):
@@ -20,6 +30,9 @@ class TranscoderRun(FamilyRun):
     data_options = BlockArguments
     extraction = BlockExtraction
     data = Blocks
+    more_options: ClassVar = {"features": FeatureOptions}
+    commands = ("export",)
+    exports = (CIRCUIT_TRACER,)
     memory_advice = (
         "lower --per_device_train_batch_size and raise --gradient_accumulation_steps",
         "lower --features",
@@ -74,6 +87,55 @@ class TranscoderRun(FamilyRun):
     ) -> StreamedBlocks:
         """Blocks are shuffled as stored ones are: `blocks_per_window` says how many together."""
         return StreamedBlocks(data, extraction.stream(frozen, within))
+
+    # ---- in use
+
+    @property
+    def shown(self) -> FeatureOptions:
+        options: FeatureOptions = self.part(FeatureOptions)
+        return options
+
+    def require_options(self, whole_run: bool) -> None:
+        self.shown.factors  # noqa: B018  raises where a feature is written wrongly
+
+    @property
+    def shown_after(self) -> str:
+        return "changed" if self.shown.factors else "replaced"
+
+    def explain(self, lens: Any, text: str, positions: Sequence[int] | None) -> list[dict[str, Any]]:
+        """With labels; where features are changed, what that does in the place of what the lens does."""
+        return explain_tokens(lens, text, positions, factors=self.shown.factors, inside=self.shown.inside)
+
+    def cell_of(self, row: Mapping[str, Any]) -> str:
+        """A feature on each line: layer/number, value, and its label with how well that predicts it."""
+        lines = []
+        for (layer, number, value), label, score in zip(row["features"], row["labels"], row["scores"], strict=True):
+            known = f" {label} ({score:.2f})" if label else ""
+            lines.append(f"{layer}/{number} {value:.2f}{known}")
+        return "\n".join([*lines, f"{row['active']} active"])
+
+    def beside(self, lens: Any, data: Blocks, folder: Path) -> None:
+        """The contexts of its features."""
+        count, split = self.shown.context_documents, self.shown.context_split
+        if not count or split not in data.splits:
+            return
+        documents, collate = Texts(data.source(split)), collator_of(lens.subject)
+        chosen = range(min(count, len(documents)))
+        parts = [chosen[i : i + AT_ONCE] for i in range(0, len(chosen), AT_ONCE)]
+        batches = (collate.padded([documents[number] for number in part]) for part in parts)
+        describe_features(lens, batches, split)
+        lens.contexts.save(folder)
+
+    def export(self, lens: Any, to: str, folder: Path, data: Callable[[], Any]) -> Path:
+        """A (Batch)TopK gets thresholds, calibrated on training tokens in batches of the training's size."""
+        batches = None
+        if lens.config.k is not None:
+            blocks = data()
+            blocks.require_model(lens.subject)
+            size = self.values["per_device_train_batch_size"]
+            loader = DataLoader(blocks.tokens("train"), batch_size=size, collate_fn=BySite(blocks.sites))
+            batches = [lens.read_of(batch) for batch in islice(loader, CALIBRATED)]
+        return export(lens, folder, batches)
 
     def first_of(self, data: Blocks, tokenizer: Any) -> list[str]:
         document = data.documents("train")[0]

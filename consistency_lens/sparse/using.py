@@ -59,7 +59,7 @@ def features_of(
     contexts: int = 0,
 ) -> list[dict[str, Any]]:
     """One row per token: `position`, `token`, its `top` strongest `features` as (layer, feature, value), the `labels`
-    of these, how many are `active`, and, where they are asked for, the `contexts` of each.
+    of these with their `scores`, how many are `active`, and, where they are asked for, the `contexts` of each.
 
     Args:
         lens: with its subject; of one that knows no contexts, labels are empty.
@@ -94,18 +94,23 @@ def _known(lens: CrosslayerTranscoder, features: Sequence[tuple[int, int, float]
     """Labels of some features, and contexts of each."""
     known = lens.contexts
     if known is None:
-        return {"labels": ["" for _ in features]}
+        return {"labels": ["" for _ in features], "scores": [0.0 for _ in features]}
     found: dict[str, Any] = {"labels": [known.label(layer, feature) for layer, feature, _ in features]}
+    found["scores"] = [known.score(layer, feature) for layer, feature, _ in features]
     if contexts:
         found["contexts"] = [known.of(layer, feature)["contexts"][:contexts] for layer, feature, _ in features]
     return found
 
 
+def require_inside(inside: str) -> None:
+    if inside not in INSIDE:
+        raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
+
+
 @torch.no_grad()
 def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str, top: int) -> Changed:
     """What the subject predicts next, before and after features are multiplied at every token but the first."""
-    if inside not in INSIDE:
-        raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
+    require_inside(inside)
     frozen = subject_of(lens)
     batch = read_text(frozen, text)
     if inside == "lens":

@@ -102,6 +102,10 @@ class FeatureContexts:
         """The label of a feature; '' for one that was never active."""
         return self.labels[self.row(layer, feature)]
 
+    def score(self, layer: int, feature: int) -> float:
+        """How well its label predicts a feature, F1."""
+        return float(self.table["score"][self.row(layer, feature)].as_py())
+
     def of(self, layer: int, feature: int) -> dict[str, Any]:
         """All that is known of a feature, under the names of `SCHEMA`."""
         return self.take([self.row(layer, feature)])[0]
