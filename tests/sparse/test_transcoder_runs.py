@@ -90,7 +90,9 @@ def test_features_by_token_are_explained(made: Path, place: Path) -> None:
 
 def test_it_is_exported_and_read_back(made: Path, place: Path) -> None:
     named = ["--lens", str(made), "--model_name_or_path", str(saved_model()), "--use_cpu"]
-    code, said = run(["export", "--to", "circuit-tracer", str(place / "clt"), *named], place / "log-export", os.chdir, place)
+    code, said = run(
+        ["export", "--to", "circuit-tracer", str(place / "clt"), *named], place / "log-export", os.chdir, place
+    )
     assert code == 0 and "files for circuit-tracer" in said, said
     assert read_page(place / "clt", 0, 0)["index"] == 0
     for words, why in (
