@@ -92,7 +92,7 @@ def test_one_pass_counts_what_the_lens_does_document_by_document(settings: dict[
     found, other = gather(lens, batches(rows, 5)), gather(lens, batches(rows[::-1], 3))
     assert found.documents == 12 and found.tokens == sum(len(r["input_ids"]) - 1 for r in rows) == other.tokens
     counts = sum(lens.compress({"input_ids": r["input_ids"][None]}).tokens.counts() for r in rows)
-    for number, (layer, again) in enumerate(zip(found.layers, other.layers, strict=True)):
+    for number, (layer, again) in enumerate(zip(found.found, other.found, strict=True)):
         assert np.array_equal(layer.count, counts[number].numpy()) and np.array_equal(layer.count, again.count)
         for name in ("top", "drawn"):
             mine, its = vars(layer)[name], vars(again)[name]

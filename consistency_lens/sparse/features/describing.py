@@ -46,7 +46,7 @@ def describe_features(
     words = words_of(frozen.tokenizer.decode)
     parts: list[pa.Table] = []
     scores, others = [], []
-    for index, layer in enumerate(gathered.layers):
+    for index, layer in enumerate(gathered.found):
         labels = labels_of(layer, gathered.occurrences)
         scores += [label.score for label, times in zip(labels, layer.count, strict=True) if times >= ENOUGH]
         others += of_others(layer, gathered.occurrences, labels).tolist()

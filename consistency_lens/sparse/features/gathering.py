@@ -49,12 +49,12 @@ class Gathered:
     """What a pass has found.
 
     Args:
-        layers: of each chosen layer.
+        found: of each chosen layer.
         occurrences: how often each token id was there, before, at and behind a token that was read: `[3, V]`.
         tokens, documents: how many were read.
     """
 
-    layers: list[Layer]
+    found: list[Layer]
     occurrences: np.ndarray
     tokens: int = 0
     documents: int = 0
