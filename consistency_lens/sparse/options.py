@@ -9,9 +9,9 @@ from typing import Any
 
 from ..errors import BadInput
 from ..frozen.sites import LAYERED as STAGES
+from .coding.nonlinear import NONLINEARITIES
 from .configuration import STANDARDISATIONS, CrosslayerTranscoderConfig
-from .nonlinear import NONLINEARITIES
-from .using import INSIDE
+from .use.using import INSIDE
 
 
 @dataclass

@@ -13,13 +13,13 @@ from ..activations.blocks import BlockArguments, BlockExtraction, Blocks, BySite
 from ..base.family_run import FamilyRun
 from ..errors import BadInput
 from ..frozen import FrozenLM
-from .circuit_tracer import export
 from .configuration import CrosslayerTranscoderConfig, parse_layers
-from .data import StreamedBlocks, Texts, collator_of
-from .explaining import explain_tokens
 from .features.describing import describe_features
 from .modeling import CrosslayerTranscoder
 from .options import FeatureOptions, TranscoderOptions
+from .training.data import StreamedBlocks, Texts, collator_of
+from .use.circuit_tracer import export
+from .use.explaining import explain_tokens
 
 CIRCUIT_TRACER = "circuit-tracer"
 CALIBRATED, AT_ONCE = 8, 8  # batches that thresholds are calibrated on; documents that are read together

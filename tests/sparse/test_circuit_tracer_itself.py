@@ -25,10 +25,10 @@ from transcoder_runs import arguments
 
 from consistency_lens.activations.blocks import BySite
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.sparse.circuit_tracer import export, read_export
 from consistency_lens.sparse.features.describing import describe_features
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
+from consistency_lens.sparse.use.circuit_tracer import export, read_export
 
 pytestmark = pytest.mark.external
 VERSION, MODEL, COMMIT = "0.5.0", "gpt2", "0" * 40
@@ -60,7 +60,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CrosslayerTransc
     blocks = extract_blocks(place / "blocks", texts, frozen, sites=["resid_mid.*", "mlp_out.*"], tokens_per_block=1000)
     settings = {"features": 256, "nonlinearity": "topk", "k": 12}
     lens = CrosslayerTranscoder.from_subject(frozen, **settings)
-    more = {"max_steps": 300, "logging_steps": 100, "per_device_train_batch_size": 256, "learning_rate": 4e-3, "eval_strategy": "no"}
+    more = {
+        "max_steps": 300,
+        "logging_steps": 100,
+        "per_device_train_batch_size": 256,
+        "learning_rate": 4e-3,
+        "eval_strategy": "no",
+    }
     CrosslayerTranscoderTrainer(lens, arguments(place / "run", **more), blocks, frozen=frozen).train()
     control = CrosslayerTranscoder.from_subject(frozen, seed=1, **settings)
     control.standardiser.load_state_dict(lens.standardiser.state_dict())

@@ -15,7 +15,6 @@ from tiny import shared_lm, tiny_lm
 from transcoders import small_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse.data import Collator
 from consistency_lens.sparse.features.contexts import FILE, FeatureContexts
 from consistency_lens.sparse.features.describing import describe_features, in_words
 from consistency_lens.sparse.features.gathering import Gathered, Layer, gather
@@ -23,6 +22,7 @@ from consistency_lens.sparse.features.keeping import ABSENT, Active, Kept, Stret
 from consistency_lens.sparse.features.labelling import Label, labels_of, of_others
 from consistency_lens.sparse.features.logit_effect import effects, written_by
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.training.data import Collator
 
 
 def documents(count: int = 12, seed: int = 0, shortest: int = 4, longest: int = 12) -> list[dict[str, torch.Tensor]]:

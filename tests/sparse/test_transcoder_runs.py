@@ -14,14 +14,14 @@ from whole_runs import losses
 
 from consistency_lens import AutoLens, FrozenLM, Report
 from consistency_lens.activations.blocks import Blocks
-from consistency_lens.base.checkpoint import checkpoints
-from consistency_lens.cli.parsing import parse
+from consistency_lens.base.saving.checkpoint import checkpoints
+from consistency_lens.cli.parsing.request import parse
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen.sites import resolve_sites
-from consistency_lens.sparse.circuit_tracer import names_of
 from consistency_lens.sparse.features.contexts import FeatureContexts
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.tools.dashboards import read_page
+from consistency_lens.sparse.use.circuit_tracer import names_of
+from consistency_lens.sparse.use.dashboards import read_page
 
 SMALL = [
     *["--family", "sparse", "--validation_fraction", "0.2", "--test_fraction", "0.2", "--tokens_per_block", "128"],

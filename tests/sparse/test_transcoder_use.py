@@ -15,16 +15,16 @@ from tiny import shared_lm, tiny_lm
 from transcoder_runs import blocks
 from transcoders import small_lens
 
-from consistency_lens.cli.parsing import parse
+from consistency_lens.cli.parsing.request import parse
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse import circuit_tracer
-from consistency_lens.sparse.circuit_tracer import export, names_of, read_export
-from consistency_lens.sparse.explaining import explain_tokens
 from consistency_lens.sparse.features.describing import describe_features
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.options import FeatureOptions
 from consistency_lens.sparse.running import TranscoderRun
-from consistency_lens.sparse.tools.dashboards import cantor, read_page
+from consistency_lens.sparse.use import circuit_tracer
+from consistency_lens.sparse.use.circuit_tracer import export, names_of, read_export
+from consistency_lens.sparse.use.dashboards import cantor, read_page
+from consistency_lens.sparse.use.explaining import explain_tokens
 
 TEXT = "w1 w2 w3 w4 w5"
 

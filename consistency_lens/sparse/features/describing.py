@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from ...errors import BadInput
-from ..using import subject_of
+from ..use.using import subject_of
 from .contexts import SCHEMA, FeatureContexts, print_of, words_of
 from .gathering import BEFORE, SHOWN, Gathered, Layer, gather
 from .keeping import ABSENT

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ...frozen import FrozenLM
-from ..documents import read_documents
-from ..modeling import CrosslayerTranscoder
-from ..replacing import kept_columns
-from ..using import subject_of
+from ..coding.documents import read_documents
+from ..use.replacing import kept_columns
+from ..use.using import subject_of
 from .keeping import Active, Kept, Stretch, drawn
+
+if TYPE_CHECKING:
+    from ..modeling import CrosslayerTranscoder
 
 SHOWN, DRAWN = 8, 48  # contexts that are shown, and tokens that labels are made of and scored on
 BEFORE, AFTER = 12, 4  # tokens of a context

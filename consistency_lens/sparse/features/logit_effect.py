@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...frozen import Edit, FrozenLM
-from ..using import subject_of
+from ..use.using import subject_of
 
 if TYPE_CHECKING:
     from ..modeling import CrosslayerTranscoder
