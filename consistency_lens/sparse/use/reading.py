@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import yaml
 
 from ... import hub
 from .circuit_tracer import CONFIG, KIND, is_export
+
+_ON_HUB = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(/(?P<inside>\w[\w./-]*))?(@(?P<revision>[\w./-]+))?")
 
 
 def find(place: str, revision: str | None, token: str | None, whole: bool) -> tuple[Path, str] | None:
@@ -22,14 +25,13 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> tu
     """
     if Path(place).is_dir():
         return (Path(place), _model_of(Path(place))) if is_export(place) else None
-    name, _, said = place.partition("@")
-    owner, _, rest = name.partition("/")
-    repository, _, inside = rest.partition("/")
-    if not repository:
+    shaped = _ON_HUB.fullmatch(place)
+    if not shaped or Path(shaped["owner"]).is_dir():  # a path, if a misspelt one
         return None
+    repository, inside, said = f"{shaped['owner']}/{shaped['name']}", shaped["inside"] or "", shaped["revision"]
     wanted = [CONFIG, *(["W_*.safetensors"] if whole else [])]
     patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in wanted]
-    folder = hub.download(f"{owner}/{repository}", revision or said or None, token, allow=patterns, ignore=[])
+    folder = hub.download(repository, revision or said, token, allow=patterns, ignore=[])
     folder = folder / inside if inside else folder
     record = _record(folder)
     return (folder, _model_of(folder)) if record.get("model_kind") == KIND else None
