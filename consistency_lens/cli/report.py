@@ -164,6 +164,7 @@ def judge_run(
         progress=main,
         **of_family,
     )
+    report = with_world(report, lens, of_family)
     if main:
         report.save(folder / REPORT)
         card = finish_card(lens, report, activations, folder / REPORT, home) if home.is_dir() else None
@@ -187,6 +188,18 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
         return {"reword": reword_all}
     (site,) = lens.config.sites or [""]
     return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
+
+
+def with_world(report: Report, lens: LensModel, of_family: Mapping[str, Any]) -> Report:
+    """The report with what such a world knows about a transcoder."""
+    if lens.config.medium != "sparse" or not is_demo(lens.config.origin.model_id):
+        return report
+    from ..demo.transcoder.truth import measure_truth, with_truth
+
+    assert lens.subject is not None
+    others = {name: other for name, other in of_family.items() if isinstance(other, LensModel)}
+    transcoder: Any = lens
+    return with_truth(report, measure_truth(transcoder, lens.subject, others))
 
 
 def table_of(rows: Sequence[Explanation]) -> Table:
