@@ -197,9 +197,8 @@ def with_world(report: Report, lens: LensModel, of_family: Mapping[str, Any]) ->
     from ..demo.transcoder.truth import measure_truth, with_truth
 
     assert lens.subject is not None
-    others = {name: other for name, other in of_family.items() if isinstance(other, LensModel)}
     transcoder: Any = lens
-    return with_truth(report, measure_truth(transcoder, lens.subject, others))
+    return with_truth(report, measure_truth(transcoder, lens.subject, of_family.get("beside")))
 
 
 def table_of(rows: Sequence[Explanation]) -> Table:

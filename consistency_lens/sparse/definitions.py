@@ -11,6 +11,8 @@ from ..evaluation.quantities import WHOLE_PASS, Draws, Quantity, loss_recovered,
 from .measuring.rate import BITS, LOSS, WHOLE
 
 SPOILED, ALONE, ERRORS, VALUES = "controls", "each layer alone", "with errors", "values"
+THRESHOLDS = "thresholds"
+BESIDE = {"per_layer": SPOILED, "jumprelu": THRESHOLDS}  # a transcoder beside the lens -> its group
 
 
 def unexplained() -> Draws:
@@ -63,6 +65,7 @@ CODES = {
     "zero": "zeros at every site",
     "shuffled": "the lens's features of another token of the batch, all layers alike",
     "per_layer": "per-layer transcoders with as many parameters, trained on the same tokens for as many steps",
+    "jumprelu": "the lens with one threshold per layer in the place of its TopK, as it is shipped",
     "random": "a transcoder with random weights and as many active features per layer",
     "with_errors": "the lens with error nodes: y - ŷ of the clean pass is added at every site, so that nothing is "
     "left to differ but rounding",

@@ -23,7 +23,19 @@ from .ablating import mean_ablated
 from .code import SparseCode
 from .controls import components, each_alone, edits_without_lens, projected, random_twin, shuffled
 from .data import Texts, collator_of
-from .definitions import ALONE, CODES, ERRORS, QUANTITIES, SPOILED, TRAITS, VALUES, of_bits, of_layer
+from .definitions import (
+    ALONE,
+    BESIDE,
+    CODES,
+    ERRORS,
+    QUANTITIES,
+    SPOILED,
+    THRESHOLDS,
+    TRAITS,
+    VALUES,
+    of_bits,
+    of_layer,
+)
 from .documents import DocumentCode
 from .fidelity import clean_values, errors_of, spread_of, sums_and_squares
 from .measuring import density, error_nodes, reach
@@ -37,20 +49,23 @@ class TranscoderReport(FamilyReport):
     """All sites replaced inside one pass, each site alone, and controls through the same pass. A row is a document.
 
     Args:
-        per_layer: per-layer transcoders of the same model, to be measured beside the lens.
+        beside: further transcoders of the same sites, to be measured beside the lens: `per_layer`, of equal size, is a
+            control; `jumprelu` is the lens with thresholds in the place of its TopK.
     """
 
     quantities = QUANTITIES
     traits = TRAITS
-    compared = ("kl_recovered", "top1", "ce_loss_score")
+    compared = ("kl", "kl_recovered", "top1", "ce_loss_score", "ev", "l0")
     kept = ()
 
-    def __init__(self, per_layer: LensModel | None = None) -> None:
-        self.per_layer: Any = per_layer
+    def __init__(self, beside: Mapping[str, LensModel] | None = None) -> None:
+        self.beside: dict[str, Any] = dict(beside or {})
+        if unknown := sorted(set(self.beside) - set(BESIDE)):
+            raise BadInput("beside", unknown[0], f"Name them {' or '.join(BESIDE)}.")
 
     @property
     def lenses(self) -> Sequence[LensModel]:
-        return [] if self.per_layer is None else [self.per_layer]
+        return list(self.beside.values())
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         """Raise unless the blocks are of this model and hold the documents; then compute what controls need."""
@@ -64,9 +79,10 @@ class TranscoderReport(FamilyReport):
         if config.across_layers:
             fix = "Give it thresholds first: lens.calibrated(...)."
             raise BadInput("across_layers", True, fix, why="inside a pass, layers above are not known yet")
-        if self.per_layer is not None and self.per_layer.config.written_sites != config.written_sites:
-            fix = f"Give one that writes {', '.join(config.written_sites)}."
-            raise BadInput("per_layer", self.per_layer.config.written_sites, fix)
+        for name, other in self.beside.items():
+            if other.config.written_sites != config.written_sites:
+                fix = f"Give one that writes {', '.join(config.written_sites)}."
+                raise BadInput(name, other.config.written_sites, fix)
         self.data, self.seed = data, held_out.seed
         self.written = [data.sites.index(site) for site in config.written_sites]
         self.means = data.mean[self.written].float().to(models.only.device)
@@ -92,6 +108,7 @@ class TranscoderReport(FamilyReport):
         shown = (
             Group(LENS, "the lens", "all sites at once", brief=True),
             Group(SPOILED, "controls", "transcoders that know less", compared=True, brief=True),
+            Group(THRESHOLDS, "thresholds", "the lens with thresholds", compared=True),
             Group(EDIT, "edits, no lens", "edits, no lens"),
             Group(ERRORS, "error nodes", "with error nodes"),
             Group(ALONE, "one layer", "each layer alone"),
@@ -135,10 +152,9 @@ class TranscoderReport(FamilyReport):
             "random": self.twin.replaced(batch),
             "pca": projected(lens, batch, self.means, self.directions),
         }
-        if self.per_layer is not None:
-            made["per_layer"] = self.per_layer.replaced(batch)
+        made |= {name: other.replaced(batch) for name, other in self.beside.items()}
         for name, edits in made.items():
-            yield Control(name, SPOILED, CODES[name], edits)
+            yield Control(name, BESIDE.get(name, SPOILED), CODES[name], edits)
         left = error_nodes.spread_out(self.clean[1] - self.reconstruction, batch)
         yield Control("with_errors", ERRORS, CODES["with_errors"], error_nodes.with_errors(seen.edits, left))
         yield from each_alone(seen)
@@ -182,12 +198,11 @@ class TranscoderReport(FamilyReport):
         self._add(records, LENS, errors.sum(1), active.mean(1), lengths)
         for i, layer in enumerate(lens.config.window):
             self._add(records, of_layer(layer), errors[:, i], active[:, i], lengths)
-        for name, other in (("random", self.twin), ("per_layer", self.per_layer)):
-            if other is not None:
-                records.add(name, {"error": errors_of(other.reconstruct(read), written, lengths).sum(1)})
-        if self.per_layer is not None:
-            found = code.sums(DocumentCode(_encoded(self.per_layer, read), lengths).active()).double()
-            records.add("per_layer", {"l0": found.mean(1)}, {"l0": lengths})
+        for name, other in {"random": self.twin, **self.beside}.items():
+            records.add(name, {"error": errors_of(other.reconstruct(read), written, lengths).sum(1)})
+        for name, other in self.beside.items():
+            found = code.sums(DocumentCode(_encoded(other, read), lengths).active()).double()
+            records.add(name, {"l0": found.mean(1)}, {"l0": lengths})
         means = self.means.to(written)
         kept = [means[i] + (written[:, i] - means[i]) @ b @ b.T for i, b in enumerate(self.directions)]
         records.add("pca", {"error": errors_of(torch.stack(kept, 1), written, lengths).sum(1)})
@@ -206,7 +221,7 @@ class TranscoderReport(FamilyReport):
     def finish(self, records: Records) -> None:
         """The spread about the mean of all evaluated tokens, and which features none of them has made active."""
         spread = spread_of(torch.cat(self.sums), torch.cat(self.squares), torch.cat(self.tokens))
-        for name in (LENS, "random", "pca", *(["per_layer"] if self.per_layer is not None else [])):
+        for name in (LENS, "random", "pca", *self.beside):
             records.add(name, {"spread": spread.sum(1)})
         lengths = torch.cat(self.tokens).double()
         bits = self._fewest_bits(records)

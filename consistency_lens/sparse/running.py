@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from ..activations.blocks import BlockArguments, BlockExtraction, Blocks
-from ..base.family_run import FamilyRun
+from ..base.engines import Engine
+from ..base.family_run import FamilyRun, Run
+from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .configuration import CrosslayerTranscoderConfig, parse_layers
 from .data import StreamedBlocks
+from .measuring.twins import PER_LAYER, SHIPPED, TwinOptions, keep_per_layer, keep_shipped
 from .modeling import CrosslayerTranscoder
 from .options import TranscoderOptions
 
@@ -20,6 +23,8 @@ class TranscoderRun(FamilyRun):
     data_options = BlockArguments
     extraction = BlockExtraction
     data = Blocks
+    more_options: ClassVar[Mapping[str, type]] = {"lenses that are made beside it": TwinOptions}
+    companions = (PER_LAYER, SHIPPED)
     memory_advice = (
         "lower --per_device_train_batch_size and raise --gradient_accumulation_steps",
         "lower --features",
@@ -49,6 +54,30 @@ class TranscoderRun(FamilyRun):
         return CrosslayerTranscoderConfig(
             depth=depth, chosen_layers=chosen, hidden_size=hidden_size, **options.settings()
         )
+
+    def require_options(self, whole_run: bool) -> None:
+        options: TwinOptions = self.part(TwinOptions)
+        kind = self.values["nonlinearity"]
+        if options.ship_jumprelu and kind not in ("topk", "batchtopk"):
+            fix = "Leave it out."
+            raise BadInput("ship_jumprelu", True, fix, why=f"a {kind} has no k to be given thresholds by")
+
+    def require_engine(self, engine: Engine) -> None:
+        for name in (PER_LAYER, "ship_jumprelu"):
+            if engine.spreads_weights and self.values[name]:
+                why = f"under {engine.name} no process holds the weights when the training is over"
+                raise BadInput(name, True, "Leave it out.", why=why)
+
+    def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
+        return {"beside": companions} if companions else {}
+
+    def after_training(self, run: Run, lens: LensModel, data: Any, steps: int) -> None:
+        options: TwinOptions = self.part(TwinOptions)
+        assert isinstance(lens, CrosslayerTranscoder)
+        if options.per_layer:
+            keep_per_layer(run, lens, data, steps)
+        if options.ship_jumprelu:
+            keep_shipped(run, lens, data)
 
     def require_model(self, config: Any, tokenizer: Any) -> None:
         text = config.get_text_config()

@@ -33,7 +33,14 @@ from consistency_lens.sparse.measuring.rate import (
 def report() -> Report:
     lens, other = transcoder(), transcoder(crosslayer=False, features=60)
     return evaluate_lens(
-        lens, shared_lm("llama"), blocks(), batch_size=8, horizon=0, progress=False, per_layer=other, max_rows=10
+        lens,
+        shared_lm("llama"),
+        blocks(),
+        batch_size=8,
+        horizon=0,
+        progress=False,
+        beside={"per_layer": other},
+        max_rows=10,
     )
 
 
@@ -157,7 +164,7 @@ def test_a_twin_of_other_sites_is_refused() -> None:
             shared_lm("llama"),
             blocks(),
             horizon=0,
-            per_layer=transcoder(layers=[1, 2], crosslayer=False),
+            beside={"per_layer": transcoder(layers=[1, 2], crosslayer=False)},
         )
 
 
