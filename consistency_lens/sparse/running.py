@@ -12,10 +12,10 @@ from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .configuration import CrosslayerTranscoderConfig, parse_layers
-from .data import StreamedBlocks
 from .measuring.twins import PER_LAYER, SHIPPED, TwinOptions, keep_per_layer, keep_shipped
 from .modeling import CrosslayerTranscoder
 from .options import TranscoderOptions
+from .training.data import StreamedBlocks
 
 
 class TranscoderRun(FamilyRun):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transcoders import activations, small_lens
 
-from consistency_lens.sparse.calibrating import Calibration, count_ratios, scale_thresholds
-from consistency_lens.sparse.nonlinear import topk_mask
+from consistency_lens.sparse.coding.calibrating import Calibration, count_ratios, scale_thresholds
+from consistency_lens.sparse.coding.nonlinear import topk_mask
 
 
 @settings(max_examples=15, deadline=None)
