@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..activations.blocks import BlockArguments, BlockExtraction, Blocks
-from ..base.engines import Engine
+from ..base.engines.engine import Engine
 from ..base.family_run import FamilyRun, Run
 from ..base.modeling import LensModel
 from ..errors import BadInput

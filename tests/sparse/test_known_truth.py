@@ -24,8 +24,8 @@ from consistency_lens.demo.transcoder.truth import DEFINITIONS, START, measure_t
 from consistency_lens.demo.words import wordings
 from consistency_lens.evaluation import Report
 from consistency_lens.frozen import Edit, FrozenLM
+from consistency_lens.sparse.coding.standardising import Moments
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.standardising import Moments
 
 TOLD = stories(8, 0, START)
 

@@ -15,8 +15,8 @@ from consistency_lens.auto import evaluate_lens
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report
 from consistency_lens.evaluation.about import Chart
-from consistency_lens.sparse.documents import DocumentCode
-from consistency_lens.sparse.entries import Entries
+from consistency_lens.sparse.coding.documents import DocumentCode
+from consistency_lens.sparse.coding.entries import Entries
 from consistency_lens.sparse.measuring import density, error_nodes, reach
 from consistency_lens.sparse.measuring.rate import (
     WHOLE,

@@ -194,7 +194,7 @@ def with_world(report: Report, lens: LensModel, of_family: Mapping[str, Any]) ->
     """The report with what such a world knows about a transcoder."""
     if lens.config.medium != "sparse" or not is_demo(lens.config.origin.model_id):
         return report
-    from ..demo.transcoder.truth import measure_truth, with_truth
+    from ...demo.transcoder.truth import measure_truth, with_truth
 
     assert lens.subject is not None
     transcoder: Any = lens

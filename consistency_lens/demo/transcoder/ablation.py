@@ -14,9 +14,9 @@ from consistency_lens.demo.transcoder.cases import Case, CaseBatch, case_batches
 from consistency_lens.demo.transcoder.labels import NUMBER
 from consistency_lens.evaluation.bootstrap import Records
 from consistency_lens.frozen import Edit, FrozenLM
-from consistency_lens.sparse.encoding import Active
+from consistency_lens.sparse.coding.encoding import Active
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.replacing import changed_by, replaced_by
+from consistency_lens.sparse.use.replacing import changed_by, replaced_by
 
 FEATURE, ANOTHER = "lens", "another_feature"
 _OF = "the feature that says best which tokens state the fact (chosen by F1 on other stories) ablated at all tokens"

@@ -15,8 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from consistency_lens.demo.stories import Story
 from consistency_lens.demo.transcoder.labels import batches_of
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.frozen.anatomy import locate
-from consistency_lens.sparse.documents import read_documents
+from consistency_lens.frozen.anatomy.parts import locate
+from consistency_lens.sparse.coding.documents import read_documents
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 
 Groups = Callable[[], Iterator[tuple[int, Tensor]]]  # candidates layer by layer, made anew each time: `[N, C]`

@@ -24,10 +24,10 @@ from torch import Tensor
 from consistency_lens.demo.transcoder.cases import Case, CaseBatch, case_batches
 from consistency_lens.evaluation.bootstrap import Records
 from consistency_lens.frozen import Edit, FrozenLM
-from consistency_lens.sparse.encoding import Active
+from consistency_lens.sparse.coding.encoding import Active
 from consistency_lens.sparse.measuring.error_nodes import with_errors
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.replacing import replaced_by
+from consistency_lens.sparse.use.replacing import replaced_by
 
 PLACES = ("statement", "need")
 LEAST = 0.1  # effect from which on a step is taken

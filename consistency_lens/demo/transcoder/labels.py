@@ -14,7 +14,7 @@ from torch import Tensor
 from consistency_lens.demo.stories import Story
 from consistency_lens.demo.words import FACT_WORDS, KINDS
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.sparse.data import collator_of
+from consistency_lens.sparse.training.data import collator_of
 
 FACTS: tuple[tuple[str, str], ...] = tuple((kind, value) for kind, values in KINDS.items() for value in values)
 NUMBER = {fact: number for number, fact in enumerate(FACTS)}

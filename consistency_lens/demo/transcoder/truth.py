@@ -21,9 +21,9 @@ from consistency_lens.evaluation.bootstrap import Number, Records, Samples
 from consistency_lens.evaluation.quantities import Numbers
 from consistency_lens.evaluation.report import Report
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.sparse.ablating import mean_ablated
-from consistency_lens.sparse.controls import random_twin, shuffled
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.report.ablating import mean_ablated
+from consistency_lens.sparse.report.controls import random_twin, shuffled
 
 START = 3_000_000_000  # stories that nothing was trained, chosen or reported on
 HIGH = 0.9  # a fact has its feature from this score on

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ...frozen import Edit
-from ..replacing import kept_columns
+from ..use.replacing import kept_columns
 
 
 def spread_out(values: Tensor, batch: Mapping[str, Any]) -> Tensor:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ...frozen import Edit
-from ..encoding import Active
-from ..entries import Entries
+from ..coding.encoding import Active
+from ..coding.entries import Entries
 from ..modeling import CrosslayerTranscoder
-from ..replacing import replaced_by
+from ..use.replacing import replaced_by
 
 BITS = (2, 3, 4, 6, 8)  # of a value: what is tried, the fewest first
 WHOLE = 32  # of a value as it is

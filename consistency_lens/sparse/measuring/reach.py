@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...evaluation.about import Chart
-from ..documents import DocumentCode
-from ..entries import sum_by_token
+from ..coding.documents import DocumentCode
+from ..coding.entries import sum_by_token
 from ..modeling import CrosslayerTranscoder
 
 

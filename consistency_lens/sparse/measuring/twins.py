@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from transformers.utils import CONFIG_NAME
 
 from ...activations.blocks import Blocks, BySite
-from ...base.checkpoint import checkpoints
 from ...base.family_run import Run
+from ...base.saving.checkpoint import checkpoints
+from ..coding.folding import with_settings
 from ..configuration import CrosslayerTranscoderConfig
-from ..folding import with_settings
 from ..modeling import CrosslayerTranscoder
 
 PER_LAYER, SHIPPED = "per_layer", "jumprelu"  # folders of a run, and codes of its report
