@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
+NO_FOLDER = "there is no such folder"
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
 
 
@@ -221,8 +222,21 @@ def read_config(
     if Path(place).is_dir() and not path.is_file():
         raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")
     if not path.is_file():
+        _require_no_path(place)
         path, revision = fetch_config(place, revision, token)
     return require_lens(path, place), revision
+
+
+def _require_no_path(place: str) -> None:
+    """Raise where this can only be a path, so that the Hub is not asked for a folder that somebody misspelt."""
+    path = Path(place).expanduser()
+    parts = path.parts
+    if not (path.is_absolute() or place[0] in ".~" or "\\" in place or len(parts) > 2 or Path(parts[0]).is_dir()):
+        return
+    beside = path.parent if path.name != RUN_LENS else path.parent.parent
+    found = sorted(run for run in beside.glob("*") if (run / RUN_LENS / CONFIG_NAME).is_file()) if parts else []
+    there = f" Here are: {', '.join(map(str, found[:5]))}." if found else ""
+    raise BadInput("lens", place, f"Give the folder of a run or of a lens, or an id on the Hub.{there}", NO_FOLDER)
 
 
 def is_demo(model_id: str) -> bool:

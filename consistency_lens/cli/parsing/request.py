@@ -32,9 +32,10 @@ COMMANDS = {
     "evaluate": "judge a lens on held-out documents, beside every control",
     "explain": "say in words what each token of a text makes the model think",
     "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
+    "env": "print what a bug report needs to say about this machine",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
-COMMON = ("run", "extract", "train", "evaluate", "explain", "publish")  # what every family has
+COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env")  # what every family has
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
 
@@ -48,7 +49,7 @@ class Request:
         options: those of its family.
         text: what `explain` is to read.
         given: the fields that options name, whatever a recipe says.
-        config: the recipe that was named.
+        config: the recipe that was named. `recipe`: the name of one of ours, also where it is the default.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
         stage: of a whole run: the command whose work it is at.
     """
@@ -59,6 +60,7 @@ class Request:
     text: str | None = None
     given: frozenset[str] = field(default=frozenset(), compare=False)
     config: str | None = field(default=None, compare=False)
+    recipe: str | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
     named_itself: bool = field(default=False, compare=False)
     stage: str = field(default="", compare=False)
@@ -243,7 +245,8 @@ def parse(argv: Sequence[str]) -> Request:
     if values["other_models"] and not options.run.several:
         fix = "Leave them out."
         raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
-    request = Request(command, values, options, text, frozenset(explicit), explicit.get("config"))
+    config = explicit.get("config")
+    request = Request(command, values, options, text, frozenset(explicit), config, _of_ours(command, explicit))
     request.subject.others  # noqa: B018  raises where a name is missing or stands twice
     return request
 
@@ -287,14 +290,25 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command == "publish":
+    if command in ("publish", "env"):
         return {}
     if command in ("evaluate", "explain"):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
         return load_recipe(str(home / RECIPE)) if home else {}
     if explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}:
         return {}
+    if command in ("extract", "plan"):
+        fix = f"Name a model and its texts, or a recipe: --config {' | '.join(recipe_names())}."
+        raise BadInput("model_name_or_path", None, fix, why=f"{command} needs to know what it is about")
     return load_recipe(DEMO)
+
+
+def _of_ours(command: str, explicit: Mapping[str, Any]) -> str | None:
+    """The packaged recipe that a run follows, which gives its newest run a name."""
+    if "config" in explicit:
+        return explicit["config"] if explicit["config"] in recipe_names() else None
+    named = explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}
+    return None if named or command not in (RUN_ALL, "train") else DEMO
 
 
 PLACES = {"lens", "activations", "activations_dir", "output_dir", "train_file", "dataset_name", "model_name_or_path"}
