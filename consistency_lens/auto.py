@@ -73,7 +73,7 @@ FAMILIES = {
         trainer=".sparse.trainer:CrosslayerTranscoderTrainer",
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
-        report=".sparse.report:TranscoderReport",
+        report=".sparse.report.transcoder_report:TranscoderReport",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -82,7 +82,7 @@ FAMILIES = {
         trainer=".soft.trainer:LatentWireTrainer",
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
-        report=".soft.report:WireReport",
+        report=".soft.report.wire_report:WireReport",
     ),
 }
 
