@@ -75,7 +75,7 @@ FAMILIES = {
         trainer=".sparse.trainer:CrosslayerTranscoderTrainer",
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
-        report=".sparse.report:TranscoderReport",
+        report=".sparse.report.transcoder_report:TranscoderReport",
         foreign=".sparse.use.reading:find",
     ),
     "soft": Family(
@@ -85,7 +85,7 @@ FAMILIES = {
         trainer=".soft.trainer:LatentWireTrainer",
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
-        report=".soft.report:WireReport",
+        report=".soft.report.wire_report:WireReport",
     ),
 }
 
@@ -203,7 +203,8 @@ def evaluate_lens(
         progress: show a bar.
         of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
             measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
-            other words.
+            other words. For a transcoder: `beside`, name -> further transcoders of the same sites, `per_layer` (a
+            control of equal size) and `jumprelu` (the lens with thresholds).
 
     Returns:
         The report; `save` writes it, `show` prints it.

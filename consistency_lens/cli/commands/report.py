@@ -163,6 +163,7 @@ def judge_run(
         progress=main,
         **of_family,
     )
+    report = with_world(report, lens, of_family)
     if main:
         report.save(folder / REPORT)
         ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is
@@ -189,6 +190,17 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
         return {"reword": reword_all}
     (site,) = lens.config.sites or [""]
     return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
+
+
+def with_world(report: Report, lens: LensModel, of_family: Mapping[str, Any]) -> Report:
+    """The report with what such a world knows about a transcoder."""
+    if lens.config.medium != "sparse" or not is_demo(lens.config.origin.model_id):
+        return report
+    from ...demo.transcoder.truth import measure_truth, with_truth
+
+    assert lens.subject is not None
+    transcoder: Any = lens
+    return with_truth(report, measure_truth(transcoder, lens.subject, of_family.get("beside")))
 
 
 def table_of(rows: Sequence[Explanation]) -> Table:
