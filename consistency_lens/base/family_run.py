@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +51,58 @@ class Run(ABC):
         """A line on the console."""
 
 
+class Use(ABC):
+    """A command that uses a lens, as its family sees it.
+
+    Args:
+        values: every option by its name, settled.
+        words: what stands behind the command, by the names that it gave them; those that were left out are missing.
+        given: the options that were named, whatever a recipe says.
+    """
+
+    values: Mapping[str, Any]
+    words: Mapping[str, str]
+    given: frozenset[str]
+
+    @property
+    @abstractmethod
+    def config(self) -> Any:
+        """What the lens that is named says of itself; no weights are opened."""
+
+    @abstractmethod
+    def lens(self) -> Any:
+        """That lens, without its models."""
+
+    @abstractmethod
+    def load_models(self, lens: Any, names: Sequence[str]) -> None:
+        """Load these of its models alone, compared with those that it was made for."""
+
+    @abstractmethod
+    def say(self, text: str) -> None:
+        """A line on the console; what a command is asked for goes to stdout instead."""
+
+    def word(self, name: str, fix: str) -> str:
+        """One of the words; raise where it was left out."""
+        if name not in self.words:
+            raise BadInput(name, None, fix)
+        return self.words[name]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of one family, beside those that every family has. It uses a lens that is there.
+
+    Args:
+        help: what it does, for the list of commands.
+        act: does it.
+        words: names of the words that may stand behind it, in order.
+    """
+
+    help: str
+    act: Callable[[Use], None]
+    words: tuple[str, ...] = ()
+
+
 class FamilyRun:
     """A family subclasses it, and says what is its own. It is made anew for each command.
 
@@ -64,6 +116,7 @@ class FamilyRun:
     data: ClassVar[Any]  # what it makes: `load(place)` opens it
     more_options: ClassVar[Mapping[str, type]] = {}  # title of the group -> a dataclass
     commands: ClassVar[tuple[str, ...]] = ()  # beside those that every family has
+    uses: ClassVar[Mapping[str, Command]] = {}  # by name: commands that no other family has
     several: ClassVar[bool] = False  # whether a lens may serve several models
     companions: ClassVar[tuple[str, ...]] = ()  # folders of lenses that a run keeps for the report
     memory_advice: ClassVar[Sequence[str]] = ()  # what makes a training smaller, the cheapest first

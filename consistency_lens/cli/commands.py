@@ -26,6 +26,7 @@ from .publish import publish
 from .report import evaluate
 from .run_folder import command_of
 from .threads import use_cores
+from .using import use
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +87,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             plan(request)
         case "publish":
             publish(request)
+        case command if command in request.options.run.uses:
+            use(request)
         case _:
             from .runs import run_all
 
