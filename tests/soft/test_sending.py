@@ -11,14 +11,14 @@ from wire_runs import NAMES, wire_lens, wire_models
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenModels
-from consistency_lens.soft.adding import with_receiver
+from consistency_lens.soft.bytes.wire import Wire
 from consistency_lens.soft.modeling import LatentWire
+from consistency_lens.soft.parts.adding import with_receiver
 from consistency_lens.soft.serving.answering import AnswerSettings, answers
 from consistency_lens.soft.serving.identity import identity_of
 from consistency_lens.soft.serving.sending import wires_of_text
 from consistency_lens.soft.serving.wire_file import joined, read_wires, split, write_wires
 from consistency_lens.soft.using import answer, compress_texts
-from consistency_lens.soft.wire import Wire
 
 WORDS = " ".join(f"w{i}" for i in range(20))
 LONG = " ".join(f"w{i % 60}" for i in range(50))

@@ -19,7 +19,7 @@ import pytest
 from wire_runs import NAMES, wire_lens, wire_models
 
 from consistency_lens import cli
-from consistency_lens.cli.parsing import own_commands
+from consistency_lens.cli.parsing.request import own_commands
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, FrozenModels
 from consistency_lens.soft.modeling import LatentWire

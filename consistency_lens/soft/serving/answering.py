@@ -17,9 +17,9 @@ from ...activations.passages import context_of
 from ...activations.passages.example import TASKS
 from ...errors import BadInput
 from ...frozen import Decoding, Edit, FrozenLM
+from ..bytes.wire import Wire
 from ..code import LatentCode
 from ..using import prompt_batch
-from ..wire import Wire
 from .identity import identity_of
 from .wire_file import split
 

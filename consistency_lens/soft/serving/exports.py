@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ...activations.passages import context_of
 from ...errors import BadInput
+from ..bytes.wire import Wire
 from ..data import prompts_of
-from ..wire import Wire
 from .answering import one_text, prepared, receiver_named
 
 if TYPE_CHECKING:

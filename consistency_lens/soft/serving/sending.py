@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...activations.passages import PassageTokenizer
 from ...errors import BadInput
-from ...frozen.anatomy import longest_context
-from ..windows import counts_of
-from ..wire import Wire
+from ...frozen.anatomy.parts import longest_context
+from ..bytes.wire import Wire
+from ..parts.windows import counts_of
 from .identity import identity_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import BadInput
-from ..wire import Wire, announced_length
+from ..bytes.wire import Wire, announced_length
 from .sending import FOLLOWS
 
 Texts = list[list[Wire]]  # of each text, the wires of its windows
