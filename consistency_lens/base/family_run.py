@@ -80,6 +80,17 @@ class FamilyRun:
         """The end of the name that a run gives itself."""
         return ""
 
+    def texts(self, named: Any) -> Any:
+        """What is read of the texts that are named: the same `CorpusArguments`, or with the columns that the data
+        needs."""
+        return named
+
+    def corpus(self, named: Any) -> Any:
+        """The texts that are named, opened."""
+        from ..activations import Corpus
+
+        return Corpus.load(named)
+
     def sites(self, offered: Sequence[str]) -> list[str]:
         """Which of the sites of the data a new lens reads. Default: all of them."""
         return list(offered)

@@ -33,7 +33,6 @@ from consistency_lens.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WORLD_FILES = ("words.py", "notes.py", "readers.py")
 REPORT_FILE = "reader.json"
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReaderConfig:
-    """Everything that decides what a reader is; its hash names the cached folder."""
+    """Everything that decides what a reader is; its hash names the cached folder.
+
+    `version` is that of the training below.
+    """
 
     hidden_size: int
     num_layers: int
@@ -56,6 +58,7 @@ class ReaderConfig:
     cut_share: float = 0.3  # of the notes, which are cut to so many of their words as chance will have it
     held_out: int = 1000
     min_accuracy: float = 0.97
+    version: int = 1
 
 
 READERS = {
@@ -72,9 +75,8 @@ def reader_named(name: str) -> ReaderConfig:
 
 def reader_hash(config: ReaderConfig) -> str:
     """A name for one reader: another configuration or another world makes another one."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for name in WORLD_FILES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    world = [note_words(), [note(config.seed, number).text for number in range(8)]]
+    digest = hashlib.sha256(json.dumps([asdict(config), world], sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

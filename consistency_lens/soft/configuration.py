@@ -55,6 +55,8 @@ class LatentWireConfig(LensConfig):
         opening (`dict[str, str]`): task -> text between passage and prompt; None as `PromptFormat` has it.
         anchor (`dict[str, str]`): task -> text between prompt and answer; None as `PromptFormat` has it.
         max_answer_tokens (`int`): where answers are cut; None for whole ones.
+        answer_choice (`dict[str, int]`): receiver -> which of the accepted answers it learns, from 0; those that are
+            not named learn the first.
         bos (`str`): whether a BOS stands in front of the vectors: `auto`, as the tokenizer has it; `always`; `never`.
         bits (`int`): 16 (float16), 8, 6 or 4 for each coordinate of a vector; training counts on them, too.
         group (`int`): with 8, 6 and 4 bits, how many coordinates share a scale.
@@ -81,6 +83,7 @@ class LatentWireConfig(LensConfig):
     opening: dict[str, str] | None = None
     anchor: dict[str, str] | None = None
     max_answer_tokens: int | None = None
+    answer_choice: dict[str, int] | None = None
     bos: str = "auto"
     bits: int = 16
     group: int = 32
@@ -121,6 +124,7 @@ class LatentWireConfig(LensConfig):
             "modes": maybe(many(NAME, most=64)),
             **dict.fromkeys(["opening", "anchor"], _TEXTS),
             "max_answer_tokens": maybe(whole(1, 1 << 20)),
+            "answer_choice": maybe(named(whole(0, 1 << 20), most=64)),
             "bos": one_of(*BOS),
             "bits": whole(min(BITS), max(BITS)),
             "group": whole(1, (1 << 16) - 1),
@@ -146,6 +150,9 @@ class LatentWireConfig(LensConfig):
             given = vars(self)[name] or []
             if len(given) != len(names):
                 raise BadInput(name, given, f"Give one for each of the {len(names)} receivers.")
+        for name in self.answer_choice or {}:
+            if name not in names:
+                raise BadInput("answer_choice", name, f"Name one of {', '.join(names) or 'the receivers'}.")
         if self.start == "byte" and self.compressor_model is not None:
             why = "a compressor of bytes reads with no model's tokenizer"
             raise BadInput("compressor_model", self.compressor_model, "Leave it out, or use start='lm'.", why=why)

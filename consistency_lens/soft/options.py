@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import BadInput
 from .configuration import BOS, POOLINGS, STARTS, LatentWireConfig
 
 RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio is given
@@ -60,9 +61,41 @@ class WireOptions:
         default=None, metadata={"help": "Number of tokens at which answers are cut. Default: whole answers."}
     )
 
+    opening: str | None = field(
+        default=None, metadata={"help": "Text between passage and question. Default: a line break and 'Question: '."}
+    )
+    anchor: str | None = field(
+        default=None, metadata={"help": "Text between question and answer. Default: a line break and 'Answer: '."}
+    )
+    answer_choice: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Number of the accepted answer that a receiver learns, from 0, each as NAME=NUMBER. Default: the "
+            "first for all."
+        },
+    )
+    compressor_model: str | None = field(
+        default=None, metadata={"help": "Name of the model that the compressor starts from. Default: the first, base."}
+    )
+
+    @property
+    def choices(self) -> dict[str, int]:
+        """Receiver -> which of the accepted answers it learns."""
+        found: dict[str, int] = {}
+        for given in self.answer_choice:
+            name, _, number = given.partition("=")
+            if not name or not number.isdecimal() or name in found:
+                raise BadInput("answer_choice", given, "Write NAME=NUMBER, from 0, once for each receiver.")
+            found[name] = int(number)
+        return found
+
     def settings(self) -> dict[str, Any]:
         """As arguments of `LatentWire.from_models`."""
         found = {name: value for name, value in asdict(self).items() if name != "compressor_layers"}
+        found["answer_choice"] = self.choices or None
+        for name in ("opening", "anchor"):
+            if found[name] is not None:
+                found[name] = {"answer": found[name]}
         if self.slots is None and self.ratio is None:
             found["ratio"] = RATIO
         return found | {"layers": self.compressor_layers}
