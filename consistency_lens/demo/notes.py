@@ -52,7 +52,9 @@ def note(seed: int, number: int) -> Note:
     """The note of that number of the world `seed`; it depends on no other note."""
     rng = random.Random(f"note/{seed}/{number}")
     order = rng.sample(list(PAIRS), len(PAIRS))
-    return Note(number, {question: (_said(rng, PAIRS[question][0]), _said(rng, PAIRS[question][1])) for question in order})
+    return Note(
+        number, {question: (_said(rng, PAIRS[question][0]), _said(rng, PAIRS[question][1])) for question in order}
+    )
 
 
 def _said(rng: random.Random, kind: str) -> str:

@@ -19,7 +19,13 @@ TERMS = ("ce", "kd")
 class LatentWireArguments(LensTrainingArguments):
     """Changed defaults: `eval_rows=128` (each is read by every receiver, with the text and without)."""
 
-    usual: ClassVar[tuple[str, ...]] = ("kd_weight", "first_weight", "train_ratio", "train_ratios", "receiver_learning_rate")
+    usual: ClassVar[tuple[str, ...]] = (
+        "kd_weight",
+        "first_weight",
+        "train_ratio",
+        "train_ratios",
+        "receiver_learning_rate",
+    )
     shown_terms: ClassVar[tuple[str, ...]] = ("ce", "kd")
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "nll", "first_token")
 
@@ -50,8 +56,8 @@ class LatentWireArguments(LensTrainingArguments):
     train_ratios: list[float] = field(
         default_factory=list,
         metadata={
-            "help": "Numbers of tokens per vector, of which each step draws one, so that the rate can be chosen at use; "
-            "never above what train_ratio says at that step. Default: train_ratio alone."
+            "help": "Numbers of tokens per vector, of which each step draws one, so that the rate can be chosen at "
+            "use; never above what train_ratio says at that step. Default: train_ratio alone."
         },
     )
     receiver_learning_rate: float | None = field(

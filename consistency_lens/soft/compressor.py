@@ -61,25 +61,33 @@ class Compressor(nn.Module):
         elif self.config.start == "lm":
             self.out.weight.zero_()
 
-    def forward(self, ids: Tensor, mask: Tensor, ratio: float | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, mask: Tensor, ratio: float | None = None, slots: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Vectors `[B, M, d_z]` and which of them each row has, `[B, M]`.
 
         Args:
             ids: `[B, P]`, padded on the right.
             mask: `[B, P]`, the tokens that a row has.
             ratio: tokens for each vector, in the place of the configuration's rate.
+            slots: so many vectors, in its place.
         """
+        if ratio is not None and slots is not None:
+            raise BadInput("slots", slots, "Give slots or ratio, not both.")
         self._require_tokens(ids, mask)
         embedded = self.lm.get_input_embeddings()(ids)
         read = functional.rms_norm(self._read(embedded, mask), embedded.shape[-1:])
         if self.queries is not None:
-            if ratio is not None:
-                raise BadInput("ratio", ratio, "Leave it out: with learned queries, the number of vectors is fixed.")
+            if ratio is not None or slots is not None:
+                raise BadInput(
+                    "ratio", ratio or slots, "Leave it out: with learned queries, the number of vectors is fixed."
+                )
             queries = self.queries.expand(len(ids), -1, -1)
             there = mask.new_ones(queries.shape[:2]).bool()
             return self.down(self._attend(queries, read, mask)), there
         lengths = mask.sum(1)
-        counts = counts_of(lengths, None if ratio else self.config.slots, ratio or self.config.ratio)
+        own = ratio is None and slots is None
+        counts = counts_of(lengths, self.config.slots if own else slots, self.config.ratio if own else ratio)
         count = int(counts.max())
         windows = window_of(lengths, counts, ids.shape[1])
         there = torch.arange(count, device=ids.device) < counts[:, None]

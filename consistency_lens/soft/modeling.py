@@ -171,15 +171,18 @@ class LatentWire(LensModel):
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return ids, (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
 
-    def encode(self, batch: Batch, ratio: float | None = None, bits: int | None = None) -> LatentCode:
+    def encode(
+        self, batch: Batch, ratio: float | None = None, bits: int | None = None, code_length: int | None = None
+    ) -> LatentCode:
         """Passages to a code, with gradient, rounded as a wire rounds it.
 
         Args:
             batch: of passages.
             ratio: tokens for each vector, in the place of the configuration's rate.
             bits: for each coordinate, in the place of the configuration's.
+            code_length: number of vectors, in the place of a ratio.
         """
-        vectors, mask = self.compressor(*self.read_of(batch), ratio)
+        vectors, mask = self.compressor(*self.read_of(batch), ratio, code_length)
         rounded = quantise_ste(vectors.float(), self.config.bits if bits is None else bits, self.config.group)
         return LatentCode(rounded, mask)
 

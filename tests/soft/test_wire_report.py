@@ -23,7 +23,9 @@ def report_of(longest_answer: int | None = None, **settings: object) -> Report:
 
 def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     report = report_of(ratio=1.0)
-    assert [*report.parts["all"].numbers] == ["text", "none", "lens", "first", "last", "thinned", "shuffled", "mean"]
+    cuts, spoiled = ["first", "last", "thinned", "least_expected", "either"], ["shuffled", "mean", "foreign"]
+    rates = ["int8", "int6", "int4", "2x fp16", "first 2x", "last 2x", "shuffled 2x"]
+    assert [*report.parts["all"].numbers] == ["text", "none", "lens", *cuts, *spoiled, *rates]
     for name in NAMES:
         assert report.number(f"kl/{name}", "text").value < 1e-4
         assert report.number(f"nll_recovered/{name}", "text").value == pytest.approx(1)
