@@ -39,10 +39,14 @@ class LatentWireConfig(LensConfig):
         slots (`int`): M, how many vectors stand for a passage; a passage of fewer tokens has one for each of them.
         ratio (`float`): tokens per vector, in the place of `slots`: a longer passage then has more vectors.
         d_z (`int`): size of a vector.
+        nested (`list[int]`): smaller sizes of a vector that the lens serves, too: its first coordinates, alone. Each
+            step of training draws one of all sizes.
         start (`str`): what the compressor starts from: `lm`, the first layers of one of the models; `byte`, a new
             transformer over the bytes of the passage.
         compressor (`dict`): configuration of that language model.
         compressor_model (`str`): with `lm`, the model whose layers these were, and whose tokens the compressor reads.
+        compressor_lora_rank (`int`): rank of adapters on all linear layers of that model, which then stays as it was;
+            None trains all of it.
         compressor_rms (`float`): root mean square of the compressor's embeddings, by which they are divided.
         causal (`bool`): whether a token of the passage is compressed without those behind it.
         pooling (`str`): `contiguous`: as many runs of neighbouring tokens as there are vectors, and the mean of a run
@@ -69,9 +73,11 @@ class LatentWireConfig(LensConfig):
     slots: int | None = None
     ratio: float | None = None
     d_z: int = 64
+    nested: list[int] | None = None
     start: str = "lm"
     compressor: dict[str, Any] | None = None
     compressor_model: str | None = None
+    compressor_lora_rank: int | None = None
     compressor_rms: float = 1.0
     causal: bool = False
     pooling: str = "contiguous"
@@ -95,6 +101,12 @@ class LatentWireConfig(LensConfig):
             if vars(self)[name] not in known:
                 raise BadInput(name, vars(self)[name], f"Use one of {', '.join(known)}.")
         self._require_rate()
+        for size in self.nested or []:
+            if not 1 <= size < self.d_z:
+                raise BadInput("nested", self.nested, f"Use sizes from 1 to {self.d_z - 1}, below d_z.")
+        if self.compressor_lora_rank is not None and not (self.compressor_lora_rank >= 1 and self.start == "lm"):
+            fix = "Use 1 or more, with start='lm': a new transformer has nothing that could stay as it was."
+            raise BadInput("compressor_lora_rank", self.compressor_lora_rank, fix)
         require_bits(self.bits)
         require_group(self.group, self.d_z, self.bits)
         self._require_receivers()
@@ -112,6 +124,8 @@ class LatentWireConfig(LensConfig):
             "slots": maybe(whole(1, 1 << 20)),
             "ratio": maybe(number(least=1)),
             "d_z": whole(1, (1 << 16) - 1),
+            "nested": maybe(many(whole(1, (1 << 16) - 1), most=64)),
+            "compressor_lora_rank": maybe(whole(1, 1 << 16)),
             "start": one_of(*STARTS),
             "compressor": maybe(_BACKBONE),
             "compressor_model": maybe(NAME),
@@ -163,6 +177,20 @@ class LatentWireConfig(LensConfig):
     def names(self) -> list[str]:
         """Of the receivers, in order."""
         return list(self.receivers or [])
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes of a vector that the lens serves, its own first."""
+        return [self.d_z, *(self.nested or [])]
+
+    def require_size(self, size: int | None) -> int:
+        """One of these; None is its own."""
+        if size is None:
+            return self.d_z
+        if size not in self.sizes:
+            fix = f"Use {' or '.join(map(str, self.sizes))}."
+            raise BadInput("size", size, fix, why="the lens was made for no other sizes of a vector")
+        return size
 
     @property
     def weight_files(self) -> list[str]:

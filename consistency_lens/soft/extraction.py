@@ -91,6 +91,9 @@ class WireFolder:
 class NoBill:
     """Passages take less room than their texts."""
 
+    def __str__(self) -> str:
+        return "passages take about as much room as their texts"
+
     def require_room(self) -> None:
         """There is nothing to refuse."""
 

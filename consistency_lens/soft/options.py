@@ -24,6 +24,9 @@ class WireOptions:
     d_z: int | None = field(
         default=None, metadata={"help": "Size of a vector. Default: the compressor's hidden size."}
     )
+    nested: list[int] = field(
+        default_factory=list, metadata={"help": "Smaller sizes of a vector that the lens serves, too."}
+    )
     start: str = field(
         default="lm",
         metadata={
@@ -32,6 +35,10 @@ class WireOptions:
         },
     )
     compressor_layers: int = field(default=2, metadata={"help": "Number of the compressor's layers."})
+    compressor_lora_rank: int | None = field(
+        default=None,
+        metadata={"help": "Rank of adapters on the compressor's layers. Default: the layers themselves are trained."},
+    )
     causal: bool = field(
         default=False, metadata={"help": "Causal mask in the compressor; without it, tokens see those behind them."}
     )
@@ -92,7 +99,7 @@ class WireOptions:
     def settings(self) -> dict[str, Any]:
         """As arguments of `LatentWire.from_models`."""
         found = {name: value for name, value in asdict(self).items() if name != "compressor_layers"}
-        found["answer_choice"] = self.choices or None
+        found |= {"answer_choice": self.choices or None, "nested": self.nested or None}
         for name in ("opening", "anchor"):
             if found[name] is not None:
                 found[name] = {"answer": found[name]}

@@ -66,6 +66,12 @@ class LatentWireTrainer(LensTrainer):
         names = self.lens.config.names
         return names[int(np.random.default_rng([self.args.seed, self.turn]).integers(len(names)))]
 
+    @property
+    def size(self) -> int:
+        """Of a vector in this step, drawn from those that the lens serves: of (seed, turn), too."""
+        sizes = self.lens.config.sizes
+        return sizes[int(np.random.default_rng([self.args.seed, self.turn, 2]).integers(len(sizes)))]
+
     @in_one_call
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -74,7 +80,7 @@ class LatentWireTrainer(LensTrainer):
         name, args = self.receiver, self.args
         ratio = args.ratio_at(self.state.global_step, self.turn)
         words = 0 if self.schedules["kd"].is_off else args.kd_words
-        output = model(inputs, self.models, name, ratio, args.first_weight, words, args.kd_temperature)
+        output = model(inputs, self.models, name, ratio, args.first_weight, words, args.kd_temperature, self.size)
         self.note(f"ce/{name}", output.terms["ce"].detach().mean())
         if ratio is not None:
             self.note("ratio", ratio)
