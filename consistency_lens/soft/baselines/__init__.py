@@ -1,1 +1,0 @@
-"""What a wire is measured beside: codes at other rates, dropped tokens, fitted codes, and two receivers together."""
