@@ -73,7 +73,7 @@ FAMILIES = {
         trainer=".sparse.trainer:CrosslayerTranscoderTrainer",
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
-        report=".sparse.report:TranscoderReport",
+        report=".sparse.report.transcoder_report:TranscoderReport",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -82,7 +82,7 @@ FAMILIES = {
         trainer=".soft.trainer:LatentWireTrainer",
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
-        report=".soft.report:WireReport",
+        report=".soft.report.wire_report:WireReport",
     ),
 }
 
@@ -323,7 +323,7 @@ def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> Frozen
 
 
 def _load_reader(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
-    from .demo.readers import READERS, reader_hash, reader_path
+    from .demo.reading.readers import READERS, reader_hash, reader_path
 
     known = {f"reader-{reader_hash(config)}": config for config in READERS.values()}
     if model_id not in known:

@@ -51,7 +51,7 @@ def _place_of(name: str) -> str:
     """Of a reader of the demo its folder, trained first where this machine has none; else the name itself."""
     if not name.startswith(DEMO_READER):
         return name
-    from ..demo.readers import reader_named, reader_path
+    from ..demo.reading.readers import reader_named, reader_path
 
     config, state = reader_named(name.removeprefix(DEMO_READER)), PartialState()
     if state.is_main_process:
@@ -146,7 +146,7 @@ def open_corpus(request: Request) -> Corpus:
 
         return Corpus(story_dataset(number), own.texts(arguments), "the demo world")
     if arguments.dataset_name == DEMO_NOTES:
-        from ..demo.notes import PAIRS, note_dataset
+        from ..demo.reading.notes import PAIRS, note_dataset
 
         return Corpus(note_dataset(-(-number // len(PAIRS))), own.texts(arguments), "notes of the demo world")
     corpus: Corpus = own.corpus(arguments)

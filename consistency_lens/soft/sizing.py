@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ..errors import BadInput
-from ..frozen.anatomy import blocks_of
+from ..frozen.anatomy.parts import blocks_of
 
 TRAINED = 16  # bytes of a number that Adam trains: itself, its gradient, two moments, in float32
 # Bytes that a block keeps of a token for the backward pass, over its hidden size: its inputs, both norms, queries,

@@ -11,8 +11,8 @@ import torch
 from huggingface_hub import constants
 
 from consistency_lens.auto import find_subject
-from consistency_lens.demo.notes import ANSWERED, ASKED, PAIRS, note, note_dataset, note_words, words_of
-from consistency_lens.demo.readers import (
+from consistency_lens.demo.reading.notes import ANSWERED, ASKED, PAIRS, note, note_dataset, note_words, words_of
+from consistency_lens.demo.reading.readers import (
     READERS,
     REPORT_FILE,
     batch_of,

@@ -8,12 +8,12 @@ import pytest
 import torch
 from wire_runs import NAMES, batch_of, wire_lens, wire_models
 
-from consistency_lens.soft.answering import Answering
-from consistency_lens.soft.baselines.dropping import least_expected, self_information
-from consistency_lens.soft.baselines.fitting import fitted, some_rows
-from consistency_lens.soft.baselines.rescoring import rescored
-from consistency_lens.soft.controls import better_of, texts_at, truncated, turned
-from consistency_lens.soft.definitions import place_of
+from consistency_lens.soft.report.answering import Answering
+from consistency_lens.soft.report.controls import better_of, texts_at, truncated, turned
+from consistency_lens.soft.report.definitions import place_of
+from consistency_lens.soft.report.dropping import least_expected, self_information
+from consistency_lens.soft.report.fitting import fitted, some_rows
+from consistency_lens.soft.report.rescoring import rescored
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,9 +10,9 @@ from test_wire_trainer import trainer_of
 from wire_runs import NAMES, batch_of, wire_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.soft.baselines.rates import Rate, rates_of
+from consistency_lens.soft.bytes.wire import bytes_of
 from consistency_lens.soft.configuration import LatentWireConfig
-from consistency_lens.soft.wire import bytes_of
+from consistency_lens.soft.report.rates import Rate, rates_of
 
 
 def test_each_step_draws_a_ratio_below_what_the_schedule_allows(tmp_path: Path) -> None:

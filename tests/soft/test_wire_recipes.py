@@ -14,15 +14,15 @@ from wire_runs import turned_tokenizer
 
 from consistency_lens import cli
 from consistency_lens.auto import AutoLens
-from consistency_lens.demo.notes import note_dataset
-from consistency_lens.demo.readers import READERS, reader_path
+from consistency_lens.demo.reading.notes import note_dataset
+from consistency_lens.demo.reading.readers import READERS, reader_path
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report
 from consistency_lens.frozen import FrozenLM, FrozenModels
-from consistency_lens.soft.adding import with_receiver
-from consistency_lens.soft.answering import Answering
 from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
+from consistency_lens.soft.parts.adding import with_receiver
+from consistency_lens.soft.report.answering import Answering
 from consistency_lens.soft.sizing import memory_of
 
 LLAMA = LlamaConfig(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..bytes.quantising import BITS
 from ..configuration import LatentWireConfig
-from ..quantising import BITS
 
 
 @dataclass(frozen=True)

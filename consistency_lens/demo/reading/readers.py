@@ -25,7 +25,7 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from consistency_lens.demo.notes import ANSWERED, ASKED, PAIRS, Note, note, note_words
+from consistency_lens.demo.reading.notes import ANSWERED, ASKED, PAIRS, Note, note, note_words
 from consistency_lens.demo.tokenizer import SPECIAL
 from consistency_lens.demo.training import HELD_OUT_START, TRAINING_START
 from consistency_lens.errors import BadInput
