@@ -149,8 +149,8 @@ def open_corpus(request: Request) -> Corpus:
         from ..demo.reading.notes import PAIRS, note_dataset
 
         return Corpus(note_dataset(-(-number // len(PAIRS))), own.texts(arguments), "notes of the demo world")
-    corpus: Corpus = own.corpus(arguments)
-    return corpus
+    corpus: Corpus | None = own.corpus(arguments)
+    return Corpus.load(own.texts(arguments)) if corpus is None else corpus
 
 
 def open_data(request: Request) -> Any:

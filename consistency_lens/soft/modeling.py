@@ -29,6 +29,7 @@ from .objective import distillation_of
 from .parts.compressor import Compressor, blank, byte_layers, first_layers
 from .parts.receiver import Receiver, embedding_table, rms_of
 from .parts.starting import start_from_embeddings
+from .parts.windows import counts_of
 from .report.answering import Answering
 
 LM_FILE = "compressor/model.safetensors"
@@ -189,9 +190,14 @@ class LatentWire(LensModel):
             size: of a vector, one of those that the lens serves.
         """
         kept = self.config.require_size(size)
-        vectors, mask = self.compressor(*self.read_of(batch), ratio, code_length)
-        own = vectors[..., :kept].float()
-        rounded = quantise_ste(own, self.config.bits if bits is None else bits, self.config.group)
+        if ratio is not None and code_length is not None:
+            raise BadInput("code_length", code_length, "Give code_length or ratio, not both.")
+        ids, own = self.read_of(batch)
+        counts = None if code_length is None else counts_of(own.sum(1), code_length, None)
+        vectors, mask = self.compressor(ids, own, ratio, counts)
+        rounded = quantise_ste(
+            vectors[..., :kept].float(), self.config.bits if bits is None else bits, self.config.group
+        )
         return LatentCode(rounded, mask)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ class WireRun(FamilyRun):
         return columns_of(self.part(WireDataOptions).rules(named))
 
     def corpus(self, named: Any) -> Any:
-        """As they were published, where that is no table."""
+        """Published files of questions among them, which are no tables."""
         return corpus_of(self.part(WireDataOptions).rules(named))
 
     def new_lens(self, frozen: Any, data: WireData, sites: Sequence[str]) -> LatentWire:

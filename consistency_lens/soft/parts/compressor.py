@@ -68,7 +68,7 @@ class Compressor(nn.Module):
             self.out.weight.zero_()
 
     def forward(
-        self, ids: Tensor, mask: Tensor, ratio: float | None = None, slots: int | None = None
+        self, ids: Tensor, mask: Tensor, ratio: float | None = None, counts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Vectors `[B, M, d_z]` and which of them each row has, `[B, M]`.
 
@@ -76,24 +76,22 @@ class Compressor(nn.Module):
             ids: `[B, P]`, padded on the right.
             mask: `[B, P]`, the tokens that a row has.
             ratio: tokens for each vector, in the place of the configuration's rate.
-            slots: so many vectors, in its place.
+            counts: how many vectors each row has, `[B]`, in the place of any rate.
         """
-        if ratio is not None and slots is not None:
-            raise BadInput("slots", slots, "Give slots or ratio, not both.")
         self._require_tokens(ids, mask)
         embedded = self.lm.get_input_embeddings()(ids)
         read = functional.rms_norm(self._read(embedded, mask), embedded.shape[-1:])
         if self.queries is not None:
-            if ratio is not None or slots is not None:
-                raise BadInput(
-                    "ratio", ratio or slots, "Leave it out: with learned queries, the number of vectors is fixed."
-                )
+            if ratio is not None or counts is not None:
+                fix = "Leave it out: with learned queries, the number of vectors is fixed."
+                given = ("ratio", ratio) if counts is None else ("counts", counts.tolist())
+                raise BadInput(*given, fix)
             queries = self.queries.expand(len(ids), -1, -1)
             there = mask.new_ones(queries.shape[:2]).bool()
             return self.down(self._attend(queries, read, mask)), there
         lengths = mask.sum(1)
-        own = ratio is None and slots is None
-        counts = counts_of(lengths, self.config.slots if own else slots, self.config.ratio if own else ratio)
+        if counts is None:
+            counts = counts_of(lengths, None if ratio else self.config.slots, ratio or self.config.ratio)
         count = int(counts.max())
         windows = window_of(lengths, counts, ids.shape[1])
         there = torch.arange(count, device=ids.device) < counts[:, None]
