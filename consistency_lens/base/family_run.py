@@ -133,6 +133,15 @@ class FamilyRun:
         """The end of the name that a run gives itself."""
         return ""
 
+    def texts(self, named: Any) -> Any:
+        """What is read of the texts that are named: the same `CorpusArguments`, or with the columns that the data
+        needs."""
+        return named
+
+    def corpus(self, named: Any) -> Any:
+        """The texts that are named, where the family opens them itself; None where they are opened as all are."""
+        return None
+
     def sites(self, offered: Sequence[str]) -> list[str]:
         """Which of the sites of the data a new lens reads. Default: all of them."""
         return list(offered)

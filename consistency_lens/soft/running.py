@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from ..activations.passages.formats import columns_of
+from ..activations.passages.official import corpus_of
 from ..base.family_run import FamilyRun
 from ..frozen import FrozenModels
 from .extraction import WireData, WireDataOptions, WireExtraction
@@ -32,6 +34,14 @@ class WireRun(FamilyRun):
     def tag(self) -> str:
         settings = self.part(WireOptions).settings()
         return f"_{settings['slots']}_vectors" if settings["slots"] else f"_{settings['ratio']:g}x"
+
+    def texts(self, named: Any) -> Any:
+        """Of questions, with the columns of their format."""
+        return columns_of(self.part(WireDataOptions).rules(named))
+
+    def corpus(self, named: Any) -> Any:
+        """Published files of questions among them, which are no tables."""
+        return corpus_of(self.part(WireDataOptions).rules(named))
 
     def new_lens(self, frozen: Any, data: WireData, sites: Sequence[str]) -> LatentWire:
         """The start that reads already, where the compressor begins with layers of the first model."""
