@@ -285,6 +285,7 @@ class LatentWire(LensModel):
         code_length: int | None = None,
         bits: int | None = None,
         window: int | None = None,
+        size: int | None = None,
     ) -> bytes:
         """A text as bytes that another process reads; no receiver is needed.
 
@@ -294,12 +295,13 @@ class LatentWire(LensModel):
             code_length: vectors of the whole text, in the place of a rate.
             bits: for each coordinate, in the place of the configuration's.
             window: tokens that are compressed together at most; default 512.
+            size: of a vector, one of those that the lens serves.
         """
         from .serving.sending import wires_of_text  # tokenisers of passages know data sets
         from .serving.wire_file import joined
 
-        wires = wires_of_text(self, text, ratio=ratio, code_length=code_length, bits=bits, window=window)
-        return joined([wires])
+        rate = {"ratio": ratio, "code_length": code_length, "bits": bits, "window": window, "size": size}
+        return joined([wires_of_text(self, text, **rate)])
 
     def answer(
         self,

@@ -49,6 +49,14 @@ def test_the_rate_is_chosen_at_use() -> None:
     assert sizes == sorted(sizes, reverse=True) and sizes[1] == len(lens.to_bytes(WORDS))
 
 
+def test_a_vector_may_be_sent_by_its_first_coordinates() -> None:
+    lens = wire_lens(ratio=2.0, nested=[8])
+    assert [wires_of_text(lens, WORDS, size=size)[0].d_z for size in (None, 32, 8)] == [32, 32, 8]
+    assert isinstance(lens.answer(lens.to_bytes(WORDS, size=8), "w90", "words", max_new_tokens=2), str)
+    with pytest.raises(BadInput, match="size=4"):
+        lens.to_bytes(WORDS, size=4)
+
+
 def test_a_long_text_has_a_wire_for_each_window() -> None:
     lens = wire_lens(ratio=2.0)
     wires = wires_of_text(lens, LONG, window=16)  # 50 tokens: 13, 13, 12, 12

@@ -124,7 +124,7 @@ def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, ta
     for wires in texts:
         code = LatentCode.of_wires(list(wires), lens.config)
         mask = code.mask.to(lens.device)
-        rows.append(torch.cat([receiver(code.vectors.to(lens.device), mask)[mask], *mode]))
+        rows.append(torch.cat([receiver(lens.whole(code.vectors.to(lens.device)), mask)[mask], *mode]))
     lengths = torch.tensor([len(row) for row in rows], device=lens.device)
     value = pad_sequence(rows, batch_first=True)
     mask = torch.arange(value.shape[1], device=lens.device) < lengths[:, None]
@@ -162,6 +162,7 @@ def require_own(lens: LatentWire, texts: Sequence[Sequence[Wire]]) -> None:
         for wire in wires:
             if wire.lens:  # a wire without the name of its lens is any lens's
                 wire.require_lens(name)
-            if wire.d_z != lens.config.d_z:
-                fix = f"Read it with the lens that made it: this one has vectors of {lens.config.d_z}."
+            if wire.d_z not in lens.config.sizes:
+                sizes = " or ".join(map(str, lens.config.sizes))
+                fix = f"Read it with the lens that made it: this one has vectors of {sizes}."
                 raise BadInput("wire", f"vectors of {wire.d_z} numbers", fix, why="another lens made this code")

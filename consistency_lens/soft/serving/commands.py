@@ -28,6 +28,7 @@ def compress(use: Use) -> None:
     rate = {
         "code_length": given.code_length,
         "window": given.window,
+        "size": given.size,
         "bits": use.values["bits"] if "bits" in use.given else None,
         "ratio": use.values["ratio"] if "ratio" in use.given else None,
     }

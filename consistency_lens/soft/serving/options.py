@@ -19,6 +19,9 @@ class WireUseOptions:
     code_length: int | None = field(
         default=None, metadata={"help": "Number of vectors of each text, in the place of the lens's own rate."}
     )
+    size: int | None = field(
+        default=None, metadata={"help": "Size of a vector: that of the lens, or one of its smaller ones (nested)."}
+    )
     per_line: bool = field(default=False, metadata={"help": "Text: each line of the file is one, and not the whole."})
     window: int | None = field(
         default=None,

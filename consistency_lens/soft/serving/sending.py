@@ -34,6 +34,7 @@ def wires_of_text(
     code_length: int | None = None,
     bits: int | None = None,
     window: int | None = None,
+    size: int | None = None,
 ) -> list[Wire]:
     """The code of a text, quantised and packed.
 
@@ -45,13 +46,14 @@ def wires_of_text(
         bits: for each coordinate, in the place of the configuration's: 16, 8, 6 or 4.
         window: tokens that are compressed together at most; a longer text has a wire for each of several windows of
             nearly equal length. Default: 512, or the compressor's longest context where that is shorter.
+        size: of a vector, one of those that the lens serves.
     """
     if ratio is not None and code_length is not None:
         raise BadInput("code_length", code_length, "Leave out ratio or code_length: each alone settles the rate.")
     ids = tokens_of(lens, text)
     lengths = _lengths(len(ids), _window(lens, window))
     counts = _counts(lens, lengths, ratio, code_length)
-    name, config = identity_of(lens), lens.config
+    name, config, kept = identity_of(lens), lens.config, lens.config.require_size(size)
     found: list[Wire] = []
     for first in range(0, len(lengths), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
@@ -62,7 +64,7 @@ def wires_of_text(
         for row, own in zip(vectors.float().cpu(), there.cpu(), strict=True):
             meta = {FOLLOWS: True} if found else {}
             used = config.bits if bits is None else bits
-            found.append(Wire.of(row[own], used, config.group, name, meta))
+            found.append(Wire.of(row[own][:, :kept], used, config.group, name, meta))
     return found
 
 
