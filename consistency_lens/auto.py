@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RUN_LENS = "lens"  # where a run keeps the lens it made
 NO_FOLDER = "there is no such folder"
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
+_READER_ID = re.compile(r"reader-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -340,6 +341,8 @@ def find_subject(
         return _load_published(origin, device_map, token)
     if place is None and is_demo(origin.model_id):
         return _load_demo(origin.model_id, device_map)
+    if place is None and _READER_ID.fullmatch(origin.model_id):
+        return _load_reader(origin.model_id, device_map)
     where = str(place or origin.model_id)
     commit = origin.weights.partition("commit:")[2]
     if place is None and not commit and not Path(where).exists() and not on_hub(where):
@@ -381,3 +384,13 @@ def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> Frozen
         fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
         raise BadInput("subject", model_id, fix, why="the offline subject of another version of the demo world")
     return FrozenLM.from_pretrained(subject_path(), device_map=device_map)
+
+
+def _load_reader(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    from .demo.reading.readers import READERS, reader_hash, reader_path
+
+    known = {f"reader-{reader_hash(config)}": config for config in READERS.values()}
+    if model_id not in known:
+        fix = f"Train it again with this version, whose readers are {', '.join(known)}, or pass the old ones."
+        raise BadInput("subject", model_id, fix, why="a reader of another version of the demo world")
+    return FrozenLM.from_pretrained(reader_path(known[model_id]), device_map=device_map)

@@ -71,6 +71,7 @@ class TranscoderRun(FamilyRun):
         )
 
     def require_options(self, whole_run: bool) -> None:
+        self.shown.factors  # noqa: B018  raises where a feature is written wrongly
         options: TwinOptions = self.part(TwinOptions)
         kind = self.values["nonlinearity"]
         if options.ship_jumprelu and kind not in ("topk", "batchtopk"):
@@ -125,9 +126,6 @@ class TranscoderRun(FamilyRun):
     def shown(self) -> FeatureOptions:
         options: FeatureOptions = self.part(FeatureOptions)
         return options
-
-    def require_options(self, whole_run: bool) -> None:
-        self.shown.factors  # noqa: B018  raises where a feature is written wrongly
 
     @property
     def shown_after(self) -> str:
