@@ -17,8 +17,8 @@ from families import ROWS, SAVING, STEPS, Row, know_all, logged, require_equal
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
-from consistency_lens.base.samples import FILE
 from consistency_lens.base.trainer import LensTrainer
+from consistency_lens.base.watching.samples import FILE
 from consistency_lens.errors import BadInput
 
 

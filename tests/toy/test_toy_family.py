@@ -7,19 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy_family import FAMILY, WRITES, ToyLens, without_mlps
+from toy_family import WRITES, ToyLens, without_mlps
 from toy_runs import toy_lens, toy_models, toy_passages, toy_trainer
 
-from consistency_lens.auto import FAMILIES
 from consistency_lens.base.comparing import Joint, apply_lens
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit
-
-
-@pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one line that a family needs."""
-    monkeypatch.setitem(FAMILIES, "toy", FAMILY)
 
 
 def batch_of(rows: int = 4) -> dict[str, Any]:
