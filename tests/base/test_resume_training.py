@@ -42,12 +42,12 @@ RUN: dict[str, Any] = {
     "seed": 7,
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "policy": {"estimator": "policy", "entropy_weight": "0.01"},
+    "policy": {"estimator": "policy"},
     "parallel-lora": {"estimator": "parallel", "trainable": "lora", "gradient_accumulation_steps": 2},
-    "sequential-frozen": {"estimator": "sequential", "anchor": "frozen", "delta": "grad"},
+    "sequential": {"estimator": "sequential", "delta": "grad"},
     # More than an epoch, with texts that are wanted to the end.
-    "policy-replay-epochs": {"anchor": "replay", "warm_sure": 0.5, "per_device_train_batch_size": 64, "rollouts": 2},
-    "policy-paraphrase": {"anchor": "paraphrase", "trainable": "lora", "warm_start": "context"},
+    "quote-epochs": {"quote": True, "warm_sure": 0.5, "per_device_train_batch_size": 64},
+    "policy-lora": {"trainable": "lora", "warm_start": "context"},
 }
 
 

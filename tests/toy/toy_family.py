@@ -207,9 +207,6 @@ class ToyTrainer(LensTrainer):
     def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
         return without_mlps(self.models)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0
-
 
 def without_mlps(models: FrozenModels) -> list[Edit]:
     """The MLPs' outputs are zero: what recovers nothing."""
