@@ -252,6 +252,8 @@ def parse(argv: Sequence[str]) -> Request:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
+        if (gone := options.training.removed.get(given.removeprefix("--"))) is not None:
+            raise BadInput("option", given, gone.instead, why="there is no such option any more")
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)

@@ -37,9 +37,9 @@ KEY = "baseline.json"
 # Names of this run, and what only chosen words have a part in.
 ELSEWHERE = {
     *("output_dir", "run_name", "logging_dir", "project"),
-    *("estimator", "rollouts", "temperature", "anchor_share", "decoder_learning_rate"),
+    *("estimator", "rollouts", "temperature", "decoder_learning_rate"),
     *("warm_sure", "warm_vague", "warm_guess_share"),
-    *(f"{term}_weight" for term in ("lm", "ground", "entropy", "replay", "reference")),
+    *(f"{term}_weight" for term in ("lm", "ground", "reference")),
 }
 
 
@@ -62,7 +62,6 @@ def tail_of_run(run: Run, lens: ConsistencyLens, activations: Activations, steps
         warm_steps=0 if run.values["warm_start"] == "none" else run.values["warm_steps"],
         quote=True,
         ground_weight="0",
-        anchor="none",
         ema_decay=0.0,
         eval_strategy="no",
         save_total_limit=1,
