@@ -133,5 +133,9 @@ class FamilyRun:
         """What `evaluate_lens` is given beside the lens: the lenses that the run kept, by the name of their folder."""
         return {}
 
+    def report_form(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What `evaluate_lens` is given of how the lens was trained, by the names of its settings."""
+        return {}
+
     def after_training(self, run: Run, lens: LensModel, data: Any, steps: int) -> None:
         """Train what the report compares the lens with, if the family has such baselines."""
