@@ -31,8 +31,8 @@ from ..base.modeling import LensModel
 from ..card import Explanation
 from ..errors import BadInput
 from ..evaluation import Report
-from ..evaluation.report import with_parts
 from ..evaluation.examples import examples
+from ..evaluation.report import with_parts
 from ..frozen import FrozenLM
 from .final_card import finish_card
 from .opening import console, load_model, load_others, model_path, open_data, own_device

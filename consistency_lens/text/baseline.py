@@ -1,9 +1,9 @@
 """The baselines that a lens has to beat: encoders of texts that nobody wrote, the last tokens of the context, and P's
 token with what the model says next.
 
-Each hangs on the rows, the seed, the length, the objective and the budget, and on nothing that a decoder writes. So runs
-that differ in what they ask of words share one: beside the rows stands where it was trained, and the next run takes it
-from there, as long as that folder is there.
+Each hangs on the rows, the seed, the length, the objective and the budget, and on nothing that a decoder writes. So
+runs that differ in what they ask of words share one: beside the rows stands where it was trained, and the next run
+takes it from there, as long as that folder is there.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ FACTS = [asdict(Fact("place", "forest", 3)), asdict(Fact("animal", "dog", 7)), a
 
 def test_words_by_place() -> None:
     known = vocabulary()
-    context = "the dog walked near the river and then went home to the cave".split()  # the dog is out of sight
-    ids = torch.tensor([[0, 0, *(known[word] for word in context)]])
+    context = "the dog walked near the river and then went home to the cave"  # the dog is out of sight
+    ids = torch.tensor([[0, 0, *(known[word] for word in context.split())]])
     rows = {
         "facts": [FACTS],
         "input_ids": ids,

@@ -1,4 +1,4 @@
-"""What two tokens are worth: the sums against plain means, the probes against a solver, the pass against whole ones."""
+"""What two tokens are worth: sums against plain means, probes against a solver, shared passes against whole ones."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class TextReport(VectorReport):
 
     Args:
         rivals: name -> a lens that restores this lens's code `context_tail`, or `greedy_trained` one that restores
-            `greedy`; `context_tail_trained` is one trained on such tails with the same objective and budget, the honest
-            text baseline.
+            `greedy`; `context_tail_trained` is one trained on such tails with the same objective and budget, the
+            honest text baseline.
         before: the same lens at an earlier moment, such as the end of its warm start: the report says what it has
             gained since, row by row.
         judges: worlds whose truth is known.
