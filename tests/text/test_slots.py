@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from consistency_lens.text.generation import Words
+from consistency_lens.text.parts.generation import Words
 from consistency_lens.text.sceptic.slots import changed_in_front, one_word_changed, replaced
 
 WORDS = Words(

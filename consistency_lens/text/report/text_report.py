@@ -16,7 +16,7 @@ from ...evaluation.about import LENS, About
 from ...evaluation.bootstrap import Records
 from ...evaluation.quantities import Measured, Numbers
 from ...frozen import FrozenModels
-from ..generation import Words
+from ..parts.generation import Words
 from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, Sceptic
 from ..sceptic.follows import Sayings, definitions_of, followed
 from ..sceptic.slots import changed_in_front, one_word_changed

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...evaluation.family import Control, Seen
 from ...frozen import Edit
-from ..generation import Words
-from ..source import vague_id
-from ..warm_start import Doubt, starting_words
+from ..parts.generation import Words
+from ..starting.source import vague_id
+from ..starting.warm_start import Doubt, starting_words
 from .training_pairs import training_pairs
 from .two_tokens import EXACT, TwoTokens
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..generation import Words
-from ..warm_start import packed
+from ..parts.generation import Words
+from ..starting.warm_start import packed
 
 REPLACED, DROPPED, EXCHANGED = 8, 3, 2  # of so many first slots
 
