@@ -23,6 +23,7 @@ from .frozen.gguf_files import on_hub
 from .schema import require_place
 
 if TYPE_CHECKING:
+    from .base.viewing import LensView
     from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
@@ -38,6 +39,7 @@ class Family:
         config, model, trainer, arguments: its classes.
         run: its `FamilyRun`: what it adds to the command line, its data among it.
         report: its `FamilyReport`: controls, numbers of its own, sentences.
+        view: its `LensView`: what the explorer shows of its codes, and what can be changed. Default: rows for people.
     """
 
     model_type: str
@@ -47,6 +49,7 @@ class Family:
     arguments: str
     run: str
     report: str
+    view: str = ".base.viewing:LensView"
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -64,6 +67,7 @@ FAMILIES = {
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
         report=".text.report:TextReport",
+        view=".text.view:TextView",
     ),
     "sparse": Family(
         model_type="crosslayer_transcoder",
@@ -73,6 +77,7 @@ FAMILIES = {
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
         report=".sparse.report:TranscoderReport",
+        view=".sparse.view:TranscoderView",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -82,6 +87,7 @@ FAMILIES = {
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
         report=".soft.report:WireReport",
+        view=".soft.view:WireView",
     ),
 }
 
@@ -156,12 +162,22 @@ class AutoLens:
 
 def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
     """What the family of a lens adds to its report."""
+    fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
+    found: FamilyReport = _family_of_lens(lens, fix).load("report")(**of_family)
+    return found
+
+
+def view_of(lens: LensModel) -> LensView:
+    """What the explorer shows of a lens, and what can be changed, as its family says it."""
+    found: LensView = _family_of_lens(lens, "Make a consistency_lens.LensView of it yourself.").load("view")(lens)
+    return found
+
+
+def _family_of_lens(lens: LensModel, fix: str) -> Family:
     family = next((each for each in FAMILIES.values() if each.model_type == lens.config.model_type), None)
     if family is None:
-        fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
         raise BadInput("lens", type(lens).__name__, fix, why=f"no family is named {lens.config.model_type!r}")
-    found: FamilyReport = family.load("report")(**of_family)
-    return found
+    return family
 
 
 def evaluate_lens(
