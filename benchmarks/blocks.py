@@ -34,9 +34,9 @@ from consistency_lens.activations.blocks.documents import BlockRules, Tokens
 from consistency_lens.activations.blocks.encoding import encode
 from consistency_lens.activations.blocks.files import write_block
 from consistency_lens.activations.blocks.reader import right_padded
-from consistency_lens.activations.rows import Prepared
+from consistency_lens.activations.contexts.rows import Prepared
+from consistency_lens.activations.contexts.table import table_of
 from consistency_lens.activations.storage import features_of
-from consistency_lens.activations.table import table_of
 from consistency_lens.frozen import FrozenLM
 
 STAGES = ("resid_mid", "mlp_out")  # twelve layers of GPT-2: 24 sites

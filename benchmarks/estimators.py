@@ -20,8 +20,8 @@ from peak import alone, peak_of
 from random_runs import SITE
 from sizes import DTYPES, SIZES, random_lm
 
-from consistency_lens.text.generation import Noise
 from consistency_lens.text.modeling import ConsistencyLens
+from consistency_lens.text.parts.generation import Noise
 
 WAYS = ("parallel", "sequential")
 

@@ -27,10 +27,10 @@ from harness import arguments, interleaved, ratios, report, show
 from sizes import DTYPES, SIZES, random_lm
 
 from consistency_lens.activations import Corpus, CorpusArguments, ExtractArguments, Extraction
-from consistency_lens.activations.reader import ChunkReader, right_padded
-from consistency_lens.activations.rows import Prepared, prepare
+from consistency_lens.activations.contexts.reader import ChunkReader, right_padded
+from consistency_lens.activations.contexts.rows import Prepared, prepare
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.frozen.anatomy import blocks_of
+from consistency_lens.frozen.anatomy.parts import blocks_of
 
 SITE = "resid_post.2/3"
 

@@ -19,7 +19,7 @@ from peak import alone, peak_of
 from sizes import DTYPES
 from torch import Tensor
 
-from consistency_lens.text.generation import Noise, straight_through_embed
+from consistency_lens.text.parts.generation import Noise, straight_through_embed
 
 NOISE = Noise(0)
 

@@ -33,7 +33,7 @@ from consistency_lens.budget import Work, memory_of
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.configuration import ConsistencyLensConfig
 from consistency_lens.text.modeling import ConsistencyLens
-from consistency_lens.text.sizing import sizes_of
+from consistency_lens.text.planning.sizing import sizes_of
 
 WAYS = ("lora", "lora, 4-bit", "three copies", "three copies, cut", "three LoRA copies")
 PLANNED = {"lora": "lora", "lora, 4-bit": "lora", "three copies, cut": "full"}  # way -> `trainable`

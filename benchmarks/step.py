@@ -38,7 +38,7 @@ from step_parts import FIVE, PARTS, Bare, Ours
 from consistency_lens.base.adapters import without_adapters
 from consistency_lens.budget import Card, Sizes, Work, hours_of, operations_of
 from consistency_lens.text.modeling import ConsistencyLens
-from consistency_lens.text.sizing import sizes_of
+from consistency_lens.text.planning.sizing import sizes_of
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 LONG = ("score", "read")  # passes that ought to reach a good share of the peak

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from consistency_lens.base.comparing import TokenSwap
-from consistency_lens.frozen.anatomy import blocks_of, truncate
+from consistency_lens.frozen.anatomy.parts import blocks_of, truncate
 from consistency_lens.objectives import nll_of
 from consistency_lens.text.controls import after_prompt, nll_after
 from consistency_lens.text.trainer import ConsistencyLensTrainer

@@ -39,9 +39,9 @@ from workers import Workers
 
 from consistency_lens import Report, evaluate_lens
 from consistency_lens.activations import Activations
-from consistency_lens.base.saving import load_files
+from consistency_lens.base.saving.lens_files import load_files
 from consistency_lens.cli.opening import load_model, model_path
-from consistency_lens.cli.parsing import Request, parse
+from consistency_lens.cli.parsing.request import Request, parse
 from consistency_lens.demo.judge import FactJudge, reword_all
 from consistency_lens.evaluation.report import write_whole
 from consistency_lens.text.modeling import ConsistencyLens

@@ -20,12 +20,9 @@ from harness import arguments, interleaved, report, show
 from peak import alone, peak_of
 from torch import Tensor
 
-from consistency_lens.sparse.configuration import CrosslayerTranscoderConfig
-from consistency_lens.sparse.encoding import break_even
-from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.nonlinear import topk_mask
-from consistency_lens.sparse.objective import SPARSITY, STEEPNESS, terms
-from consistency_lens.sparse.slow_decoding import (
+from consistency_lens.sparse.coding.encoding import break_even
+from consistency_lens.sparse.coding.nonlinear import topk_mask
+from consistency_lens.sparse.coding.slow_decoding import (
     as_dense,
     as_pairs,
     as_targets,
@@ -33,6 +30,9 @@ from consistency_lens.sparse.slow_decoding import (
     packed_pairs,
     target_major,
 )
+from consistency_lens.sparse.configuration import CrosslayerTranscoderConfig
+from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.training.objective import SPARSITY, STEEPNESS, terms
 
 MASKED, PAIRS, TARGETS = "dense mask", "packed pairs", "target major"
 CAUSAL, ENTRIES, SWITCH = "ours, dense", "ours, sparse", "ours, by density"

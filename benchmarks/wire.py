@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from harness import arguments, interleaved, report, show
 
-from consistency_lens.soft.quantising import BITS
-from consistency_lens.soft.wire import Wire, bytes_of
+from consistency_lens.soft.bytes.quantising import BITS
+from consistency_lens.soft.bytes.wire import Wire, bytes_of
 
 TARGET = 50.0  # MB/s
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .text.arguments import ConsistencyLensArguments
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
-    from .text.parts import LensDecoder, LensEncoder
+    from .text.parts.decoder_encoder import LensDecoder, LensEncoder
     from .text.steering import Steered
     from .text.trainer import ConsistencyLensTrainer
 
@@ -67,8 +67,8 @@ _HOMES = {
     "FrozenModels": ".frozen",
     "Generated": ".frozen",
     "LensConfig": ".base.configuration",
-    "LensDecoder": ".text.parts",
-    "LensEncoder": ".text.parts",
+    "LensDecoder": ".text.parts.decoder_encoder",
+    "LensEncoder": ".text.parts.decoder_encoder",
     "LensModel": ".base.modeling",
     "LensTrainer": ".base.trainer",
     "LensTrainingArguments": ".base.arguments",

@@ -16,10 +16,10 @@ from transformers.utils import CONFIG_NAME
 from . import hub
 from .base.configuration import LensConfig
 from .base.modeling import LensModel
-from .base.saving import fetch_config, require_lens
+from .base.saving.lens_files import fetch_config, require_lens
 from .errors import BadInput
 from .frozen import FrozenLM, FrozenModels, Provenance
-from .frozen.gguf_files import on_hub
+from .frozen.loading.gguf_files import on_hub
 from .schema import require_place
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.frozen.anatomy import PARALLEL, locate, proven_of
+from consistency_lens.frozen.anatomy.parts import PARALLEL, locate, proven_of
 
 BOTH = ("attn_out", "mlp_in", "mlp_out")  # what a block of attention and MLP has, in parallel or in turn
 PAGE = """# Architectures

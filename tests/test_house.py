@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "consistency_lens"
+MOST_FILES = 14  # about a dozen
 Rule = Callable[[str, str], list[str]]
 
 # A room may import rooms of a smaller floor, itself, and nothing else of ours: siblings never meet.
@@ -121,14 +123,14 @@ def of_a_cache(node: ast.Attribute) -> bool:
 
 
 def only_anatomy_knows_blocks(path: str, source: str) -> list[str]:
-    if path == f"{PACKAGE}/frozen/anatomy.py":
+    if path == f"{PACKAGE}/frozen/anatomy/parts.py":
         return []
     found, words = [], docstrings(source)
     for node in nodes(source):
         if isinstance(node, ast.Attribute) and node.attr in BLOCK_PARTS and not of_a_cache(node):
-            found.append(f"{path}:{node.lineno}: .{node.attr}; the insides of a model are frozen/anatomy.py's")
+            found.append(f"{path}:{node.lineno}: .{node.attr}; the insides of a model are frozen/anatomy/parts.py's")
         elif isinstance(node, ast.Constant) and node not in words and BLOCK_PATH.search(str(node.value)):
-            found.append(f"{path}:{node.lineno}: {node.value!r}; the insides of a model are frozen/anatomy.py's")
+            found.append(f"{path}:{node.lineno}: {node.value!r}; the insides of a model are frozen/anatomy/parts.py's")
     return found
 
 
@@ -146,10 +148,12 @@ nothing_imports_gradio = _imported_only_in("gradio", None)
 
 def only_frozen_loads(path: str, source: str) -> list[str]:
     """How a model is loaded is settled in two files; the command line has a field of that name and hands it down."""
-    if path in (f"{PACKAGE}/frozen/loading.py", f"{PACKAGE}/frozen/frozen_lm.py"):
+    if path in (f"{PACKAGE}/frozen/loading/load.py", f"{PACKAGE}/frozen/frozen_lm.py"):
         return []
     words = docstrings(source)
-    names = {"BitsAndBytesConfig"} | (set() if path == f"{PACKAGE}/cli/arguments.py" else {"attn_implementation"})
+    names = {"BitsAndBytesConfig"} | (
+        set() if path == f"{PACKAGE}/cli/parsing/arguments.py" else {"attn_implementation"}
+    )
     found = [(line, name.rpartition(".")[2]) for line, name in imports(path, source)]
     for node in nodes(source):
         match node:
@@ -157,7 +161,7 @@ def only_frozen_loads(path: str, source: str) -> list[str]:
                 found.append((node.lineno, name))
             case ast.Constant(value=str(name)) if node not in words:
                 found.append((node.lineno, name))
-    return [f"{path}:{line}: {name} belongs to frozen/loading.py" for line, name in found if name in names]
+    return [f"{path}:{line}: {name} belongs to frozen/loading/load.py" for line, name in found if name in names]
 
 
 def nothing_probes(path: str, source: str) -> list[str]:
@@ -300,6 +304,18 @@ def test_no_file_leads_back_to_itself() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
 
 
+def crowded(paths: list[str]) -> list[str]:
+    """Folders of more files than a person can keep in mind; what only describes a folder is no file of it."""
+    count = Counter(Path(path).parent.as_posix() for path in paths if not path.endswith("__init__.py"))
+    return [f"{folder}: {files} files; make rooms" for folder, files in sorted(count.items()) if files > MOST_FILES]
+
+
+def test_no_folder_is_crowded() -> None:
+    assert crowded([relative(path) for path in CODE]) == []
+    assert crowded([f"a/{i}.py" for i in range(MOST_FILES)] + ["a/__init__.py"]) == []
+    assert crowded([f"a/{i}.py" for i in range(MOST_FILES + 1)]) == [f"a: {MOST_FILES + 1} files; make rooms"]
+
+
 def test_tests_mirror_the_package() -> None:
     folders = {folder.as_posix() for path in project_files() for folder in path.relative_to(ROOT).parents}
     tests = [name.removeprefix("tests/") for name in folders if name.startswith("tests/")]
@@ -333,8 +349,8 @@ CASES: list[tuple[Rule, str, str, str]] = [
     ),
     (
         imports_point_downwards,
-        IN + "text/parts.py",  # which the model imports
-        "from ..activations import dataset",
+        IN + "text/parts/decoder_encoder.py",  # which the model imports
+        "from ...activations import dataset",
         "from ..base import trainer",
     ),
     (imports_point_downwards, IN + "base/data.py", "from ..activations import dataset", "import torch"),
@@ -353,7 +369,7 @@ CASES: list[tuple[Rule, str, str, str]] = [
     (only_anatomy_knows_blocks, IN + "a.py", "lm.transformer.h", "'''Reads transformer.h.'''"),
     (only_anatomy_knows_blocks, IN + "a.py", "get('model.layers.3')", "f('resid_post.3')"),
     (only_adapters_imports_peft, IN + "base/modeling.py", "from peft import LoraConfig", "import torch"),
-    (nothing_imports_gradio, IN + "cli/commands.py", "import gradio as gr", "import rich"),
+    (nothing_imports_gradio, IN + "cli/commands/command.py", "import gradio as gr", "import rich"),
     (
         only_frozen_loads,
         IN + "a.py",
@@ -362,7 +378,7 @@ CASES: list[tuple[Rule, str, str, str]] = [
     ),
     (
         only_frozen_loads,
-        IN + "cli/arguments.py",
+        IN + "cli/parsing/arguments.py",
         "import transformers as t\nt.BitsAndBytesConfig()",
         "attn_implementation: str = 'auto'",
     ),

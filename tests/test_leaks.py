@@ -19,8 +19,8 @@ from lens_runs import tiny_lens
 from safetensors.numpy import save_file
 
 from consistency_lens import AutoLens, FrozenLM, hub
-from consistency_lens.base.pushing import forget_places
-from consistency_lens.base.saving import lens_files
+from consistency_lens.base.saving.lens_files import lens_files
+from consistency_lens.base.saving.pushing import forget_places
 from consistency_lens.errors import BadInput
 from consistency_lens.leaks import Watch, find
 from consistency_lens.text.configuration import ConsistencyLensConfig

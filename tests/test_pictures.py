@@ -13,7 +13,7 @@ from PIL import Image
 from space_runs import TEXT, run_folder
 
 from consistency_lens import ConsistencyLens
-from consistency_lens.base.lens_card import TrainingRecord, write_plain_card
+from consistency_lens.base.saving.lens_card import TrainingRecord, write_plain_card
 
 pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
 pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")

@@ -128,9 +128,9 @@ import sys
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from consistency_lens.cli.parsing import parse
+from consistency_lens.cli.parsing.request import parse
 from consistency_lens.cli.runs import begin_run
-from consistency_lens.frozen.provenance import library_versions
+from consistency_lens.frozen.loading.provenance import library_versions
 try:
     print(version("consistency-lens"))
 except PackageNotFoundError:

@@ -1,9 +1,9 @@
 """From text to Arrow and back: extraction, storage, loading, collation."""
 
+from .contexts.dataset import ActivationCollator, Activations
+from .contexts.extract import ExtractArguments, Extraction, rules_of
+from .contexts.given import survey
 from .corpus import Corpus, CorpusArguments
-from .dataset import ActivationCollator, Activations
-from .extract import ExtractArguments, Extraction, rules_of
-from .given import survey
 from .storage import CorruptShard
 
 __all__ = [

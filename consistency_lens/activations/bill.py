@@ -11,7 +11,7 @@ from typing import ClassVar
 from rich.table import Table
 
 from ..errors import BadInput
-from .rows import Prepared
+from .contexts.rows import Prepared
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
-from ..frozen.provenance import hash_tokenizer
+from ..frozen.loading.provenance import hash_tokenizer
 from ..frozen.sites import resolve_sites
+from .contexts.rows import SplitRules
 from .corpus import Corpus, Document
 from .folder import ExtractionFolder
-from .rows import SplitRules
 from .storage import ChunkNote, CorruptShard
 
 logger = logging.getLogger(__name__)

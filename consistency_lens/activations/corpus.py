@@ -31,7 +31,7 @@ from datasets.packaged_modules.text.text import TextConfig
 from pyarrow import ArrowException
 
 from ..errors import BadInput, is_full_disk
-from ..frozen.provenance import hash_files, public_name
+from ..frozen.loading.provenance import hash_files, public_name
 
 FILE_FORMATS = {
     ".txt": "text",

@@ -13,9 +13,9 @@ import numpy as np
 from ..card import render_card, write_card
 from ..errors import BadInput
 from ..frozen import Provenance
-from ..frozen.licence import UNKNOWN, Licence, licence_of
+from ..frozen.loading.licence import UNKNOWN, Licence, licence_of
+from .contexts.rows import SPLITS
 from .manifest import sealed
-from .rows import SPLITS
 from .statistics import SiteStatistics, count_near_duplicates
 from .storage import (
     METADATA,
@@ -30,8 +30,8 @@ from .storage import (
 
 if TYPE_CHECKING:
     from .chunked import ChunkedExtraction
+    from .contexts.extract import Extraction
     from .corpus import Corpus
-    from .extract import Extraction
 
 FORMAT, CARD = 1, "README.md"
 MEANINGS = {

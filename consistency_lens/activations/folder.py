@@ -11,10 +11,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import BadInput
-from ..frozen.provenance import compare_fields
+from ..frozen.loading.provenance import compare_fields
 from ..schema import named, plain, read_json
+from .contexts.rows import SPLITS
 from .manifest import read_metadata, read_statistics, require_sealed
-from .rows import SPLITS
 from .storage import LAYOUT, METADATA, PROGRESS, STATISTICS, ChunkNote, CorruptShard, write_json
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..errors import BadInput
-from .reader import Vectors
-from .rows import Prepared
+from .contexts.reader import Vectors
+from .contexts.rows import Prepared
 
 _LARGEST_FLOAT16 = 65504.0
 _ROUNDING = 2.0**-10  # of a whole vector; float16 rounds each normal number to within 2^-11

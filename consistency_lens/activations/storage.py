@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save
 
 from ..errors import BadInput, is_full_disk
 from ..schema import many, named, read_json, record, text, whole
-from .rows import SPLITS
+from .contexts.rows import SPLITS
 
 METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
 # What says how to read the shards.

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import BadInput
-from ..frozen.anatomy import blocks_of
-from ..frozen.compiling import noticing_hooks
+from ..frozen.anatomy.parts import blocks_of
 from ..frozen.hooks import taking_turns
+from ..frozen.loading.compiling import noticing_hooks
 
 
 def add_adapter(

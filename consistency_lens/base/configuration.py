@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME
 from .. import hub
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels, Provenance
-from ..frozen.provenance import NAME, PROVENANCE
+from ..frozen.loading.provenance import NAME, PROVENANCE
 from ..frozen.sites import SITE
 from ..schema import (
     Kind,

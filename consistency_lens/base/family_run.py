@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from ..errors import BadInput
 from ..frozen import FrozenLM
-from .engines import Engine
+from .engines.engine import Engine
 from .modeling import LensModel
 from .trainer import LensTrainer
 

@@ -12,7 +12,7 @@ from transformers import EvalPrediction
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from .arguments import LensTrainingArguments
-from .engines import Engine
+from .engines.engine import Engine
 
 _RENAMED = {"lens": "model", "activations": "train_dataset"}
 

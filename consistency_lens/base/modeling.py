@@ -17,11 +17,11 @@ from transformers.utils import ModelOutput
 
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
-from ..frozen.whole import refusing_damage
+from ..frozen.loading.whole import refusing_damage
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
 from .explaining import contexts_of, explain_text
-from .saving import MEASURED, SavedModel, config_in, load_files, open_folder
+from .saving.lens_files import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
 
@@ -149,8 +149,8 @@ class LensModel(SavedModel):
     def prepare_upload(self, folder: Path, repo: str, revision: str | None, token: str | None) -> None:
         """A plain card, with what people wrote on the one that is there: its numbers are those of another lens."""
         # Cards know the arguments of trainings, and a lens is loaded without them.
-        from .lens_card import TrainingRecord, write_plain_card
-        from .published_card import card_there
+        from .saving.lens_card import TrainingRecord, write_plain_card
+        from .saving.published_card import card_there
 
         sizes = {name: sum(p.numel() for p in part.values()) for name, part in self.parts().items()}
         there = card_there(repo, token, revision)

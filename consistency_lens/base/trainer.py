@@ -23,21 +23,21 @@ from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
-from .callbacks import MovingAverage, accelerator_load
-from .checkpoint import checkpoints, find_checkpoint, save_batch
-from .cost import Cost, Meter
-from .engines import Engine, mean_over_processes
+from .engines.engine import Engine, mean_over_processes
 from .given import require_held_out, require_names, require_together
-from .lens_card import CARD, TrainingRecord, settings_of, setup_of, watched, write_lens_card
-from .measuring import MeasuringTrainer
-from .memory import FirstWeights
 from .modeling import LensModel
-from .overall import mean_loss
 from .precision import tf32, wants_tf32
-from .samples import SampleTable
-from .saving import load_files
-from .stopping import PatienceKept
+from .robust.memory import FirstWeights
+from .saving.checkpoint import checkpoints, find_checkpoint, save_batch
+from .saving.lens_card import CARD, TrainingRecord, settings_of, setup_of, watched, write_lens_card
+from .saving.lens_files import load_files
 from .training_data import TrainingData
+from .watching.callbacks import MovingAverage, accelerator_load
+from .watching.cost import Cost, Meter
+from .watching.measuring import MeasuringTrainer
+from .watching.overall import mean_loss
+from .watching.samples import SampleTable
+from .watching.stopping import PatienceKept
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import logging
 # Imported along with transformers' arguments, it warns of a faster way to compute 4-bit weights on a CPU.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-from .commands import main  # noqa: E402
-from .parsing import Request, parse  # noqa: E402
-from .recipes import load_recipe, recipe_names  # noqa: E402
+from .commands.command import main  # noqa: E402
+from .parsing.recipes import load_recipe, recipe_names  # noqa: E402
+from .parsing.request import Request, parse  # noqa: E402
 
 __all__ = ["Request", "load_recipe", "main", "parse", "recipe_names"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..activations import Activations
 from ..auto import report_of
 from ..base.comparing.rows import CLOSE, OPEN
-from ..base.lens_card import CARD, TrainingRecord, facts_of, printed, short_text, usage
 from ..base.modeling import LensModel
+from ..base.saving.lens_card import CARD, TrainingRecord, facts_of, printed, short_text, usage
 from ..card import CardFacts, Explanation, model_card, write_card
 from ..evaluation import Report
 from ..evaluation.examples import examples

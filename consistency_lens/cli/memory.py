@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..base.checkpoint import how_to_go_on
-from ..base.memory import MemoryShortInEvaluation
-from .parsing import Request
+from ..base.robust.memory import MemoryShortInEvaluation
+from ..base.saving.checkpoint import how_to_go_on
+from .parsing.request import Request
 from .run_folder import LENS
 
 FIRST = (

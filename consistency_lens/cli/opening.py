@@ -14,11 +14,11 @@ from ..activations import Corpus, CorpusArguments
 from ..auto import find_subject
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
-from ..frozen.gguf_files import find_gguf, gguf_config, is_gguf, named
-from ..frozen.loading import own_code_refused
-from ..frozen.whole import refusing_damage
-from .arguments import SubjectArguments
-from .parsing import DEMO, Request
+from ..frozen.loading.gguf_files import find_gguf, gguf_config, is_gguf, named
+from ..frozen.loading.load import own_code_refused
+from ..frozen.loading.whole import refusing_damage
+from .parsing.arguments import SubjectArguments
+from .parsing.request import DEMO, Request
 
 DEMO_DOCUMENTS = 6000
 

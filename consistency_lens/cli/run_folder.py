@@ -23,13 +23,13 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers.utils import logging as transformers_logging
 
-from ..base.checkpoint import checkpoints, find_checkpoint, require_complete
+from ..base.saving.checkpoint import checkpoints, find_checkpoint, require_complete
 from ..errors import BadInput
-from ..frozen.provenance import PROJECT, versions_of
+from ..frozen.loading.provenance import PROJECT, versions_of
 from ..hub import redacted
 from ..schema import many, read_json, record, text, whole
-from .parsing import RECIPE, RECORD, Request
-from .recipes import SECRETS, as_recipe
+from .parsing.recipes import SECRETS, as_recipe
+from .parsing.request import RECIPE, RECORD, Request
 
 LOG, HISTORY, REPORT = "log.txt", "history.json", "report"
 LENS, EMA = "lens", "lens-ema"

@@ -13,13 +13,13 @@ from accelerate.utils import broadcast_object_list
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import resolve_sites
-from .extract import extract
+from .commands.extract import extract
+from .commands.publish import publish_run
+from .commands.report import judge_run, require_split
+from .commands.train import CommandRun, require_trainable, train
 from .opening import load_subject_of, model_path, open_data, open_model, require_held_out, short, with_others
-from .parsing import Request
-from .publish import publish_run
-from .report import judge_run, require_split
+from .parsing.request import Request
 from .run_folder import LENS, Log, begin, checkpoint_of, claim, command_of, settle_folder
-from .train import CommandRun, require_trainable, train
 
 
 def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, report: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .opening import open_corpus
-from .parsing import Request
+from .parsing.request import Request
 
 # What tells the corpus of a stream from that of the stored rows, which may be a part of it -> its field.
 _FIELDS = {"corpus": "dataset_name", "config": "dataset_config", "split": "split", "text_column": "text_column"}

@@ -1,12 +1,12 @@
 """The outside world: the only room that knows the insides of a frozen LLM."""
 
-from .decoding import Decoding
 from .frozen_lm import FrozenLM
-from .generating import Generated
+from .generation.decoding import Decoding
+from .generation.generating import Generated
 from .hooks import editing, reading
+from .loading.provenance import Provenance, ProvenanceMismatch
 from .models import FrozenModels
 from .prefix import Prefix
-from .provenance import Provenance, ProvenanceMismatch
 from .sites import Edit, Site
 
 __all__ = [

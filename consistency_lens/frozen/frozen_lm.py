@@ -23,15 +23,18 @@ from transformers import (
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import BadInput
-from .anatomy import blocks_of, longest_context, offered
+from .anatomy.parts import blocks_of, longest_context, offered
+from .anatomy.proving import prove
+from .anatomy.swap_proof import require_exact_swap
 from .columns import columns_of
-from .compiling import compile_blocks
-from .decoding import Decoding
-from .function import function_of
-from .generating import Generated, generate
-from .gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
+from .generation.decoding import Decoding
+from .generation.generating import Generated, generate
+from .generation.passes import EditedPass
 from .hooks import Write, reading
-from .loading import (
+from .loading.compiling import compile_blocks
+from .loading.function import function_of
+from .loading.gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
+from .loading.load import (
     ATTENTION,
     DTYPES,
     QUANTIZATION,
@@ -41,14 +44,11 @@ from .loading import (
     settle_quantized,
     torch_dtype,
 )
-from .passes import EditedPass
+from .loading.provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
+from .loading.whole import refusing_damage, require_every_weight, require_plausible
 from .prefix import Prefix
-from .provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
-from .proving import prove
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
-from .swap_proof import require_exact_swap
-from .whole import refusing_damage, require_every_weight, require_plausible
 
 logger = logging.getLogger(__name__)
 

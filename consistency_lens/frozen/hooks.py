@@ -20,8 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ..errors import BadInput
-from .anatomy import Port, locate
-from .compiling import noticing_hooks
+from .anatomy.parts import Port, locate
+from .loading.compiling import noticing_hooks
 from .sites import Computed, Site
 
 # Takes what flows through a site [B, S, d] and returns what shall flow on, or None to leave it as it is.

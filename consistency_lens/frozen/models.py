@@ -10,7 +10,7 @@ import torch
 
 from ..errors import BadInput
 from .frozen_lm import FrozenLM
-from .provenance import Provenance
+from .loading.provenance import Provenance
 from .sites import Edit, Site
 
 

@@ -15,10 +15,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ..errors import BadInput
+from .generation.stepping import Growing, Step, growing_cache, roll_out
 from .hooks import editing, reading, taking_turns
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
-from .stepping import Growing, Step, growing_cache, roll_out
 
 if TYPE_CHECKING:
     from .frozen_lm import FrozenLM

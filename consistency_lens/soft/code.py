@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..base.modeling import Code
 from ..errors import BadInput
+from .bytes.wire import Wire, bytes_of
 from .configuration import LatentWireConfig
-from .wire import Wire, bytes_of
 
 
 @dataclass(frozen=True)

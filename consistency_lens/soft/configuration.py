@@ -11,10 +11,10 @@ from huggingface_hub.dataclasses import strict
 from ..base.configuration import WIDEST, LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
-from ..frozen.provenance import NAME
+from ..frozen.loading.provenance import NAME
 from ..schema import Kind, flag, many, maybe, named, number, one_of, record, text, whole
+from .bytes.quantising import BITS, require_bits, require_group
 from .card import WIRE_CARD
-from .quantising import BITS, require_bits, require_group
 
 STARTS, POOLINGS, BOS = ("lm", "byte"), ("contiguous", "learned"), ("auto", "always", "never")
 _LEFT_OUT = ("_name_or_path", "name_or_path", "transformers_version", "id2label", "label2id")

@@ -17,19 +17,19 @@ from transformers import PreTrainedTokenizerBase
 from ..base.comparing import Joint
 from ..base.configuration import ONE_MODEL
 from ..base.modeling import Batch, LensModel, LensOutput
-from ..base.saving import HEADS, require_shapes, saved_shapes
+from ..base.saving.lens_files import HEADS, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
 from ..objectives import answer_nll_of
-from .answering import Answering
+from .bytes.quantising import quantise_ste
+from .bytes.wire import Wire
 from .code import LatentCode
-from .compressor import Compressor, blank, byte_layers, first_layers
 from .configuration import LatentWireConfig
 from .objective import distillation_of
-from .quantising import quantise_ste
-from .receiver import Receiver, embedding_table, rms_of
-from .starting import start_from_embeddings
-from .wire import Wire
+from .parts.compressor import Compressor, blank, byte_layers, first_layers
+from .parts.receiver import Receiver, embedding_table, rms_of
+from .parts.starting import start_from_embeddings
+from .report.answering import Answering
 
 LM_FILE = "compressor/model.safetensors"
 

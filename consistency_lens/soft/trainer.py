@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..base.comparing import Applied
-from ..base.engines import in_one_call
-from ..base.measuring import OF_BASELINE
+from ..base.engines.engine import in_one_call
 from ..base.trainer import LensTrainer
 from ..base.training_data import TrainingData
+from ..base.watching.measuring import OF_BASELINE
 from ..errors import BadInput
 from ..frozen import Edit
 from ..schedules import Schedule

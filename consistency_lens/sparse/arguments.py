@@ -10,7 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
 from ..schedules import Schedule
-from .objective import AUXILIARY, PREACTIVATION, SPARSITY, STEEPNESS
+from .training.objective import AUXILIARY, PREACTIVATION, SPARSITY, STEEPNESS
 
 TERMS = ("mse", "sparsity", "preactivation", "auxiliary", "kl")
 

@@ -14,7 +14,7 @@ from ..frozen import FrozenLM
 from ..frozen.sites import LAYERED
 from ..schema import Kind, flag, many, maybe, number, one_of, whole
 from .card import TRANSCODER_CARD
-from .nonlinear import NONLINEARITIES
+from .coding.nonlinear import NONLINEARITIES
 
 STANDARDISATIONS = ("site", "dimension", "none")
 _CHOOSES = ("topk", "batchtopk")

@@ -16,22 +16,22 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import WholePass
 from ..base.modeling import Batch, Code, LensModel, LensOutput
-from ..base.saving import HEADS, load_files, open_folder, require_shapes, saved_shapes
+from ..base.saving.lens_files import HEADS, load_files, open_folder, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
-from .calibrating import calibrate
-from .circuit_tracer import is_export, read_export
-from .code import SparseCode
+from .coding.calibrating import calibrate
+from .coding.code import SparseCode
+from .coding.documents import DocumentCode, lengths_of, read_documents
+from .coding.encoding import Active, pre_activations
+from .coding.folding import fold
+from .coding.nonlinear import batchtopk_mask
+from .coding.standardising import Moments, Standardiser
 from .configuration import CrosslayerTranscoderConfig
-from .documents import DocumentCode, lengths_of, read_documents
-from .encoding import Active, pre_activations
-from .explaining import explain_tokens
-from .folding import fold
-from .nonlinear import batchtopk_mask
-from .replacing import Factors, changed, kept_columns, replaced
 from .source import SourceLayer, Targets
-from .standardising import Moments, Standardiser
-from .using import Changed, amplify, features_of, subject_of
+from .use.circuit_tracer import is_export, read_export
+from .use.explaining import explain_tokens
+from .use.replacing import Factors, changed, kept_columns, replaced
+from .use.using import Changed, amplify, features_of, subject_of
 
 
 @dataclass

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..frozen.sites import LAYERED as STAGES
+from .coding.nonlinear import NONLINEARITIES
 from .configuration import STANDARDISATIONS, CrosslayerTranscoderConfig
-from .nonlinear import NONLINEARITIES
 
 
 @dataclass

@@ -10,9 +10,9 @@ from ..base.family_run import FamilyRun
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .configuration import CrosslayerTranscoderConfig, parse_layers
-from .data import StreamedBlocks
 from .modeling import CrosslayerTranscoder
 from .options import TranscoderOptions
+from .training.data import StreamedBlocks
 
 
 class TranscoderRun(FamilyRun):

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .coding.decoding import causal_decode, product, tied_decode
+from .coding.encoding import Active, activate, break_even, pre_activations
+from .coding.entries import Entries
+from .coding.nonlinear import batchtopk_mask, topk_mask
+from .coding.standardising import Standardiser
 from .configuration import CrosslayerTranscoderConfig
-from .decoding import causal_decode, product, tied_decode
-from .encoding import Active, activate, break_even, pre_activations
-from .entries import Entries
-from .nonlinear import batchtopk_mask, topk_mask
-from .standardising import Standardiser
 
 
 class SourceLayer(nn.Module):

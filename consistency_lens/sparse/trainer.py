@@ -15,23 +15,23 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..base.comparing import Applied, WholePass
-from ..base.engines import in_one_call
-from ..base.memory import FirstWeights
+from ..base.engines.engine import in_one_call
+from ..base.robust.memory import FirstWeights
 from ..base.trainer import LensTrainer
 from ..base.training_data import TrainingData
 from ..errors import BadInput
 from ..frozen import Edit
 from ..schedules import Schedule
-from .ablating import mean_ablated
 from .arguments import CrosslayerTranscoderArguments
-from .data import Texts, TranscoderData, collator_of, open_data
-from .fidelity import clean_values, errors_of, explained_variance, spread_of, sums_and_squares
-from .firing import forget_moments, revive
-from .holding import HeldSparsity
 from .modeling import CrosslayerTranscoder, TranscoderOutput
-from .objective import terms
-from .replacing import kept_columns
-from .state import TrainingState
+from .report.ablating import mean_ablated
+from .report.fidelity import clean_values, errors_of, explained_variance, spread_of, sums_and_squares
+from .training.data import Texts, TranscoderData, collator_of, open_data
+from .training.firing import forget_moments, revive
+from .training.holding import HeldSparsity
+from .training.objective import terms
+from .training.state import TrainingState
+from .use.replacing import kept_columns
 
 # Revival is over by then: what is revived later has no time to learn.
 LAST_REVIVAL = 0.8

@@ -10,7 +10,7 @@ from transformers.trainer_utils import SchedulerType
 from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
 from ..schedules import Schedule
-from .warm_start import WARM_STARTS
+from .starting.warm_start import WARM_STARTS
 
 ESTIMATORS = ("policy", "parallel", "sequential", "none")
 ANCHORS = ("none", "frozen", "projections", "replay", "paraphrase")

@@ -20,8 +20,8 @@ from ..base.modeling import Batch
 from ..frozen import FrozenLM, Prefix
 from ..objectives import masked_mean
 from .configuration import ConsistencyLensConfig
-from .generation import Noise, Words, roll_out
-from .warm_start import barred, packed, starting_words
+from .parts.generation import Noise, Words, roll_out
+from .starting.warm_start import barred, packed, starting_words
 
 logger = logging.getLogger(__name__)
 

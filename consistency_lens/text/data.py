@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from ..activations import Activations, survey
-from ..base.lens_card import example_of
+from ..base.saving.lens_card import example_of
 from ..base.training_data import TrainingData
 from ..errors import BadInput
 from ..frozen import FrozenLM

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..base.modeling import Batch, LensModel, LensOutput
-from ..base.saving import HEADS
+from ..base.saving.lens_files import HEADS
 from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
 from . import controls
-from .backbone import backbone, require_weights
 from .configuration import ConsistencyLensConfig
-from .generation import Noise, Words
-from .merging import merged
-from .parts import LensDecoder, LensEncoder
+from .parts.backbone import backbone, require_weights
+from .parts.decoder_encoder import LensDecoder, LensEncoder
+from .parts.generation import Noise, Words
+from .parts.merging import merged
 from .steering import Steered, steer
 
 

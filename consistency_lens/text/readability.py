@@ -15,8 +15,8 @@ from ..frozen.columns import last_columns
 from ..objectives import masked_mean
 from .configuration import ConsistencyLensConfig
 from .controls import nll_of_tokens
-from .generation import Noise, Words, straight_through_embed, straight_through_log_probability
-from .warm_start import Doubt
+from .parts.generation import Noise, Words, straight_through_embed, straight_through_log_probability
+from .starting.warm_start import Doubt
 
 MISQUOTED = 4.6  # nats: as if a context would hold another token once in a hundred times
 

@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..activations import Activations, ExtractArguments, Extraction
-from ..base.engines import Engine
+from ..base.engines.engine import Engine
 from ..base.family_run import FamilyRun, Run
 from ..base.modeling import LensModel
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
 from ..frozen import FrozenLM
-from ..frozen.anatomy import longest_context
-from .baseline import TAIL, tail_of_run
+from ..frozen.anatomy.parts import longest_context
 from .configuration import require_injection, require_site
-from .foreseen import require_contexts, require_model, too_long
 from .modeling import ConsistencyLens
 from .options import BaselineOptions, LensOptions, PlanOptions
+from .planning.foreseen import require_contexts, require_model, too_long
 from .report.definitions import TRAINED_TAIL
+from .starting.baseline import TAIL, tail_of_run
 
 WARM = "warm_lens"  # the lens as its warm start left it, in the folder of a run
 

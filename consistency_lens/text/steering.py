@@ -20,7 +20,7 @@ from ..frozen import Edit, FrozenLM, Prefix
 from ..frozen.sites import require_whole
 from ..objectives import kl_of, masked_mean
 from .controls import token_lists
-from .generation import Noise, Words, roll_out
+from .parts.generation import Noise, Words, roll_out
 
 if TYPE_CHECKING:
     from .modeling import ConsistencyLens

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..base.comparing import Applied, TokenSwap, compare_vectors
-from ..base.engines import in_one_call
-from ..base.memory import FirstWeights
-from ..base.shards import fill, gathered
+from ..base.engines.engine import in_one_call
+from ..base.engines.shards import fill, gathered
+from ..base.robust.memory import FirstWeights
 from ..base.trainer import LensTrainer
 from ..base.training_data import TrainingData
 from ..errors import BadInput
@@ -35,11 +35,11 @@ from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
 from .controls import after_prompt, nll_after, noised
 from .data import open_contexts, training_data
-from .flops import StepCost
-from .generation import Noise, Words, leave_one_out
 from .modeling import ConsistencyLens, ConsistencyLensOutput
+from .parts.generation import Noise, Words, leave_one_out
+from .planning.flops import StepCost
 from .readability import nll_with_gradient, surprise_in_place
-from .source import TextSource
+from .starting.source import TextSource
 
 REFERENCE = "reference.safetensors"
 

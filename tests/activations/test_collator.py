@@ -14,7 +14,7 @@ from tiny import tiny_lm
 from torch.utils.data import DataLoader
 
 from consistency_lens.activations import ActivationCollator, Activations
-from consistency_lens.activations.dataset import pair_by_document
+from consistency_lens.activations.contexts.dataset import pair_by_document
 from consistency_lens.errors import BadInput
 
 SITES = ["embed", "resid_post.2"]

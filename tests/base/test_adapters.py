@@ -15,8 +15,8 @@ from torch import Tensor
 from consistency_lens.base.adapters import speaking
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
-from consistency_lens.text.generation import Noise
 from consistency_lens.text.modeling import ConsistencyLens
+from consistency_lens.text.parts.generation import Noise
 
 CASES = ["llama", "gpt2", "gemma2", "gemma3-vision"]
 PARTS = ("decoder", "encoder")

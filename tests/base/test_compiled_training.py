@@ -15,7 +15,7 @@ from tiny import tiny_lm
 from transformers import TrainerCallback
 
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.frozen.anatomy import blocks_of
+from consistency_lens.frozen.anatomy.parts import blocks_of
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 BY_DYNAMO = {"torch_compile": True, "torch_compile_backend": "eager"}

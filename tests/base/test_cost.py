@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from consistency_lens.base import cost
-from consistency_lens.base.cost import Cost, Meter, peak_memory
+from consistency_lens.base.watching import cost
+from consistency_lens.base.watching.cost import Cost, Meter, peak_memory
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from tiny import shared_lm, tiny_lm
 from consistency_lens.errors import BadInput
 from consistency_lens.text.configuration import ConsistencyLensConfig
 from consistency_lens.text.modeling import ConsistencyLens
-from consistency_lens.text.parts import LensEncoder
+from consistency_lens.text.parts.decoder_encoder import LensEncoder
 
 BOUNDED = settings(max_examples=25, deadline=None, derandomize=True)
 DAMAGE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor | None], str]] = {

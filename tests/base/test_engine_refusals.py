@@ -11,9 +11,9 @@ from extracting import ROOT
 from lens_runs import arguments, tiny_lens, trainer_of
 from tiny import shared_lm, tiny_lm
 
-from consistency_lens.base.checkpoint import is_complete
-from consistency_lens.base.engines import Engine, Together, while_spreading
-from consistency_lens.base.shards import exchange, fill, gathered, is_spread, shard_of, writes
+from consistency_lens.base.engines.engine import Engine, Together, while_spreading
+from consistency_lens.base.engines.shards import exchange, fill, gathered, is_spread, shard_of, writes
+from consistency_lens.base.saving.checkpoint import is_complete
 from consistency_lens.errors import BadInput
 
 

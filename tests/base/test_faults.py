@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from consistency_lens.base.checkpoint import checkpoints
-from consistency_lens.base.trackers import Tracker, tolerating
+from consistency_lens.base.robust.trackers import Tracker, tolerating
+from consistency_lens.base.saving.checkpoint import checkpoints
 from consistency_lens.errors import BadInput, is_full_disk
 from consistency_lens.frozen import FrozenLM
 

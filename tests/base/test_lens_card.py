@@ -19,7 +19,8 @@ from tiny import tiny_lm
 
 from consistency_lens.activations import Activations
 from consistency_lens.auto import is_demo
-from consistency_lens.base.lens_card import (
+from consistency_lens.base.modeling import LensModel
+from consistency_lens.base.saving.lens_card import (
     TrainingRecord,
     example_of,
     facts_of,
@@ -29,7 +30,6 @@ from consistency_lens.base.lens_card import (
     watched,
     write_lens_card,
 )
-from consistency_lens.base.modeling import LensModel
 from consistency_lens.card import model_card
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, Provenance

@@ -16,7 +16,7 @@ from tiny import tiny_lm
 from torch import Tensor
 from transformers import TrainerCallback
 
-from consistency_lens.base.callbacks import MovingAverage
+from consistency_lens.base.watching.callbacks import MovingAverage
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, ProvenanceMismatch
 from consistency_lens.text.trainer import ConsistencyLensTrainer

@@ -12,9 +12,9 @@ import torch
 from lens_runs import PROMPT, SITE, arguments, changed, copies, tiny_lens, tiny_rows, trainer_of
 from tiny import tiny_lm
 
-from consistency_lens.base.checkpoint import checkpoints
-from consistency_lens.base.engines import Engine
-from consistency_lens.base.memory import MemoryShortInEvaluation
+from consistency_lens.base.engines.engine import Engine
+from consistency_lens.base.robust.memory import MemoryShortInEvaluation
+from consistency_lens.base.saving.checkpoint import checkpoints
 from consistency_lens.errors import BadInput
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer

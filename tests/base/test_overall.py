@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lens_runs import trainer_of
 
-from consistency_lens.base.overall import mean_loss
+from consistency_lens.base.watching.overall import mean_loss
 
 
 def test_the_mean_loss_of_a_resumed_training_is_that_of_all_its_steps(tmp_path: Path) -> None:

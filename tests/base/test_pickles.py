@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lens_runs import trainer_of
 
-from consistency_lens.base.checkpoint import require_complete
-from consistency_lens.base.pickles import require_plain
+from consistency_lens.base.saving.checkpoint import require_complete
+from consistency_lens.base.saving.pickles import require_plain
 from consistency_lens.errors import BadInput
 
 NAMES = ["optimizer.pt", "scheduler.pt", "rng_state.pth"]

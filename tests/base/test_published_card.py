@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consistency_lens.base.published_card import merge_words
+from consistency_lens.base.saving.published_card import merge_words
 
 ONE, TWO = (f"<!-- generated: {name} -->\n{name}\n<!-- /generated -->" for name in ("one", "two"))
 

@@ -21,8 +21,8 @@ from tiny import tiny_lm
 from transformers import TrainerCallback
 
 from consistency_lens.activations import Activations
-from consistency_lens.base.checkpoint import checkpoints, is_complete
-from consistency_lens.base.termination import CODE
+from consistency_lens.base.robust.termination import CODE
+from consistency_lens.base.saving.checkpoint import checkpoints, is_complete
 from consistency_lens.errors import BadInput
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from tiny import padded_batch, shared_lm, tiny_lm, tiny_tokenizer
 
 from consistency_lens.base.comparing.rows import marked, rows_for_people
-from consistency_lens.base.samples import FILE, append_rows, drawn, plain, spread
+from consistency_lens.base.watching.samples import FILE, append_rows, drawn, plain, spread
 from consistency_lens.frozen import Edit
 
 ROWS = 8

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lens_runs import trainer_of
 from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 
-from consistency_lens.base.stopping import PatienceKept
+from consistency_lens.base.watching.stopping import PatienceKept
 from consistency_lens.text.arguments import ConsistencyLensArguments
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from lens_runs import trainer_of
 
-from consistency_lens.base import callbacks
-from consistency_lens.base.samples import plain
+from consistency_lens.base.watching import callbacks
+from consistency_lens.base.watching.samples import plain
 
 STEPS = [2, 4]
 

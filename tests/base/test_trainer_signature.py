@@ -18,7 +18,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
 from consistency_lens import evaluate_lens
 from consistency_lens.activations import Activations
-from consistency_lens.activations.given import STREAM_SAMPLE
+from consistency_lens.activations.contexts.given import STREAM_SAMPLE
 from consistency_lens.base.arguments import LensTrainingArguments
 from consistency_lens.base.trainer import LensTrainer
 from consistency_lens.errors import BadInput

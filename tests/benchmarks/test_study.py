@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from consistency_lens.cli import main as run_lens
-from consistency_lens.cli.parsing import parse
+from consistency_lens.cli.parsing.request import parse
 
 ROOT = Path(__file__).parents[2]
 Load = Callable[[str], ModuleType]

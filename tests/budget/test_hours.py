@@ -14,8 +14,8 @@ from transformers import AutoConfig
 
 from consistency_lens.budget import Card, Sizes, Work, hours_of, operations_of
 from consistency_lens.budget.memory import trained_of
-from consistency_lens.text.generation import Noise
-from consistency_lens.text.sizing import sizes_of
+from consistency_lens.text.parts.generation import Noise
+from consistency_lens.text.planning.sizing import sizes_of
 
 CARD = Card(memory=1e9, speed=1e12, bandwidth=1e11, link=1e10)
 WORK = Work(site_depth=2, trainable="full", dtype="float32", autocast=False, rows=3, rollouts=2, length=5, prompt=5)

@@ -55,7 +55,7 @@ if FSDP:
 
 from consistency_lens import cli  # noqa: E402
 from consistency_lens.base import trainer as base_trainer  # noqa: E402
-from consistency_lens.base.shards import shard_of  # noqa: E402
+from consistency_lens.base.engines.shards import shard_of  # noqa: E402
 
 
 class Memory(threading.Thread):

@@ -34,8 +34,8 @@ from launching import (
 from safetensors.torch import load_file
 from tiny import shared_lm
 
-from consistency_lens.base.checkpoint import is_complete
-from consistency_lens.base.zero import load_zero
+from consistency_lens.base.engines.zero import load_zero
+from consistency_lens.base.saving.checkpoint import is_complete
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.modeling import ConsistencyLens
 

@@ -16,7 +16,7 @@ from consistency_lens.activations import Activations
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import HeldOut, Report, VectorReport, evaluate
 from consistency_lens.frozen import Edit, FrozenLM
-from consistency_lens.frozen.provenance import ProvenanceMismatch
+from consistency_lens.frozen.loading.provenance import ProvenanceMismatch
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from consistency_lens.base.comparing import WholePass
 from consistency_lens.base.configuration import LensConfig
-from consistency_lens.base.lens_card import TrainingRecord, facts_of
 from consistency_lens.base.modeling import Code, LensModel
+from consistency_lens.base.saving.lens_card import TrainingRecord, facts_of
 from consistency_lens.card import model_card
 from consistency_lens.evaluation import Control, FamilyReport, HeldOut, Report, Seen, evaluate
 from consistency_lens.evaluation.bootstrap import Records

@@ -15,7 +15,7 @@ from test_report_files import HISTORY
 from tiny import shared_lm
 
 from consistency_lens.base.comparing import TokenSwap
-from consistency_lens.base.lens_card import TrainingRecord, facts_of
+from consistency_lens.base.saving.lens_card import TrainingRecord, facts_of
 from consistency_lens.card import CardFacts, Explanation, model_card
 from consistency_lens.evaluation import Number, Report
 from consistency_lens.evaluation.about import QUESTIONS

@@ -13,8 +13,8 @@ from twins import judged
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Prefix
-from consistency_lens.frozen.anatomy import ANATOMY, INNER, blocks_of, locate, proven_of
-from consistency_lens.frozen.proving import prove
+from consistency_lens.frozen.anatomy.parts import ANATOMY, INNER, blocks_of, locate, proven_of
+from consistency_lens.frozen.anatomy.proving import prove
 from consistency_lens.frozen.sites import Site
 
 SERVED = [

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
-from consistency_lens.frozen.anatomy import locate
+from consistency_lens.frozen.anatomy.parts import locate
 from consistency_lens.frozen.sites import Site
 
 SIZE = 32

@@ -14,7 +14,7 @@ from twins import SITES
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Site
-from consistency_lens.frozen.anatomy import ANATOMY, blocks_of
+from consistency_lens.frozen.anatomy.parts import ANATOMY, blocks_of
 from consistency_lens.frozen.sites import LAYERED
 
 SIZE, WIDTH = 32, 12

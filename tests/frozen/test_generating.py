@@ -15,7 +15,7 @@ from tiny import padded_batch, shared_lm, tiny_lm, tiny_tokenizer
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Decoding, Edit, FrozenLM
-from consistency_lens.frozen.stepping import growing_cache
+from consistency_lens.frozen.generation.stepping import growing_cache
 
 SIZE, LENGTHS, STEPS = 32, (6, 3, 4), 7
 CASES = ["gpt2", "llama", "mistral-window", "gemma3-window"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from consistency_lens.frozen.licence import UNKNOWN, licence_of, licence_of_local
+from consistency_lens.frozen.loading.licence import UNKNOWN, licence_of, licence_of_local
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

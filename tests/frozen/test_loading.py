@@ -17,8 +17,9 @@ from tiny import padded_batch, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, GPTQConfig
 
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import Edit, FrozenLM, frozen_lm, loading
-from consistency_lens.frozen.loading import ATTENTION, choose_attention, quantization_of, quantization_options
+from consistency_lens.frozen import Edit, FrozenLM, frozen_lm
+from consistency_lens.frozen.loading import load as loading
+from consistency_lens.frozen.loading.load import ATTENTION, choose_attention, quantization_of, quantization_options
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 SITES = ("embed", "resid_post.1", "mlp_out.0", "resid_post.3")
@@ -110,11 +111,11 @@ def test_a_wanted_attention_is_taken_as_it_is(wanted: str) -> None:
 def test_on_the_cpu_of_a_machine_with_a_gpu_auto_takes_no_flash_attention(
     monkeypatch: pytest.MonkeyPatch, device_map: Any, taken: str
 ) -> None:
-    monkeypatch.setattr("consistency_lens.frozen.loading.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("consistency_lens.frozen.loading.load.is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     # The second one is of a generation that FlashAttention 3 does not know.
-    monkeypatch.setattr("consistency_lens.frozen.loading.is_flash_attn_3_available", lambda: True)
+    monkeypatch.setattr("consistency_lens.frozen.loading.load.is_flash_attn_3_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=0: [(9, 0), (8, 0)][device])
     assert choose_attention(AutoConfig.for_model("llama"), "auto", torch.bfloat16, device_map) == taken
 

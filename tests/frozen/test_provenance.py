@@ -16,9 +16,10 @@ from tiny import padded_batch, shared_lm, tiny_lm, tiny_model, tiny_tokenizer
 from tokenizers import normalizers
 
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import FrozenLM, Provenance, ProvenanceMismatch, provenance
-from consistency_lens.frozen.function import function_of
-from consistency_lens.frozen.provenance import hash_files, hash_tensors, hash_tokenizer, public_name
+from consistency_lens.frozen import FrozenLM, Provenance, ProvenanceMismatch
+from consistency_lens.frozen.loading import provenance
+from consistency_lens.frozen.loading.function import function_of
+from consistency_lens.frozen.loading.provenance import hash_files, hash_tensors, hash_tokenizer, public_name
 
 SITES = ("resid_post.1", "mlp_in.-1", "embed")
 

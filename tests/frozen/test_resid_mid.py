@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Site, editing, reading
-from consistency_lens.frozen.anatomy import proven_of
+from consistency_lens.frozen.anatomy.parts import proven_of
 from consistency_lens.frozen.hooks import Write
 
 SIZE = 32

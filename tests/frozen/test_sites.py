@@ -13,7 +13,7 @@ from tiny import TINY_CONFIGS, padded_batch, shared_lm, tiny_model
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, Site
-from consistency_lens.frozen.anatomy import ANATOMY, Port, blocks_of, locate
+from consistency_lens.frozen.anatomy.parts import ANATOMY, Port, blocks_of, locate
 from consistency_lens.frozen.sites import LAYERED, STAGES, resolve_sites
 
 

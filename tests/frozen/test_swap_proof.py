@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
-from consistency_lens.frozen.swap_proof import require_exact_swap
+from consistency_lens.frozen.anatomy.swap_proof import require_exact_swap
 
 
 class MiscountingConfig(LlamaConfig):

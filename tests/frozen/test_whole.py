@@ -177,7 +177,7 @@ def test_a_tokenizer_that_the_library_calls_broken_is_refused(folder: Path) -> N
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("a"), ImportError("b"), MemoryError(), KeyboardInterrupt()])
 def test_what_is_no_damage_keeps_its_name(error: BaseException) -> None:
-    from consistency_lens.frozen.whole import refusing_damage
+    from consistency_lens.frozen.loading.whole import refusing_damage
 
     with pytest.raises(type(error)) as caught, refusing_damage("somewhere"):
         raise error

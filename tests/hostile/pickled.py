@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from consistency_lens.base.pickles import require_plain
+from consistency_lens.base.saving.pickles import require_plain
 
 from .mutations import spoil_bytes
 

@@ -12,10 +12,10 @@ from wire_runs import rows_of, turned_tokenizer, wire_lens, wire_models
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, FrozenModels
-from consistency_lens.soft.adding import with_receiver
-from consistency_lens.soft.answering import Answering
 from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
+from consistency_lens.soft.parts.adding import with_receiver
+from consistency_lens.soft.report.answering import Answering
 
 
 @cache

@@ -15,9 +15,9 @@ from consistency_lens.base.configuration import LensConfig
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, FrozenModels, ProvenanceMismatch
 from consistency_lens.objectives import answer_nll_of
-from consistency_lens.soft.answering import Answering
+from consistency_lens.soft.bytes.wire import Wire
 from consistency_lens.soft.modeling import LatentWire
-from consistency_lens.soft.wire import Wire
+from consistency_lens.soft.report.answering import Answering
 
 
 def test_at_one_token_per_vector_the_start_is_the_text() -> None:

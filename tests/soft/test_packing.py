@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consistency_lens.soft.packing import pack, packed_length, unpack
+from consistency_lens.soft.bytes.packing import pack, packed_length, unpack
 
 
 def slow_pack(values: list[int], bits: int) -> bytes:

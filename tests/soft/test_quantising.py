@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consistency_lens.errors import BadInput
-from consistency_lens.soft.quantising import BITS, dequantise, quantise, quantise_ste, top_level
-from consistency_lens.soft.wire import Wire
+from consistency_lens.soft.bytes.quantising import BITS, dequantise, quantise, quantise_ste, top_level
+from consistency_lens.soft.bytes.wire import Wire
 
 HALVES = np.sort(np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64))  # all finite ones from 0 up
 

@@ -7,7 +7,7 @@ import torch
 from tiny import shared_lm, tiny_tokenizer
 from wire_runs import turned_tokenizer, wire_lens, wire_models
 
-from consistency_lens.soft.receiver import Receiver, embedding_table, principal, ridge, rms_of, shared_words
+from consistency_lens.soft.parts.receiver import Receiver, embedding_table, principal, ridge, rms_of, shared_words
 
 
 @pytest.mark.parametrize("case", ["llama", "gemma2", "gemma3", "gpt2"])

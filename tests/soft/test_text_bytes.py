@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from consistency_lens.errors import BadInput
-from consistency_lens.soft.text_bytes import text_bytes
+from consistency_lens.soft.bytes.text_bytes import text_bytes
 
 SENTENCE = "Die Straße führt über den Fluss. "
 

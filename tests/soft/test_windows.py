@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consistency_lens.soft.windows import counts_of, means_over, window_of
+from consistency_lens.soft.parts.windows import counts_of, means_over, window_of
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consistency_lens.errors import BadInput
-from consistency_lens.soft.quantising import BITS
-from consistency_lens.soft.wire import VERSION, Wire, bytes_of
+from consistency_lens.soft.bytes.quantising import BITS
+from consistency_lens.soft.bytes.wire import VERSION, Wire, bytes_of
 
 HEADER = "<4sBBHHBHI"
 

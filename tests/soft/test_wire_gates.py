@@ -14,10 +14,10 @@ from datasets import Dataset
 from wire_runs import NAMES, batch_of, wire_lens, wire_models
 
 from consistency_lens.objectives import answer_nll_of
-from consistency_lens.soft.answering import Answering
 from consistency_lens.soft.code import LatentCode
 from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
+from consistency_lens.soft.report.answering import Answering
 
 ROWS = 8
 

@@ -11,8 +11,8 @@ from wire_runs import NAMES, batch_of, wire_lens, wire_models, wire_passages
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import HeldOut, Report, evaluate
 from consistency_lens.soft.code import LatentCode
-from consistency_lens.soft.controls import averaged, others, truncated, whole_text
-from consistency_lens.soft.report import WireReport
+from consistency_lens.soft.report.controls import averaged, others, truncated, whole_text
+from consistency_lens.soft.report.wire_report import WireReport
 
 
 def report_of(longest_answer: int | None = None, **settings: object) -> Report:

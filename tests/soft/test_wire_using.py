@@ -8,8 +8,8 @@ from wire_runs import NAMES, rows_of, wire_lens, wire_models, wire_passages
 
 from consistency_lens.activations.passages import context_of
 from consistency_lens.errors import BadInput
+from consistency_lens.soft.bytes.wire import Wire
 from consistency_lens.soft.using import answer, compress_texts
-from consistency_lens.soft.wire import Wire
 
 
 def test_it_answers_from_bytes_as_from_a_batch() -> None:

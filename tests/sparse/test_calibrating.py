@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consistency_lens.sparse.calibrating import Calibration
-from consistency_lens.sparse.nonlinear import topk_mask
+from consistency_lens.sparse.coding.calibrating import Calibration
+from consistency_lens.sparse.coding.nonlinear import topk_mask
 
 
 @settings(max_examples=15, deadline=None)

@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from consistency_lens.sparse.configuration import CrosslayerTranscoderConfig
-from consistency_lens.sparse.decoding import causal_decode, product, tied_decode, untied
-from consistency_lens.sparse.encoding import activate, break_even, is_sparse, pre_activations
-from consistency_lens.sparse.entries import Entries, sum_by_feature, sum_by_token
-from consistency_lens.sparse.slow_decoding import (
+from consistency_lens.sparse.coding.decoding import causal_decode, product, tied_decode, untied
+from consistency_lens.sparse.coding.encoding import activate, break_even, is_sparse, pre_activations
+from consistency_lens.sparse.coding.entries import Entries, sum_by_feature, sum_by_token
+from consistency_lens.sparse.coding.slow_decoding import (
     as_dense,
     as_pairs,
     as_targets,
@@ -20,6 +19,7 @@ from consistency_lens.sparse.slow_decoding import (
     packed_pairs,
     target_major,
 )
+from consistency_lens.sparse.configuration import CrosslayerTranscoderConfig
 from consistency_lens.sparse.source import SourceLayer
 
 SIZE = 5

@@ -15,8 +15,8 @@ from torch import Tensor
 from transcoders import activations, small_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse.circuit_tracer import export, names_of, read_export
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.use.circuit_tracer import export, names_of, read_export
 
 KINDS: dict[str, dict[str, Any]] = {
     "jumprelu": {},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from consistency_lens.sparse.nonlinear import batchtopk_mask, in_reach, jumprelu, topk_mask
+from consistency_lens.sparse.coding.nonlinear import batchtopk_mask, in_reach, jumprelu, topk_mask
 
 THETA, WIDTH = 0.5, 0.2
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from transcoders import activations, small_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse.entries import Entries
-from consistency_lens.sparse.firing import Firing, forget_moments, revive
-from consistency_lens.sparse.holding import HeldSparsity
+from consistency_lens.sparse.coding.entries import Entries
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.objective import auxiliary_loss, mse, preactivation_loss, tanh_sparsity, terms
+from consistency_lens.sparse.training.firing import Firing, forget_moments, revive
+from consistency_lens.sparse.training.holding import HeldSparsity
+from consistency_lens.sparse.training.objective import auxiliary_loss, mse, preactivation_loss, tanh_sparsity, terms
 
 READ, WRITTEN = activations(seed=3), activations(seed=4)
 KINDS: dict[str, dict[str, Any]] = {

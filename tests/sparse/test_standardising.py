@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse.standardising import (
+from consistency_lens.sparse.coding.standardising import (
     Moments,
     Standardiser,
     folded_bias,

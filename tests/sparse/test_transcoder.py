@@ -13,9 +13,9 @@ from transcoders import activations, small_lens
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import ProvenanceMismatch
-from consistency_lens.sparse.entries import Entries
+from consistency_lens.sparse.coding.entries import Entries
+from consistency_lens.sparse.coding.nonlinear import topk_mask
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.nonlinear import topk_mask
 
 KINDS: dict[str, dict[str, Any]] = {
     "jumprelu": {},

@@ -10,9 +10,9 @@ from tiny import shared_lm
 from transcoder_runs import transcoder
 
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse.data import Collator
-from consistency_lens.sparse.documents import DocumentCode, sums_of
-from consistency_lens.sparse.fidelity import explained_variance, spread_of, sums_and_squares
+from consistency_lens.sparse.coding.documents import DocumentCode, sums_of
+from consistency_lens.sparse.report.fidelity import explained_variance, spread_of, sums_and_squares
+from consistency_lens.sparse.training.data import Collator
 
 LENGTHS = [3, 7, 5]
 

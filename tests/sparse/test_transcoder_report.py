@@ -13,9 +13,9 @@ from consistency_lens.auto import evaluate_lens
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report
 from consistency_lens.frozen import Edit
-from consistency_lens.sparse.controls import components, shuffled
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.replacing import kept_columns
+from consistency_lens.sparse.report.controls import components, shuffled
+from consistency_lens.sparse.use.replacing import kept_columns
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from whole_runs import losses
 
 from consistency_lens import AutoLens, FrozenLM, Report
 from consistency_lens.activations.blocks import Blocks
-from consistency_lens.base.checkpoint import checkpoints
-from consistency_lens.cli.parsing import parse
+from consistency_lens.base.saving.checkpoint import checkpoints
+from consistency_lens.cli.parsing.request import parse
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen.sites import resolve_sites
 from consistency_lens.sparse.modeling import CrosslayerTranscoder

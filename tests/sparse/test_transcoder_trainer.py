@@ -20,9 +20,9 @@ from two_processes import in_two_processes
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import ProvenanceMismatch
-from consistency_lens.sparse.holding import HeldSparsity
-from consistency_lens.sparse.state import FILE
 from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
+from consistency_lens.sparse.training.holding import HeldSparsity
+from consistency_lens.sparse.training.state import FILE
 
 JUMPRELU = {"nonlinearity": "jumprelu", "k": None}
 

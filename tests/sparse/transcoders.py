@@ -9,8 +9,8 @@ from tiny import shared_lm
 from torch import Tensor
 
 from consistency_lens.frozen import FrozenLM
+from consistency_lens.sparse.coding.standardising import Moments
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.standardising import Moments
 
 
 def activations(tokens: int = 40, sites: int = 4, size: int = 32, seed: int = 0) -> Tensor:

@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 from consistency_lens.frozen import FrozenLM, Prefix
 from consistency_lens.text import controls
 from consistency_lens.text.configuration import ConsistencyLensConfig
-from consistency_lens.text.generation import Noise, Words
-from consistency_lens.text.parts import LensEncoder
+from consistency_lens.text.parts.decoder_encoder import LensEncoder
+from consistency_lens.text.parts.generation import Noise, Words
 from consistency_lens.text.readability import nll_with_gradient
-from consistency_lens.text.warm_start import starting_words
+from consistency_lens.text.starting.warm_start import starting_words
 
 LENGTHS = (12, 7, 3, 9, 5, 8)
 ROWS, LENGTH, PAD = len(LENGTHS), 6, 0

@@ -11,7 +11,7 @@ from lens_runs import first_batch, stirred, tiny_lens, trainer_of
 from tiny import tiny_lm
 from torch.utils.flop_counter import FlopCounterMode
 
-from consistency_lens.base.flops import Pass, Size
+from consistency_lens.base.watching.flops import Pass, Size
 from consistency_lens.frozen import FrozenLM
 
 TOLERANCE = 0.1  # the first block's inputs need no gradient, and maps are not counted

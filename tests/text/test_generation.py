@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from consistency_lens.text.generation import (
+from consistency_lens.text.parts.generation import (
     Noise,
     Words,
     leave_one_out,

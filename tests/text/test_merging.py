@@ -14,7 +14,7 @@ from lens_runs import stirred, tiny_lens
 from tiny import tiny_lm
 
 from consistency_lens import BadInput, ConsistencyLens
-from consistency_lens.base.callbacks import MovingAverage
+from consistency_lens.base.watching.callbacks import MovingAverage
 
 KINDS = [("lora", "lora"), ("lora", "full"), ("full", "lora"), ("lora", "projections"), ("projections", "lora")]
 

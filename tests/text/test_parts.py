@@ -13,8 +13,8 @@ from torch import Tensor
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.configuration import ConsistencyLensConfig
-from consistency_lens.text.generation import Noise, Words
 from consistency_lens.text.modeling import ConsistencyLens
+from consistency_lens.text.parts.generation import Noise, Words
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 CASES = ["llama", "gpt2", "gpt_neox", "gemma2", "gemma3-vision", "gemma3-window", "qwen2-window", "phi3", "olmo2"]

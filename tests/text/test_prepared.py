@@ -14,10 +14,10 @@ from tiny import shared_lm
 
 from consistency_lens.activations import Activations
 from consistency_lens.frozen import FrozenLM
-from consistency_lens.text import prepared
 from consistency_lens.text.configuration import ConsistencyLensConfig
-from consistency_lens.text.prepared import PreparedTexts
-from consistency_lens.text.starting import StartingTexts
+from consistency_lens.text.starting import prepared
+from consistency_lens.text.starting.prepared import PreparedTexts
+from consistency_lens.text.starting.texts import StartingTexts
 
 
 @pytest.fixture

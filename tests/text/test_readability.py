@@ -9,9 +9,9 @@ import pytest
 import torch
 from lens_runs import first_batch, trainer_of
 
-from consistency_lens.text.generation import Words
+from consistency_lens.text.parts.generation import Words
 from consistency_lens.text.readability import MISQUOTED, surprise_in_place
-from consistency_lens.text.warm_start import Doubt
+from consistency_lens.text.starting.warm_start import Doubt
 
 
 def test_a_quote_is_judged_by_the_context_and_a_general_word_says_nothing_false(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny import tiny_lm
 
 from consistency_lens import BadInput, ConsistencyLens, LensDecoder, LensEncoder, ProvenanceMismatch
-from consistency_lens.text.generation import Noise, Words
+from consistency_lens.text.parts.generation import Noise, Words
 
 KINDS = ["full", "lora", "projections"]
 

@@ -10,8 +10,8 @@ from transformers import AutoConfig
 
 from consistency_lens.budget import Work
 from consistency_lens.budget.memory import trained_of
-from consistency_lens.frozen.anatomy import blocks_of
-from consistency_lens.text.sizing import sizes_of
+from consistency_lens.frozen.anatomy.parts import blocks_of
+from consistency_lens.text.planning.sizing import sizes_of
 
 CASES = [case for case in TINY_CONFIGS if "-" not in case or case == "gemma3-vision"]
 

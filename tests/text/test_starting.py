@@ -8,9 +8,9 @@ from tiny import VOCABULARY, padded_batch
 
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.configuration import ConsistencyLensConfig
-from consistency_lens.text.generation import Words
-from consistency_lens.text.starting import StartingTexts
-from consistency_lens.text.warm_start import NO_DOUBT, Doubt, starting_words
+from consistency_lens.text.parts.generation import Words
+from consistency_lens.text.starting.texts import StartingTexts
+from consistency_lens.text.starting.warm_start import NO_DOUBT, Doubt, starting_words
 
 
 @pytest.fixture

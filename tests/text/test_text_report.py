@@ -17,7 +17,7 @@ from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import HeldOut, Report, evaluate
 from consistency_lens.evaluation.presenting.tables import tables_of
 from consistency_lens.frozen import Edit
-from consistency_lens.frozen.provenance import ProvenanceMismatch
+from consistency_lens.frozen.loading.provenance import ProvenanceMismatch
 from consistency_lens.text.report import TextReport
 
 

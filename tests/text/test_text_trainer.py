@@ -15,10 +15,10 @@ from torch import Tensor
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
 from consistency_lens.objectives import entropy_of, kl_of, nll_of
-from consistency_lens.text.generation import Noise, Words
+from consistency_lens.text.parts.generation import Noise, Words
 from consistency_lens.text.readability import MISQUOTED
+from consistency_lens.text.starting.warm_start import Doubt
 from consistency_lens.text.trainer import ConsistencyLensTrainer
-from consistency_lens.text.warm_start import Doubt
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 WAYS: list[Any] = [("full", "policy"), ("lora", "parallel"), ("projections", "sequential")]

@@ -15,8 +15,8 @@ from tiny import tiny_lm
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from consistency_lens.text.generation import Noise
 from consistency_lens.text.modeling import ConsistencyLens
+from consistency_lens.text.parts.generation import Noise
 
 WORDS = 101  # no other product has this width
 WAITS = ("_local_scalar_dense", "lift_fresh", "nonzero", "unique", "masked_select", "item", "repeat_interleave")

@@ -9,8 +9,8 @@ from tiny import VOCABULARY, padded_batch, shared_lm
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, Prefix
 from consistency_lens.text.configuration import ConsistencyLensConfig
-from consistency_lens.text.generation import Words
-from consistency_lens.text.warm_start import WARM_STARTS, Doubt, starting_words
+from consistency_lens.text.parts.generation import Words
+from consistency_lens.text.starting.warm_start import WARM_STARTS, Doubt, starting_words
 
 LENGTHS = (12, 7, 1, 9)
 KINDS = [kind for kind in WARM_STARTS if kind != "none"]

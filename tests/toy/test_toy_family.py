@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from consistency_lens.auto import FAMILIES, AutoLens, evaluate_lens
 from consistency_lens.base.comparing import Joint, apply_lens
-from consistency_lens.base.samples import FILE
+from consistency_lens.base.watching.samples import FILE
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report
 from consistency_lens.frozen import Edit, FrozenModels, ProvenanceMismatch

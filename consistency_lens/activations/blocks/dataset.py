@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
+from ..contexts.rows import SPLITS
 from ..manifest import read_metadata, read_statistics, require_sealed
-from ..rows import SPLITS
 from ..storage import METADATA, PROGRESS, STATISTICS, Shard
 from .documents import Labels, Tokens, labels_of
 from .encoding import STORED

@@ -14,8 +14,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ...errors import BadInput
+from ..contexts.rows import SPLITS, require_fractions, split_of
 from ..corpus import Document
-from ..rows import SPLITS, require_fractions, split_of
 
 
 @dataclass(frozen=True)

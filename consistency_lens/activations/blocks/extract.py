@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
-from ...frozen.anatomy import longest_context
+from ...frozen.anatomy.parts import longest_context
 from ..chunked import ChunkedExtraction, ahead, room_of
 from ..corpus import Corpus
 from ..storage import ChunkNote

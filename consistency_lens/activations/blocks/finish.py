@@ -11,9 +11,9 @@ import numpy as np
 
 from ...card import render_card, write_card
 from ...frozen import Provenance
+from ..contexts.rows import SPLITS
 from ..finish import CARD, FORMAT, card_facts, gathered, write_statistics
 from ..manifest import sealed
-from ..rows import SPLITS
 from ..storage import METADATA, ChunkNote, naming_a_full_disk, write_json
 
 if TYPE_CHECKING:

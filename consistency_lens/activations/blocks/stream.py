@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ...errors import BadInput, is_full_disk
 from ...frozen import FrozenLM, Provenance
+from ..contexts.rows import SPLITS
 from ..corpus import Corpus
-from ..rows import SPLITS
 from ..statistics import SiteStatistics
 from .dataset import WholeDocuments
 from .documents import BlockRules, Labels, Tokens, labels_of, packed, prepare

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rows import SPLITS
+from ..contexts.rows import SPLITS
 from ..statistics import SKETCH_SIZE, SiteStatistics, sketch
 from ..storage import ChunkNote, Shard
 from .documents import Tokens, labels_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...errors import BadInput
+from ..contexts.rows import RowRules
 from ..corpus import CorpusArguments
-from ..rows import RowRules
 
 FORMATS = ("text", "squad", "hotpotqa", "columns")
 

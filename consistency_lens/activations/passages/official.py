@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ...errors import BadInput
-from ...frozen.provenance import hash_files
+from ...frozen.loading.provenance import hash_files
 from ..corpus import Corpus
 from .arguments import PassageArguments
 from .formats import columns_of

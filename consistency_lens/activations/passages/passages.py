@@ -13,11 +13,11 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from ...errors import BadInput
 from ...frozen import ProvenanceMismatch
-from ...frozen.provenance import compare_fields
+from ...frozen.loading.provenance import compare_fields
+from ..contexts.rows import SPLITS, RowRules, split_of
 from ..corpus import Corpus, CorpusArguments, Document
 from ..folder import ExtractionFolder
 from ..manifest import FILES, SEAL, read_metadata, require_sealed
-from ..rows import SPLITS, RowRules, split_of
 from ..storage import METADATA, Shard
 from .arguments import PassageArguments
 from .build import Build

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 from datasets import Dataset, Features
 
+from ..contexts.rows import SPLITS
 from ..manifest import sealed
-from ..rows import SPLITS
 from ..storage import METADATA, Shard, write_json, write_layout, write_shard
 
 ROWS_PER_SHARD = 1 << 16

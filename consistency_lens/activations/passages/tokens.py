@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, FrozenModels
-from ...frozen.provenance import hash_tokenizer
+from ...frozen.loading.provenance import hash_tokenizer
 
 Models = FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM]
 BOS_POLICIES = ("auto", "always", "never")

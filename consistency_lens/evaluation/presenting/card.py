@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...base.saving import REPORT
+from ...base.saving.lens_files import REPORT
 from ...card import CardFacts, Control, Explanation, Measured, Section
 from ...card import Part as CardPart
 from ..about import LENS

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
 from consistency_lens.activations.blocks.documents import BlockRules, Tokens, labels_of, packed, prepare
-from consistency_lens.activations.rows import RowRules
-from consistency_lens.activations.rows import prepare as rows_of
+from consistency_lens.activations.contexts.rows import RowRules
+from consistency_lens.activations.contexts.rows import prepare as rows_of
 from consistency_lens.errors import BadInput
 
 TEXTS = ["", "w1", "w1 w2", *random_texts(60, shortest=3)]

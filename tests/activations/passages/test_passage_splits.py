@@ -12,9 +12,9 @@ from datasets import Dataset, DatasetDict
 from extracting import corpus_of, extract_to, random_texts
 
 from consistency_lens.activations import Activations, CorruptShard
+from consistency_lens.activations.contexts.rows import split_of
 from consistency_lens.activations.passages import PassageArguments, Passages
 from consistency_lens.activations.passages.sinks import Shards
-from consistency_lens.activations.rows import split_of
 from consistency_lens.errors import BadInput
 
 HELD_OUT = {"validation_fraction": 0.2, "test_fraction": 0.2}

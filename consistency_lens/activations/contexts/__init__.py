@@ -1,0 +1,1 @@
+"""Rows of one position with its context and its activations."""

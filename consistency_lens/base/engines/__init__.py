@@ -1,0 +1,1 @@
+"""Several processes: which engine spreads the weights, and what a lens needs under it."""

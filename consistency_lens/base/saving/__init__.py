@@ -1,0 +1,1 @@
+"""Files of a lens: written, read back, pushed, and described."""

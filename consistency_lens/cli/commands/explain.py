@@ -1,0 +1,53 @@
+"""`run_lens.py explain`: a text, token by token."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ...errors import BadInput
+from ..parsing.request import Request
+from .report import load_lens, named_lens, shown
+
+
+def explain(request: Request) -> None:
+    """A table for people, or one JSON object per line."""
+    named_lens(request)
+    if not request.text:
+        raise BadInput("text", request.text, 'Write what to explain: run_lens.py explain --lens RUN "some text".')
+    positions = parse_positions(request.explanation.positions)
+    rows = load_lens(request).explain(request.text, positions)
+    if not PartialState().is_main_process:
+        return
+    if request.explanation.json:
+        for row in rows:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    table = Table(header_style="dim", box=None)
+    for name in ("#", "token", "explanation", "KL", "says next", "with the swap"):
+        table.add_column(name, justify="right" if name in ("#", "KL") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(
+            str(row["position"]),
+            f"[bold cyan]{escape(row['token'])}[/]",
+            f"[bold]{escape(row['explanation'])}[/]",
+            f"{row['kl']:.3f}",
+            escape(shown(row["before"][:2])),
+            escape(shown(row["after"][:2])),
+        )
+    Console().print(table)
+
+
+def parse_positions(given: str | None) -> list[int] | None:
+    """`3,5,-1` as numbers."""
+    if given is None:
+        return None
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError as error:
+        raise BadInput("positions", given, "Write whole numbers with commas between, as in 3,5,-1.") from error

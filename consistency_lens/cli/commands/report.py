@@ -1,0 +1,206 @@
+"""`run_lens.py evaluate`: the report of a lens, and a few of its explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ...activations import Activations
+from ...auto import (
+    FAMILIES,
+    AutoLens,
+    evaluate_lens,
+    family_of,
+    find_subject,
+    is_demo,
+    lens_folder,
+    read_config,
+    report_of,
+)
+from ...base.comparing.rows import CLOSE, OPEN
+from ...base.configuration import ONE_MODEL
+from ...base.modeling import LensModel
+from ...base.saving.lens_card import TrainingRecord
+from ...card import Explanation
+from ...errors import BadInput
+from ...evaluation import Report
+from ...evaluation.examples import examples
+from ...frozen import FrozenLM
+from ..final_card import finish_card
+from ..opening import console, load_model, load_others, model_path, open_data, own_device
+from ..parsing.request import Request, run_of
+from ..run_folder import HISTORY, REPORT, Log, read_history
+
+SHOWN, WORDS, HORIZON = 4, 14, 8
+
+
+def evaluate(request: Request, exits: ExitStack) -> Report:
+    """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
+    home, split = run_of(named_lens(request)), request.report.report_split
+    try:
+        activations = open_data(request)
+    except BadInput:
+        require_family(request)  # data of another kind, for a lens of another family, has nothing wrong with it
+        raise
+    require_split(activations, split)
+    require_family(request)
+    home_of_lens = Path(lens_folder(named_lens(request)))
+    TrainingRecord.load(home_of_lens)  # the card tells it again: it can be read, or nothing is begun
+    lens = load_lens(request)
+    assert lens.subject is not None
+    history = None
+    if home is not None and (home / HISTORY).is_file():
+        history = read_history(home)
+    folder = report_folder(request, home)
+    if PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        exits.enter_context(Log(folder, request.values["hub_token"]))
+    return judge_run(request, lens, activations, folder, history, home_of_lens, home)
+
+
+def require_family(request: Request) -> None:
+    """Raise where a lens is of another family than the options, which nobody could know of one on the Hub."""
+    config, _ = read_config(lens_folder(named_lens(request)), token=request.values["hub_token"])
+    found = family_of(config, named_lens(request))
+    if FAMILIES[request.options.family] != found:
+        (right,) = (name for name, family in FAMILIES.items() if family == found)
+        raise BadInput("family", request.options.family, f"Use --family {right}.", why="the lens is of another one")
+
+
+def named_lens(request: Request) -> str:
+    if request.run.lens is None:
+        raise BadInput("lens", None, "Name a run folder, a lens folder, or a lens on the Hub: --lens outputs/...")
+    return request.run.lens
+
+
+def report_folder(request: Request, home: Path | None) -> Path:
+    """Where a report goes: what is named, else the run, else the lens's folder; for a lens from the Hub, its name."""
+    where = named_lens(request)
+    if request.values["output_dir"] is not None:
+        return Path(request.values["output_dir"])
+    return home or (Path(where) if Path(where).is_dir() else Path("outputs") / where.replace("/", "-"))
+
+
+def load_lens(request: Request) -> LensModel:
+    """The lens that is named, with the subject that is named or that it was made for."""
+    where, subject, token = named_lens(request), request.subject, request.values["hub_token"]
+    others = load_others(subject)
+    if subject.model_name_or_path is None:
+        device_map = subject.device_map or own_device()
+        return AutoLens.from_pretrained(where, others or None, device_map=device_map, token=token)
+    first = load_model(model_path(subject), subject)
+    return AutoLens.from_pretrained(where, {ONE_MODEL: first, **others} if others else first, token=token)
+
+
+def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
+    """For a second lens beside this one: the same subject, or, since adapters of two lenses do not go onto one set of
+    weights, a second copy."""
+    assert lens.subject is not None
+    if not lens.config.has_adapters:
+        return lens.subject
+    if request.subject.model_name_or_path is None:
+        device_map = request.subject.device_map or own_device()
+        return find_subject(lens.config.origin, device_map=device_map, token=request.values["hub_token"])
+    return load_model(model_path(request.subject), request.subject)
+
+
+def companion(name: str, home: Path | None, lens: LensModel, request: Request) -> LensModel | None:
+    """The lens of that name in a run's folder, if there is one."""
+    if home is None or not (home / name / "config.json").is_file():
+        return None
+    return AutoLens.from_pretrained(home / name, subject=model_for_another(lens, request))
+
+
+def require_split(activations: Activations, split: str) -> None:
+    if not len(activations.splits.get(split, [])):
+        full = [name for name, rows in activations.splits.items() if len(rows)]
+        fix = f"Use --report_split {' or '.join(full)}, or extract with a larger {split}_fraction."
+        raise BadInput("report_split", split, fix, why="it has no rows")
+
+
+def judge_run(
+    request: Request,
+    lens: LensModel,
+    activations: Activations,
+    folder: Path,
+    history: Sequence[Mapping[str, Any]] | None,
+    home: Path,
+    run: Path | None = None,
+) -> Report:
+    """Evaluate, save and show; every process does the same, the main one writes.
+
+    Args:
+        request: what was asked for.
+        lens: with its model.
+        activations: to evaluate on.
+        folder: that the report goes into.
+        history: of the training, for the curves.
+        home: the folder of the lens, which gets the card, if it is one.
+        run: the folder whose other lenses the report compares with. Default: `folder`.
+    """
+    others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
+    beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
+    given = request.report
+    assert lens.models is not None
+    of_family = {**beside, **of_world(lens, activations, request)}
+    main = PartialState().is_main_process
+    held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
+    report = evaluate_lens(
+        lens,
+        lens.models,
+        activations,
+        split=given.report_split,
+        max_rows=given.report_rows,
+        batch_size=given.report_batch_size,
+        horizon=min(HORIZON, held) if given.report_horizon is None else given.report_horizon,
+        training_history=history,
+        progress=main,
+        **of_family,
+    )
+    if main:
+        report.save(folder / REPORT)
+        card = finish_card(lens, report, activations, folder / REPORT, home) if home.is_dir() else None
+        report.show(console)
+        console.print()
+        console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))
+        console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)
+        if card is not None:
+            console.print(f"card in [bold]{escape(str(card))}[/]", highlight=False, soft_wrap=True)
+    return report
+
+
+def of_world(lens: LensModel, activations: Activations, request: Request) -> dict[str, Any]:
+    """What a world whose truth is known adds to the report of a text lens."""
+    if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
+        return {}
+    from ...demo.held import Held
+    from ...demo.judge import FACT_COLUMNS, FactJudge, reword_all
+
+    if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
+        return {"reword": reword_all}
+    (site,) = lens.config.sites or [""]
+    return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
+
+
+def table_of(rows: Sequence[Explanation]) -> Table:
+    """What the model had read, what the lens made of it, what the model predicts without and with the edits."""
+    title = f"{len(rows)} explanations"
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for name in ("context, up to the token that is read", "explanation", "KL", "predicts", "with the edits"):
+        table.add_column(name, justify="right" if name == "KL" else "left", overflow="fold")
+    for row in rows:
+        context = Text(" ".join(row.context.split()[-WORDS:]))
+        context.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold cyan")
+        table.add_row(context, Text(row.text, "bold"), f"{row.score:.3f}", Text(row.before), Text(row.after))
+    return table
+
+
+def shown(predictions: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{token.strip() or repr(token)} {chance:.2f}" for token, chance in predictions)

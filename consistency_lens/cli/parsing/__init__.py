@@ -1,0 +1,1 @@
+"""From words to a `Request`: options, recipes, and what is said of those that are not known."""

@@ -1,0 +1,165 @@
+"""The options that all families share: one dataclass for each thing that a run is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...base.configuration import ONE_MODEL
+from ...errors import BadInput
+from ...frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
+
+
+@dataclass
+class SubjectArguments:
+    """The frozen LLM under study."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Model: its Hub id, a local folder or .gguf file, or 'demo' for the offline one."},
+    )
+    other_models: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further models of a lens that serves several, each as NAME=ID; the first is named base."},
+    )
+    gguf_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a .gguf file in that folder or repository, which is loaded instead of its other weights."
+        },
+    )
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    dtype: str = field(
+        default="auto", metadata={"help": "Dtype of the weights. auto: as in the checkpoint.", "choices": list(DTYPES)}
+    )
+    quantization: str = field(
+        default="none",
+        metadata={"help": "Quantization of the weights, by bitsandbytes.", "choices": list(QUANTIZATION)},
+    )
+    attn_implementation: str = field(
+        default="auto",
+        metadata={
+            "help": "Attention implementation. auto: the fastest that is installed and supported.",
+            "choices": list(ATTENTION),
+        },
+    )
+    device_map: str | None = field(
+        default=None,
+        metadata={
+            "help": "Device map, as in transformers ('auto' splits a large model). Default: the device of the process."
+        },
+    )
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Name -> place of each further model."""
+        found: dict[str, str] = {}
+        for given in self.other_models:
+            name, equals, place = given.partition("=")
+            if not (name and equals and place) or name in (ONE_MODEL, *found):
+                fix = f"Write NAME=ID with another name for each; {ONE_MODEL} is that of model_name_or_path."
+                raise BadInput("other_models", given, fix)
+            found[name] = place
+        return found
+
+    def loading(self) -> dict[str, Any]:
+        """How to load it, wherever it lies."""
+        names = ("revision", "dtype", "quantization", "attn_implementation")
+        return {name: vars(self)[name] for name in names}
+
+
+@dataclass
+class RunArguments:
+    """The run itself."""
+
+    family: str = field(default="text", metadata={"help": "Family of the lens, named after the medium of its code."})
+    activations: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub dataset of activations that are there already. Default: activations_dir."},
+    )
+    stream_activations: bool = field(
+        default=False,
+        metadata={
+            "help": "Training rows are read from the corpus during training and never stored; "
+            "held-out rows and the mean "
+            "come from --activations, made of the same corpus by the same rules."
+        },
+    )
+    stream_buffer: int = field(
+        default=4096, metadata={"help": "Number of rows of the stream that are shuffled together."}
+    )
+    lens: str | None = field(
+        default=None,
+        metadata={"help": "Lens to evaluate or explain with: a run folder, a lens folder, or an id on the Hub."},
+    )
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of CPU threads of each process. Default: OMP_NUM_THREADS, or all cores; "
+            "a single process that "
+            "`accelerate launch` started with 1 takes all cores, unless this option is 1."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Number of evaluations without a better metric_for_best_model after which training stops."},
+    )
+
+
+@dataclass
+class ReportArguments:
+    """What the report is made of."""
+
+    report_split: str = field(default="test", metadata={"help": "Split that the report is made on; train flatters."})
+    report_rows: int | None = field(
+        default=None, metadata={"help": "Number of rows in the report, drawn from all documents. Default: all."}
+    )
+    report_batch_size: int = field(default=64, metadata={"help": "Number of rows per pass."})
+    report_horizon: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of true next positions that the report compares as well. Default: 8, or "
+            "all that rows have."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("report_rows", "report_batch_size"):
+            given = vars(self)[name]
+            if given is not None and given < 2:
+                raise BadInput(name, given, "Use 2 or more: each row needs a partner of another document.")
+
+
+@dataclass
+class ExplainArguments:
+    """What `explain` shows."""
+
+    positions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Positions of tokens to explain, as in 3,5 or (with =) --positions=-2,-1. "
+            "Default: all but the first."
+        },
+    )
+    json: bool = field(
+        default=False,
+        metadata={"help": "JSON on stdout and nothing else: an object per token; for plan, a single one."},
+    )
+
+
+@dataclass
+class PublishArguments:
+    """What goes to the Hub under which name. The token is `hub_token`, or that of this machine."""
+
+    repo_id: str | None = field(
+        default=None, metadata={"help": "Repository that publish writes to, as in owner/name."}
+    )
+    private: bool = field(default=False, metadata={"help": "Private: a new repository is visible to its owner alone."})
+    space: bool = field(
+        default=False,
+        metadata={"help": "Space: publish also puts the explorer of the lens there, as a Space of that name."},
+    )
+    hub_dataset_id: str | None = field(
+        default=None,
+        metadata={"help": "Dataset repository for the rows. Default with extract --push_to_hub: the folder's name."},
+    )

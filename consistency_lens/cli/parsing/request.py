@@ -1,0 +1,330 @@
+"""From words to a `Request`: recipe first, then options."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser
+from transformers.utils import CONFIG_NAME
+
+from ...activations import CorpusArguments
+from ...auto import lens_folder, name_of_family, read_config
+from ...base.family_run import FamilyRun
+from ...errors import BadInput
+from ...schema import require_place
+from ...text.options import PlanOptions
+from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
+from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
+from .recipes import as_options, less, load_recipe, meant, recipe_names
+
+DEMO = "demo"
+RUN_ALL = "run"
+COMMANDS = {
+    "extract": "read a corpus at some sites of a model, and store the rows as Arrow",
+    "train": "train a lens on rows that are there",
+    "evaluate": "judge a lens on held-out documents, beside every control",
+    "explain": "say in words what each token of a text makes the model think",
+    "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
+    "publish": "put a lens with its card and report on the Hub, and a page to look at it",
+}
+COMMON = ("run", "extract", "train", "evaluate", "explain", "publish")  # what every family has
+_ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
+
+
+@dataclass
+class Request:
+    """What was asked for.
+
+    Args:
+        command: one of `COMMANDS`, or `run` for all of them in turn.
+        values: every option by its name on the command line, settled.
+        options: those of its family.
+        text: what `explain` is to read.
+        given: the fields that options name, whatever a recipe says.
+        config: the recipe that was named.
+        folder: of the run, once it has one; `named_itself`: nobody has named it.
+        stage: of a whole run: the command whose work it is at.
+    """
+
+    command: str
+    values: dict[str, Any]
+    options: Options = field(default_factory=lambda: options_of(DEFAULT_FAMILY), compare=False)
+    text: str | None = None
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    config: str | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False)
+    named_itself: bool = field(default=False, compare=False)
+    stage: str = field(default="", compare=False)
+
+    def part(self, arguments: Any) -> Any:
+        """One of the dataclasses, filled in."""
+        own = self.options.own_names(arguments)
+        given = {f.name: self.values[own.get(f.name, f.name)] for f in fields(arguments) if f.init}
+        if own and given["output_dir"] is None:
+            given["output_dir"] = arguments().output_dir
+        return arguments(**given)
+
+    @property
+    def family(self) -> FamilyRun:
+        """What the family adds to this run."""
+        return self.options.run(self.values)
+
+    @property
+    def subject(self) -> SubjectArguments:
+        return self.part(SubjectArguments)
+
+    @property
+    def corpus(self) -> CorpusArguments:
+        return self.part(CorpusArguments)
+
+    @property
+    def extraction(self) -> Any:
+        """How the family's data is made."""
+        return self.part(self.options.run.data_options)
+
+    @property
+    def run(self) -> RunArguments:
+        return self.part(RunArguments)
+
+    @property
+    def report(self) -> ReportArguments:
+        return self.part(ReportArguments)
+
+    @property
+    def explanation(self) -> ExplainArguments:
+        return self.part(ExplainArguments)
+
+    @property
+    def plan(self) -> PlanOptions:
+        return self.part(PlanOptions)
+
+    @property
+    def publishing(self) -> PublishArguments:
+        return self.part(PublishArguments)
+
+    @property
+    def use_cpu(self) -> bool:
+        return self.values["use_cpu"]
+
+    def training(self, **changes: Any) -> Any:
+        """For the trainer, with `changes`. transformers refuses some combinations without naming a field."""
+        given = {name: self.values[name] for name in self.options.fields_of(TRAINING)}
+        try:
+            return self.options.training(**given | changes)
+        except BadInput:
+            raise
+        except (ValueError, ImportError) as error:
+            raise BadInput("training", "these arguments", "Change what it names.", why=str(error)) from error
+
+
+class Parser(HfArgumentParser):
+    """One among several processes says what is wrong with the options that all were given.
+
+    Args:
+        options: of the family.
+        whole: its help shows every option that is not transformers' own, and not the usual ones alone.
+    """
+
+    def __init__(self, options: Options, whole: bool = False, **kwargs: Any) -> None:
+        self.options, self.whole = options, whole
+        super().__init__([options.as_class()], **kwargs)
+
+    def error(self, message: str) -> Any:
+        let_the_main_process_speak()
+        super().error(message)
+
+    def print_help(self, file: Any = None) -> None:
+        if rank() == 0:
+            super().print_help(file)
+
+    def format_help(self) -> str:
+        """Fields in groups. Of transformers' own, the usual ones: a page that is read beats one that is whole."""
+        width = int(os.environ.get("COLUMNS", "100"))
+        parts = [self.format_usage(), "\n".join(f"  {name:<10}{said}" for name, said in COMMANDS.items())]
+        parts.append(f"  {'':<10}no command: extract, train and evaluate in turn")
+        lines = {"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}
+        parts += ["", *_paragraphs(lines, width)]
+        for group in self.options.groups:
+            fields_of, inherited = self.options.fields_of(group), self.options.inherited
+            training, whole = group == TRAINING, self.whole
+            own = {
+                name: given
+                for name, given in fields_of.items()
+                if not training or name in self.options.first or (whole and name not in inherited)
+            }
+            own = dict(sorted(own.items(), key=lambda item: item[0] in inherited))
+            parts += ["", f"{group}:", *_paragraphs({f"--{n}": _described(n, f) for n, f in own.items()}, width)]
+            if group == TRAINING:
+                more = "every other field" if whole else "--help_all for the rest, and every field"
+                parts.append(f"  ... and {more} of transformers' TrainingArguments.")
+        return "\n".join([*parts, "", textwrap.fill(str(self.epilog), width), ""])
+
+
+def _described(name: str, given: Field[Any]) -> str:
+    choices = given.metadata.get("choices")
+    said = help_of(name, given) + (f" One of {', '.join(map(str, choices))}." if choices else "")
+    default = given.default_factory() if given.default_factory is not MISSING else given.default
+    if name in ("output_dir", "activations_dir") or default in (None, [], "", MISSING):
+        return said
+    return f"{said} (default: {' '.join(default) if isinstance(default, list) else default})"
+
+
+def _paragraphs(lines: dict[str, str], width: int) -> list[str]:
+    column = 30
+    found = []
+    for option, said in lines.items():
+        wrapped = textwrap.wrap(said, max(20, width - column)) or [""]
+        first = f"  {option:<{column - 2}}"
+        if len(option) > column - 4:
+            found.append(f"  {option}")
+            first = " " * column
+        found += [first + wrapped[0], *(" " * column + line for line in wrapped[1:])]
+    return found
+
+
+def new_parser(options: Options, whole: bool = False) -> Parser:
+    parser = Parser(
+        options,
+        whole,
+        prog="run_lens.py",
+        allow_abbrev=False,
+        usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe] [--any_field value]",
+        epilog="Recipes: " + ", ".join(recipe_names()) + ". demo is the default where no model and no text is named.",
+    )
+    parser.add_argument("--config", default=None)
+    parser.add_argument("text", nargs="?", default=None)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Command and arguments: recipe first, then options. Where no model and no text is named, the offline demo."""
+    words = list(argv)
+    command = RUN_ALL
+    if words and not words[0].startswith("-"):
+        command = words.pop(0)
+        if command not in COMMANDS:
+            raise BadInput("command", command, f"{meant(command, COMMANDS)}Use one of {', '.join(COMMANDS)}.")
+    options = options_of(_family_of(command, words))
+    if command not in (*COMMON, *options.run.commands):
+        fix = f"Use one of {', '.join(name for name in COMMANDS if name in (*COMMON, *options.run.commands))}."
+        raise BadInput("command", command, fix, why=f"a lens of the family {options.family} has no such command")
+    parser = new_parser(options, whole="--help_all" in words)
+    words = ["--help" if word == "--help_all" else word for word in _answered(words, options)]
+    absent = object()
+    nothing = Namespace(**dict.fromkeys([*options.names, "config", "text"], absent))
+    known, unknown = parser.parse_known_args(words, nothing)
+    explicit = {name: value for name, value in vars(known).items() if value is not absent}
+    _require_places(explicit)
+    text = explicit.pop("text", None)  # argparse puts its default there all the same
+    if text is not None and command != "explain":
+        unknown.append(text)
+    if unknown:
+        given = unknown[0].split("=")[0]
+        if given in COMMANDS:
+            raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
+        every = ["--" + name for name in options.names]
+        raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
+    recipe = less(_recipe(command, explicit), explicit)
+    _require_family(recipe, options)
+    _require_places(recipe)
+    settled = vars(parser.parse_args([*as_options(recipe, options), *words]))  # what comes later wins
+    values = {name: settled[name] for name in options.names}
+    if command == "extract":
+        for shared, own in OWN_NAMES.items():
+            if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
+                values[own] = values[shared]
+    if values["other_models"] and not options.run.several:
+        fix = "Leave them out."
+        raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
+    request = Request(command, values, options, text, frozenset(explicit), explicit.get("config"))
+    request.subject.others  # noqa: B018  raises where a name is missing or stands twice
+    return request
+
+
+def _family_of(command: str, words: Sequence[str]) -> str:
+    """The family that an option names, or else the recipe, or else the run that a lens lies in."""
+    given = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("family", "config", "lens"):
+        given.add_argument(f"--{name}", default=None)
+    said = given.parse_known_args([word for word in words if word not in ("-h", "--help")])[0]
+    if said.family is not None:
+        return said.family
+    named = {name: value for name, value in vars(said).items() if value is not None}
+    if not named:
+        return DEFAULT_FAMILY
+    _require_places(named)
+    recipe = _recipe(command, named | {"model_name_or_path": None})
+    if not recipe and said.lens is not None and (Path(lens_folder(said.lens)) / CONFIG_NAME).is_file():
+        return name_of_family(read_config(lens_folder(said.lens))[0], said.lens)
+    return str(recipe.get("family", DEFAULT_FAMILY))
+
+
+def _require_family(recipe: Mapping[str, Any], options: Options) -> None:
+    """Raise where a recipe, perhaps the demo's that nobody has named, is that of another family."""
+    theirs = str(recipe.get("family", DEFAULT_FAMILY))
+    if recipe and theirs != options.family:
+        own = [name for name in recipe_names() if load_recipe(name).get("family", DEFAULT_FAMILY) == options.family]
+        fix = f"Name a recipe of it with --config ({', '.join(own)}), or a model and texts."
+        raise BadInput("family", options.family, fix, why=f"the recipe is of the family {theirs}")
+
+
+def _require_places(given: Mapping[str, Any]) -> None:
+    """Raise where a folder, a file or a repository has a name that none can have."""
+    for name in PLACES & given.keys():
+        for value in given[name] if isinstance(given[name], list) else [given[name]]:
+            if isinstance(value, str):
+                require_place(value, name)
+
+
+def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
+    """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
+    if explicit.get("config"):
+        return load_recipe(explicit["config"])
+    if command == "publish":
+        return {}
+    if command in ("evaluate", "explain"):
+        home = run_of(explicit["lens"]) if explicit.get("lens") else None
+        return load_recipe(str(home / RECIPE)) if home else {}
+    if explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}:
+        return {}
+    return load_recipe(DEMO)
+
+
+PLACES = {"lens", "activations", "activations_dir", "output_dir", "train_file", "dataset_name", "model_name_or_path"}
+PLACES |= {"gguf_file", "resume_from_checkpoint", "repo_id", "hub_model_id", "hub_dataset_id", "logging_dir", "config"}
+RECIPE, RECORD = "recipe.yaml", "run.json"
+
+
+def run_of(lens: str) -> Path | None:
+    """The run folder that a lens lies in, if it lies in one."""
+    return next(
+        (f for f in (Path(lens), Path(lens).parent) if (f / RECORD).is_file() and (f / RECIPE).is_file()), None
+    )
+
+
+def _answered(words: Sequence[str], options: Options) -> list[str]:
+    """`--flag` as `--flag=true`, unless an answer follows: what comes behind a flag may be a text."""
+    flags = {f"--{name}" for name, kind in options.kinds.items() if kind in (bool, bool | None)}
+    found = []
+    for word, after in zip(words, [*words, "-"][1:], strict=True):
+        alone = word in flags and after.lower() not in _ANSWERS
+        found.append(f"{word}=true" if alone else word)
+    return found
+
+
+def rank() -> int:
+    """Of this process; also before there is a `PartialState` to ask."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def let_the_main_process_speak() -> None:
+    """Wait before an error is shown: where the main process fails alike, the launcher ends this one meanwhile."""
+    if rank() > 0:
+        time.sleep(5)

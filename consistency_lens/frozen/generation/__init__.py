@@ -1,0 +1,1 @@
+"""Generation under edits, token by token."""

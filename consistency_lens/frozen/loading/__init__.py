@@ -1,0 +1,1 @@
+"""From files to a frozen LLM, and where it comes from."""

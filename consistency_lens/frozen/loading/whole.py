@@ -1,0 +1,119 @@
+"""Whether the files of a frozen model are whole: what is damaged is refused in one line, and what is missing by name.
+
+transformers fills a weight that the files lack with random numbers, and goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
+
+from ...errors import BadInput
+from .load import quantization_of
+
+# What transformers, torch and safetensors raise on files that make no sense. Of a broken tokenizer, tokenizers raises
+# a bare `Exception`.
+_DAMAGED = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    *(SafetensorError, StrictDataclassError),
+)
+_FIELD = "model_name_or_path"
+_FIX = "Take the files that were saved together: download or save it again."
+_FIX_OF_ALL = "Check its files, and whether its architecture wants another version of transformers."
+# Constants that older versions saved. transformers knows them of most architectures, and says nothing of those.
+_NO_WEIGHT = re.compile(r"(^|\.)(masked_bias|rotary_emb\.inv_freq)$")
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_WEIGHTS_PER_BYTE = 16  # more than any way to pack them: 1 bit each, and every one used twice
+
+
+class refusing_damage(AbstractContextManager["refusing_damage"]):
+    """Within it, what is raised because the files of a model are damaged becomes a refusal in one line.
+
+    A model that cannot be reached, memory that is short and a package that is missing are no damage.
+
+    Args:
+        place: where the files lie.
+        field: the name under which the user knows it.
+        fix: what to do about it.
+    """
+
+    def __init__(self, place: str | Path, field: str = _FIELD, fix: str = _FIX_OF_ALL) -> None:
+        self.place, self.field, self.fix = Path(place), field, fix
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, (BadInput, torch.OutOfMemoryError)):
+            return
+        torn = isinstance(error, OSError) and self.place.is_dir()  # of a folder, a file that is not there
+        if kind is Exception or isinstance(error, _DAMAGED) or torn:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            why = f"transformers cannot load it: {kind.__name__ if kind else ''}: {' '.join(lines[:2])[:300]}"
+            raise BadInput(self.field, str(self.place), self.fix, why) from error
+
+
+def require_plausible(config: PreTrainedConfig, folder: Path) -> None:
+    """Raise where the configuration in a folder describes another model than the files beside it, before any room is
+    made for one: a size that somebody mistyped would take all memory. What is no folder has no files yet."""
+    shapes: dict[str, tuple[list[int], str]] = {}
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                found = tensors.get_slice(name)
+                shapes[name] = (found.get_shape(), found.get_dtype())
+    if not shapes:
+        return
+    layers = config.get_text_config().num_hidden_layers
+    if not 0 < layers <= len(shapes):
+        why = f"its config.json says num_hidden_layers={layers}, and its files hold {len(shapes)} tensors"
+        raise BadInput(_FIELD, str(folder), _FIX, why)
+    with torch.device("meta"):
+        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    expected = dict(model.named_parameters())
+    if quantization_of(config) == "none":
+        _require_fitting(expected, shapes, folder)
+    count, size = sum(p.numel() for p in expected.values()), sum(file.stat().st_size for file in files)
+    if count > _WEIGHTS_PER_BYTE * size:
+        why = f"its config.json describes {count:.3g} weights, and its files have {size:,} bytes"
+        raise BadInput(_FIELD, str(folder), _FIX, why)
+
+
+def _require_fitting(
+    expected: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[list[int], str]], folder: Path
+) -> None:
+    for name, (shape, dtype) in shapes.items():
+        wanted = expected.get(name)
+        if wanted is None:  # an older name, which transformers knows to translate, or one too many
+            continue
+        if torch.Size(shape).numel() != wanted.numel():
+            why = f"{name} is {list(wanted.shape)} by its config.json and {shape} in its files"
+            raise BadInput(_FIELD, str(folder), _FIX, why)
+        if dtype not in _FLOATS:
+            raise BadInput(_FIELD, str(folder), _FIX, why=f"{name} is no float in its files: {dtype}")
+
+
+def require_every_weight(place: str | Path, found: Mapping[str, Any]) -> None:
+    """Raise where a model got weights that were in no file, or the files have some that it has no place for.
+
+    Args:
+        place: what was loaded.
+        found: the loading info of transformers. Tied weights and buffers that it makes itself are not in it.
+    """
+    for kind, why in (("missing_keys", "its files lack"), ("unexpected_keys", "its architecture has no place for")):
+        if names := _shortened(name for name in found[kind] if not _NO_WEIGHT.search(name)):
+            raise BadInput(_FIELD, str(place), _FIX, f"{why} {names}")
+
+
+def _shortened(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,1 @@
+"""A code as bytes: quantised, packed, with everything counted."""

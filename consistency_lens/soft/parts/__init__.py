@@ -1,0 +1,1 @@
+"""The parts of a wire: what compresses, who reads, and where both start."""

@@ -1,0 +1,72 @@
+"""Another receiver for a wire that exists: its compressor stays, and the new adapter starts from shared words.
+
+Shapes: n words, d_z size of a vector.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import BadInput
+from ...frozen import FrozenLM, FrozenModels
+from ..configuration import LatentWireConfig
+from ..modeling import LatentWire
+from .receiver import Receiver, embedding_table, rms_of
+from .starting import fit_to_words
+
+logger = logging.getLogger(__name__)
+_PART = 4096  # words that are compressed together
+
+
+def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWire:
+    """A lens of one model more. It shares its other weights with `lens`, so that it reads the wires of `lens`, too.
+
+    Where the compressor reads tokens, the new adapter is a ridge map from the codes of single words to the new model's
+    embeddings of the same words. To train it alone, freeze the rest: `new.requires_grad_(False)`, then
+    `new.receiver(name).requires_grad_(True)`.
+
+    Args:
+        lens: with its models at hand.
+        frozen: the new model, of a name of its own.
+        seed: of the adapter, where no words are shared.
+    """
+    if lens.models is None:
+        raise BadInput("subject", None, "Load the lens with its models: AutoLens.from_pretrained(lens).")
+    models = FrozenModels([*lens.models.values(), frozen])
+    table, old = embedding_table(frozen), lens.config
+    own = {
+        "receivers": [*old.names, frozen.name],
+        "widths": [*(old.widths or []), frozen.hidden_size],
+        "embedding_rms": [*(old.embedding_rms or []), rms_of(table)],
+        **LatentWireConfig.fields_of(models.provenance({name: ["embed"] for name in models})),
+    }
+    config = LatentWireConfig.from_dict(old.to_dict() | own)
+    new = LatentWire(config, lens.compressor.lm, lens.tokenizer)
+    new.compressor = lens.compressor
+    new.receivers = nn.ModuleList([*lens.receivers, new.receivers[-1]])
+    new.models = models
+    receiver = new.receiver(frozen.name)
+    receiver.initialise(seed + len(models))
+    _start(new, receiver, frozen, table / receiver.rms)
+    return new.to(lens.device).train(lens.training)
+
+
+@torch.no_grad()
+def _start(lens: LatentWire, receiver: Receiver, frozen: FrozenLM, table: Tensor) -> None:
+    if receiver.modes is not None:
+        receiver.modes.copy_(table.mean(0).expand_as(receiver.modes))
+    name = lens.config.compressor_model
+    if name is None or lens.config.pooling != "contiguous":
+        logger.warning("%s: without a code for each single token, its adapter starts at random", frozen.name)
+        return
+    assert lens.models is not None
+    source, device = lens.models[name], lens.compressor.down.weight.device
+
+    def code_of(ids: Tensor) -> Tensor:
+        parts = ids.to(device)[:, None].split(_PART)
+        return torch.cat([lens.compressor(part, torch.ones_like(part))[0][:, 0] for part in parts])
+
+    fit_to_words(receiver, code_of, source.vocab_size, source, frozen, table)

@@ -1,0 +1,68 @@
+"""What a wire is compared with: parts of the text in as many soft tokens, and codes that know less.
+
+Shapes: B rows, P tokens of the longest passage, M soft tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...frozen import Edit, FrozenLM
+from ..code import LatentCode
+
+
+def own_words(model: FrozenLM, tokens: Mapping[str, Any], chosen: Tensor, mask: Tensor) -> Edit:
+    """Tokens of the passage as soft tokens of a model.
+
+    Args:
+        model: a receiver.
+        tokens: of a batch, for this model.
+        chosen: `[B, M]`, their places in the passage.
+        mask: `[B, M]`, which of these a row has.
+    """
+    ids = tokens["passage_ids"].to(model.device).gather(1, chosen)
+    value = model.model.get_input_embeddings()(ids)
+    return Edit("embed", value, tokens["bos"], "prepend", lm=model.name, mask=mask)
+
+
+def whole_text(model: FrozenLM, tokens: Mapping[str, Any]) -> Edit:
+    """The whole passage as soft tokens."""
+    mask = tokens["passage_mask"].to(model.device)
+    places = torch.arange(mask.shape[1], device=model.device).expand(mask.shape)
+    return own_words(model, tokens, places, mask)
+
+
+def truncated(model: FrozenLM, tokens: Mapping[str, Any], counts: Tensor, how: str) -> Edit:
+    """As many tokens of each passage as its code has vectors, of the model's own tokens: `first`, `last` or `thinned`.
+
+    A passage of fewer tokens is whole.
+    """
+    lengths = tokens["passage_mask"].to(model.device).sum(1)
+    kept = torch.minimum(counts.to(model.device), lengths)[:, None]
+    slots = torch.arange(int(kept.max()), device=model.device)
+    places = {
+        "first": slots.expand(len(lengths), -1),
+        "last": lengths[:, None] - kept + slots,
+        "thinned": slots * lengths[:, None] // kept,
+    }[how]
+    return own_words(model, tokens, places.clamp(max=int(lengths.max()) - 1), slots < kept)
+
+
+def others(documents: Tensor) -> Tensor:
+    """For each row, the next one of the batch that is of another document, `[B]`; itself where there is none."""
+    numbers, count = documents.tolist(), len(documents)
+    found = []
+    for row, own in enumerate(numbers):
+        steps = ((row + step) % count for step in range(1, count))
+        found.append(next((other for other in steps if numbers[other] != own), row))
+    return torch.tensor(found)
+
+
+def averaged(code: LatentCode) -> LatentCode:
+    """Each vector the mean of all."""
+    mean = code.vectors[code.mask].mean(0)
+    return LatentCode(mean * code.mask[..., None], code.mask)

@@ -1,0 +1,1 @@
+"""From activations to active features and back: the arithmetic of a transcoder."""

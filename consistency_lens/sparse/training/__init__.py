@@ -1,0 +1,1 @@
+"""What a transcoder learns from, and what a training knows beside its weights."""

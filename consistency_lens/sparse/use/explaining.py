@@ -1,0 +1,47 @@
+"""A text, token by token: the active features, and what the model predicts with the lens in place of its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...base.comparing import WholePass
+from ...base.comparing.chain import likeliest
+from ...objectives import kl_of
+from .using import features_of, read_text, subject_of
+
+if TYPE_CHECKING:
+    from ..modeling import CrosslayerTranscoder
+
+
+@torch.no_grad()
+def explain_tokens(
+    lens: CrosslayerTranscoder, text: str, positions: Sequence[int] | None = None, top: int = 5
+) -> list[dict[str, Any]]:
+    """One row per token: its features, and the prediction at it without the lens (`before`) and with the lens in the
+    place of all its sites, inside one pass (`after`), with the `kl` between them.
+
+    Args:
+        lens: with its model.
+        text: what the model reads.
+        positions: tokens of the text, negative ones counted from its end; default all but the first, whose values
+            the lens does not replace.
+        top: features, and likeliest next tokens, of each.
+    """
+    frozen = subject_of(lens)
+    batch = read_text(frozen, text)
+    described = features_of(lens, text, top, positions)
+    comparison = WholePass.of(frozen, batch)
+    edited = comparison.edited(lens.replaced(batch))
+    kl = kl_of(comparison.clean[0], edited[0]).tolist()
+    return [
+        {
+            **row,
+            "kl": kl[row["position"]],
+            "before": likeliest(frozen.tokenizer, comparison.clean[0, row["position"]], top),
+            "after": likeliest(frozen.tokenizer, edited[0, row["position"]], top),
+        }
+        for row in described
+    ]

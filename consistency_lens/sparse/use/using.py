@@ -1,0 +1,99 @@
+"""Texts through a transcoder: which features are active at each token, and what happens when some are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...base.comparing import likeliest
+from ...errors import BadInput
+from ...frozen import FrozenLM
+from ...objectives import kl_of
+from .replacing import Factors
+
+if TYPE_CHECKING:
+    from ..modeling import CrosslayerTranscoder
+
+INSIDE = ("model", "lens")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a change of features does to the next token.
+
+    Args:
+        before, after: the likeliest next tokens with their probabilities.
+        kl: from what is predicted before to what is predicted after, in nats.
+    """
+
+    before: list[tuple[str, float]]
+    after: list[tuple[str, float]]
+    kl: float
+
+
+def subject_of(lens: CrosslayerTranscoder) -> FrozenLM:
+    if lens.subject is None:
+        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to read texts.")
+    return lens.subject
+
+
+def read_text(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
+    """The tokens of a text as a batch of one row."""
+    ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
+    if ids.shape[1] < 2:
+        raise BadInput("text", text, "Give at least one word.")
+    frozen.require_length(ids.shape[1], "text")
+    return {"input_ids": ids}
+
+
+@torch.no_grad()
+def features_of(
+    lens: CrosslayerTranscoder, text: str, top: int = 10, positions: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """One row per token: `position`, `token`, its `top` strongest features, and how many are `active`.
+
+    Args:
+        lens: with its subject.
+        text: what the subject reads.
+        top: how many features to name.
+        positions: tokens of the text, negative ones counted from its end; default all but the first.
+    """
+    frozen = subject_of(lens)
+    batch = read_text(frozen, text)
+    ids = batch["input_ids"][0].tolist()
+    wanted = range(1, len(ids)) if positions is None else [p + len(ids) if p < 0 else p for p in positions]
+    bad = [p for p in wanted if not 0 <= p < len(ids)]
+    if bad:
+        raise BadInput("positions", bad[0], f"The text has {len(ids)} tokens: use 0 to {len(ids) - 1}.")
+    found = frozen.read(batch, lens.config.read_sites)
+    # All tokens at once: a BatchTopK compares them.
+    code = lens.compress({"activations": {site: values[0, 1:] for site, values in found.items()}})
+    if 0 in wanted:
+        first = lens.compress({"activations": {site: values[0, :1] for site, values in found.items()}}).rows(top)
+    else:
+        first = [{}]
+    rows = [*first, *code.rows(top)]
+    return [{"position": p, "token": frozen.tokenizer.decode(ids[p]), **rows[p]} for p in wanted]
+
+
+@torch.no_grad()
+def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str, top: int) -> Changed:
+    """What the subject predicts next, before and after features are multiplied at every token but the first."""
+    if inside not in INSIDE:
+        raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
+    frozen = subject_of(lens)
+    batch = read_text(frozen, text)
+    if inside == "lens":
+        edits = (lens.replaced(batch), lens.replaced(batch, factors))
+    else:
+        edits = ([], lens.changed(factors, batch))
+    before, after = (frozen.logits(batch, own, keep=1)[:, -1] for own in edits)
+    return Changed(
+        likeliest(frozen.tokenizer, before[0], top),
+        likeliest(frozen.tokenizer, after[0], top),
+        float(kl_of(before, after)[0]),
+    )

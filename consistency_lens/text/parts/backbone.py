@@ -1,0 +1,88 @@
+"""The language model of each part of a lens: a clone of the subject, or the subject itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ...base.adapters import add_adapter, without_adapters
+from ...base.saving.lens_files import HEADS, require_shapes, saved_shapes
+from ...errors import BadInput
+from ...frozen import FrozenLM, Site
+from ...frozen.anatomy.parts import longest_context, truncate
+from ...frozen.loading.load import in_float32
+from ...frozen.loading.whole import refusing_damage
+from ..configuration import ConsistencyLensConfig
+
+
+def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) -> PreTrainedModel:
+    """The language model for one part. Without a subject only one with weights of its own (`full`) can be made, and
+    these are left to be loaded."""
+    kind = config.kind_of(part)
+    if frozen is None and kind != "full":
+        raise BadInput("subject", None, "Give the FrozenLM: this lens uses its weights.", f"{part}: trainable={kind}")
+    if kind == "full":
+        return cut(clone(frozen) if frozen else _blank(config), config, part)
+    assert frozen is not None
+    if kind == "lora":
+        layers = depth_of(config) if part == "encoder" else None
+        add_adapter(frozen.model, part, config.lora_rank, config.lora_alpha, layers)
+    return frozen.model
+
+
+def depth_of(config: ConsistencyLensConfig) -> int:
+    """How many blocks the encoder has: those up to the site."""
+    return max(1, Site.parse(config.only_site).depth[0] + 1)
+
+
+def cut(lm: PreTrainedModel, config: ConsistencyLensConfig, part: str) -> PreTrainedModel:
+    """An encoder's own model without the blocks that it never runs."""
+    return truncate(lm, depth_of(config)) if part == "encoder" else lm
+
+
+def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
+    """Plain weights in float32: those of the subject, with what an adapter adds to them."""
+    if frozen.quantization != "none":
+        raise BadInput("trainable", "full", "Use trainable=lora: a quantised subject cannot be cloned and trained.")
+    return without_adapters(in_float32(copy.deepcopy(frozen.model)), adapter)
+
+
+def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
+    with refusing_damage("config.json", "lens", "Save or download it again: what it says of the subject is damaged."):
+        # Without what names code of its own: transformers would ask whether to run that.
+        said = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
+        subject = AutoConfig.for_model(**said)
+        config.require_room(longest_context(subject))
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(subject, dtype=torch.float32, trust_remote_code=False)
+        return made.eval()  # no dropout, ever
+
+
+def require_weights(
+    config: ConsistencyLensConfig,
+    folder: Path,
+    alone: bool,
+    parts: Sequence[str] = ("decoder", "encoder"),
+) -> None:
+    """Raise unless the files of a lens have the sizes that its configuration speaks of: nothing is made of these sizes
+    before."""
+    width = config.hidden_size
+    heads = {f"{part}.map.weight": (width, width) for part in parts}
+    require_shapes(heads, saved_shapes(folder, HEADS), folder, HEADS)
+    for part in parts:
+        match config.kind_of(part):
+            case "lora":
+                file = f"{part}/adapter_model.safetensors"
+                saved = {name: shape for name, shape in saved_shapes(folder, file).items() if "lora_A" in name}
+                ranks = {name: (config.lora_rank, *shape[1:]) for name, shape in saved.items()}
+                require_shapes(ranks, saved, folder, file)
+            case "full" if alone:
+                file = f"{part}/model.safetensors"
+                with torch.device("meta"):
+                    lm: nn.Module = cut(_blank(config), config, part)
+                shapes = {name: tuple(p.shape) for name, p in lm.named_parameters()}
+                require_shapes(shapes, saved_shapes(folder, file), folder, file)

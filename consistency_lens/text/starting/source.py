@@ -1,0 +1,102 @@
+"""Where the starting texts of a training come from: made once for all rows, or for each batch as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ...base.engines.engine import any_process
+from ...errors import BadInput
+from ...frozen import FrozenLM
+from ..arguments import ConsistencyLensArguments
+from ..configuration import ConsistencyLensConfig
+from .prepared import PreparedTexts
+from .texts import StartingTexts
+from .warm_start import Doubt, quoted_of
+
+
+class TextSource:
+    """The starting text of every row, as the arguments want it.
+
+    Args:
+        args: of the training.
+        config: of the lens.
+        frozen: the subject.
+        rows: that are trained on.
+        spread: weights are spread over processes: then all make the same passes, and so all texts.
+    """
+
+    def __init__(
+        self,
+        args: ConsistencyLensArguments,
+        config: ConsistencyLensConfig,
+        frozen: FrozenLM,
+        rows: Any,
+        spread: bool = False,
+    ) -> None:
+        self.args, self.config, self.frozen, self.rows, self.spread = args, config, frozen, rows, spread
+        banned = {config.stop_id, *(config.never_ids or [])}
+        self.doubt = Doubt(args.warm_sure, vague_id(args.warm_vague, frozen.tokenizer, banned))
+        self._prepared: PreparedTexts | None = None
+
+    @property
+    def quoted(self) -> int:
+        """How many of a text's first tokens are quoted from the end of the context."""
+        return quoted_of(self.args.warm_start, self.config.code_length)
+
+    def of(self, inputs: Mapping[str, Any], max_steps: int) -> StartingTexts:
+        """Those of a batch's rows, in a training of so many steps."""
+        if self._prepared is None and not self._is_worth_it(max_steps):
+            return self._made(inputs)
+        if self._prepared is None:
+            self._prepared = PreparedTexts.of(
+                self.rows,
+                self._made,
+                self.config.pad_id,
+                recipe=self._recipe(),
+                share=(0, 1) if self.spread else (self.args.process_index, self.args.world_size),
+                main=self.args.process_index == 0,
+                any_process=partial(any_process, device=self.args.device),
+            )
+        keys = zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True)
+        return self._prepared.find(list(keys), self.frozen.device)
+
+    def _is_worth_it(self, max_steps: int) -> bool:
+        """Whether every row will be wanted about as often as it costs to make all texts at once, in good order."""
+        if not isinstance(self.rows, Dataset):
+            return False
+        args = self.args
+        steps = max_steps if args.quote or args.anchor == "replay" else args.num_warm_steps
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return 2 * steps * batch > len(self.rows)
+
+    def _made(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
+        asked: Callable[[bool], bool] = partial(any_process, device=self.args.device) if self.spread else bool
+        return StartingTexts.of(self.args.warm_start, contexts, self.config, self.frozen, self.doubt, asked)
+
+    def _recipe(self) -> dict[str, Any]:
+        names = ["code_length", "stop_id", "never_ids", *(["prompt"] if self.args.warm_start == "summary" else [])]
+        return {
+            "kind": self.args.warm_start,
+            "doubt": asdict(self.doubt),
+            "subject": self.config.origin.to_dict(),
+            **{name: self.config.to_dict()[name] for name in names},
+        }
+
+
+def vague_id(word: str | None, tokenizer: PreTrainedTokenizerBase, banned: Collection[int]) -> int | None:
+    """The token of `warm_vague`, as it stands behind another word; raise where it is none, or one that is banned."""
+    if word is None:
+        return None
+    forms = (tokenizer(form, add_special_tokens=False)["input_ids"] for form in (f" {word}", word))
+    ids = min(forms, key=len)
+    if len(ids) != 1 or ids[0] in banned:
+        fix = "Use a word that is one token of this model, such as 'something', or leave it out."
+        raise BadInput("warm_vague", word, fix, why=f"it is {len(ids)} tokens or a special one")
+    return int(ids[0])
