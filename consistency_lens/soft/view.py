@@ -19,13 +19,13 @@ from ..base.viewing import Bars, Choice, Control, Field, Figures, Grid, LensView
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from ..objectives import kl_of
+from .bytes.quantising import BITS
+from .bytes.text_bytes import text_bytes
+from .bytes.wire import Wire
 from .code import LatentCode
 from .data import collator_of, prompts_of
 from .modeling import LatentWire
-from .quantising import BITS
-from .text_bytes import text_bytes
-from .windows import window_of
-from .wire import Wire
+from .parts.windows import window_of
 
 TOP = 6  # likeliest tokens
 WORDS = 3  # that are nearest to a vector

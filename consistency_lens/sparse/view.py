@@ -17,11 +17,11 @@ from ..base.comparing import WholePass, likeliest
 from ..base.viewing import Bars, Choice, Control, Figures, Grid, LensView, Near, Part, Slider, nats
 from ..frozen import Edit
 from ..objectives import kl_of
-from .code import SparseCode
-from .explaining import explain_tokens
+from .coding.code import SparseCode
 from .modeling import CrosslayerTranscoder
-from .replacing import Factors
-from .using import read_text
+from .use.explaining import explain_tokens
+from .use.replacing import Factors
+from .use.using import read_text
 
 MOST = 24  # features with a slider
 TOP = 6  # likeliest tokens

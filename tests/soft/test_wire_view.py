@@ -11,11 +11,11 @@ from wire_runs import NAMES, wire_lens
 from consistency_lens import BadInput, view_of
 from consistency_lens.activations.passages import context_of
 from consistency_lens.base.viewing import Bars, Figures, Grid, Slider, Switches
+from consistency_lens.soft.bytes.wire import bytes_of
 from consistency_lens.soft.code import LatentCode
-from consistency_lens.soft.receiver import embedding_table
+from consistency_lens.soft.parts.receiver import embedding_table
 from consistency_lens.soft.using import answer, compress_texts
 from consistency_lens.soft.view import ANSWERED, WireView, nearest_words
-from consistency_lens.soft.wire import bytes_of
 
 TEXT = "w1 w2 w3 w4 w5 w6 w7"
 
