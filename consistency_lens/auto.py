@@ -23,6 +23,7 @@ from .frozen.loading.gguf_files import on_hub
 from .schema import require_place
 
 if TYPE_CHECKING:
+    from .base.viewing import LensView
     from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
@@ -41,6 +42,7 @@ class Family:
         run: its `FamilyRun`: what it adds to the command line, its data among it.
         report: its `FamilyReport`: controls, numbers of its own, sentences.
         foreign: finds lenses that other projects have saved, in a format that it reads; '' where it reads none.
+        view: its `LensView`: what the explorer shows of its codes, and what can be changed. Default: rows for people.
     """
 
     model_type: str
@@ -51,6 +53,7 @@ class Family:
     run: str
     report: str
     foreign: str = ""
+    view: str = ".base.viewing:LensView"
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -68,6 +71,7 @@ FAMILIES = {
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
         report=".text.report:TextReport",
+        view=".text.view:TextView",
     ),
     "sparse": Family(
         model_type="crosslayer_transcoder",
@@ -78,6 +82,7 @@ FAMILIES = {
         run=".sparse.running:TranscoderRun",
         report=".sparse.report.transcoder_report:TranscoderReport",
         foreign=".sparse.use.reading:find",
+        view=".sparse.view:TranscoderView",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -87,6 +92,7 @@ FAMILIES = {
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
         report=".soft.report.wire_report:WireReport",
+        view=".soft.view:WireView",
     ),
 }
 
@@ -167,12 +173,22 @@ class AutoLens:
 
 def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
     """What the family of a lens adds to its report."""
+    fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
+    found: FamilyReport = _family_of_lens(lens, fix).load("report")(**of_family)
+    return found
+
+
+def view_of(lens: LensModel) -> LensView:
+    """What the explorer shows of a lens, and what can be changed, as its family says it."""
+    found: LensView = _family_of_lens(lens, "Make a consistency_lens.LensView of it yourself.").load("view")(lens)
+    return found
+
+
+def _family_of_lens(lens: LensModel, fix: str) -> Family:
     family = next((each for each in FAMILIES.values() if each.model_type == lens.config.model_type), None)
     if family is None:
-        fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
         raise BadInput("lens", type(lens).__name__, fix, why=f"no family is named {lens.config.model_type!r}")
-    found: FamilyReport = family.load("report")(**of_family)
-    return found
+    return family
 
 
 def evaluate_lens(

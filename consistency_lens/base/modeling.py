@@ -20,7 +20,7 @@ from ..frozen import Edit, FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
-from .explaining import explain_text
+from .explaining import contexts_of, explain_text
 from .saving.lens_files import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
@@ -174,6 +174,16 @@ class LensModel(SavedModel):
         if isinstance(what, Code):
             return self.describe(what)
         return explain_text(self, what, positions)
+
+    def contexts_of(self, text: str, ends: Sequence[int]) -> Batch:
+        """A batch of the text up to each of some tokens, as the family's collator would make it; the last column that
+        is compared stands for that token.
+
+        Args:
+            text: what the subject reads.
+            ends: tokens of it.
+        """
+        return contexts_of(self, text, ends)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
