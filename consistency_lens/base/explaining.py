@@ -1,4 +1,4 @@
-"""A text, token by token: what the lens says about each activation, and what putting it back does to the subject.
+"""A text, token by token: what the lens says about each activation, and what putting it back does to the model.
 
 Shapes: S tokens of the text, K explained positions, V vocabulary, d hidden size.
 """
@@ -14,49 +14,39 @@ from torch import Tensor
 from ..errors import BadInput
 from ..objectives import cosine_of
 from .comparing import apply_lens
+from .explanations import Explanations
 
 if TYPE_CHECKING:
+    from ..frozen import FrozenLM
     from .modeling import LensModel
+
+Positions = int | slice | Sequence[int] | None
 
 ROWS = 32
 
 
 @torch.no_grad()
-def explain_text(
-    lens: LensModel, text: str, positions: Sequence[int] | None = None, top: int = 5
-) -> list[dict[str, Any]]:
-    """One row per explained token.
-
-    Each holds `position`, `token`, what the lens says (`explanation`), `kl` from what the subject says next to what it
-    says with the restored activation in place, `cosine`, and the likeliest next tokens `before` and `after` with their
-    probabilities.
-    """
-    frozen = lens.subject
-    if frozen is None:
-        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to explain texts.")
-    ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
-    length = ids.shape[1]
-    if length < 2:
-        raise BadInput("text", text, "Give at least one word.")
-    frozen.require_length(length, "text")
-    wanted = list(range(1, length)) if positions is None else [p + length if p < 0 else p for p in positions]
-    bad = [p for p in wanted if not 0 <= p < length]
-    if bad:
-        raise BadInput("positions", bad[0], f"The text has {length} tokens: use 0 to {length - 1}, or negative ones.")
+def explain_ids(
+    lens: LensModel, ids: Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
+) -> Explanations:
+    """One row per explained token of one text: what the lens says of the activation at one site, and what the model
+    predicts there with the reconstruction in its place."""
+    frozen = model_of(lens)
+    wanted = wanted_positions(positions, len(ids))
     (site,) = lens.config.sites or []
-    read = frozen.read({"input_ids": ids}, site)[site][0]
+    read = frozen.read({"input_ids": ids[None]}, site)[site][0]
     rows: list[dict[str, Any]] = []
-    for first in range(0, len(wanted), ROWS):
-        part = wanted[first : first + ROWS]
+    for first in range(0, len(wanted), batch_size):
+        part = wanted[first : first + batch_size]
         # Each context up to its token, so that only one column of each meets the vocabulary.
-        applied = apply_lens(lens, frozen, {**_contexts(ids[0], part), "activations": {site: read[part]}})
+        applied = apply_lens(lens, frozen, {**_contexts(ids, part), "activations": {site: read[part]}})
         kl, cosine = applied.kl, cosine_of(applied.edits[0].tensor, read[part])
         for i, (position, described) in enumerate(zip(part, lens.describe(applied.code), strict=True)):
             before, after = applied.likeliest(frozen.tokenizer, i, top)
             rows.append(
                 {
                     "position": position,
-                    "token": frozen.tokenizer.decode(ids[0, position]),
+                    "token": frozen.tokenizer.decode(ids[position]),
                     **described,
                     "kl": float(kl[i]),
                     "cosine": float(cosine[i]),
@@ -64,7 +54,29 @@ def explain_text(
                     "after": after,
                 }
             )
-    return rows
+    return Explanations(rows, [frozen.tokenizer.decode(token) for token in ids])
+
+
+def model_of(lens: LensModel) -> FrozenLM:
+    """The model that reads texts for a lens; raise where the lens was loaded without one."""
+    if lens.subject is None:
+        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to explain texts.")
+    return lens.subject
+
+
+def wanted_positions(positions: Positions, length: int) -> list[int]:
+    """Positions counted from the beginning; by default all but the first, which no text says anything about."""
+    if length < 2:
+        raise BadInput("text", f"{length} tokens", "Give at least one word.")
+    if positions is None:
+        return list(range(1, length))
+    if isinstance(positions, slice):
+        return list(range(length))[positions]
+    named = [positions] if isinstance(positions, int) else list(positions)
+    if bad := [p for p in named if not -length <= p < length]:
+        fix = f"The text has {length} tokens: use 0 to {length - 1}, or negative ones."
+        raise BadInput("positions", bad[0], fix)
+    return [p + length if p < 0 else p for p in named]
 
 
 def _contexts(ids: Tensor, ends: Sequence[int]) -> dict[str, Tensor]:

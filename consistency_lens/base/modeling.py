@@ -18,9 +18,11 @@ from transformers.utils import ModelOutput
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
+from ..frozen.texts import token_ids
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
-from .explaining import explain_text
+from .explaining import ROWS, Positions, explain_ids, model_of
+from .explanations import Explanations
 from .saving.lens_files import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
@@ -160,16 +162,28 @@ class LensModel(SavedModel):
     def outdated(self) -> list[str]:
         return [*super().outdated, *MEASURED]
 
-    def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Rows for people.
+    def explain(self, what: Any, positions: Positions = None, *, top: int = 5, batch_size: int = ROWS) -> Any:
+        """Rows for people: `Explanations` for a text, a list of them for a list of texts, rows for codes.
 
         Args:
-            what: codes, or a text that the subject reads first.
-            positions: tokens of the text to explain; default all but the first, which the subject starts with.
+            what: codes; a text that the model reads first, as a string, token ids, a chat (its messages, put together
+                by the tokenizer's chat template) or what a tokenizer returns; or a list of texts.
+            positions: tokens of each text to explain: an index, a slice or a list, negative ones counted from the end.
+                Default all but the first, at which the model has read nothing.
+            top: how many of the likeliest next tokens to give.
+            batch_size: tokens explained in one pass.
         """
         if isinstance(what, Code):
             return self.describe(what)
-        return explain_text(self, what, positions)
+        if batch_size < 1:
+            raise BadInput("batch_size", batch_size, "Use at least 1.")
+        texts, single = token_ids(model_of(self), what)
+        rows = [self.explain_ids(ids, positions, top, batch_size) for ids in texts]
+        return rows[0] if single else rows
+
+    def explain_ids(self, ids: Tensor, positions: Positions, top: int, batch_size: int) -> Explanations:
+        """The same of one text, as token ids; a family that reads other than one site at one position has its own."""
+        return explain_ids(self, ids, positions, top, batch_size)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
