@@ -223,6 +223,7 @@ class FamilyRun:
     def beside(self, lens: LensModel, data: Any, folder: Path) -> None:
         """Write into the folder of a lens that was evaluated what the family keeps beside the weights; its card comes
         after it. One process calls it."""
+
     def report_form(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What `evaluate_lens` is given of how the lens was trained, by the names of its settings."""
         return {}
