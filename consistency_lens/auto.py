@@ -23,11 +23,13 @@ from .frozen.loading.gguf_files import on_hub
 from .schema import require_place
 
 if TYPE_CHECKING:
+    from .base.viewing import LensView
     from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 NO_FOLDER = "there is no such folder"
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
+_READER_ID = re.compile(r"reader-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Family:
         run: its `FamilyRun`: what it adds to the command line, its data among it.
         report: its `FamilyReport`: controls, numbers of its own, sentences.
         foreign: finds lenses that other projects have saved, in a format that it reads; '' where it reads none.
+        view: its `LensView`: what the explorer shows of its codes, and what can be changed. Default: rows for people.
     """
 
     model_type: str
@@ -50,6 +53,7 @@ class Family:
     run: str
     report: str
     foreign: str = ""
+    view: str = ".base.viewing:LensView"
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -67,6 +71,7 @@ FAMILIES = {
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
         report=".text.report:TextReport",
+        view=".text.view:TextView",
     ),
     "sparse": Family(
         model_type="crosslayer_transcoder",
@@ -75,8 +80,9 @@ FAMILIES = {
         trainer=".sparse.trainer:CrosslayerTranscoderTrainer",
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
-        report=".sparse.report:TranscoderReport",
+        report=".sparse.report.transcoder_report:TranscoderReport",
         foreign=".sparse.use.reading:find",
+        view=".sparse.view:TranscoderView",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -85,7 +91,8 @@ FAMILIES = {
         trainer=".soft.trainer:LatentWireTrainer",
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
-        report=".soft.report:WireReport",
+        report=".soft.report.wire_report:WireReport",
+        view=".soft.view:WireView",
     ),
 }
 
@@ -166,12 +173,22 @@ class AutoLens:
 
 def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
     """What the family of a lens adds to its report."""
+    fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
+    found: FamilyReport = _family_of_lens(lens, fix).load("report")(**of_family)
+    return found
+
+
+def view_of(lens: LensModel) -> LensView:
+    """What the explorer shows of a lens, and what can be changed, as its family says it."""
+    found: LensView = _family_of_lens(lens, "Make a consistency_lens.LensView of it yourself.").load("view")(lens)
+    return found
+
+
+def _family_of_lens(lens: LensModel, fix: str) -> Family:
     family = next((each for each in FAMILIES.values() if each.model_type == lens.config.model_type), None)
     if family is None:
-        fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
         raise BadInput("lens", type(lens).__name__, fix, why=f"no family is named {lens.config.model_type!r}")
-    found: FamilyReport = family.load("report")(**of_family)
-    return found
+    return family
 
 
 def evaluate_lens(
@@ -203,7 +220,8 @@ def evaluate_lens(
         progress: show a bar.
         of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
             measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
-            other words.
+            other words. For a transcoder: `beside`, name -> further transcoders of the same sites, `per_layer` (a
+            control of equal size) and `jumprelu` (the lens with thresholds).
 
     Returns:
         The report; `save` writes it, `show` prints it.
@@ -339,6 +357,8 @@ def find_subject(
         return _load_published(origin, device_map, token)
     if place is None and is_demo(origin.model_id):
         return _load_demo(origin.model_id, device_map)
+    if place is None and _READER_ID.fullmatch(origin.model_id):
+        return _load_reader(origin.model_id, device_map)
     where = str(place or origin.model_id)
     commit = origin.weights.partition("commit:")[2]
     if place is None and not commit and not Path(where).exists() and not on_hub(where):
@@ -380,3 +400,13 @@ def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> Frozen
         fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
         raise BadInput("subject", model_id, fix, why="the offline subject of another version of the demo world")
     return FrozenLM.from_pretrained(subject_path(), device_map=device_map)
+
+
+def _load_reader(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    from .demo.reading.readers import READERS, reader_hash, reader_path
+
+    known = {f"reader-{reader_hash(config)}": config for config in READERS.values()}
+    if model_id not in known:
+        fix = f"Train it again with this version, whose readers are {', '.join(known)}, or pass the old ones."
+        raise BadInput("subject", model_id, fix, why="a reader of another version of the demo world")
+    return FrozenLM.from_pretrained(reader_path(known[model_id]), device_map=device_map)

@@ -10,11 +10,14 @@ from typing import Any, ClassVar
 from torch.utils.data import DataLoader
 
 from ..activations.blocks import BlockArguments, BlockExtraction, Blocks, BySite
-from ..base.family_run import FamilyRun
+from ..base.engines.engine import Engine
+from ..base.family_run import FamilyRun, Run
+from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .configuration import CrosslayerTranscoderConfig, parse_layers
 from .features.describing import describe_features
+from .measuring.twins import PER_LAYER, SHIPPED, TwinOptions, keep_per_layer, keep_shipped
 from .modeling import CrosslayerTranscoder
 from .options import FeatureOptions, TranscoderOptions
 from .training.data import StreamedBlocks, Texts, collator_of
@@ -30,7 +33,11 @@ class TranscoderRun(FamilyRun):
     data_options = BlockArguments
     extraction = BlockExtraction
     data = Blocks
-    more_options: ClassVar = {"features": FeatureOptions}
+    more_options: ClassVar[Mapping[str, type]] = {
+        "features": FeatureOptions,
+        "lenses that are made beside it": TwinOptions,
+    }
+    companions = (PER_LAYER, SHIPPED)
     commands = ("export",)
     exports = (CIRCUIT_TRACER,)
     memory_advice = (
@@ -63,6 +70,31 @@ class TranscoderRun(FamilyRun):
             depth=depth, chosen_layers=chosen, hidden_size=hidden_size, **options.settings()
         )
 
+    def require_options(self, whole_run: bool) -> None:
+        self.shown.factors  # noqa: B018  raises where a feature is written wrongly
+        options: TwinOptions = self.part(TwinOptions)
+        kind = self.values["nonlinearity"]
+        if options.ship_jumprelu and kind not in ("topk", "batchtopk"):
+            fix = "Leave it out."
+            raise BadInput("ship_jumprelu", True, fix, why=f"a {kind} has no k to be given thresholds by")
+
+    def require_engine(self, engine: Engine) -> None:
+        for name in (PER_LAYER, "ship_jumprelu"):
+            if engine.spreads_weights and self.values[name]:
+                why = f"under {engine.name} no process holds the weights when the training is over"
+                raise BadInput(name, True, "Leave it out.", why=why)
+
+    def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
+        return {"beside": companions} if companions else {}
+
+    def after_training(self, run: Run, lens: LensModel, data: Any, steps: int) -> None:
+        options: TwinOptions = self.part(TwinOptions)
+        assert isinstance(lens, CrosslayerTranscoder)
+        if options.per_layer:
+            keep_per_layer(run, lens, data, steps)
+        if options.ship_jumprelu:
+            keep_shipped(run, lens, data)
+
     def require_model(self, config: Any, tokenizer: Any) -> None:
         text = config.get_text_config()
         self.configuration(text.num_hidden_layers, text.hidden_size)
@@ -94,9 +126,6 @@ class TranscoderRun(FamilyRun):
     def shown(self) -> FeatureOptions:
         options: FeatureOptions = self.part(FeatureOptions)
         return options
-
-    def require_options(self, whole_run: bool) -> None:
-        self.shown.factors  # noqa: B018  raises where a feature is written wrongly
 
     @property
     def shown_after(self) -> str:

@@ -29,6 +29,7 @@ from .export import export
 from .extract import extract
 from .publish import publish
 from .report import evaluate
+from .using import use
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +97,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             publish(request)
         case "env":
             show_environment(request)
+        case command if command in request.options.run.uses:
+            use(request)
         case _:
             from ..runs import run_all
 

@@ -31,6 +31,7 @@ from ...card import Explanation
 from ...errors import BadInput
 from ...evaluation import Report
 from ...evaluation.examples import examples
+from ...evaluation.report import with_parts
 from ...frozen import FrozenLM
 from ..final_card import finish_card
 from ..opening import console, load_model, load_others, model_path, open_data, own_device, short
@@ -148,7 +149,10 @@ def judge_run(
     beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
     given = request.report
     assert lens.models is not None
-    of_family = {**beside, **of_world(lens, activations, request)}
+    world = of_world(lens, activations, request)
+    record = TrainingRecord.load(home)
+    form = request.family.report_form(record.settings if record else {})
+    of_family = {**beside, **form, **world}
     main = PartialState().is_main_process
     held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
     report = evaluate_lens(
@@ -163,6 +167,9 @@ def judge_run(
         progress=main,
         **of_family,
     )
+    report = with_world(report, lens, of_family)
+    if world.get("judges"):
+        report = with_fresh(report, lens, activations, main, {**of_family, "before": None})
     if main:
         report.save(folder / REPORT)
         ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is
@@ -182,13 +189,48 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     """What a world whose truth is known adds to the report of a text lens."""
     if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
         return {}
+    from ...demo.beyond import BeyondJudge
     from ...demo.held import Held
     from ...demo.judge import FACT_COLUMNS, FactJudge, reword_all
+    from ...demo.sentences import FactSentences
 
     if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
         return {"reword": reword_all}
     (site,) = lens.config.sites or [""]
-    return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
+    judges = [FactJudge(Held.learned(activations.splits["train"], site), site), BeyondJudge()]
+    return {"reword": reword_all, "judges": judges, "sayings": [FactSentences()]}
+
+
+def with_fresh(
+    report: Report, lens: LensModel, activations: Activations, progress: bool, of_family: Mapping[str, Any]
+) -> Report:
+    """The report with what the lens does on stories that no tuning saw, at thousands of fact positions."""
+    from ...demo.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
+
+    assert lens.models is not None
+    (site,) = lens.config.sites or [""]
+    rows = fresh_rows(activations, lens.models.first, site)
+    judges = [*of_family["judges"], Drawn()]
+    given = {**of_family, "judges": judges, "brief": True}
+    found = evaluate_lens(lens, lens.models, rows, split=FRESH, horizon=0, progress=progress, **given)
+    parts = {"fresh_facts": "fact_positions", "fresh": ANYWHERE}
+    where = {
+        "fresh_facts": f"{found.definitions['fact_positions']}, in stories that no tuning saw",
+        "fresh": found.definitions[ANYWHERE],
+    }
+    judged = {"lens, fresh": found.judged.get("lens", {})}
+    return with_parts(report, {name: found.parts[part] for name, part in parts.items()}, where, judged)
+
+
+def with_world(report: Report, lens: LensModel, of_family: Mapping[str, Any]) -> Report:
+    """The report with what such a world knows about a transcoder."""
+    if lens.config.medium != "sparse" or not is_demo(lens.config.origin.model_id):
+        return report
+    from ...demo.transcoder.truth import measure_truth, with_truth
+
+    assert lens.subject is not None
+    transcoder: Any = lens
+    return with_truth(report, measure_truth(transcoder, lens.subject, of_family.get("beside")))
 
 
 def table_of(rows: Sequence[Explanation]) -> Table:

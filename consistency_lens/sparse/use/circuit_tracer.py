@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ...base.saving.lens_files import save_files
 from ...errors import BadInput
 from ...frozen import FrozenLM
+from ...schema import glimpse
 from ..coding.decoding import untied
 from ..configuration import CrosslayerTranscoderConfig
 from .dashboards import FOLDER, write_dashboards
@@ -243,9 +244,10 @@ def _stages(folder: Path) -> dict[str, str]:
         ("write_stage", "feature_output_hook", OUTPUT_HOOKS),
     ):
         names = {hook: name for name, hook in known.items()}
-        if said.get(key) not in names:
-            raise BadInput(key, said.get(key), f"Hooks that can be read: {', '.join(names)}.")
-        found[stage] = names[said[key]]
+        hook = said.get(key)
+        if not isinstance(hook, str) or hook not in names:
+            raise BadInput(key, glimpse(hook), f"Hooks that can be read: {', '.join(names)}.")
+        found[stage] = names[hook]
     return found
 
 
@@ -260,8 +262,10 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _tensor(tensors: dict[str, Tensor], name: str, layer: int) -> Tensor:
     if name not in tensors:
         raise BadInput("folder", name, "Download it again.", why=f"this tensor of layer {layer} is missing")
-    if not bool(tensors[name].isfinite().all()):
-        raise BadInput("folder", name, "Download it again.", why=f"a weight of layer {layer} is not finite")
+    tensor = tensors[name]
+    if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        odd = "not finite" if tensor.is_floating_point() else f"no float: {tensor.dtype}"
+        raise BadInput("folder", name, "Download it again.", why=f"a weight of layer {layer} is {odd}")
     return tensors[name]
 
 
