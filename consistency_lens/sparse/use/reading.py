@@ -20,7 +20,7 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> tu
     """The folder of such a transcoder and the name of its model ('' where it does not say); None where it is none.
 
     Args:
-        place: a local folder, `owner/name` on the Hub, or `hf://owner/name/folder`, perhaps with `@revision` behind it.
+        place: a local folder, `owner/name` on the Hub, or `hf://owner/name/folder`; perhaps with `@revision`.
         revision: on the Hub.
         token: of the Hub.
         whole: whether weights are downloaded, or only what says what it is.
