@@ -130,6 +130,13 @@ def test_features_are_listed_and_switched_off(sparse_demo: Path) -> None:
         assert len(kind.findall(line)) == len(kind.findall(shown)) == 2
 
 
+def test_features_get_contexts_and_labels(sparse_demo: Path) -> None:
+    lines = SNIPPETS["contexts"].run().splitlines()
+    assert len(lines) == 3 and all(
+        re.match(r"\d/\d+: (after |before )?“.+”, F1 \d\.\d\d \.\.\. .", line) for line in lines
+    )
+
+
 def test_a_transcoder_is_opened_in_the_format_of_others(sparse_demo: Path) -> None:
     snippet = SNIPPETS["circuit_tracer"]
     printed = snippet.run()
