@@ -46,7 +46,7 @@ class Compressor(nn.Module):
         self.config, self.lm = config, lm
         if config.compressor_lora_rank is not None and not is_adapted(lm):
             lm.requires_grad_(False)
-            add_adapter(lm, ADAPTER, config.compressor_lora_rank, 2 * config.compressor_lora_rank)
+            add_adapter(lm, ADAPTER, config.compressor_lora_rank, 2 * config.compressor_lora_rank, headless=True)
         width = lm.config.hidden_size
         self.heads = math.gcd(width, lm.config.num_attention_heads)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
