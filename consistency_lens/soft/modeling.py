@@ -278,6 +278,52 @@ class LatentWire(LensModel):
         """The code that wires hold; with `name`, those of another lens are refused."""
         return LatentCode.of_wires([wires] if isinstance(wires, Wire) else wires, self.config, name)
 
+    def to_bytes(
+        self,
+        text: str,
+        ratio: float | None = None,
+        code_length: int | None = None,
+        bits: int | None = None,
+        window: int | None = None,
+        size: int | None = None,
+    ) -> bytes:
+        """A text as bytes that another process reads; no receiver is needed.
+
+        Args:
+            text: of any length.
+            ratio: tokens for each vector, in the place of the configuration's rate.
+            code_length: vectors of the whole text, in the place of a rate.
+            bits: for each coordinate, in the place of the configuration's.
+            window: tokens that are compressed together at most; default 512.
+            size: of a vector, one of those that the lens serves.
+        """
+        from .serving.sending import wires_of_text  # tokenisers of passages know data sets
+        from .serving.wire_file import joined
+
+        rate = {"ratio": ratio, "code_length": code_length, "bits": bits, "window": window, "size": size}
+        return joined([wires_of_text(self, text, **rate)])
+
+    def answer(
+        self,
+        wire: bytes | Wire | Sequence[Wire],
+        question: str,
+        receiver: str | None = None,
+        task: str = "answer",
+        **settings: Any,
+    ) -> str:
+        """What a model answers to a question about a text that it has only the code of.
+
+        Args:
+            wire: of one text: what `to_bytes` gives, or its wires.
+            question: about the text.
+            receiver: the model that reads. Default: the only one.
+            task: whose prompt the question is; it decides the text around it.
+            settings: fields of `AnswerSettings`: `max_new_tokens=16, stop_at_line=True`. Default: greedy.
+        """
+        from .serving.answering import AnswerSettings, answers, one_text
+
+        return answers(self, [one_text(wire)], [question], receiver, task, AnswerSettings(**settings))[0]
+
     # ---- a lens like any other
 
     def describe(self, code: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ..activations.passages.formats import columns_of
 from ..activations.passages.official import corpus_of
@@ -12,6 +12,8 @@ from ..frozen import FrozenModels
 from .extraction import WireData, WireDataOptions, WireExtraction
 from .modeling import LatentWire
 from .options import WireOptions
+from .serving.commands import USES
+from .serving.options import WireUseOptions
 
 
 class WireRun(FamilyRun):
@@ -20,6 +22,8 @@ class WireRun(FamilyRun):
     extraction = WireExtraction
     data = WireData
     several = True
+    more_options: ClassVar = {"a wire in use": WireUseOptions}
+    uses = USES
     memory_advice = (
         "lower --per_device_train_batch_size and raise --gradient_accumulation_steps",
         "lower --compressor_layers",
