@@ -60,6 +60,11 @@ def add_adapter(
             parameter.requires_grad_(True)
 
 
+def keep_on(model: PreTrainedModel, name: str) -> None:
+    """Let an adapter stay on: of a model that nobody else reads with."""
+    _switch(model, name)
+
+
 def adapter_parameters(model: PreTrainedModel, name: str) -> dict[str, nn.Parameter]:
     """The trainable tensors of one adapter, by their name in the model."""
     # A module of the model may have the adapter's name, too.
