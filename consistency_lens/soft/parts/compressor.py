@@ -84,8 +84,8 @@ class Compressor(nn.Module):
         if self.queries is not None:
             if ratio is not None or counts is not None:
                 fix = "Leave it out: with learned queries, the number of vectors is fixed."
-                given = ("ratio", ratio) if counts is None else ("counts", counts.tolist())
-                raise BadInput(*given, fix)
+                name, given = ("ratio", ratio) if counts is None else ("counts", counts.tolist())
+                raise BadInput(name, given, fix)
             queries = self.queries.expand(len(ids), -1, -1)
             there = mask.new_ones(queries.shape[:2]).bool()
             return self.down(self._attend(queries, read, mask)), there
