@@ -275,8 +275,3 @@ class CrosslayerTranscoderTrainer(LensTrainer):
     def load_beside(self, folder: Path) -> None:
         super().load_beside(folder)
         self.progress.load(folder)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of one batch: two for each weight and token forward, four backward, as if all features were active."""
-        matrices = sum(p.numel() for p in self.trainable.values() if p.dim() > 1)
-        return 6 * matrices * len(inputs["activations"])

@@ -1,4 +1,4 @@
-"""What a newcomer meets first: the command's names, its environment, where a run is found again, a path that is wrong."""
+"""What a newcomer meets first: names of the command, its environment, where a run is found, a path that is wrong."""
 
 from __future__ import annotations
 

@@ -25,9 +25,11 @@ from ..run_folder import command_of
 from ..threads import use_cores
 from .env import show_environment
 from .explain import explain
+from .export import export
 from .extract import extract
 from .publish import publish
 from .report import evaluate
+from .using import use
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,6 +87,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             evaluate(request, exits)
         case "explain":
             explain(request)
+        case "export":
+            export(request)
         case "plan":
             from .plan import plan
 
@@ -93,6 +97,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             publish(request)
         case "env":
             show_environment(request)
+        case command if command in request.options.run.uses:
+            use(request)
         case _:
             from ..runs import run_all
 

@@ -60,10 +60,11 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 @styled
 def draw_all(report: Report, folder: Path) -> dict[str, Path]:
     """Every picture that the report has numbers for: name -> file."""
-    sweep = report.about.sweep
+    sweep, curve = report.about.sweep, report.about.curve
     drawn = {
         "controls": controls(report),
         **({sweep.name: growing(report)} if sweep else {}),
+        **({curve.name: achieved(report)} if curve else {}),
         "position": by_position(report),
         "training": over_training(report),
         **{chart.name: charted(chart) for chart in report.about.charts},
@@ -138,6 +139,37 @@ def growing(report: Report) -> Figure | None:
     axes.set_ylim(max(min([0.0, *lines]) - 0.1, 2 * DEEPEST), 1.03)
     axes.set_xlabel(sweep.axis)
     axes.set_title(sweep.title)
+    return figure
+
+
+@styled
+def achieved(report: Report) -> Figure | None:
+    """What codes achieve over what they cost: a colour for each number, a marker and a line for each series."""
+    curve = report.about.curve
+    if curve is None:
+        return None
+    figure, axes = _figure(7, 4.6)
+    numbers, marks = report.parts["all"].numbers, zip("oDs^v", ("-", ":", "--", "-.", "-"), strict=True)
+    shapes = dict(zip(curve.series, marks, strict=False))
+    for (label, number), (colour, _) in zip(curve.y.items(), OF_LINES, strict=False):
+        for series, codes in curve.series.items():
+            costs = {code: report.judged.get(code, {}).get(curve.x) for code in codes}
+            points = [
+                (cost, numbers[code][number]) for code, cost in costs.items() if cost and number in numbers[code]
+            ]
+            points.sort(key=lambda point: point[0].value)
+            x, y = [cost.value for cost, _ in points], [each for _, each in points]
+            reach = [[max(n.value - n.low, 0) for n in y], [max(n.high - n.value, 0) for n in y]]
+            marker, line = shapes[series]
+            own: Any = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2, "linewidth": 1.4}
+            axes.errorbar(x, [n.value for n in y], yerr=reach, label=f"{label}, {series}", **own)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(-0.03, 1.05)
+    axes.set_xlabel(curve.axis)
+    axes.set_ylabel(" ".join(dict.fromkeys(number.partition("/")[0] for number in curve.y.values())))
+    axes.set_title(curve.title)
+    figure.legend(loc="outside lower center", ncols=len(curve.series), fontsize=9)
     return figure
 
 

@@ -70,11 +70,7 @@ class TranscoderReport(FamilyReport):
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         """Raise unless the blocks are of this model and hold the documents; then compute what controls need."""
         data.require_model(models.only)
-        if held_out.split not in data.splits:
-            raise BadInput("split", held_out.split, f"Use one of {', '.join(data.splits)}.", why="no blocks are of it")
-        for name, least in (("max_rows", 1), ("batch_size", 1), ("horizon", 0)):
-            if (given := vars(held_out)[name]) is not None and given < least:
-                raise BadInput(name, given, f"Use {least} or more.")
+        held_out.require_split(data.splits)
         config: Any = lens.config
         if config.across_layers:
             fix = "Give it thresholds first: lens.calibrated(...)."
