@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from ..objectives import cosine_of
+from ..frozen import FrozenLM
 from .comparing import apply_lens
+from .comparing.rows import of_vectors
 
 if TYPE_CHECKING:
     from .modeling import LensModel
@@ -28,38 +29,30 @@ def explain_text(
     """One row per explained token.
 
     Each holds `position`, `token`, what the lens says (`explanation`), `kl` from what the subject says next to what it
-    says with the restored activation in place, `cosine`, and the likeliest next tokens `before` and `after` with their
-    probabilities.
+    says with the restored activation in place, `cosine` where one vector was restored, and the likeliest next tokens
+    `before` and `after` with their probabilities.
     """
-    frozen = lens.subject
-    if frozen is None:
-        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to explain texts.")
-    ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
+    frozen, ids = read_tokens(lens, text)
     length = ids.shape[1]
-    if length < 2:
-        raise BadInput("text", text, "Give at least one word.")
-    frozen.require_length(length, "text")
     wanted = list(range(1, length)) if positions is None else [p + length if p < 0 else p for p in positions]
     bad = [p for p in wanted if not 0 <= p < length]
     if bad:
         raise BadInput("positions", bad[0], f"The text has {length} tokens: use 0 to {length - 1}, or negative ones.")
-    (site,) = lens.config.sites or []
-    read = frozen.read({"input_ids": ids}, site)[site][0]
     rows: list[dict[str, Any]] = []
     for first in range(0, len(wanted), ROWS):
         part = wanted[first : first + ROWS]
-        # Each context up to its token, so that only one column of each meets the vocabulary.
-        applied = apply_lens(lens, frozen, {**_contexts(ids[0], part), "activations": {site: read[part]}})
-        kl, cosine = applied.kl, cosine_of(applied.edits[0].tensor, read[part])
+        batch = lens.contexts_of(text, part)
+        applied = apply_lens(lens, lens.models or frozen, batch)
+        kl, more = applied.kl, of_vectors(applied.edits, batch)
         for i, (position, described) in enumerate(zip(part, lens.describe(applied.code), strict=True)):
-            before, after = applied.likeliest(frozen.tokenizer, i, top)
+            before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.last_column(i))
             rows.append(
                 {
                     "position": position,
                     "token": frozen.tokenizer.decode(ids[0, position]),
                     **described,
                     "kl": float(kl[i]),
-                    "cosine": float(cosine[i]),
+                    **{name: values[i] for name, values in more.items()},
                     "before": before,
                     "after": after,
                 }
@@ -67,8 +60,26 @@ def explain_text(
     return rows
 
 
-def _contexts(ids: Tensor, ends: Sequence[int]) -> dict[str, Tensor]:
-    """The text up to each of some tokens, padded on the left."""
+def contexts_of(lens: LensModel, text: str, ends: Sequence[int]) -> dict[str, Any]:
+    """The text up to each of some tokens, padded on the left, so that only one column of each meets the vocabulary;
+    and what the lens reads there."""
+    frozen, ids = read_tokens(lens, text)
+    sites = lens.config.sites or []
+    read = frozen.read({"input_ids": ids}, sites)
+    activations = {site: read[site][0, list(ends)] for site in sites}
     width = max(ends) + 1
     columns = torch.arange(width, device=ids.device) - (width - 1 - torch.tensor(ends, device=ids.device).unsqueeze(1))
-    return {"input_ids": ids[columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
+    contexts = {"input_ids": ids[0][columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
+    return {**contexts, "activations": activations}
+
+
+def read_tokens(lens: LensModel, text: str) -> tuple[FrozenLM, Tensor]:
+    """The subject, and the tokens `[1, S]` that it reads of a text; raise where it cannot."""
+    frozen = lens.subject
+    if frozen is None:
+        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to explain texts.")
+    ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
+    if ids.shape[1] < 2:
+        raise BadInput("text", text, "Give at least one word.")
+    frozen.require_length(ids.shape[1], "text")
+    return frozen, ids

@@ -20,7 +20,7 @@ from ..frozen import Edit, FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
-from .explaining import explain_text
+from .explaining import contexts_of, explain_text
 from .saving.lens_files import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
@@ -100,6 +100,10 @@ class LensModel(SavedModel):
         """How edits of this lens are compared with the clean model: at P, unless the family says otherwise."""
         return TokenSwap.of(models.only, batch, horizon)
 
+    def on_card(self) -> dict[str, Any]:
+        """What the family's own part of the card shows beside the report."""
+        return {}
+
     def describe(self, code: Code) -> list[dict[str, Any]]:
         """One row for people per code: `explanation` and what else the family has to say."""
         raise NotImplementedError
@@ -170,6 +174,16 @@ class LensModel(SavedModel):
         if isinstance(what, Code):
             return self.describe(what)
         return explain_text(self, what, positions)
+
+    def contexts_of(self, text: str, ends: Sequence[int]) -> Batch:
+        """A batch of the text up to each of some tokens, as the family's collator would make it; the last column that
+        is compared stands for that token.
+
+        Args:
+            text: what the subject reads.
+            ends: tokens of it.
+        """
+        return contexts_of(self, text, ends)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -16,7 +16,7 @@ from .configuration import LatentWireConfig
 
 def prompts_of(config: LatentWireConfig) -> PromptFormat:
     """The text around prompts, by a lens's configuration."""
-    given = {"opening": config.opening, "anchor": config.anchor, "max_answer_tokens": config.max_answer_tokens}
+    given = {name: vars(config)[name] for name in ("opening", "anchor", "max_answer_tokens", "answer_choice")}
     own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return PromptFormat(**own)
 
@@ -56,8 +56,9 @@ def passages_for(given: Any, config: LatentWireConfig, models: FrozenModels) -> 
         return passages.tokenised(models, prompts, config.bos)
     passages.require_models(models)
     record = passages.metadata["tokens"]
+    known = {**PromptFormat(**record["prompts"]).to_dict(), "bos": record["bos"]}
     for name, ours in {**prompts.to_dict(), "bos": config.bos}.items():
-        theirs = record["bos"] if name == "bos" else record["prompts"][name]
+        theirs = known[name]
         if ours != theirs:
             fix = "Give the passages as text, or make the lens with what they were tokenised with."
             raise BadInput(name, theirs, fix, why=f"the lens has {ours!r}, and use has to be as training was")

@@ -44,7 +44,7 @@ def rivals(
     - `empty_text`: nothing; the encoder is left with its start token.
     - `random_text`: tokens drawn evenly from those that a text may hold.
     - `other_text`: the end of the partner's context.
-    - `own_continuation`: what the subject says next, greedily: what one gets without a lens.
+    - `own_continuation`: the token at P and what the subject says next, greedily: what one gets without a lens.
     - `context_tail`: the end of the row's own context.
 
     Args:
@@ -64,7 +64,7 @@ def rivals(
         "empty_text": Words(blank, torch.zeros_like(blank)),
         "random_text": Words(allowed[drawn].to(device), torch.ones_like(blank)),
         "other_text": tail.take(batch["pair"].to(device)),
-        "own_continuation": starting_words("continuation", prefix, config, frozen),
+        "own_continuation": starting_words("onward", prefix, config, frozen),
         "context_tail": tail,
     }
 

@@ -19,7 +19,16 @@ RECIPES = cli.recipe_names()
 
 
 def test_there_are_recipes() -> None:
-    assert set(RECIPES) == {"demo", "gpt2", "llama3_8b_lora", "qwen3_0.6b", "sparse_demo", "transcoder_gpt2"}
+    assert set(RECIPES) == {
+        "demo",
+        "gpt2",
+        "llama3_8b_lora",
+        "qwen3_0.6b",
+        "sparse_demo",
+        "transcoder_gpt2",
+        "wire_demo",
+        "wire_llama_qwen",
+    }
 
 
 @pytest.mark.parametrize("command", [[], ["extract"], ["train"]])

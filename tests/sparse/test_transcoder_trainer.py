@@ -115,6 +115,16 @@ def test_the_weight_is_a_function_of_what_is_logged(tmp_path: Path) -> None:
     assert weights[-1] > weights[0], "more features are active than shall be"
 
 
+def test_it_ends_at_the_target_whatever_the_controller_left(tmp_path: Path) -> None:
+    made = trainer(tmp_path, transcoder(**JUMPRELU), target_l0=6.0, sparsity_weight="0.05", max_steps=20)
+    made.train()
+    read = torch.cat([made.source.split(batch["activations"])[0] for batch in made.get_train_dataloader()])
+    active = [float((each > 0).sum(1).double().mean()) for each in made.lens.encode(read, limit=0.0)]
+    assert sum(active) / 4 == pytest.approx(6.0, rel=0.02)
+    (before,) = logged(made, "l0_before_settling")
+    assert before != pytest.approx(6.0, rel=0.02) and logged(made, "threshold_factor")
+
+
 def test_dead_features_are_revived(tmp_path: Path) -> None:
     lens = transcoder()
     with torch.no_grad():

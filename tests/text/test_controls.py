@@ -74,8 +74,8 @@ def test_rivals_are_what_their_names_say(lm: FrozenLM, config: ConsistencyLensCo
     tails = [row[-LENGTH:] for row in contexts(batch)]
     assert texts(found["context_tail"]) == tails
     assert texts(found["other_text"]) == [tails[i] for i in batch["pair"].tolist()]
-    continuation = starting_words("continuation", prefix, config, lm)
-    assert texts(found["own_continuation"]) == texts(continuation)
+    onward = starting_words("onward", prefix, config, lm)
+    assert texts(found["own_continuation"]) == texts(onward), "P's token comes first: the encoder always reads it"
 
 
 def test_random_text_is_drawn_evenly_from_what_a_text_may_hold(config: ConsistencyLensConfig, lm: FrozenLM) -> None:

@@ -6,7 +6,7 @@ are computed inside the pass, and is trained on KL over whole passes and the err
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from consistency_lens.activations.passages import Passages
+from consistency_lens.activations.passages.collator import padded
 from consistency_lens.auto import Family
 from consistency_lens.base.arguments import LensTrainingArguments
 from consistency_lens.base.comparing import Applied, Joint, WholePass
@@ -148,6 +149,17 @@ class ToyLens(LensModel):
     def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Joint:
         parts = {name: WholePass.of(model, batch["tokens"][name]["full"]) for name, model in models.items()}
         return Joint.of(models, parts)
+
+    def contexts_of(self, text: str, ends: Sequence[int]) -> Batch:
+        """The text up to each of some tokens of the first model, as each model cuts it."""
+        assert self.models is not None
+        words = self.models.first.tokenizer
+        heads = [words.decode(words(text)["input_ids"][: end + 1], skip_special_tokens=True) for end in ends]
+        tokens = {}
+        for name, model in self.models.items():
+            ids, mask = padded([model.tokenizer(head)["input_ids"] for head in heads], 0, left=True)
+            tokens[name] = {"full": {"input_ids": ids, "attention_mask": mask}}
+        return {"tokens": tokens}
 
     def describe(self, code: Any) -> list[dict[str, Any]]:
         best = [features.amax(1).argmax(-1).tolist() for features in code.features.values()]

@@ -88,14 +88,16 @@ def as_options(record: dict[str, Any], options: Options) -> list[str]:
             value = json.dumps(value)
         if isinstance(value, dict) or (isinstance(value, list) and not (many and len(allowed) == 1)):
             raise BadInput("config", name, "Give a single value.", why=f"the recipe gives it {value!r}")
+        items = {item for kind in allowed if get_origin(kind) is list for item in get_args(kind)}
         if (str in allowed or many) and value is not None:
             fitting = (str, int, float) if name in options.schedules else (str, bool) if bool in allowed else (str,)
+            fitting = (int, float) if items & {int, float} else fitting
             for item in value if isinstance(value, list) else [value]:
                 if type(item) not in fitting:
                     why = f"YAML reads {item!r} there, which is no text"
                     raise BadInput("config", name, f"Put the text in quotes, as in {name}: 'no'.", why)
         if isinstance(value, list):
-            words += [f"--{name}", *value] if value else []
+            words += [f"--{name}", *map(str, value)] if value else []
         elif value is not None:
             words.append(f"--{name}={value}")
     return words
