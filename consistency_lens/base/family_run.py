@@ -103,6 +103,31 @@ class Command:
     words: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a family recommends for a training, before anything is loaded.
+
+    Args:
+        record: its numbers, for --json.
+        shown: tables and lines for people, in order.
+        notes: lines behind the commands.
+        chosen: options of the training, by name.
+        data: options of an extraction that has to come before it; None where the training is part of a whole run.
+        engine: that the training is started with: a file of `ds_configs/`.
+        processes: how many there are.
+        per_machine: and how many of them a machine has room for.
+    """
+
+    record: Mapping[str, Any]
+    shown: Sequence[Any]
+    notes: Sequence[str]
+    chosen: Mapping[str, Any]
+    data: Mapping[str, Any] | None
+    engine: str
+    processes: int
+    per_machine: int
+
+
 class FamilyRun:
     """A family subclasses it, and says what is its own. It is made anew for each command.
 
@@ -209,6 +234,16 @@ class FamilyRun:
         """The explanation of one of these rows, for a table."""
         return str(row["explanation"])
 
+    def plan(self, config: Any, data_options: Any, given: frozenset[str]) -> Plan:
+        """What `plan` recommends, where that is among the family's `commands`.
+
+        Args:
+            config: of the model.
+            data_options: how the data is made.
+            given: the options that are settled, because somebody named them.
+        """
+        raise NotImplementedError
+
     def export(self, lens: LensModel, to: str, folder: Path, data: Callable[[], Any]) -> Path:
         """Write a lens for one of the tools of `exports`.
 
@@ -223,6 +258,7 @@ class FamilyRun:
     def beside(self, lens: LensModel, data: Any, folder: Path) -> None:
         """Write into the folder of a lens that was evaluated what the family keeps beside the weights; its card comes
         after it. One process calls it."""
+
     def report_form(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What `evaluate_lens` is given of how the lens was trained, by the names of its settings."""
         return {}

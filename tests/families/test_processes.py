@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from extracting import ROOT
-from families import ROWS, STEPS, Row, know_all, logged
+from family_rows import ROWS, STEPS, Row, know_all, logged
 from safetensors.torch import load_file
 from two_processes import in_two_processes
 

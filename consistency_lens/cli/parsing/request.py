@@ -19,7 +19,6 @@ from ...auto import FAMILIES, find_foreign, lens_folder, name_of_family, read_co
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
 from ...schema import require_place
-from ...text.options import PlanOptions
 from .arguments import (
     ExplainArguments,
     ExportArguments,
@@ -112,10 +111,6 @@ class Request:
     @property
     def explanation(self) -> ExplainArguments:
         return self.part(ExplainArguments)
-
-    @property
-    def plan(self) -> PlanOptions:
-        return self.part(PlanOptions)
 
     @property
     def export(self) -> ExportArguments:
