@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import WholePass
-from ..base.modeling import Batch, Code, LensModel, LensOutput
+from ..base.explaining import ROWS, Positions, model_of
+from ..base.explanations import Explanations
+from ..base.modeling import Batch, LensModel, LensOutput
 from ..base.saving.lens_files import HEADS, load_files, open_folder, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
@@ -33,7 +35,7 @@ from .source import SourceLayer, Targets
 from .use.circuit_tracer import is_export, read_export
 from .use.explaining import explain_tokens
 from .use.replacing import Factors, changed, kept_columns, replaced
-from .use.using import Changed, amplify, features_of, subject_of
+from .use.using import Changed, amplify, features_of
 
 SHOWN_FEATURES = 10  # on the card, of the most convincing and of the least
 
@@ -214,7 +216,7 @@ class CrosslayerTranscoder(LensModel):
         documents, which the model reads; the seed changes nothing."""
         if "activations" in batch:
             return self.code_of(self.encode(self.read_of(batch)))
-        frozen = subject_of(self)
+        frozen = model_of(self)
         found = read_documents(frozen, batch, self.config.read_sites)
         return DocumentCode(self.compress({"activations": found}), lengths_of(frozen, batch))
 
@@ -245,10 +247,12 @@ class CrosslayerTranscoder(LensModel):
         `replaced`."""
         return changed(self, batch or {}, factors, first)
 
-    def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """One row with the active features of each code, or of each token of a text, with what the subject predicts
-        there when the lens stands in the place of its sites."""
-        return self.describe(what) if isinstance(what, Code) else explain_tokens(self, what, positions)
+    def explain_one(
+        self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
+    ) -> Explanations:
+        """One row with the active features of each token of a text, and what the model predicts there with the lens in
+        the place of its sites. All tokens are read in one pass, whatever `batch_size` says."""
+        return explain_tokens(self, text, positions, top)
 
     def features(self, text: str, top: int = 10, contexts: int = 0) -> list[dict[str, Any]]:
         """The `top` strongest features of each token of a text but the first, with their labels, and with so many

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..base.comparing import WholePass, likeliest
+from ..base.explaining import read_tokens
 from ..base.viewing import Bars, Choice, Control, Figures, Grid, LensView, Near, Part, Slider, nats
 from ..frozen import Edit
 from ..objectives import kl_of
@@ -21,7 +22,6 @@ from .coding.code import SparseCode
 from .modeling import CrosslayerTranscoder
 from .use.explaining import explain_tokens
 from .use.replacing import Factors
-from .use.using import read_text
 
 MOST = 24  # features with a slider
 TOP = 6  # likeliest tokens
@@ -54,6 +54,9 @@ class ActiveFeature:
 class TranscoderView(LensView):
     lens: CrosslayerTranscoder
     whole: ClassVar[bool] = True  # one pass has all tokens
+
+    def _read(self, text: str) -> dict[str, Tensor]:
+        return {"input_ids": read_tokens(self.lens, text)[1]}
 
     def about(self) -> str:
         """One sentence of what is seen here."""
@@ -115,7 +118,7 @@ class TranscoderView(LensView):
 
     def _code(self, text: str, position: int) -> SparseCode:
         """The features of one token."""
-        found = self.frozen.read(read_text(self.frozen, text), self.lens.config.read_sites)
+        found = self.frozen.read(self._read(text), self.lens.config.read_sites)
         # All tokens but the first at once: a BatchTopK compares them.
         code: SparseCode = self.lens.compress({"activations": {site: values[0, 1:] for site, values in found.items()}})
         return code.take(torch.tensor([position - 1], device=self.lens.device))
@@ -126,7 +129,7 @@ class TranscoderView(LensView):
         inside = values[_INSIDE]
         turned = {name: factor for name, factor in values.items() if name != _INSIDE and factor != 1.0}
         factors = {_key(name): factor for name, factor in turned.items()}
-        ids = read_text(self.frozen, text)["input_ids"][:, : position + 1]
+        ids = self._read(text)["input_ids"][:, : position + 1]
         batch, last = {"input_ids": ids}, torch.tensor([[position]])
         comparison = WholePass.of(self.frozen, batch, last)
         sides = [self._edits(batch, chosen, inside) for chosen in ({}, factors)]

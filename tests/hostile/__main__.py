@@ -23,7 +23,9 @@ def main() -> int:
     from .trying import PATIENCE, Tally, attempt
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=None, help="Minutes over all attacks. Default: one, no kills.")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="Minutes over all attacks. Default: one, no kills."
+    )
     parser.add_argument("--only", nargs="+", choices=[*ATTACKS, *SLOW], help="Attacks to try. Default: all.")
     parser.add_argument("--seed", type=int, default=None, help="Seed of the only case to try.")
     parser.add_argument("--first", type=int, default=0, help="Seed of the first case. Default: 0.")

@@ -28,10 +28,14 @@ NAMES = ["texts", "part[1]", "a b", "*", "?", "ü", "-x", "a::b", "{x}", "%20", 
 
 def corpus(folder: Path, random: Random) -> str:
     """Rows are extracted from it, one for every document that is long enough; or it is refused."""
-    texts: list[Any] = [random.choice([*random_texts(8, random.randrange(99)), *TEXTS]) for _ in range(random.randrange(12))]
+    texts: list[Any] = [
+        random.choice([*random_texts(8, random.randrange(99)), *TEXTS]) for _ in range(random.randrange(12))
+    ]
     texts = [*texts, *random_texts(2, random.randrange(99), shortest=12)] if random.random() < 0.7 else texts
     if random.random() < 0.2:
-        texts[random.randrange(len(texts) + 1) :] = [random.choice([*VALUES[:20], None, ["w1"], {"text": "w1"}, b"w1"])]
+        texts[random.randrange(len(texts) + 1) :] = [
+            random.choice([*VALUES[:20], None, ["w1"], {"text": "w1"}, b"w1"])
+        ]
     kind = random.choice(["txt", "jsonl", "json", "csv", "parquet", "arrow"])
     path = folder / f"{random.choice(NAMES)}.{kind}"
     column = random.choice(["text", "text", "text", "", "texts", "doc_id", "\u202etext"])
@@ -43,9 +47,13 @@ def corpus(folder: Path, random: Random) -> str:
         spoil_bytes(path, random)
     done = f"{path.name}: {texts!r}"[:1000]
     given = CorpusArguments(
-        train_file=[str(path)], streaming=random.random() < 0.3, sample_by=random.choice(["line", "paragraph", "document"])
+        train_file=[str(path)],
+        streaming=random.random() < 0.3,
+        sample_by=random.choice(["line", "paragraph", "document"]),
     )
-    extraction = extraction_of(Corpus.load(given), folder / "rows", min_position=random.choice([1, 4]), continuation_length=2)
+    extraction = extraction_of(
+        Corpus.load(given), folder / "rows", min_position=random.choice([1, 4]), continuation_length=2
+    )
     extraction.open()
     found = Activations.load(extraction.run(shared_lm("llama")))
     rows = [row for split in found.splits.values() for row in split.remove_columns(list(found.sites)).to_list()]
@@ -65,7 +73,9 @@ def _write(path: Path, kind: str, column: str, texts: list[Any], random: Random)
             path.write_text(joint, "utf-8")
         case "csv":
             with path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator=random.choice(["\n", "\r\n"])).writerows([[column], *([text] for text in texts)])
+                csv.writer(file, lineterminator=random.choice(["\n", "\r\n"])).writerows(
+                    [[column], *([text] for text in texts)]
+                )
         case "parquet":
             parquet.write_table(pa.table({column: texts}), path)
         case "arrow":

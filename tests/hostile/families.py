@@ -85,7 +85,9 @@ def _other_tensor(path: Path, random: Random) -> str:
         case "dtype":
             tensor = tensor.to(random.choice([torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.uint8]))
         case "shape":
-            tensor = random.choice([tensor.T.contiguous() if tensor.dim() == 2 else tensor[None], tensor[:-1], tensor[None]])
+            tensor = random.choice(
+                [tensor.T.contiguous() if tensor.dim() == 2 else tensor[None], tensor[:-1], tensor[None]]
+            )
         case "empty":
             tensor = tensor[:0]
     tensors[name] = tensor.contiguous()

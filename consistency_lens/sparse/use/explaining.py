@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ...base.comparing import WholePass
 from ...base.comparing.chain import likeliest
+from ...base.explaining import Positions, read_tokens, tokens_of
+from ...base.explanations import Explanations
 from ...objectives import kl_of
 from .replacing import Factors
-from .using import features_of, read_text, require_inside, subject_of
+from .using import features_of, require_inside
 
 if TYPE_CHECKING:
     from ..modeling import CrosslayerTranscoder
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def explain_tokens(
     lens: CrosslayerTranscoder,
-    text: str,
-    positions: Sequence[int] | None = None,
+    text: str | Tensor,
+    positions: Positions = None,
     top: int = 5,
     factors: Factors | None = None,
     inside: str = "model",
-) -> list[dict[str, Any]]:
+) -> Explanations:
     """One row per token: its features, and the prediction at it without the lens (`before`) and with the lens in the
     place of all its sites, inside one pass (`after`), with the `kl` between them. Where features are changed, these
     are the predictions without the change and with it, at every token.
@@ -40,8 +42,8 @@ def explain_tokens(
         inside: which pass they are changed in, as for `amplify`.
     """
     require_inside(inside)
-    frozen = subject_of(lens)
-    batch = read_text(frozen, text)
+    frozen, ids = read_tokens(lens, text)
+    batch = {"input_ids": ids}
     described = features_of(lens, text, top, positions)
     comparison = WholePass.of(frozen, batch)
     clean = comparison.clean
@@ -52,7 +54,7 @@ def explain_tokens(
     else:
         clean, edited = comparison.edited(lens.replaced(batch)), comparison.edited(lens.replaced(batch, factors))
     kl = kl_of(clean[0], edited[0]).tolist()
-    return [
+    rows = [
         {
             **row,
             "kl": kl[row["position"]],
@@ -61,3 +63,4 @@ def explain_tokens(
         }
         for row in described
     ]
+    return Explanations(rows, tokens_of(frozen, ids[0]))
