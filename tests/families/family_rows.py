@@ -52,6 +52,8 @@ class Row:
         saved: the same in a folder, which is made once.
         plain: the same as somebody else may have made it, in memory; None where the family takes no rows.
         half: rows of half a batch.
+        noisy: its noise is of a batch's number, and not of a row: two processes draw what one draws in two turns.
+        idle: it trains some parts in some steps, and under ZeRO others go on by their momentum meanwhile.
         run: arguments of its short runs, beside those of all.
         controls: some that its report has to have.
         zero, whole: the controls at which nothing and everything is recovered.
@@ -69,6 +71,8 @@ class Row:
     zero: str
     whole: str = "self"
     half: int = 2
+    noisy: bool = False
+    idle: bool = False
     run: Mapping[str, Any] = field(default_factory=dict)
 
     def trainer(
@@ -118,6 +122,7 @@ ROWS = {
         plain=_plain_contexts,
         controls=("self", "mean", "shuffled_activation", "token_shuffle"),
         zero="mean",
+        noisy=True,
         run={"warm_steps": 2, "rollouts": 2, "warm_sure": 0.0, "lm_weight": "0"},
     ),
     "sparse": Row(
@@ -146,6 +151,7 @@ ROWS = {
         controls=("text", "none", "first", "shuffled", "mean"),
         zero="none",
         whole="text",
+        idle=True,
     ),
     "toy": Row(
         name="toy",
