@@ -189,10 +189,10 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     """What a world whose truth is known adds to the report of a text lens."""
     if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
         return {}
-    from ...demo.judging.beyond import BeyondJudge
-    from ...demo.judging.held import Held
-    from ...demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
-    from ...demo.judging.sentences import FactSentences
+    from ...demo.beyond import BeyondJudge
+    from ...demo.held import Held
+    from ...demo.judge import FACT_COLUMNS, FactJudge, reword_all
+    from ...demo.sentences import FactSentences
 
     if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
         return {"reword": reword_all}
@@ -205,7 +205,7 @@ def with_fresh(
     report: Report, lens: LensModel, activations: Activations, progress: bool, of_family: Mapping[str, Any]
 ) -> Report:
     """The report with what the lens does on stories that no tuning saw, at thousands of fact positions."""
-    from ...demo.judging.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
+    from ...demo.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
 
     assert lens.models is not None
     (site,) = lens.config.sites or [""]
