@@ -139,6 +139,8 @@ class FamilyRun:
     data_options: ClassVar[type]  # a dataclass: how the family's data is made
     extraction: ClassVar[Callable[..., Any]]  # makes the data from a corpus: `open`, `bill`, `run`
     data: ClassVar[Any]  # what it makes: `load(place)` opens it
+    data_title: ClassVar[str] = "the rows"  # of those options
+    unused: ClassVar[Mapping[str, str]] = {}  # options of all families that do nothing here -> why
     more_options: ClassVar[Mapping[str, type]] = {}  # title of the group -> a dataclass
     commands: ClassVar[tuple[str, ...]] = ()  # beside those that every family has
     uses: ClassVar[Mapping[str, Command]] = {}  # by name: commands that no other family has
