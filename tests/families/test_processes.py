@@ -32,7 +32,7 @@ def train(rank: int, name: str, folder: str, data: str, zero: bool) -> None:
     """Half of the rows in each process; with ZeRO-2 once more from the middle."""
     know_all()
     row, engine = ROWS[name], with_zero() if zero else {}
-    changes = SHARED | engine | {"per_device_train_batch_size": row.half}
+    changes = SHARED | dict(row.together) | engine | {"per_device_train_batch_size": row.half}
     trainer = row.trainer(f"{folder}/whole", data, **changes)
     trainer.train()
     record(trainer, f"{folder}/{rank}.json")
@@ -54,7 +54,7 @@ def record(trainer: LensTrainer, file: str) -> None:
 def alone(row: Row, tmp_path_factory: pytest.TempPathFactory) -> LensTrainer:
     turns = 2 if row.noisy else 1
     batch = {"per_device_train_batch_size": 2 * row.half // turns, "gradient_accumulation_steps": turns}
-    trainer = row.trainer(tmp_path_factory.mktemp("alone"), **SHARED, **batch)
+    trainer = row.trainer(tmp_path_factory.mktemp("alone"), **SHARED, **row.together, **batch)
     trainer.train()
     return trainer
 
