@@ -193,7 +193,8 @@ def evaluate_lens(
         progress: show a bar.
         of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
             measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
-            other words.
+            other words; `sayings`, worlds that say something else of a row; `sure` and `vague`, how its starting texts
+            deal with a guess.
 
     Returns:
         The report; `save` writes it, `show` prints it.
