@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     )
     from .activations.blocks import BlockArguments, BlockExtraction, Blocks
     from .activations.passages import PassageArguments, Passages
-    from .auto import AutoLens, evaluate_lens
+    from .auto import AutoLens, evaluate_lens, view_of
     from .base.arguments import LensTrainingArguments
     from .base.configuration import LensConfig
     from .base.modeling import LensModel
     from .base.trainer import LensTrainer
+    from .base.viewing import LensView
     from .errors import BadInput
     from .evaluation import Report
     from .evaluation.metric import Fidelity
@@ -71,6 +72,7 @@ _HOMES = {
     "LensModel": ".base.modeling",
     "LensTrainer": ".base.trainer",
     "LensTrainingArguments": ".base.arguments",
+    "LensView": ".base.viewing",
     "PassageArguments": ".activations.passages",
     "Passages": ".activations.passages",
     "Prefix": ".frozen",
@@ -80,6 +82,7 @@ _HOMES = {
     "Site": ".frozen",
     "Steered": ".text.steering",
     "evaluate_lens": ".auto",
+    "view_of": ".auto",
 }
 
 __all__ = [
@@ -115,6 +118,7 @@ __all__ = [
     "LensModel",
     "LensTrainer",
     "LensTrainingArguments",
+    "LensView",
     "PassageArguments",
     "Passages",
     "Prefix",
@@ -124,6 +128,7 @@ __all__ = [
     "Site",
     "Steered",
     "evaluate_lens",
+    "view_of",
 ]
 
 

@@ -153,21 +153,6 @@ def shortened(words: Words, length: int, pad_id: int) -> Words:
     return Words(torch.where(mask.bool(), words.ids, pad_id), mask)
 
 
-def noised(words: Words, drop: float, replace: float, seed: int, pad_id: int) -> Words:
-    """Each token is dropped, or else replaced by one of all these texts, with these probabilities. A text keeps at
-    least one token, so that an encoder learns that no single token can be relied on, and that some can."""
-    generator = torch.Generator().manual_seed(seed)
-    chances = torch.rand((2, *words.ids.shape), generator=generator).to(words.ids.device)
-    real = words.mask.bool()
-    pool = words.ids[real]
-    if not len(pool):
-        return words
-    drawn = pool[torch.randint(len(pool), words.ids.shape, generator=generator).to(words.ids.device)]
-    keep = real & (chances[0] >= drop)
-    keep[:, 0] |= real[:, 0] & ~keep.any(1)
-    return packed(torch.where(chances[1] < replace, drawn, words.ids), keep, pad_id)
-
-
 def paraphrased(config: ConsistencyLensConfig, words: Words, frozen: FrozenLM) -> Words:
     """Each text as the subject itself says it in other words: greedily, at most T tokens, up to the end of the line.
 

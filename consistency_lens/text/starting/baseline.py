@@ -40,9 +40,9 @@ KEY = "baseline.json"
 # Names of this run, and what only chosen words have a part in.
 ELSEWHERE = {
     *("output_dir", "run_name", "logging_dir", "project"),
-    *("estimator", "rollouts", "temperature", "anchor_share", "decoder_learning_rate"),
+    *("estimator", "rollouts", "temperature", "decoder_learning_rate"),
     *("warm_sure", "warm_vague", "warm_guess_share"),
-    *(f"{term}_weight" for term in ("lm", "ground", "entropy", "replay", "reference")),
+    *(f"{term}_weight" for term in ("lm", "ground", "reference")),
 }
 OF_TEXTS = {"warm_sure", "warm_vague"}  # what an encoder of what the model says hangs on after all
 
@@ -67,7 +67,6 @@ def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, s
         warm_steps=0 if run.values["warm_start"] == "none" else run.values["warm_steps"],
         quote=True,
         ground_weight="0",
-        anchor="none",
         ema_decay=0.0,
         eval_strategy="no",
         save_total_limit=1,
