@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..activations.passages import context_of
-from ..base.comparing import WholePass, likeliest
+from ..base.comparing import WholePass, beside, likeliest
 from ..base.viewing import Bars, Choice, Control, Field, Figures, Grid, LensView, Near, Part, Slider, Switches, nats
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
@@ -175,7 +175,7 @@ class WireView(LensView):
                 for context, edits in ((bare, [edit]), (full, []), (bare, []))
             ]
             answers.append([name, *said, *kls])
-            sides = [likeliest(model.tokenizer, side[0, 0], TOP) for side in (comparison.clean, from_code)]
+            sides = beside(model.tokenizer, comparison.clean[0, 0], from_code[0, 0], TOP)
             bars.append(Bars(f"What {name} says first", *sides, ("from the text", "from the code")))
         headers = ["model", "from the code", "from the text", "from neither", "KL, code", "KL, neither"]
         return [Figures(items=facts), Grid("", headers, answers, numeric=4), *bars]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..base.comparing import WholePass, likeliest
+from ..base.comparing import WholePass, beside
 from ..base.viewing import Bars, Choice, Control, Figures, Grid, LensView, Near, Part, Slider, nats
 from ..frozen import Edit
 from ..objectives import kl_of
@@ -67,19 +67,33 @@ class TranscoderView(LensView):
     def rows(self, text: str, positions: Sequence[int]) -> list[dict[str, Any]]:
         return explain_tokens(self.lens, text, positions)
 
+    @torch.no_grad()
     def near(self, text: str, position: int) -> Near:
         self.require(text, position)
-        (row,) = explain_tokens(self.lens, text, [position], TOP)
+        batch, frozen = read_text(self.frozen, text), self.frozen
+        code, comparison = self._code(text, position), WholePass.of(frozen, batch, torch.tensor([[position]]))
+        after = comparison.edited(self.lens.replaced(batch))
+        counts = [len(own.features) for own in code.entries]
         facts = [
-            ("KL", nats(row["kl"]), "nats between what the model says next by itself and with the lens in place"),
-            ("active", f"{row['active']:,}", f"features on this token, in {len(self.lens.config.window)} layers"),
+            (
+                "KL",
+                nats(float(comparison.kl(after))),
+                "nats between what the model says next by itself and with the lens in place",
+            ),
+            ("active", f"{sum(counts):,}", f"features on this token, in {len(self.lens.config.window)} layers"),
         ]
-        bars = Bars("What the model says next", row["before"], row["after"], ("by itself", "with the lens in place"))
-        code = self._code(text, position)
-        cells = [[str(layer), str(len(own.features))] for layer, own in zip(code.window, code.entries, strict=True)]
-        layers = Grid("Active features", ["layer", "how many"], cells)
-        controls = self.controls(text, position)
-        return Near(self.unit, position, row["token"], [Figures(items=facts), bars, layers], controls, "Predict")
+        likely = beside(frozen.tokenizer, comparison.clean[0, 0], after[0, 0], TOP)
+        parts = [
+            Figures(items=facts),
+            Bars("What the model says next", *likely, ("by itself", "with the lens in place")),
+            Grid(
+                "Active features",
+                ["layer", "how many"],
+                [[str(n), str(c)] for n, c in zip(code.window, counts, strict=True)],
+            ),
+        ]
+        token = frozen.tokenizer.decode(batch["input_ids"][0, position])
+        return Near(self.unit, position, token, parts, self.controls(text, position), "Predict")
 
     def controls(self, text: str, position: int) -> list[Control]:
         """A slider for each of the strongest features, and where the change is made."""
@@ -90,10 +104,11 @@ class TranscoderView(LensView):
                 feature.name,
                 f"feature {feature.index}",
                 f"value {feature.value:.2f}; makes likelier: {' '.join(feature.likelier)}",
-                f"Layer {feature.layer}, times",
+                f"Features of layer {feature.layer}",
                 value=1.0,
                 high=LOUDEST,
                 step=0.25,
+                factor=True,
             )
             for feature in self.features(text, position)
         ]
@@ -141,7 +156,7 @@ class TranscoderView(LensView):
             ("turned", str(len(factors)), ", ".join(f"{name} × {f:g}" for name, f in turned.items()) or "nothing yet"),
         ]
         tokenizer = self.frozen.tokenizer
-        likely = [likeliest(tokenizer, side[0], TOP) for side in (before, after)]
+        likely = beside(tokenizer, before[0], after[0], TOP)
         return [
             Figures(items=facts),
             Bars("What is predicted next", *likely),
