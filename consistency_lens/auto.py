@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
+NO_FOLDER = "there is no such folder"
 _DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
+_READER_ID = re.compile(r"reader-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Family:
         config, model, trainer, arguments: its classes.
         run: its `FamilyRun`: what it adds to the command line, its data among it.
         report: its `FamilyReport`: controls, numbers of its own, sentences.
+        foreign: finds lenses that other projects have saved, in a format that it reads; '' where it reads none.
         view: its `LensView`: what the explorer shows of its codes, and what can be changed. Default: rows for people.
     """
 
@@ -49,6 +52,7 @@ class Family:
     arguments: str
     run: str
     report: str
+    foreign: str = ""
     view: str = ".base.viewing:LensView"
 
     def load(self, part: str) -> Any:
@@ -76,7 +80,8 @@ FAMILIES = {
         trainer=".sparse.trainer:CrosslayerTranscoderTrainer",
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
-        report=".sparse.report:TranscoderReport",
+        report=".sparse.report.transcoder_report:TranscoderReport",
+        foreign=".sparse.use.reading:find",
         view=".sparse.view:TranscoderView",
     ),
     "soft": Family(
@@ -86,7 +91,7 @@ FAMILIES = {
         trainer=".soft.trainer:LatentWireTrainer",
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
-        report=".soft.report:WireReport",
+        report=".soft.report.wire_report:WireReport",
         view=".soft.view:WireView",
     ),
 }
@@ -130,7 +135,13 @@ class AutoLens:
             token: for a private lens, or a private subject. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
-        config, revision = read_config(place, revision, token)
+        try:
+            config, revision = read_config(place, revision, token)
+        except BadInput:
+            found = find_foreign(place, revision, token)
+            if found is None:
+                raise
+            return _open_foreign(*found, subject, device_map, token)
         family = family_of(config, str(lens_id_or_path))
         kind = family.load("config")
         settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
@@ -209,7 +220,8 @@ def evaluate_lens(
         progress: show a bar.
         of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
             measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
-            other words.
+            other words. For a transcoder: `beside`, name -> further transcoders of the same sites, `per_layer` (a
+            control of equal size) and `jumprelu` (the lens with thresholds).
 
     Returns:
         The report; `save` writes it, `show` prints it.
@@ -236,8 +248,59 @@ def read_config(
     if Path(place).is_dir() and not path.is_file():
         raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")
     if not path.is_file():
+        _require_no_path(place)
         path, revision = fetch_config(place, revision, token)
     return require_lens(path, place), revision
+
+
+def _require_no_path(place: str) -> None:
+    """Raise where this can only be a path, so that the Hub is not asked for a folder that somebody misspelt."""
+    path = Path(place).expanduser()
+    parts = path.parts
+    if not (path.is_absolute() or place[0] in ".~" or "\\" in place or len(parts) > 2 or Path(parts[0]).is_dir()):
+        return
+    beside = path.parent if path.name != RUN_LENS else path.parent.parent
+    found = sorted(run for run in beside.glob("*") if (run / RUN_LENS / CONFIG_NAME).is_file()) if parts else []
+    there = f" Here are: {', '.join(map(str, found[:5]))}." if found else ""
+    raise BadInput("lens", place, f"Give the folder of a run or of a lens, or an id on the Hub.{there}", NO_FOLDER)
+
+
+def find_foreign(
+    place: str, revision: str | None = None, token: str | None = None, whole: bool = True
+) -> tuple[str, Path, str] | None:
+    """A lens that another project has saved: the family that reads it, its folder, and the name of its model. None
+    where no family knows the format. Without `whole`, weights stay where they are."""
+    for name, family in FAMILIES.items():
+        found = family.load("foreign")(place, revision, token, whole) if family.foreign else None
+        if found is not None:
+            return name, *found
+    return None
+
+
+def family_at(place: str, token: str | None = None) -> str:
+    """The name of the family of a lens that is saved, here or on the Hub, by us or by another project."""
+    try:
+        return name_of_family(read_config(place, token=token)[0], place)
+    except BadInput:
+        found = find_foreign(place, token=token, whole=False)
+        if found is None:
+            raise
+        return found[0]
+
+
+def _open_foreign(
+    family: str, folder: Path, model_id: str, subject: Any, device_map: Any, token: str | None
+) -> LensModel:
+    """With the model that is given, or that it names itself."""
+    if subject is None and not model_id:
+        raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
+    if subject is None or isinstance(subject, (str, os.PathLike)):
+        if subject is None and is_demo(model_id):
+            subject = _load_demo(model_id, device_map)
+        else:
+            subject = _load_named(str(subject or model_id), device_map, token)
+    lens: LensModel = FAMILIES[family].load("model").from_pretrained(folder, subject=subject)
+    return lens
 
 
 def is_demo(model_id: str) -> bool:
@@ -294,6 +357,8 @@ def find_subject(
         return _load_published(origin, device_map, token)
     if place is None and is_demo(origin.model_id):
         return _load_demo(origin.model_id, device_map)
+    if place is None and _READER_ID.fullmatch(origin.model_id):
+        return _load_reader(origin.model_id, device_map)
     where = str(place or origin.model_id)
     commit = origin.weights.partition("commit:")[2]
     if place is None and not commit and not Path(where).exists() and not on_hub(where):
@@ -303,15 +368,17 @@ def find_subject(
             "Name its folder: --model_name_or_path FOLDER, or subject=FrozenLM.from_pretrained(FOLDER).",
             why="the model came from a local folder, and none of this name lies here",
         )
+    how = {
+        "revision": commit if commit not in ("", "None") and not Path(where).is_dir() else None,
+        "dtype": origin.dtype,
+        "quantization": origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
+    }
+    return _load_named(where, device_map, token, **how)
+
+
+def _load_named(where: str, device_map: Any, token: str | None, **how: Any) -> FrozenLM:
     try:
-        return FrozenLM.from_pretrained(
-            where,
-            revision=commit if commit not in ("", "None") and not Path(where).is_dir() else None,
-            dtype=origin.dtype,
-            quantization=origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
-            device_map=device_map,
-            token=token,
-        )
+        return FrozenLM.from_pretrained(where, device_map=device_map, token=token, **how)
     except OSError as error:
         fix = "Check that this machine is online, or name a folder that holds the model."
         raise BadInput("subject", where, fix, why=hub.redacted(str(error), token)) from error
@@ -333,3 +400,13 @@ def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> Frozen
         fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
         raise BadInput("subject", model_id, fix, why="the offline subject of another version of the demo world")
     return FrozenLM.from_pretrained(subject_path(), device_map=device_map)
+
+
+def _load_reader(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    from .demo.reading.readers import READERS, reader_hash, reader_path
+
+    known = {f"reader-{reader_hash(config)}": config for config in READERS.values()}
+    if model_id not in known:
+        fix = f"Train it again with this version, whose readers are {', '.join(known)}, or pass the old ones."
+        raise BadInput("subject", model_id, fix, why="a reader of another version of the demo world")
+    return FrozenLM.from_pretrained(reader_path(known[model_id]), device_map=device_map)

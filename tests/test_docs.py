@@ -189,7 +189,7 @@ def test_a_lens_is_trained_in_a_few_lines(tiny_gpt2: Path) -> None:
 def test_rows_are_a_dataset(tiny_gpt2: Path) -> None:
     snippet = SNIPPETS["rows"]
     columns = re.findall(
-        r"^\| `(\w+)", (ROOT / "README.md").read_text("utf-8").partition(snippet.code)[2], re.MULTILINE
+        r"^\| `(\w+)", (ROOT / "docs" / snippet.page).read_text("utf-8").partition(snippet.code)[2], re.MULTILINE
     )
     shown = replace(snippet, code=snippet.code + "print(*rows['train'].column_names)").run().split()
     assert {"doc_id", "input_ids"} < set(shown) and "resid_post.2" in shown

@@ -67,7 +67,8 @@ def imports(path: str, source: str) -> Iterator[tuple[int, str]]:
 
 @cache
 def loaded_with(family: str) -> frozenset[str]:
-    """The files of a family that loading a lens imports: its configuration, its model, and what these import of it."""
+    """The files of a family that loading a lens imports: its configuration, its model, and what these import of it
+    at the top. What a function imports comes when it is called."""
     waiting = [f"{PACKAGE}/{family}/{name}.py" for name in ("configuration", "modeling")]
     found: set[str] = set()
     while waiting:
@@ -75,7 +76,9 @@ def loaded_with(family: str) -> frozenset[str]:
         if path in found or not (ROOT / path).is_file():
             continue
         found.add(path)
-        for _, name in imports(path, (ROOT / path).read_text("utf-8")):
+        tree = ast.parse((ROOT / path).read_text("utf-8"))
+        at_once = [ast.unparse(node) for node in at_the_top(tree) if node.col_offset == 0]
+        for _, name in imports(path, "\n".join(at_once)):
             parts = name.split(".")
             waiting += ["/".join(parts[:end]) + ".py" for end in range(3, len(parts) + 1) if parts[1] == family]
     return frozenset(found)

@@ -47,7 +47,19 @@ def test_constraints_cover_each_direct_dependency(requirement: Requirement) -> N
 
 
 def test_extras() -> None:
-    assert set(EXTRAS) == {"train", "deepspeed", "quant", "gguf", "flash", "space", "track", "test", "dev", "all"}
+    assert set(EXTRAS) == {
+        "train",
+        "deepspeed",
+        "quant",
+        "gguf",
+        "flash",
+        "space",
+        "serve",
+        "track",
+        "test",
+        "dev",
+        "all",
+    }
     everything = set().union(*map(extra, EXTRAS))
     assert all(map(extra, EXTRAS)), "an empty extra promises something that it does not bring"
     assert extra("all") == everything - {"flash-attn"}, "flash-attn cannot be installed without a CUDA toolkit"

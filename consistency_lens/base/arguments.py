@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
 
 from ..errors import BadInput
+
+
+@dataclass(frozen=True)
+class Removed:
+    """An option of before.
+
+    Args:
+        off: the value at which it did nothing, which old recipes may still say; None where every value did nothing.
+        instead: what to do in its place.
+    """
+
+    off: str | None = None
+    instead: str = "Leave it out."
 
 
 @dataclass
@@ -19,6 +33,7 @@ class LensTrainingArguments(TrainingArguments):
     """
 
     usual: ClassVar[tuple[str, ...]] = ()  # own options that --help shows; --help_all shows the others, too
+    removed: ClassVar[Mapping[str, Removed]] = {}  # options of before, by name
     shown_terms: ClassVar[tuple[str, ...]] = ()  # of the loss, on the progress bar; none: all of them
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1")  # of an evaluation, in one line
 

@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 
 from ..base.comparing import WholePass, beside
+from ..base.explaining import read_tokens
 from ..base.viewing import Bars, Choice, Control, Figures, Grid, LensView, Near, Part, Slider, nats
 from ..frozen import Edit
 from ..objectives import kl_of
 from .coding.code import SparseCode
+from .features.logit_effect import effects
 from .modeling import CrosslayerTranscoder
 from .use.explaining import explain_tokens
 from .use.replacing import Factors
-from .use.using import read_text
 
 MOST = 24  # features with a slider
 TOP = 6  # likeliest tokens
 WORDS = 3  # that a feature makes likelier
+AROUND = 6  # tokens before the one where it is most active, and half as many behind
 CONTINUED = 12  # tokens
 LOUDEST = 4.0  # times
 _INSIDE = "inside"
@@ -38,22 +40,35 @@ class ActiveFeature:
     Args:
         layer, index: which one.
         value: how active it is.
-        likelier: words whose logits it raises most, by what it writes to all its targets.
+        likelier: words whose logits it raises most by itself.
+        label: what it stands for, where the lens knows that.
+        context: where it is most active, the token between brackets, where the lens knows that.
     """
 
     layer: int
     index: int
     value: float
     likelier: list[str]
+    label: str = ""
+    context: str = ""
 
     @property
     def name(self) -> str:
         return f"{self.layer}/{self.index}"
 
+    @property
+    def said(self) -> str:
+        """All that is known of it, in a line."""
+        most = f"; most active at “{self.context}”" if self.context else ""
+        return f"value {self.value:.2f}; makes likelier: {' '.join(self.likelier)}{most}"
+
 
 class TranscoderView(LensView):
     lens: CrosslayerTranscoder
     whole: ClassVar[bool] = True  # one pass has all tokens
+
+    def _read(self, text: str) -> dict[str, Tensor]:
+        return {"input_ids": read_tokens(self.lens, text)[1]}
 
     def about(self) -> str:
         """One sentence of what is seen here."""
@@ -70,7 +85,7 @@ class TranscoderView(LensView):
     @torch.no_grad()
     def near(self, text: str, position: int) -> Near:
         self.require(text, position)
-        batch, frozen = read_text(self.frozen, text), self.frozen
+        batch, frozen = self._read(text), self.frozen
         code, comparison = self._code(text, position), WholePass.of(frozen, batch, torch.tensor([[position]]))
         after = comparison.edited(self.lens.replaced(batch))
         counts = [len(own.features) for own in code.entries]
@@ -102,8 +117,8 @@ class TranscoderView(LensView):
         sliders = [
             Slider(
                 feature.name,
-                f"feature {feature.index}",
-                f"value {feature.value:.2f}; makes likelier: {' '.join(feature.likelier)}",
+                f"{feature.index}{f': {feature.label}' if feature.label else ''}",
+                feature.said,
                 f"Features of layer {feature.layer}",
                 value=1.0,
                 high=LOUDEST,
@@ -122,15 +137,24 @@ class TranscoderView(LensView):
         for i, (layer, entries) in enumerate(zip(code.window, code.entries, strict=True)):
             written = entries.values * norms[i][entries.features]
             best = written.topk(min(each, len(written))).indices
-            effects = logit_effects(self.lens, i, entries.features[best])
-            for at, effect in zip(best.tolist(), effects, strict=True):
-                words = [self.frozen.tokenizer.decode(w).strip() for w in effect.topk(WORDS).indices.tolist()]
-                shown.append(ActiveFeature(layer, int(entries.features[at]), float(entries.values[at]), words))
+            chosen = entries.features[best]
+            raised = torch.cat([logits for _, logits in effects(self.lens, i, chosen)]) if len(chosen) else []
+            for at, logits in zip(best.tolist(), raised, strict=True):
+                index, value = int(entries.features[at]), float(entries.values[at])
+                words = [self.frozen.tokenizer.decode(word).strip() for word in logits.topk(WORDS).indices.tolist()]
+                shown.append(ActiveFeature(layer, index, value, words, *self._known(layer, index)))
         return shown
+
+    def _known(self, layer: int, index: int) -> tuple[str, str]:
+        """Label and strongest context of a feature, where the lens brings them along."""
+        if self.lens.contexts is None:
+            return "", ""
+        known = self.lens.contexts.of(layer, index)
+        return known["label"], excerpt(known["contexts"][0]) if known["contexts"] else ""
 
     def _code(self, text: str, position: int) -> SparseCode:
         """The features of one token."""
-        found = self.frozen.read(read_text(self.frozen, text), self.lens.config.read_sites)
+        found = self.frozen.read(self._read(text), self.lens.config.read_sites)
         # All tokens but the first at once: a BatchTopK compares them.
         code: SparseCode = self.lens.compress({"activations": {site: values[0, 1:] for site, values in found.items()}})
         return code.take(torch.tensor([position - 1], device=self.lens.device))
@@ -141,7 +165,7 @@ class TranscoderView(LensView):
         inside = values[_INSIDE]
         turned = {name: factor for name, factor in values.items() if name != _INSIDE and factor != 1.0}
         factors = {_key(name): factor for name, factor in turned.items()}
-        ids = read_text(self.frozen, text)["input_ids"][:, : position + 1]
+        ids = self._read(text)["input_ids"][:, : position + 1]
         batch, last = {"input_ids": ids}, torch.tensor([[position]])
         comparison = WholePass.of(self.frozen, batch, last)
         sides = [self._edits(batch, chosen, inside) for chosen in ({}, factors)]
@@ -177,25 +201,12 @@ class TranscoderView(LensView):
         return made.texts(self.frozen.tokenizer)[0]
 
 
+def excerpt(context: Mapping[str, Any]) -> str:
+    """The tokens round the one where a feature is active, which stands between brackets."""
+    tokens, at = [token.strip() for token in context["tokens"]], context["at"]
+    return " ".join([*tokens[max(0, at - AROUND) : at], f"[{tokens[at]}]", *tokens[at + 1 : at + 1 + AROUND // 2]])
+
+
 def _key(name: str) -> tuple[int, int]:
     layer, _, index = name.partition("/")
     return int(layer), int(index)
-
-
-@torch.no_grad()
-def logit_effects(lens: CrosslayerTranscoder, index: int, features: Tensor) -> Tensor:
-    """What features of a chosen layer do to the logits directly: all that they write, through the unembedding alone,
-    `[n, V]`, about the mean over the vocabulary.
-
-    Args:
-        lens: with its subject.
-        index: which of the chosen layers.
-        features: which of its features, `[n]`.
-    """
-    assert lens.subject is not None
-    source, scale = lens.layers_in_order[index], lens.targets.standardiser.scale
-    written = lens.targets.rows(index, source, features).unflatten(1, (source.reach, -1))
-    total = (written * scale[index : index + source.reach]).sum(1)
-    head = lens.subject.model.get_output_embeddings().weight
-    effects = total.to(head.device, head.dtype) @ head.T
-    return (effects - effects.mean(-1, keepdim=True)).float()

@@ -36,6 +36,9 @@ class Tally:
     def cases(self) -> int:
         return self.worked + self.refused + len(self.failed)
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.worked + other.worked, self.refused + other.refused, [*self.failed, *other.failed])
+
 
 @contextmanager
 def in_time(seconds: float) -> Iterator[None]:
@@ -66,5 +69,5 @@ def attempt(name: str, attack: Attack, seed: int, tally: Tally, patience: float 
             else:
                 tally.refused += 1
         except (Exception, Hangs) as error:
-            trace = "".join(traceback.format_exception(error)[-4:])
+            trace = "".join(traceback.format_exception(error)[-9:])
             tally.failed.append(f"{name} {seed}: {type(error).__name__}: {error}\n{trace}")

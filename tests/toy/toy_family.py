@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -196,10 +195,12 @@ class ToyTrainer(LensTrainer):
     lens: ToyLens
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
-        passages = Passages.load(given) if isinstance(given, (str, Path)) else given
+        passages = Passages.of(given)
         if "tokens" not in passages.metadata:
             passages = passages.tokenised(self.models)
-        held_out = passages.splits.get("validation") if eval_dataset is None else eval_dataset
+        held_out = passages.splits.get("validation")
+        if eval_dataset is not None:
+            held_out = Passages.of(eval_dataset).tokenised(self.models).splits["train"]
         return TrainingData(passages.splits["train"], passages.collator(self.models), held_out, passages.metadata)
 
     def weigh(self, args: ToyArguments) -> Mapping[str, Schedule]:
@@ -218,9 +219,6 @@ class ToyTrainer(LensTrainer):
     def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
         return without_mlps(self.models)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0
-
 
 def without_mlps(models: FrozenModels) -> list[Edit]:
     """The MLPs' outputs are zero: what recovers nothing."""
@@ -237,6 +235,7 @@ class ToyReport(FamilyReport):
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         self.data = data if "tokens" in data.metadata else data.tokenised(models)
         self.data.require_models(models)
+        held_out.require_split(self.data.splits)
 
     def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
         rows, size = self.data.splits[held_out.split], held_out.batch_size

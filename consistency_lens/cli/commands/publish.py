@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -201,9 +200,7 @@ def publish_rows(request: Request, folder: Path, repo: str) -> None:
 
 
 def _send(files: Mapping[str, Path], repo: str, message: str, token: str | None, **where: Any) -> str:
-    largest = max(files.values(), key=lambda path: path.stat().st_size)
-    beside = largest.parent.parent  # on the same disk, files are linked and not copied
-    with hub.staged(files, beside if os.access(beside, os.W_OK) else None) as folder:
+    with hub.staged(files) as folder:
         return hub.upload(folder, repo, message, token, **where)
 
 

@@ -1,0 +1,62 @@
+"""A command of one family, which uses a lens that is there: what it is offered."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.markup import escape
+
+from ...auto import FAMILIES, find_subject, lens_folder, read_config
+from ...base.family_run import Use
+from ...frozen import FrozenModels
+from ..opening import model_path, own_device
+from ..parsing.request import Request
+from .report import named_lens, require_family
+
+
+def use(request: Request) -> None:
+    """Do what the family's command does, in one process."""
+    named_lens(request)
+    require_family(request)
+    if PartialState().is_main_process:
+        request.options.run.uses[request.command].act(_Used(request))
+
+
+class _Used(Use):
+    def __init__(self, request: Request) -> None:
+        self.request, self.values, self.given = request, request.values, request.given
+        names = request.options.run.uses[request.command].words
+        self.words = dict(zip(names, request.words, strict=False))
+
+    @property
+    def place(self) -> str:
+        return lens_folder(named_lens(self.request))
+
+    @cached_property
+    def config(self) -> Any:
+        config, _ = read_config(self.place, token=self.values["hub_token"])
+        kind = FAMILIES[self.request.options.family].load("config")
+        return kind.from_dict(kind.require_record(config, self.place))
+
+    def lens(self) -> Any:
+        kind = FAMILIES[self.request.options.family].load("model")
+        return kind.from_pretrained(self.place, token=self.values["hub_token"])
+
+    def load_models(self, lens: Any, names: Any) -> None:
+        subject, found = self.request.subject, []
+        places = dict(subject.others)
+        if subject.model_name_or_path is not None:
+            places[next(iter(lens.config.origins))] = model_path(subject)
+        for name in names:
+            origin, device = lens.config.origins[name], subject.device_map or own_device()
+            model = find_subject(origin, places.get(name), device, self.values["hub_token"])
+            model.name = name
+            FrozenModels([model]).require_same({name: origin})
+            found.append(model)
+        lens.models = FrozenModels(found)
+
+    def say(self, text: str) -> None:
+        Console(stderr=True).print(escape(text), soft_wrap=True, highlight=False)
