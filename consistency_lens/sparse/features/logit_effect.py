@@ -34,8 +34,8 @@ def written_by(lens: CrosslayerTranscoder, index: int, features: Tensor) -> Tens
 
 @torch.no_grad()
 def effects(lens: CrosslayerTranscoder, index: int, features: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of features of a chosen layer, default all of them, some at a time: the lengths of what they write to each target, `[K, n]`, and
-    their effect on the logits, `[K, V]`.
+    """Of features of a chosen layer, default all of them, some at a time: the lengths of what they write to each
+    target, `[K, n]`, and their effect on the logits, `[K, V]`.
 
     The effect is what one unit of activation adds to the logits where the stream is as long as `stream_size` says,
     less its mean over the vocabulary: only differences of logits matter.
