@@ -14,7 +14,7 @@ from tiny import shared_lm
 
 import consistency_lens
 from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM, ProvenanceMismatch
-from consistency_lens.auto import find_subject, is_demo
+from consistency_lens.finding import find_subject, is_demo
 
 TEXT = "w1 w2 w3 w4"
 

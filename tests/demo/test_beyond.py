@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import torch
 
-from consistency_lens.demo.beyond import BeyondJudge
+from consistency_lens.demo.judging.beyond import BeyondJudge
 from consistency_lens.demo.stories import Fact
 from consistency_lens.demo.tokenizer import vocabulary
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import asdict
 
+from consistency_lens.demo.judging.sentences import LONGEST, FactSentences, said_otherwise
 from consistency_lens.demo.reword import mentions
-from consistency_lens.demo.sentences import LONGEST, FactSentences, said_otherwise
 from consistency_lens.demo.stories import stories
 from consistency_lens.demo.tokenizer import vocabulary
 from consistency_lens.demo.words import KINDS

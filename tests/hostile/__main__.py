@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import conftest  # noqa: F401  # no network, a cache of its own
 
-
 PART_OF_SLOW = 0.25  # of the time, for attacks of which a case takes many seconds
 PATIENCE_WITH_SLOW = 900.0  # seconds
 

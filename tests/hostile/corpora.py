@@ -1,4 +1,4 @@
-"""Corpora that nobody would write on purpose: texts, tables and files of every kind, read as an extraction reads them."""
+"""Corpora that nobody would write on purpose: texts, tables and files of every kind, read as by an extraction."""
 
 from __future__ import annotations
 

@@ -14,15 +14,7 @@ from rich.text import Text
 from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...auto import (
-    AutoLens,
-    evaluate_lens,
-    family_at,
-    find_subject,
-    is_demo,
-    lens_folder,
-    report_of,
-)
+from ...auto import AutoLens, evaluate_lens, family_at, lens_folder, report_of
 from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
@@ -32,6 +24,7 @@ from ...errors import BadInput
 from ...evaluation import Report
 from ...evaluation.examples import examples
 from ...evaluation.report import with_parts
+from ...finding import find_subject, is_demo
 from ...frozen import FrozenLM
 from ..final_card import finish_card
 from ..opening import console, load_model, load_others, model_path, open_data, own_device, short
@@ -189,10 +182,10 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     """What a world whose truth is known adds to the report of a text lens."""
     if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
         return {}
-    from ...demo.beyond import BeyondJudge
-    from ...demo.held import Held
-    from ...demo.judge import FACT_COLUMNS, FactJudge, reword_all
-    from ...demo.sentences import FactSentences
+    from ...demo.judging.beyond import BeyondJudge
+    from ...demo.judging.held import Held
+    from ...demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
+    from ...demo.judging.sentences import FactSentences
 
     if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
         return {"reword": reword_all}
@@ -205,7 +198,7 @@ def with_fresh(
     report: Report, lens: LensModel, activations: Activations, progress: bool, of_family: Mapping[str, Any]
 ) -> Report:
     """The report with what the lens does on stories that no tuning saw, at thousands of fact positions."""
-    from ...demo.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
+    from ...demo.judging.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
 
     assert lens.models is not None
     (site,) = lens.config.sites or [""]

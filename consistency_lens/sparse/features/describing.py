@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ...base.explaining import model_of
 from ...errors import BadInput
-from ..use.using import subject_of
 from .contexts import SCHEMA, FeatureContexts, print_of, words_of
 from .gathering import BEFORE, SHOWN, Gathered, Layer, gather
 from .keeping import ABSENT
@@ -39,7 +39,7 @@ def describe_features(
         split: which documents these are, for people.
         shown: contexts of each feature.
     """
-    frozen, config = subject_of(lens), lens.config
+    frozen, config = model_of(lens), lens.config
     gathered = gather(lens, batches, shown)
     if not gathered.tokens:
         raise BadInput("documents", 0, "Give documents of at least two tokens.")

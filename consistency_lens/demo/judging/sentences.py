@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consistency_lens.demo.grammar import GROUPS, STATED, SUMMARY
-from consistency_lens.demo.judge import FACT_COLUMNS
+from consistency_lens.demo.judging.judge import FACT_COLUMNS
 from consistency_lens.demo.words import FACT_WORDS, KINDS, LEXICON, wordings
 from consistency_lens.text.sceptic.follows import Asked
 

@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from consistency_lens import BadInput
+from consistency_lens.soft.bytes.wire import Wire
 from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.using import compress_texts
-from consistency_lens.soft.bytes.wire import Wire
-from consistency_lens.sparse.use.circuit_tracer import export
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.use.circuit_tracer import export
 
 from .lenses import home
 from .mutations import spoil_bytes, spoil_json, spoiled
