@@ -18,15 +18,21 @@ if TYPE_CHECKING:
     )
     from .activations.blocks import BlockArguments, BlockExtraction, Blocks
     from .activations.passages import PassageArguments, Passages
-    from .auto import AutoLens, evaluate_lens
+    from .auto import AutoLens, evaluate_lens, view_of
     from .base.arguments import LensTrainingArguments
     from .base.configuration import LensConfig
     from .base.modeling import LensModel
     from .base.trainer import LensTrainer
+    from .base.viewing import LensView
     from .errors import BadInput
     from .evaluation import Report
     from .evaluation.metric import Fidelity
     from .frozen import Decoding, Edit, FrozenLM, FrozenModels, Generated, Prefix, Provenance, ProvenanceMismatch, Site
+    from .soft.arguments import LatentWireArguments
+    from .soft.bytes.wire import Wire
+    from .soft.configuration import LatentWireConfig
+    from .soft.modeling import LatentWire
+    from .soft.trainer import LatentWireTrainer
     from .sparse.arguments import CrosslayerTranscoderArguments
     from .sparse.configuration import CrosslayerTranscoderConfig
     from .sparse.modeling import CrosslayerTranscoder
@@ -65,12 +71,17 @@ _HOMES = {
     "FrozenLM": ".frozen",
     "FrozenModels": ".frozen",
     "Generated": ".frozen",
+    "LatentWire": ".soft.modeling",
+    "LatentWireArguments": ".soft.arguments",
+    "LatentWireConfig": ".soft.configuration",
+    "LatentWireTrainer": ".soft.trainer",
     "LensConfig": ".base.configuration",
     "LensDecoder": ".text.parts.decoder_encoder",
     "LensEncoder": ".text.parts.decoder_encoder",
     "LensModel": ".base.modeling",
     "LensTrainer": ".base.trainer",
     "LensTrainingArguments": ".base.arguments",
+    "LensView": ".base.viewing",
     "PassageArguments": ".activations.passages",
     "Passages": ".activations.passages",
     "Prefix": ".frozen",
@@ -79,7 +90,9 @@ _HOMES = {
     "Report": ".evaluation",
     "Site": ".frozen",
     "Steered": ".text.steering",
+    "Wire": ".soft.bytes.wire",
     "evaluate_lens": ".auto",
+    "view_of": ".auto",
 }
 
 __all__ = [
@@ -109,12 +122,17 @@ __all__ = [
     "FrozenLM",
     "FrozenModels",
     "Generated",
+    "LatentWire",
+    "LatentWireArguments",
+    "LatentWireConfig",
+    "LatentWireTrainer",
     "LensConfig",
     "LensDecoder",
     "LensEncoder",
     "LensModel",
     "LensTrainer",
     "LensTrainingArguments",
+    "LensView",
     "PassageArguments",
     "Passages",
     "Prefix",
@@ -123,7 +141,9 @@ __all__ = [
     "Report",
     "Site",
     "Steered",
+    "Wire",
     "evaluate_lens",
+    "view_of",
 ]
 
 

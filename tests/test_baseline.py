@@ -11,7 +11,7 @@ from whole_runs import rows_of, whole_run, words_for
 
 from consistency_lens import AutoLens, FrozenLM, cli
 
-FOUND = "trained before, with the same seed, rows and budget"
+FOUND = "context tail: trained before, with the same seed, rows and budget"
 
 
 @pytest.fixture(scope="module")

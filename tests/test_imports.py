@@ -8,6 +8,8 @@ OPTIONAL = [
     "gradio",
     "bitsandbytes",
     "gguf",
+    "starlette",
+    "uvicorn",
     "deepspeed",
     "flash_attn",
     "wandb",

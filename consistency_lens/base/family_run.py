@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +51,83 @@ class Run(ABC):
         """A line on the console."""
 
 
+class Use(ABC):
+    """A command that uses a lens, as its family sees it.
+
+    Args:
+        values: every option by its name, settled.
+        words: what stands behind the command, by the names that it gave them; those that were left out are missing.
+        given: the options that were named, whatever a recipe says.
+    """
+
+    values: Mapping[str, Any]
+    words: Mapping[str, str]
+    given: frozenset[str]
+
+    @property
+    @abstractmethod
+    def config(self) -> Any:
+        """What the lens that is named says of itself; no weights are opened."""
+
+    @abstractmethod
+    def lens(self) -> Any:
+        """That lens, without its models."""
+
+    @abstractmethod
+    def load_models(self, lens: Any, names: Sequence[str]) -> None:
+        """Load these of its models alone, compared with those that it was made for."""
+
+    @abstractmethod
+    def say(self, text: str) -> None:
+        """A line on the console; what a command is asked for goes to stdout instead."""
+
+    def word(self, name: str, fix: str) -> str:
+        """One of the words; raise where it was left out."""
+        if name not in self.words:
+            raise BadInput(name, None, fix)
+        return self.words[name]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of one family, beside those that every family has. It uses a lens that is there.
+
+    Args:
+        help: what it does, for the list of commands.
+        act: does it.
+        words: names of the words that may stand behind it, in order.
+    """
+
+    help: str
+    act: Callable[[Use], None]
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a family recommends for a training, before anything is loaded.
+
+    Args:
+        record: its numbers, for --json.
+        shown: tables and lines for people, in order.
+        notes: lines behind the commands.
+        chosen: options of the training, by name.
+        data: options of an extraction that has to come before it; None where the training is part of a whole run.
+        engine: that the training is started with: a file of `ds_configs/`.
+        processes: how many there are.
+        per_machine: and how many of them a machine has room for.
+    """
+
+    record: Mapping[str, Any]
+    shown: Sequence[Any]
+    notes: Sequence[str]
+    chosen: Mapping[str, Any]
+    data: Mapping[str, Any] | None
+    engine: str
+    processes: int
+    per_machine: int
+
+
 class FamilyRun:
     """A family subclasses it, and says what is its own. It is made anew for each command.
 
@@ -62,10 +139,14 @@ class FamilyRun:
     data_options: ClassVar[type]  # a dataclass: how the family's data is made
     extraction: ClassVar[Callable[..., Any]]  # makes the data from a corpus: `open`, `bill`, `run`
     data: ClassVar[Any]  # what it makes: `load(place)` opens it
+    data_title: ClassVar[str] = "the rows"  # of those options
+    unused: ClassVar[Mapping[str, str]] = {}  # options of all families that do nothing here -> why
     more_options: ClassVar[Mapping[str, type]] = {}  # title of the group -> a dataclass
     commands: ClassVar[tuple[str, ...]] = ()  # beside those that every family has
+    uses: ClassVar[Mapping[str, Command]] = {}  # by name: commands that no other family has
     several: ClassVar[bool] = False  # whether a lens may serve several models
     companions: ClassVar[tuple[str, ...]] = ()  # folders of lenses that a run keeps for the report
+    exports: ClassVar[tuple[str, ...]] = ()  # other tools that `export` writes a lens for
     memory_advice: ClassVar[Sequence[str]] = ()  # what makes a training smaller, the cheapest first
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -79,6 +160,15 @@ class FamilyRun:
     def tag(self) -> str:
         """The end of the name that a run gives itself."""
         return ""
+
+    def texts(self, named: Any) -> Any:
+        """What is read of the texts that are named: the same `CorpusArguments`, or with the columns that the data
+        needs."""
+        return named
+
+    def corpus(self, named: Any) -> Any:
+        """The texts that are named, where the family opens them itself; None where they are opened as all are."""
+        return None
 
     def sites(self, offered: Sequence[str]) -> list[str]:
         """Which of the sites of the data a new lens reads. Default: all of them."""
@@ -131,6 +221,48 @@ class FamilyRun:
 
     def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
         """What `evaluate_lens` is given beside the lens: the lenses that the run kept, by the name of their folder."""
+        return {}
+
+    def explain(self, lens: LensModel, text: str, positions: Sequence[int] | None) -> list[dict[str, Any]]:
+        """The rows that `explain` shows of a text."""
+        return lens.explain(text, positions)
+
+    @property
+    def shown_after(self) -> str:
+        """What `explain` calls the prediction that stands beside the clean one."""
+        return "with the swap"
+
+    def cell_of(self, row: Mapping[str, Any]) -> str:
+        """The explanation of one of these rows, for a table."""
+        return str(row["explanation"])
+
+    def plan(self, config: Any, data_options: Any, given: frozenset[str]) -> Plan:
+        """What `plan` recommends, where that is among the family's `commands`.
+
+        Args:
+            config: of the model.
+            data_options: how the data is made.
+            given: the options that are settled, because somebody named them.
+        """
+        raise NotImplementedError
+
+    def export(self, lens: LensModel, to: str, folder: Path, data: Callable[[], Any]) -> Path:
+        """Write a lens for one of the tools of `exports`.
+
+        Args:
+            lens: with its model.
+            to: the tool.
+            folder: a new one, or that of an earlier export.
+            data: opens the data of the run, where something has to be measured on it.
+        """
+        raise BadInput("to", to, "Leave it.", why="a lens of this family is written for no other tool")
+
+    def beside(self, lens: LensModel, data: Any, folder: Path) -> None:
+        """Write into the folder of a lens that was evaluated what the family keeps beside the weights; its card comes
+        after it. One process calls it."""
+
+    def report_form(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What `evaluate_lens` is given of how the lens was trained, by the names of its settings."""
         return {}
 
     def after_training(self, run: Run, lens: LensModel, data: Any, steps: int) -> None:

@@ -10,9 +10,9 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
-from ..activations import Corpus, CorpusArguments
-from ..auto import find_subject
+from ..activations import Corpus
 from ..errors import BadInput
+from ..finding import find_subject
 from ..frozen import FrozenLM, FrozenModels
 from ..frozen.loading.gguf_files import find_gguf, gguf_config, is_gguf, named
 from ..frozen.loading.load import own_code_refused
@@ -21,6 +21,7 @@ from .parsing.arguments import SubjectArguments
 from .parsing.request import DEMO, Request
 
 DEMO_DOCUMENTS = 6000
+DEMO_READER, DEMO_NOTES = f"{DEMO}:", f"{DEMO}:notes"
 
 console = Console()
 
@@ -32,7 +33,7 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
     if subject.gguf_file is not None:
         return f"{subject.model_name_or_path}/{subject.gguf_file}"
     if subject.model_name_or_path != DEMO:
-        return subject.model_name_or_path
+        return place_of(subject.model_name_or_path)
     from ..demo.probe import DEMO_SITE
     from ..demo.show import accuracy_table, site_table
     from ..demo.subject import load_card, subject_path
@@ -44,6 +45,19 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
             console.print(accuracy_table(card.report), site_table(card.sites, DEMO_SITE))
     state.wait_for_everyone()
     return str(subject_path(progress=False))
+
+
+def place_of(name: str) -> str:
+    """Of a reader of the demo its folder, trained first where this machine has none; else the name itself."""
+    if not name.startswith(DEMO_READER):
+        return name
+    from ..demo.reading.readers import reader_named, reader_path
+
+    config, state = reader_named(name.removeprefix(DEMO_READER)), PartialState()
+    if state.is_main_process:
+        reader_path(config)
+    state.wait_for_everyone()
+    return str(reader_path(config, progress=False))
 
 
 def config_of(subject: SubjectArguments) -> Any:
@@ -112,7 +126,7 @@ def load_others(subject: SubjectArguments) -> dict[str, FrozenLM]:
     """The further models, under their names."""
     found = {}
     for name, place in subject.others.items():
-        found[name] = load_model(place, replace(subject, revision=None))
+        found[name] = load_model(place_of(place), replace(subject, revision=None))
         found[name].name = name
     return found
 
@@ -123,13 +137,20 @@ def own_device() -> dict[str, Any] | None:
     return None if device.type == "cpu" else {"": device}
 
 
-def open_corpus(arguments: CorpusArguments) -> Corpus:
-    if arguments.dataset_name != DEMO:
-        return Corpus.load(arguments)
-    from ..demo.stories import story_dataset
-
+def open_corpus(request: Request) -> Corpus:
+    """The texts that are named: the demo's own, or what the family opens."""
+    arguments, own = request.corpus, request.family
     number = arguments.max_documents or DEMO_DOCUMENTS
-    return Corpus(story_dataset(number), arguments, "the demo world")
+    if arguments.dataset_name == DEMO:
+        from ..demo.stories import story_dataset
+
+        return Corpus(story_dataset(number), own.texts(arguments), "the demo world")
+    if arguments.dataset_name == DEMO_NOTES:
+        from ..demo.reading.notes import PAIRS, note_dataset
+
+        return Corpus(note_dataset(-(-number // len(PAIRS))), own.texts(arguments), "notes of the demo world")
+    corpus: Corpus | None = own.corpus(arguments)
+    return Corpus.load(own.texts(arguments)) if corpus is None else corpus
 
 
 def open_data(request: Request) -> Any:

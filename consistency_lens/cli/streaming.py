@@ -32,7 +32,7 @@ def require_streamable(request: Request) -> None:
 def streamed(request: Request, data: Any, frozen: FrozenLM, within: Callable[[Callable[[], Any]], Any]) -> Any:
     """The stored rows with the training split of the whole corpus, by the same rules, in the place of theirs. A
     document's split hangs on its words alone: none that is held out is ever trained on."""
-    corpus, stored = open_corpus(request.corpus), data.metadata["corpus"]
+    corpus, stored = open_corpus(request), data.metadata["corpus"]
     for name, field in _FIELDS.items():
         value = corpus.identity.get(name)
         if name in stored and value != stored[name]:

@@ -36,14 +36,31 @@ _GROUP = record(
     no_other,
 )
 _SWEEP = dict.fromkeys(["caption", "title", "axis"], _LINE) | {"codes": named(_NAME, most=4096)}
+_FILE = text(r"[A-Za-z_]\w{0,63}", "a name of letters")
+_CHART = record(
+    {
+        "name": _FILE,
+        **dict.fromkeys(["caption", "title", "axis", "height"], _LINE),
+        "places": _LINES,
+        "lines": named(many(number(), most=4096), most=4096),
+        "bars": flag,
+    },
+    rest=no_other,
+)
+_CURVE = {
+    **dict.fromkeys(["caption", "title", "axis"], _LINE),
+    **{"name": _FILE, "x": _NAME, "y": named(_NAME, most=64), "series": named(many(_NAME, most=4096), most=64)},
+}
 _ABOUT = record(
     {"groups": many(_GROUP, most=64)},
     {
         **dict.fromkeys(["primary", "fallback", "zero"], _NAME),
         **dict.fromkeys(["questions", "titles"], named(_LINE, most=4096)),
         **dict.fromkeys(["details", "narrow", "lines", "limits"], _LINES),
-        "sweep": maybe(record({"name": text(r"[A-Za-z_]\w{0,63}", "a name of letters"), **_SWEEP}, rest=no_other)),
+        "sweep": maybe(record({"name": _FILE, **_SWEEP}, rest=no_other)),
         "course": maybe(record(dict.fromkeys(["caption", "title", "x", "axis"], _LINE), rest=no_other)),
+        "charts": many(_CHART, most=64),
+        "curve": maybe(record(_CURVE, rest=no_other)),
         **dict.fromkeys(["good", "alarm"], flag),
     },
     rest=no_other,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+import numpy as np
 
 from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
@@ -16,7 +19,13 @@ TERMS = ("ce", "kd")
 class LatentWireArguments(LensTrainingArguments):
     """Changed defaults: `eval_rows=128` (each is read by every receiver, with the text and without)."""
 
-    usual: ClassVar[tuple[str, ...]] = ("kd_weight", "first_weight", "train_ratio", "receiver_learning_rate")
+    usual: ClassVar[tuple[str, ...]] = (
+        "kd_weight",
+        "first_weight",
+        "train_ratio",
+        "train_ratios",
+        "receiver_learning_rate",
+    )
     shown_terms: ClassVar[tuple[str, ...]] = ("ce", "kd")
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "nll", "first_token")
 
@@ -44,6 +53,13 @@ class LatentWireArguments(LensTrainingArguments):
             "the lens's own rate."
         },
     )
+    train_ratios: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Numbers of tokens per vector, of which each step draws one, so that the rate can be chosen at "
+            "use; never above what train_ratio says at that step. Default: train_ratio alone."
+        },
+    )
     receiver_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the adapters. Default: learning_rate."}
     )
@@ -63,6 +79,9 @@ class LatentWireArguments(LensTrainingArguments):
         rate = self.rate()
         if rate is not None and not (min(rate.start, rate.end) >= 1 and not rate.warmup):
             raise BadInput("train_ratio", self.train_ratio, "Use 1 (a vector for each token) or more, and no warm-up.")
+        for ratio in self.train_ratios:
+            if not 1 <= ratio < math.inf:
+                raise BadInput("train_ratios", ratio, "Use 1 (a vector for each token) or more.")
         super().__post_init__()
 
     def schedules(self) -> dict[str, Schedule]:
@@ -72,6 +91,15 @@ class LatentWireArguments(LensTrainingArguments):
     def rate(self) -> Schedule | None:
         """Tokens per vector, a function of the step; None where the lens's own rate is trained."""
         return Schedule.parse(self.train_ratio, field="train_ratio") if str(self.train_ratio).strip() else None
+
+    def ratio_at(self, step: int, turn: int) -> float | None:
+        """Tokens per vector in a step, a function of (seed, turn) where it is drawn; None for the lens's own rate."""
+        rate = self.rate()
+        most = None if rate is None else rate(step)
+        if not self.train_ratios:
+            return most
+        drawn = self.train_ratios[int(np.random.default_rng([self.seed, turn, 1]).integers(len(self.train_ratios)))]
+        return drawn if most is None else min(drawn, most)
 
     def learning_rate_of(self, part: str) -> float:
         own = self.receiver_learning_rate

@@ -45,8 +45,9 @@ class LatentCode(Code):
         """For people: how large each code is, and how many bytes its wire has."""
         found = []
         for count in self.counts:
-            size = bytes_of(count, config.d_z, config.bits, config.group)
-            said = f"{count} vectors of {config.d_z} numbers at {config.bits} bits, {size} bytes"
+            width = self.vectors.shape[-1]
+            size = bytes_of(count, width, config.bits, config.group)
+            said = f"{count} vectors of {width} numbers at {config.bits} bits, {size} bytes"
             found.append({"explanation": said, "vectors": count, "bytes": size})
         return found
 
@@ -76,8 +77,9 @@ class LatentCode(Code):
         for wire in wires:
             if lens is not None:
                 wire.require_lens(lens)
-            if wire.d_z != config.d_z:
-                fix = f"Read it with the lens that made it: this one has vectors of {config.d_z}."
+            if wire.d_z not in config.sizes or wire.d_z != wires[0].d_z:
+                sizes = " or ".join(map(str, config.sizes))
+                fix = f"Read it with the lens that made it, one size at a time: this one has vectors of {sizes}."
                 raise BadInput("wire", f"vectors of {wire.d_z} numbers", fix, why="another lens made this code")
         counts = torch.tensor([wire.M for wire in wires])
         vectors = torch.nn.utils.rnn.pad_sequence([wire.codes() for wire in wires], batch_first=True)

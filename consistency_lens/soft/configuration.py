@@ -40,10 +40,14 @@ class LatentWireConfig(LensConfig):
         slots (`int`): M, how many vectors stand for a passage; a passage of fewer tokens has one for each of them.
         ratio (`float`): tokens per vector, in the place of `slots`: a longer passage then has more vectors.
         d_z (`int`): size of a vector.
+        nested (`list[int]`): smaller sizes of a vector that the lens serves, too: its first coordinates, alone. Each
+            step of training draws one of all sizes.
         start (`str`): what the compressor starts from: `lm`, the first layers of one of the models; `byte`, a new
             transformer over the bytes of the passage.
         compressor (`dict`): configuration of that language model.
         compressor_model (`str`): with `lm`, the model whose layers these were, and whose tokens the compressor reads.
+        compressor_lora_rank (`int`): rank of adapters on all linear layers of that model, which then stays as it was;
+            None trains all of it.
         compressor_rms (`float`): root mean square of the compressor's embeddings, by which they are divided.
         causal (`bool`): whether a token of the passage is compressed without those behind it.
         pooling (`str`): `contiguous`: as many runs of neighbouring tokens as there are vectors, and the mean of a run
@@ -56,6 +60,8 @@ class LatentWireConfig(LensConfig):
         opening (`dict[str, str]`): task -> text between passage and prompt; None as `PromptFormat` has it.
         anchor (`dict[str, str]`): task -> text between prompt and answer; None as `PromptFormat` has it.
         max_answer_tokens (`int`): where answers are cut; None for whole ones.
+        answer_choice (`dict[str, int]`): receiver -> which of the accepted answers it learns, from 0; those that are
+            not named learn the first.
         bos (`str`): whether a BOS stands in front of the vectors: `auto`, as the tokenizer has it; `always`; `never`.
         bits (`int`): 16 (float16), 8, 6 or 4 for each coordinate of a vector; training counts on them, too.
         group (`int`): with 8, 6 and 4 bits, how many coordinates share a scale.
@@ -68,9 +74,11 @@ class LatentWireConfig(LensConfig):
     slots: int | None = None
     ratio: float | None = None
     d_z: int = 64
+    nested: list[int] | None = None
     start: str = "lm"
     compressor: dict[str, Any] | None = None
     compressor_model: str | None = None
+    compressor_lora_rank: int | None = None
     compressor_rms: float = 1.0
     causal: bool = False
     pooling: str = "contiguous"
@@ -82,6 +90,7 @@ class LatentWireConfig(LensConfig):
     opening: dict[str, str] | None = None
     anchor: dict[str, str] | None = None
     max_answer_tokens: int | None = None
+    answer_choice: dict[str, int] | None = None
     bos: str = "auto"
     bits: int = 16
     group: int = 32
@@ -93,6 +102,12 @@ class LatentWireConfig(LensConfig):
             if vars(self)[name] not in known:
                 raise BadInput(name, vars(self)[name], f"Use one of {', '.join(known)}.")
         self._require_rate()
+        for size in self.nested or []:
+            if not 1 <= size < self.d_z:
+                raise BadInput("nested", self.nested, f"Use sizes from 1 to {self.d_z - 1}, below d_z.")
+        if self.compressor_lora_rank is not None and not (self.compressor_lora_rank >= 1 and self.start == "lm"):
+            fix = "Use 1 or more, with start='lm': a new transformer has nothing that could stay as it was."
+            raise BadInput("compressor_lora_rank", self.compressor_lora_rank, fix)
         require_bits(self.bits)
         require_group(self.group, self.d_z, self.bits)
         self._require_receivers()
@@ -110,6 +125,8 @@ class LatentWireConfig(LensConfig):
             "slots": maybe(whole(1, 1 << 20)),
             "ratio": maybe(number(least=1)),
             "d_z": whole(1, (1 << 16) - 1),
+            "nested": maybe(many(whole(1, (1 << 16) - 1), most=64)),
+            "compressor_lora_rank": maybe(whole(1, 1 << 16)),
             "start": one_of(*STARTS),
             "compressor": maybe(_BACKBONE),
             "compressor_model": maybe(NAME),
@@ -122,6 +139,7 @@ class LatentWireConfig(LensConfig):
             "modes": maybe(many(NAME, most=64)),
             **dict.fromkeys(["opening", "anchor"], _TEXTS),
             "max_answer_tokens": maybe(whole(1, 1 << 20)),
+            "answer_choice": maybe(named(whole(0, 1 << 20), most=64)),
             "bos": one_of(*BOS),
             "bits": whole(min(BITS), max(BITS)),
             "group": whole(1, (1 << 16) - 1),
@@ -147,6 +165,9 @@ class LatentWireConfig(LensConfig):
             given = vars(self)[name] or []
             if len(given) != len(names):
                 raise BadInput(name, given, f"Give one for each of the {len(names)} receivers.")
+        for name in self.answer_choice or {}:
+            if name not in names:
+                raise BadInput("answer_choice", name, f"Name one of {', '.join(names) or 'the receivers'}.")
         if self.start == "byte" and self.compressor_model is not None:
             why = "a compressor of bytes reads with no model's tokenizer"
             raise BadInput("compressor_model", self.compressor_model, "Leave it out, or use start='lm'.", why=why)
@@ -157,6 +178,20 @@ class LatentWireConfig(LensConfig):
     def names(self) -> list[str]:
         """Of the receivers, in order."""
         return list(self.receivers or [])
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes of a vector that the lens serves, its own first."""
+        return [self.d_z, *(self.nested or [])]
+
+    def require_size(self, size: int | None) -> int:
+        """One of these; None is its own."""
+        if size is None:
+            return self.d_z
+        if size not in self.sizes:
+            fix = f"Use {' or '.join(map(str, self.sizes))}."
+            raise BadInput("size", size, fix, why="the lens was made for no other sizes of a vector")
+        return size
 
     @property
     def weight_files(self) -> list[str]:

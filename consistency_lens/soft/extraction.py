@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..activations import Corpus
+from ..activations.corpus import CorpusArguments
 from ..activations.passages import PassageArguments, Passages
+from ..activations.passages.arguments import FORMATS
 from ..activations.storage import METADATA
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
@@ -16,10 +18,25 @@ from ..frozen import FrozenLM, Provenance
 
 @dataclass
 class WireDataOptions:
-    """Passages that are cut out of texts; what is asked behind them; and where they lie."""
+    """Passages that are cut out of texts, or come with questions; what is asked behind them; and where they lie."""
 
     output_dir: str = field(default="outputs/passages", metadata={"help": "Folder for the passages."})
     sites: list[str] = field(default_factory=lambda: ["embed"], metadata={"help": "Site that a wire writes: embed."})
+    passage_format: str = field(
+        default="text",
+        metadata={
+            "help": "Layout of the source. text: any text, from which passages, prompts and answers are cut; squad: "
+            "context, question, answers; hotpotqa: context of titles and sentences, question, answer; columns: "
+            "passage_column, prompt_column and answer_column.",
+            "choices": list(FORMATS),
+        },
+    )
+    passage_column: str = field(default="passage", metadata={"help": "Column of the passage, with format columns."})
+    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompt, with format columns."})
+    answer_column: str = field(
+        default="answer", metadata={"help": "Column of the answer, or of a list of them, with format columns."}
+    )
+    skip_unanswerable: bool = field(default=False, metadata={"help": "Leave out questions that have no answer."})
     passage_words: int = field(default=64, metadata={"help": "Number of words of a passage."})
     prompt_words: int = field(default=8, metadata={"help": "Number of words of the prompt of a recall."})
     lead_words: int = field(default=1, metadata={"help": "Number of words of a continuation that the prompt gives."})
@@ -41,10 +58,11 @@ class WireDataOptions:
             raise BadInput("sites", self.sites, "Leave it out: soft tokens enter at embed.")
         self.rules()
 
-    def rules(self) -> PassageArguments:
-        """How texts become passages."""
+    def rules(self, texts: CorpusArguments | None = None) -> PassageArguments:
+        """How texts become passages; with which texts, where that matters."""
         left_out = ("output_dir", "sites", "resume", "overwrite")
-        return PassageArguments(**{name: value for name, value in vars(self).items() if name not in left_out})
+        own = {name: value for name, value in vars(self).items() if name not in left_out}
+        return PassageArguments(**own, **(vars(texts) if texts else {}))
 
 
 class WireData(Passages):
@@ -72,6 +90,9 @@ class WireFolder:
 
 class NoBill:
     """Passages take less room than their texts."""
+
+    def __str__(self) -> str:
+        return "passages take about as much room as their texts"
 
     def require_room(self) -> None:
         """There is nothing to refuse."""

@@ -29,6 +29,7 @@ from .objective import distillation_of
 from .parts.compressor import Compressor, blank, byte_layers, first_layers
 from .parts.receiver import Receiver, embedding_table, rms_of
 from .parts.starting import start_from_embeddings
+from .parts.windows import counts_of
 from .report.answering import Answering
 
 LM_FILE = "compressor/model.safetensors"
@@ -171,16 +172,32 @@ class LatentWire(LensModel):
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return ids, (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
 
-    def encode(self, batch: Batch, ratio: float | None = None, bits: int | None = None) -> LatentCode:
+    def encode(
+        self,
+        batch: Batch,
+        ratio: float | None = None,
+        bits: int | None = None,
+        code_length: int | None = None,
+        size: int | None = None,
+    ) -> LatentCode:
         """Passages to a code, with gradient, rounded as a wire rounds it.
 
         Args:
             batch: of passages.
             ratio: tokens for each vector, in the place of the configuration's rate.
             bits: for each coordinate, in the place of the configuration's.
+            code_length: number of vectors, in the place of a ratio.
+            size: of a vector, one of those that the lens serves.
         """
-        vectors, mask = self.compressor(*self.read_of(batch), ratio)
-        rounded = quantise_ste(vectors.float(), self.config.bits if bits is None else bits, self.config.group)
+        kept = self.config.require_size(size)
+        if ratio is not None and code_length is not None:
+            raise BadInput("code_length", code_length, "Give code_length or ratio, not both.")
+        ids, own = self.read_of(batch)
+        counts = None if code_length is None else counts_of(own.sum(1), code_length, None)
+        vectors, mask = self.compressor(ids, own, ratio, counts)
+        rounded = quantise_ste(
+            vectors[..., :kept].float(), self.config.bits if bits is None else bits, self.config.group
+        )
         return LatentCode(rounded, mask)
 
     @torch.no_grad()
@@ -192,14 +209,18 @@ class LatentWire(LensModel):
 
     def soft_tokens(self, code: LatentCode, batch: Batch, name: str) -> Edit:
         """What stands in front of a model's prompt, behind its BOS: the code, and the soft token of the row's task."""
-        receiver = self.receiver(name)
-        value, mask = receiver(code.vectors.to(self.device), code.mask.to(self.device)), code.mask.to(self.device)
+        receiver, mask = self.receiver(name), code.mask.to(self.device)
+        value = receiver(self.whole(code.vectors.to(self.device)), mask)
         if self.config.modes:
             tasks = [self.config.modes.index(task) if task in self.config.modes else -1 for task in batch["task"]]
             numbers = torch.tensor(tasks, device=self.device)
             value = torch.cat([value, receiver.mode_tokens(numbers)], 1)
             mask = torch.cat([mask, numbers[:, None] >= 0], 1)
         return Edit("embed", value, batch["tokens"][name]["bos"], "prepend", lm=name, mask=mask)
+
+    def whole(self, vectors: Tensor) -> Tensor:
+        """Vectors of a smaller size with zeros behind their coordinates, `[B, M, d_z]`."""
+        return nn.functional.pad(vectors, (0, self.config.d_z - vectors.shape[-1]))
 
     def restore(self, code: Any, batch: Batch) -> list[Edit]:
         """One `prepend` for each receiver."""
@@ -214,6 +235,7 @@ class LatentWire(LensModel):
         first_weight: float = 0.0,
         top_k: int = 0,
         temperature: float = 1.0,
+        size: int | None = None,
     ) -> WireOutput:
         """The terms `ce` and, with `top_k`, `kd` of one receiver, `[B]` each. All that is trained is used in here, or
         an engine would not see it.
@@ -226,10 +248,11 @@ class LatentWire(LensModel):
             first_weight: how much more the first token of an answer counts in `ce`.
             top_k: how many words, the likeliest behind the text, `kd` compares; 0 for no such term.
             temperature: of both sides of `kd`.
+            size: of a vector, in the place of `d_z`.
         """
         tokens, model = batch["tokens"][receiver], models[receiver]
         ids, mask = (tokens[name].to(model.device) for name in ("answer_ids", "answer_mask"))
-        code = self.encode(batch, ratio)
+        code = self.encode(batch, ratio, size=size)
         edit = self.soft_tokens(code, batch, receiver)
         logits = model.logits(tokens["bare"], edit, keep=ids.shape[1])
         terms = {"ce": answer_nll_of(logits, ids, mask, first_weight)}
@@ -254,6 +277,52 @@ class LatentWire(LensModel):
     def from_wire(self, wires: Wire | Sequence[Wire], name: str | None = None) -> LatentCode:
         """The code that wires hold; with `name`, those of another lens are refused."""
         return LatentCode.of_wires([wires] if isinstance(wires, Wire) else wires, self.config, name)
+
+    def to_bytes(
+        self,
+        text: str,
+        ratio: float | None = None,
+        code_length: int | None = None,
+        bits: int | None = None,
+        window: int | None = None,
+        size: int | None = None,
+    ) -> bytes:
+        """A text as bytes that another process reads; no receiver is needed.
+
+        Args:
+            text: of any length.
+            ratio: tokens for each vector, in the place of the configuration's rate.
+            code_length: vectors of the whole text, in the place of a rate.
+            bits: for each coordinate, in the place of the configuration's.
+            window: tokens that are compressed together at most; default 512.
+            size: of a vector, one of those that the lens serves.
+        """
+        from .serving.sending import wires_of_text  # tokenisers of passages know data sets
+        from .serving.wire_file import joined
+
+        rate = {"ratio": ratio, "code_length": code_length, "bits": bits, "window": window, "size": size}
+        return joined([wires_of_text(self, text, **rate)])
+
+    def answer(
+        self,
+        wire: bytes | Wire | Sequence[Wire],
+        question: str,
+        receiver: str | None = None,
+        task: str = "answer",
+        **settings: Any,
+    ) -> str:
+        """What a model answers to a question about a text that it has only the code of.
+
+        Args:
+            wire: of one text: what `to_bytes` gives, or its wires.
+            question: about the text.
+            receiver: the model that reads. Default: the only one.
+            task: whose prompt the question is; it decides the text around it.
+            settings: fields of `AnswerSettings`: `max_new_tokens=16, stop_at_line=True`. Default: greedy.
+        """
+        from .serving.answering import AnswerSettings, answers, one_text
+
+        return answers(self, [one_text(wire)], [question], receiver, task, AnswerSettings(**settings))[0]
 
     # ---- a lens like any other
 

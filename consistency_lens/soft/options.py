@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import BadInput
 from .configuration import BOS, POOLINGS, STARTS, LatentWireConfig
 
 RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio is given
@@ -23,6 +24,9 @@ class WireOptions:
     d_z: int | None = field(
         default=None, metadata={"help": "Size of a vector. Default: the compressor's hidden size."}
     )
+    nested: list[int] = field(
+        default_factory=list, metadata={"help": "Smaller sizes of a vector that the lens serves, too."}
+    )
     start: str = field(
         default="lm",
         metadata={
@@ -31,6 +35,10 @@ class WireOptions:
         },
     )
     compressor_layers: int = field(default=2, metadata={"help": "Number of the compressor's layers."})
+    compressor_lora_rank: int | None = field(
+        default=None,
+        metadata={"help": "Rank of adapters on the compressor's layers. Default: the layers themselves are trained."},
+    )
     causal: bool = field(
         default=False, metadata={"help": "Causal mask in the compressor; without it, tokens see those behind them."}
     )
@@ -60,9 +68,41 @@ class WireOptions:
         default=None, metadata={"help": "Number of tokens at which answers are cut. Default: whole answers."}
     )
 
+    opening: str | None = field(
+        default=None, metadata={"help": "Text between passage and question. Default: a line break and 'Question: '."}
+    )
+    anchor: str | None = field(
+        default=None, metadata={"help": "Text between question and answer. Default: a line break and 'Answer: '."}
+    )
+    answer_choice: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Number of the accepted answer that a receiver learns, from 0, each as NAME=NUMBER. Default: the "
+            "first for all."
+        },
+    )
+    compressor_model: str | None = field(
+        default=None, metadata={"help": "Name of the model that the compressor starts from. Default: the first, base."}
+    )
+
+    @property
+    def choices(self) -> dict[str, int]:
+        """Receiver -> which of the accepted answers it learns."""
+        found: dict[str, int] = {}
+        for given in self.answer_choice:
+            name, _, number = given.partition("=")
+            if not name or not number.isdecimal() or name in found:
+                raise BadInput("answer_choice", given, "Write NAME=NUMBER, from 0, once for each receiver.")
+            found[name] = int(number)
+        return found
+
     def settings(self) -> dict[str, Any]:
         """As arguments of `LatentWire.from_models`."""
         found = {name: value for name, value in asdict(self).items() if name != "compressor_layers"}
+        found |= {"answer_choice": self.choices or None, "nested": self.nested or None}
+        for name in ("opening", "anchor"):
+            if found[name] is not None:
+                found[name] = {"answer": found[name]}
         if self.slots is None and self.ratio is None:
             found["ratio"] = RATIO
         return found | {"layers": self.compressor_layers}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+from ..activations.passages.formats import columns_of
+from ..activations.passages.official import corpus_of
 from ..base.family_run import FamilyRun
 from ..frozen import FrozenModels
 from .extraction import WireData, WireDataOptions, WireExtraction
 from .modeling import LatentWire
 from .options import WireOptions
+from .serving.commands import USES
+from .serving.options import WireUseOptions
 
 
 class WireRun(FamilyRun):
@@ -18,6 +22,10 @@ class WireRun(FamilyRun):
     extraction = WireExtraction
     data = WireData
     several = True
+    data_title = "the passages"
+    unused: ClassVar = {"report_horizon": "whole answers are compared"}
+    more_options: ClassVar = {"a wire in use": WireUseOptions}
+    uses = USES
     memory_advice = (
         "lower --per_device_train_batch_size and raise --gradient_accumulation_steps",
         "lower --compressor_layers",
@@ -28,6 +36,14 @@ class WireRun(FamilyRun):
     def tag(self) -> str:
         settings = self.part(WireOptions).settings()
         return f"_{settings['slots']}_vectors" if settings["slots"] else f"_{settings['ratio']:g}x"
+
+    def texts(self, named: Any) -> Any:
+        """Of questions, with the columns of their format."""
+        return columns_of(self.part(WireDataOptions).rules(named))
+
+    def corpus(self, named: Any) -> Any:
+        """Published files of questions among them, which are no tables."""
+        return corpus_of(self.part(WireDataOptions).rules(named))
 
     def new_lens(self, frozen: Any, data: WireData, sites: Sequence[str]) -> LatentWire:
         """The start that reads already, where the compressor begins with layers of the first model."""

@@ -36,11 +36,10 @@ class LatentWireTrainer(LensTrainer):
     # ---- what it is given
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
-        rate = args.rate()
-        if rate is not None and self.lens.config.pooling == "learned":
+        if args.ratio_at(0, 0) is not None and self.lens.config.pooling == "learned":
+            name = "train_ratios" if args.train_ratios else "train_ratio"
             why = "with learned queries the number of vectors is fixed"
-            raise BadInput("train_ratio", args.train_ratio, "Leave it out, or use pooling='contiguous'.", why=why)
-        self.rate: Schedule | None = rate
+            raise BadInput(name, vars(args)[name], "Leave it out, or use pooling='contiguous'.", why=why)
         return training_data(given, eval_dataset, self.lens.config, self.models)
 
     def weigh(self, args: LatentWireArguments) -> Mapping[str, Schedule]:
@@ -67,15 +66,21 @@ class LatentWireTrainer(LensTrainer):
         names = self.lens.config.names
         return names[int(np.random.default_rng([self.args.seed, self.turn]).integers(len(names)))]
 
+    @property
+    def size(self) -> int:
+        """Of a vector in this step, drawn from those that the lens serves: of (seed, turn), too."""
+        sizes = self.lens.config.sizes
+        return sizes[int(np.random.default_rng([self.args.seed, self.turn, 2]).integers(len(sizes)))]
+
     @in_one_call
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """`- mean_t log M_r(y_t | Z, x, y_<t) - w log M_r(y_0 | Z, x) + κ KL(M_r(text) || M_r(Z))`, r one receiver."""
         name, args = self.receiver, self.args
-        ratio = None if self.rate is None else self.rate(self.state.global_step)
+        ratio = args.ratio_at(self.state.global_step, self.turn)
         words = 0 if self.schedules["kd"].is_off else args.kd_words
-        output = model(inputs, self.models, name, ratio, args.first_weight, words, args.kd_temperature)
+        output = model(inputs, self.models, name, ratio, args.first_weight, words, args.kd_temperature, self.size)
         self.note(f"ce/{name}", output.terms["ce"].detach().mean())
         if ratio is not None:
             self.note("ratio", ratio)
@@ -107,12 +112,3 @@ class LatentWireTrainer(LensTrainer):
             none, text = float(rows[f"{number}{OF_BASELINE}"].mean()), means[f"{number}{_OF_TEXT}"]
             means[number.replace("nll", "nll_recovered", 1)] = (none - means[number]) / (none - text or 1.0)
         return means
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of one batch: two for each weight and token forward, four backward, the receivers' gradient passes among
-        them."""
-        own = sum(p.numel() for p in self.lens.parts()["compressor"].values() if p.dim() > 1)
-        name = self.receiver
-        theirs = sum(p.numel() for p in self.models[name].model.parameters() if p.dim() > 1)
-        ids, _ = self.lens.read_of(inputs)
-        return 6 * own * ids.numel() + 4 * theirs * inputs["tokens"][name]["bare"]["input_ids"].numel()

@@ -12,7 +12,7 @@ import torch
 
 from ..activations.passages import context_of
 from ..errors import BadInput
-from ..frozen import Generated
+from ..frozen import FrozenModels, Generated
 from .code import LatentCode
 from .data import collator_of
 
@@ -55,6 +55,15 @@ def answer(
         edit = lens.soft_tokens(code, batch, receiver)
         made: Generated = model.generate(context_of(batch["tokens"][receiver]), edit, **settings)
     return made.texts(model.tokenizer)
+
+
+def prompt_batch(lens: LatentWire, prompts: Sequence[str], task: str, receiver: str) -> dict[str, Any]:
+    """Prompts as a batch, for one model."""
+    if lens.models is None or receiver not in lens.models:
+        fix = "Load the lens with its models: AutoLens.from_pretrained(lens)."
+        raise BadInput("receiver", receiver, fix, why="the model is not at hand")
+    rows = [{"passage": ".", "prompt": prompt, "answers": ["."], "task": task, "ends": True} for prompt in prompts]
+    return collator_of(lens.config, FrozenModels([lens.models[receiver]]))(rows)
 
 
 def _batch(lens: LatentWire, passages: Sequence[str], prompts: Sequence[str], task: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from lens_runs import arguments, tiny_lens, trainer_of
 from tiny import tiny_lm
 
 from consistency_lens.activations import Activations
-from consistency_lens.auto import is_demo
 from consistency_lens.base.modeling import LensModel
 from consistency_lens.base.saving.lens_card import (
     TrainingRecord,
@@ -32,6 +31,7 @@ from consistency_lens.base.saving.lens_card import (
 )
 from consistency_lens.card import model_card
 from consistency_lens.errors import BadInput
+from consistency_lens.finding import is_demo
 from consistency_lens.frozen import FrozenLM, Provenance
 from consistency_lens.text.card import TEXT_CARD
 from consistency_lens.text.configuration import ConsistencyLensConfig

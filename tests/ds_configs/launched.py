@@ -89,7 +89,8 @@ class Witness(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.seeds:  # by now an engine has taken the weights over
             self.grown = self.memory.peak - self.before
-        self.seeds.append(self.trainer.noise.seed)
+        noise = getattr(self.trainer, "noise", None)  # only what samples has any
+        self.seeds.append(state.global_step if noise is None else noise.seed)
         self.weights.append([round(schedule(state.global_step), 9) for schedule in self.trainer.schedules.values()])
         if (slow := os.environ.get("TEST_SLOW_FROM")) and state.global_step >= int(slow):
             (self.place / f"waiting-{args.process_index}").write_text(str(os.getpid()))
@@ -101,7 +102,8 @@ class Witness(TrainerCallback):
         self.gradients = {"held": sum(shard_of(g).numel() for g in found), "whole": sum(g.numel() for g in found)}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trained = next(iter(self.trainer.lens.parts()["maps"].values()))
+        parts = self.trainer.lens.parts()
+        trained = next(iter(parts.get("maps", next(iter(parts.values()))).values()))
         frozen = max(self.trainer.frozen.model.parameters(), key=lambda p: shard_of(p).numel())
         record = {
             "world_size": args.world_size,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from . import corpora, families, kills, lenses, pickled, records
+from . import corpora, formats_of_families, kills, lenses, pickled, records
 from .trying import Attack
 
 ATTACKS: dict[str, Attack] = {
     "configuration": lenses.configuration,
     "lens-files": lenses.files,
     "transcoder": lenses.transcoder,
-    "circuit-tracer": families.circuit_tracer,
-    "wire": families.wire,
-    "wire-lens": families.wire_lens_files,
+    "circuit-tracer": formats_of_families.circuit_tracer,
+    "wire": formats_of_families.wire,
+    "wire-lens": formats_of_families.wire_lens_files,
     "report": records.report,
     "training-record": records.training,
     "extraction": records.extraction,

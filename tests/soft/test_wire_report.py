@@ -15,15 +15,17 @@ from consistency_lens.soft.report.controls import averaged, others, truncated, w
 from consistency_lens.soft.report.wire_report import WireReport
 
 
-def report_of(longest_answer: int | None = None, **settings: object) -> Report:
+def report_of(longest_answer: int | None = None, oracle_rows: int = 0, **settings: object) -> Report:
     lens = wire_lens(calibrate=False, **settings)
-    held_out = HeldOut("test", batch_size=6, horizon=0)
-    return evaluate(lens, wire_models(), wire_passages(), WireReport(longest_answer), held_out, progress=False)
+    held_out, of_family = HeldOut("test", batch_size=6, horizon=0), WireReport(longest_answer, oracle_rows=oracle_rows)
+    return evaluate(lens, wire_models(), wire_passages(), of_family, held_out, progress=False)
 
 
 def test_every_control_of_every_receiver(tmp_path: Path) -> None:
-    report = report_of(ratio=1.0)
-    assert [*report.parts["all"].numbers] == ["text", "none", "lens", "first", "last", "thinned", "shuffled", "mean"]
+    report = report_of(ratio=1.0, oracle_rows=2)
+    cuts, spoiled = ["first", "last", "thinned", "least_expected", "either"], ["shuffled", "mean", "foreign"]
+    rates = ["int8", "int6", "int4", "2x fp16", "first 2x", "last 2x", "shuffled 2x"]
+    assert [*report.parts["all"].numbers] == ["text", "none", "lens", *cuts, *spoiled, *rates]
     for name in NAMES:
         assert report.number(f"kl/{name}", "text").value < 1e-4
         assert report.number(f"nll_recovered/{name}", "text").value == pytest.approx(1)
@@ -40,9 +42,29 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     assert words.startswith("words: ") and "with the text" in turned and not report.about.good
     assert words.endswith("no better than truncation.") and turned.endswith("no better than truncation.")
     assert all(report.parts["all"].differences["shuffled"][f"kl/{name}"].high < 0 for name in NAMES)
+    assert {"answer_early", "answer_middle", "answer_late"} <= report.parts.keys()
+    for name in NAMES:
+        assert report.judged["lens"][f"oracle_gap/{name}"].value > -1e-4
+        for code in ("lens", "2x fp16"):
+            cut = min(report.number(f"nll/{name}", each).value for each in cuts_beside(code))
+            below = report.number(f"nll_below_truncation/{name}", code).value
+            assert below == pytest.approx(cut - report.number(f"nll/{name}", code).value, abs=1e-6)
+        assert f"nll_below_truncation/{name}" not in report.parts["all"].numbers["first 2x"]
+    assert {"em_joint", "f1_joint", "bytes"} <= report.judged["lens"].keys() & report.judged["shuffled"].keys() | {
+        "bytes"
+    }
+    assert report.judged["lens"]["bytes"].value > report.judged["int4"]["bytes"].value
+    assert report.judged["2x fp16"]["bytes"].value < report.judged["lens"]["bytes"].value
+    assert report.judged["text"]["bytes"].value == report.traits["utf8"].value
+    curve = report.about.curve
+    assert curve is not None and curve.series["code"][0] == "lens" and "last 2x" in curve.series["text, cut"]
     report.save(tmp_path)
     assert Report.load(tmp_path).to_dict() == report.to_dict()
-    assert "another passage" in (tmp_path / "report.md").read_text()
+    assert "another passage" in (tmp_path / "report.md").read_text() and (tmp_path / "bytes.png").is_file()
+
+
+def cuts_beside(code: str) -> list[str]:
+    return ["first 2x", "last 2x"] if code.startswith("2x") else ["first", "last", "thinned", "least_expected"]
 
 
 def test_a_code_that_is_the_same_for_all_passages_is_called_ignored() -> None:
@@ -50,7 +72,7 @@ def test_a_code_that_is_the_same_for_all_passages_is_called_ignored() -> None:
     torch.nn.init.zeros_(lens.compressor.down.weight)
     torch.nn.init.ones_(lens.compressor.down.bias)
     held_out = HeldOut("test", batch_size=6, horizon=0)
-    report = evaluate(lens, wire_models(), wire_passages(), WireReport(0), held_out, progress=False)
+    report = evaluate(lens, wire_models(), wire_passages(), WireReport(0, (), 0), held_out, progress=False)
     assert report.verdict.count("ignores the code") == 2 and not report.about.good
     assert report.number("kl").value == report.number("kl", "shuffled").value
 
@@ -93,6 +115,12 @@ def test_the_mean_keeps_the_number_of_vectors() -> None:
 def test_what_cannot_be_evaluated_is_refused() -> None:
     with pytest.raises(BadInput, match="longest_answer"):
         WireReport(-1)
+    with pytest.raises(BadInput, match="factors"):
+        WireReport(factors=(1.0,))
+    with pytest.raises(BadInput, match="oracle_rows"):
+        WireReport(oracle_rows=-1)
     for changes, named in (({"split": "future"}, "split"), ({"batch_size": 1}, "batch_size")):
         with pytest.raises(BadInput, match=named):
-            evaluate(wire_lens(), wire_models(), wire_passages(), WireReport(0), HeldOut(**changes), progress=False)
+            evaluate(
+                wire_lens(), wire_models(), wire_passages(), WireReport(0, (), 0), HeldOut(**changes), progress=False
+            )

@@ -17,7 +17,7 @@ from ...frozen.loading.provenance import compare_fields
 from ..contexts.rows import SPLITS, RowRules, split_of
 from ..corpus import Corpus, CorpusArguments, Document
 from ..folder import ExtractionFolder
-from ..manifest import FILES, SEAL, read_metadata, require_sealed
+from ..manifest import FILES, OTHER_KIND, SEAL, read_metadata, require_sealed
 from ..storage import METADATA, Shard
 from .arguments import PassageArguments
 from .build import Build
@@ -31,6 +31,7 @@ from .tokenising import count_cuts, tokenised
 from .tokens import Models, PassageTokenizer
 
 FORMAT, KIND = 1, "passages"
+IN_MEMORY = "examples in memory"  # the corpus of rows that somebody made
 _ROWS = 4096  # that are copied together
 
 
@@ -96,7 +97,8 @@ class Passages:
             build, offset = Build(by_document=False, sink=sink, must_differ=True), 0
             for split, corpus in corpora.items():
                 offset = build.read(corpus, _given_examples, partial(_named, split), offset)
-            metadata = _metadata(build, [corpus.identity for corpus in corpora.values()], {"splits": "given"})
+            texts = {split: corpus.identity["texts"] for split, corpus in corpora.items()}
+            metadata = _metadata(build, {"corpus": IN_MEMORY, **texts}, {"splits": "given"})
             return cls(DatasetDict(sink.splits), metadata)
         if not isinstance(dataset, Dataset):
             raise BadInput("dataset", type(dataset).__name__, "Give a Dataset or a DatasetDict of `datasets`.")
@@ -107,6 +109,23 @@ class Passages:
         return cls(DatasetDict(sink.splits), _metadata(build, corpus.identity, own))
 
     @classmethod
+    def of(cls, given: Any) -> Passages:
+        """Open whatever a trainer may be given.
+
+        Args:
+            given: passages, the path of a folder of them, or rows that somebody made, as `from_dataset` takes them: a
+                DatasetDict, or a Dataset, which is trained on as a whole.
+        """
+        if isinstance(given, (str, Path)):
+            return cls.load(given)
+        if isinstance(given, (Dataset, DatasetDict)):
+            return cls.from_dataset(given if isinstance(given, DatasetDict) else DatasetDict({"train": given}))
+        if not isinstance(given, Passages):
+            fix = "Give Passages, the path of a folder of them, a Dataset or a DatasetDict."
+            raise BadInput("train_dataset", type(given).__name__, fix, why="there are no passages in it")
+        return given
+
+    @classmethod
     def load(cls, folder: str | Path, verify: bool = True) -> Passages:
         """Open a folder that `build` or `save` wrote, memory-mapped; a damaged file is named."""
         folder = Path(folder)
@@ -115,7 +134,8 @@ class Passages:
             raise BadInput("passages", str(folder), fix, why="no passages lie there")
         metadata = read_metadata(folder / METADATA)
         if metadata.get("kind") != KIND:
-            raise BadInput("passages", str(folder), "Give a folder of passages.", why="rows of activations lie there")
+            why = f"the folder holds {metadata.get('kind', 'rows')}, not passages"
+            raise BadInput("passages", str(folder), OTHER_KIND, why=why)
         if verify:
             require_sealed(folder, metadata)
             for record in metadata["shards"]:
@@ -237,7 +257,7 @@ def _in_memory(rows: Dataset) -> Corpus:
     answers = "answers" if "answers" in names else "answer"
     optional = [name for name in ("task", "ends") if name in names]
     given = CorpusArguments(text_column="passage", keep_columns=["prompt", answers, *optional])
-    return Corpus(rows, given, "examples in memory")
+    return Corpus(rows, given, IN_MEMORY)
 
 
 def _given_examples(document: Document) -> Iterator[Example]:

@@ -23,6 +23,8 @@ class PromptFormat:
         opening: stands between passage and prompt.
         anchor: stands between prompt and answer.
         max_answer_tokens: cut answers after so many tokens, their EOS included; None for whole answers.
+        answer_choice: name of a model -> which of the accepted answers it is trained on, from 0; where there are
+            fewer, the last. A model that is not named learns the first.
     """
 
     opening: Mapping[str, str] = field(
@@ -30,6 +32,7 @@ class PromptFormat:
     )
     anchor: Mapping[str, str] = field(default_factory=lambda: {"answer": "\nAnswer: "})
     max_answer_tokens: int | None = None
+    answer_choice: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, given in (("opening", self.opening), ("anchor", self.anchor)):
@@ -37,9 +40,18 @@ class PromptFormat:
                 raise BadInput(name, unknown[0], f"Give a text for {', '.join(TASKS)}.", why="no such task")
         if self.max_answer_tokens is not None and self.max_answer_tokens < 1:
             raise BadInput("max_answer_tokens", self.max_answer_tokens, "Use 1 or more, or None.")
+        for name, number in self.answer_choice.items():
+            if number < 0:
+                raise BadInput("answer_choice", {name: number}, "Count from 0.")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"opening": dict(self.opening), "anchor": dict(self.anchor)}
+        own = {name: dict(vars(self)[name]) for name in ("opening", "anchor", "answer_choice")}
+        return asdict(self) | own
+
+    def answer(self, row: Mapping[str, Any], name: str) -> str:
+        """The accepted answer that a model is trained on."""
+        accepted = row["answers"]
+        return str(accepted[min(self.answer_choice.get(name, 0), len(accepted) - 1)])
 
     def ids(self, row: Mapping[str, Any], model: PassageTokenizer) -> dict[str, list[int]]:
         """`passage_ids`, `prompt_ids` and `answer_ids` of a row; the last with EOS where the answer ends."""
@@ -59,7 +71,7 @@ class PromptFormat:
             fix = f"Give {task} an opening, or the row a prompt (--lead_words for continuations), or use bos='always'."
             why = f"{model.name} has no BOS: nothing stands before the answer that could predict its first token"
             raise BadInput("prompt", row["prompt"], fix, why)
-        answer_ids = model.encode_after(space + row["answers"][0])
+        answer_ids = model.encode_after(space + self.answer(row, model.name))
         found = dict(zip(PARTS, (model.encode_passage(row["passage"]), prompt_ids, answer_ids), strict=True))
         for part in ("passage_ids", "answer_ids"):
             if not found[part]:

@@ -30,7 +30,7 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
         arguments = replace(arguments, output_dir=folder, resume=not arguments.overwrite)
     path = model_path(subject, show=True)
     config, tokenizer = open_model(path, subject.revision)
-    extraction = request.options.run.extraction(open_corpus(request.corpus), tokenizer, config, arguments, command)
+    extraction = request.options.run.extraction(open_corpus(request), tokenizer, config, arguments, command)
     if folder is not None:
         request.family.require_extraction(extraction)
     extraction.open()

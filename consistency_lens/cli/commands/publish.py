@@ -16,13 +16,14 @@ from transformers.utils import CONFIG_NAME
 from ... import hub
 from ...activations.contexts.rows import SPLITS
 from ...activations.storage import LAYOUT
-from ...auto import family_of, is_demo, lens_folder, read_config
+from ...auto import family_of, lens_folder, read_config
 from ...base.configuration import LensConfig
 from ...base.saving.lens_card import CARD
 from ...base.saving.lens_files import MEASURED, REPORT, lens_files, require_inside
 from ...base.saving.published_card import publish_card
 from ...base.watching.samples import FILE as SAMPLES
 from ...errors import BadInput
+from ...finding import is_demo
 from ..opening import console
 from ..parsing.request import Request, run_of
 from ..run_folder import HISTORY

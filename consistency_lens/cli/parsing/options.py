@@ -14,7 +14,14 @@ from ...auto import FAMILIES
 from ...base.arguments import LensTrainingArguments
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
-from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
+from .arguments import (
+    ExplainArguments,
+    ExportArguments,
+    PublishArguments,
+    ReportArguments,
+    RunArguments,
+    SubjectArguments,
+)
 
 DEFAULT_FAMILY = "text"
 TRAINING = "training"
@@ -69,12 +76,13 @@ class Options:
         return {
             "the subject": SubjectArguments,
             "the texts": CorpusArguments,
-            "the rows": self.run.data_options,
+            self.run.data_title: self.run.data_options,
             "the lens": self.run.lens_options,
             TRAINING: self.training,
             "the run": RunArguments,
             "the report": ReportArguments,
             "explain": ExplainArguments,
+            "export": ExportArguments,
             **self.run.more_options,
             "publishing": PublishArguments,
         }

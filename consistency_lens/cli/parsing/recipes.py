@@ -56,9 +56,14 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         raise BadInput("config", name_or_path, "Write one 'field: value' on each line.", why="it is not a mapping")
     # Aliases of YAML may say in a line what has a million values.
     require(record, plain, "config", name_or_path, "Write one 'field: value' on each line.")
-    names = options_of(str(record.get("family", DEFAULT_FAMILY))).names
-    for key in record:
-        if key not in names:
+    options = options_of(str(record.get("family", DEFAULT_FAMILY)))
+    names, removed = options.names, options.training.removed
+    for key in list(record):
+        if key in removed and removed[key].off in (None, record[key]):
+            del record[key]
+        elif key in removed:
+            raise BadInput(key, record[key], removed[key].instead, why="there is no such option any more")
+        elif key not in names:
             fix = f"{meant(str(key), names)}--help_all lists all fields."
             raise BadInput("config", key, fix, why="an unknown field")
     return record
@@ -88,14 +93,16 @@ def as_options(record: dict[str, Any], options: Options) -> list[str]:
             value = json.dumps(value)
         if isinstance(value, dict) or (isinstance(value, list) and not (many and len(allowed) == 1)):
             raise BadInput("config", name, "Give a single value.", why=f"the recipe gives it {value!r}")
+        items = {item for kind in allowed if get_origin(kind) is list for item in get_args(kind)}
         if (str in allowed or many) and value is not None:
             fitting = (str, int, float) if name in options.schedules else (str, bool) if bool in allowed else (str,)
+            fitting = (int, float) if items & {int, float} else fitting
             for item in value if isinstance(value, list) else [value]:
                 if type(item) not in fitting:
                     why = f"YAML reads {item!r} there, which is no text"
                     raise BadInput("config", name, f"Put the text in quotes, as in {name}: 'no'.", why)
         if isinstance(value, list):
-            words += [f"--{name}", *value] if value else []
+            words += [f"--{name}", *map(str, value)] if value else []
         elif value is not None:
             words.append(f"--{name}={value}")
     return words

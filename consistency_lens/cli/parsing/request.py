@@ -15,12 +15,18 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import lens_folder, name_of_family, read_config
+from ...auto import FAMILIES, find_foreign, lens_folder, name_of_family, read_config
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
 from ...schema import require_place
-from ...text.options import PlanOptions
-from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
+from .arguments import (
+    ExplainArguments,
+    ExportArguments,
+    PublishArguments,
+    ReportArguments,
+    RunArguments,
+    SubjectArguments,
+)
 from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
 from .recipes import as_options, less, load_recipe, meant, recipe_names
 
@@ -32,9 +38,11 @@ COMMANDS = {
     "evaluate": "judge a lens on held-out documents, beside every control",
     "explain": "say in words what each token of a text makes the model think",
     "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
+    "env": "print what a bug report needs to say about this machine",
+    "export": "write a lens in the format of another tool: export --to TOOL FOLDER --lens ...",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
-COMMON = ("run", "extract", "train", "evaluate", "explain", "publish")  # what every family has
+COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env")  # what every family has
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
 
@@ -46,9 +54,10 @@ class Request:
         command: one of `COMMANDS`, or `run` for all of them in turn.
         values: every option by its name on the command line, settled.
         options: those of its family.
-        text: what `explain` is to read.
+        text: what `explain` is to read, or the folder that `export` writes.
+        words: what stands behind a command of the family's own.
         given: the fields that options name, whatever a recipe says.
-        config: the recipe that was named.
+        config: the recipe that was named. `recipe`: the name of one of ours, also where it is the default.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
         stage: of a whole run: the command whose work it is at.
     """
@@ -57,8 +66,10 @@ class Request:
     values: dict[str, Any]
     options: Options = field(default_factory=lambda: options_of(DEFAULT_FAMILY), compare=False)
     text: str | None = None
+    words: tuple[str, ...] = ()
     given: frozenset[str] = field(default=frozenset(), compare=False)
     config: str | None = field(default=None, compare=False)
+    recipe: str | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
     named_itself: bool = field(default=False, compare=False)
     stage: str = field(default="", compare=False)
@@ -102,8 +113,8 @@ class Request:
         return self.part(ExplainArguments)
 
     @property
-    def plan(self) -> PlanOptions:
-        return self.part(PlanOptions)
+    def export(self) -> ExportArguments:
+        return self.part(ExportArguments)
 
     @property
     def publishing(self) -> PublishArguments:
@@ -147,7 +158,8 @@ class Parser(HfArgumentParser):
     def format_help(self) -> str:
         """Fields in groups. Of transformers' own, the usual ones: a page that is read beats one that is whole."""
         width = int(os.environ.get("COLUMNS", "100"))
-        parts = [self.format_usage(), "\n".join(f"  {name:<10}{said}" for name, said in COMMANDS.items())]
+        every = COMMANDS | {name: own.help for name, own in self.options.run.uses.items()}
+        parts = [self.format_usage(), "\n".join(f"  {name:<10}{said}" for name, said in every.items())]
         parts.append(f"  {'':<10}no command: extract, train and evaluate in turn")
         lines = {"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}
         parts += ["", *_paragraphs(lines, width)]
@@ -157,7 +169,8 @@ class Parser(HfArgumentParser):
             own = {
                 name: given
                 for name, given in fields_of.items()
-                if not training or name in self.options.first or (whole and name not in inherited)
+                if name not in self.options.run.unused
+                and (not training or name in self.options.first or (whole and name not in inherited))
             }
             own = dict(sorted(own.items(), key=lambda item: item[0] in inherited))
             parts += ["", f"{group}:", *_paragraphs({f"--{n}": _described(n, f) for n, f in own.items()}, width)]
@@ -209,11 +222,12 @@ def parse(argv: Sequence[str]) -> Request:
     command = RUN_ALL
     if words and not words[0].startswith("-"):
         command = words.pop(0)
-        if command not in COMMANDS:
-            raise BadInput("command", command, f"{meant(command, COMMANDS)}Use one of {', '.join(COMMANDS)}.")
+        if command not in COMMANDS and command not in (every := [*COMMANDS, *own_commands()]):
+            raise BadInput("command", command, f"{meant(command, every)}Use one of {', '.join(every)}.")
     options = options_of(_family_of(command, words))
-    if command not in (*COMMON, *options.run.commands):
-        fix = f"Use one of {', '.join(name for name in COMMANDS if name in (*COMMON, *options.run.commands))}."
+    theirs = (*COMMON, *options.run.commands, *options.run.uses)
+    if command not in theirs:
+        fix = f"Use one of {', '.join(name for name in theirs if name != RUN_ALL)}."
         raise BadInput("command", command, fix, why=f"a lens of the family {options.family} has no such command")
     parser = new_parser(options, whole="--help_all" in words)
     words = ["--help" if word == "--help_all" else word for word in _answered(words, options)]
@@ -223,33 +237,52 @@ def parse(argv: Sequence[str]) -> Request:
     explicit = {name: value for name, value in vars(known).items() if value is not absent}
     _require_places(explicit)
     text = explicit.pop("text", None)  # argparse puts its default there all the same
-    if text is not None and command != "explain":
+    behind: list[str] = []
+    if command in options.run.uses:
+        behind = [*([] if text is None else [text]), *(word for word in unknown if not word.startswith("-"))]
+        unknown = [word for word in unknown if word.startswith("-")] + behind[len(options.run.uses[command].words) :]
+        text = None
+    if text is not None and command not in ("explain", "export"):
         unknown.append(text)
     if unknown:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
+        if (gone := options.training.removed.get(given.removeprefix("--"))) is not None:
+            raise BadInput("option", given, gone.instead, why="there is no such option any more")
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
     _require_family(recipe, options)
     _require_places(recipe)
-    settled = vars(parser.parse_args([*as_options(recipe, options), *words]))  # what comes later wins
+    # What comes later wins. A list at the end of the recipe ends there, and words that are no options were counted.
+    said = [*as_options(recipe, options), f"--family={options.family}", *words]
+    settled = vars(parser.parse_known_args(said)[0])
     values = {name: settled[name] for name in options.names}
     if command == "extract":
         for shared, own in OWN_NAMES.items():
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
+    for name, why in options.run.unused.items():
+        if values[name] is not None:
+            raise BadInput(name, values[name], "Leave it out.", why=f"of a {options.family} lens {why}")
     if values["other_models"] and not options.run.several:
         fix = "Leave them out."
         raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
-    request = Request(command, values, options, text, frozenset(explicit), explicit.get("config"))
+    config, ours = explicit.get("config"), _of_ours(command, explicit)
+    request = Request(command, values, options, text, tuple(behind), frozenset(explicit), config, ours)
     request.subject.others  # noqa: B018  raises where a name is missing or stands twice
     return request
 
 
+def own_commands() -> dict[str, str]:
+    """Commands that only one family has, and the family."""
+    return {name: family for family in FAMILIES for name in options_of(family).run.uses}
+
+
 def _family_of(command: str, words: Sequence[str]) -> str:
-    """The family that an option names, or else the recipe, or else the run that a lens lies in."""
+    """The family that an option names, or else the recipe, or else the run that a lens lies in, or else the one that
+    alone has the command."""
     given = ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("family", "config", "lens"):
         given.add_argument(f"--{name}", default=None)
@@ -257,13 +290,18 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     if said.family is not None:
         return said.family
     named = {name: value for name, value in vars(said).items() if value is not None}
+    default = DEFAULT_FAMILY if command in (*COMMANDS, RUN_ALL) else own_commands()[command]
     if not named:
-        return DEFAULT_FAMILY
+        return default
     _require_places(named)
     recipe = _recipe(command, named | {"model_name_or_path": None})
-    if not recipe and said.lens is not None and (Path(lens_folder(said.lens)) / CONFIG_NAME).is_file():
-        return name_of_family(read_config(lens_folder(said.lens))[0], said.lens)
-    return str(recipe.get("family", DEFAULT_FAMILY))
+    if not recipe and said.lens is not None:
+        place = lens_folder(said.lens)
+        if (Path(place) / CONFIG_NAME).is_file():
+            return name_of_family(read_config(place)[0], said.lens)
+        if Path(place).is_dir() and (found := find_foreign(place)) is not None:
+            return found[0]
+    return str(recipe.get("family", DEFAULT_FAMILY)) if recipe else default
 
 
 def _require_family(recipe: Mapping[str, Any], options: Options) -> None:
@@ -287,14 +325,25 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command == "publish":
+    if command in ("publish", "env"):
         return {}
-    if command in ("evaluate", "explain"):
+    if command in ("evaluate", "explain", "export") or command not in (*COMMANDS, RUN_ALL):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
         return load_recipe(str(home / RECIPE)) if home else {}
     if explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}:
         return {}
+    if command in ("extract", "plan"):
+        fix = f"Name a model and its texts, or a recipe: --config {' | '.join(recipe_names())}."
+        raise BadInput("model_name_or_path", None, fix, why=f"{command} needs to know what it is about")
     return load_recipe(DEMO)
+
+
+def _of_ours(command: str, explicit: Mapping[str, Any]) -> str | None:
+    """The packaged recipe that a run follows, which gives its newest run a name."""
+    if "config" in explicit:
+        return explicit["config"] if explicit["config"] in recipe_names() else None
+    named = explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}
+    return None if named or command not in (RUN_ALL, "train") else DEMO
 
 
 PLACES = {"lens", "activations", "activations_dir", "output_dir", "train_file", "dataset_name", "model_name_or_path"}

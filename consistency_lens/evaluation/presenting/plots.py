@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ...errors import BadInput
-from ..about import LENS, About
+from ..about import LENS, About, Chart
 from ..bootstrap import Number
 from ..family import EDIT
 from ..quantities import Numbers
@@ -60,12 +60,14 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 @styled
 def draw_all(report: Report, folder: Path) -> dict[str, Path]:
     """Every picture that the report has numbers for: name -> file."""
-    sweep = report.about.sweep
+    sweep, curve = report.about.sweep, report.about.curve
     drawn = {
         "controls": controls(report),
         **({sweep.name: growing(report)} if sweep else {}),
+        **({curve.name: achieved(report)} if curve else {}),
         "position": by_position(report),
         "training": over_training(report),
+        **{chart.name: charted(chart) for chart in report.about.charts},
     }
     return {name: _save(figure, folder / f"{name}.png") for name, figure in drawn.items() if figure is not None}
 
@@ -141,6 +143,37 @@ def growing(report: Report) -> Figure | None:
 
 
 @styled
+def achieved(report: Report) -> Figure | None:
+    """What codes achieve over what they cost: a colour for each number, a marker and a line for each series."""
+    curve = report.about.curve
+    if curve is None:
+        return None
+    figure, axes = _figure(7, 4.6)
+    numbers, marks = report.parts["all"].numbers, zip("oDs^v", ("-", ":", "--", "-.", "-"), strict=True)
+    shapes = dict(zip(curve.series, marks, strict=False))
+    for (label, number), (colour, _) in zip(curve.y.items(), OF_LINES, strict=False):
+        for series, codes in curve.series.items():
+            costs = {code: report.judged.get(code, {}).get(curve.x) for code in codes}
+            points = [
+                (cost, numbers[code][number]) for code, cost in costs.items() if cost and number in numbers[code]
+            ]
+            points.sort(key=lambda point: point[0].value)
+            x, y = [cost.value for cost, _ in points], [each for _, each in points]
+            reach = [[max(n.value - n.low, 0) for n in y], [max(n.high - n.value, 0) for n in y]]
+            marker, line = shapes[series]
+            own: Any = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2, "linewidth": 1.4}
+            axes.errorbar(x, [n.value for n in y], yerr=reach, label=f"{label}, {series}", **own)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(-0.03, 1.05)
+    axes.set_xlabel(curve.axis)
+    axes.set_ylabel(" ".join(dict.fromkeys(number.partition("/")[0] for number in curve.y.values())))
+    axes.set_title(curve.title)
+    figure.legend(loc="outside lower center", ncols=len(curve.series), fontsize=9)
+    return figure
+
+
+@styled
 def by_position(report: Report) -> Figure | None:
     """KL of the lens and of some controls by P."""
     if not report.by_position:
@@ -182,6 +215,30 @@ def over_training(report: Report) -> Figure | None:
     axes.set_ylabel(report.about.primary)
     axes.set_title(course.title)
     figure.colorbar(dots, ax=axes, label="step")
+    return figure
+
+
+@styled
+def charted(chart: Chart) -> Figure:
+    """The numbers of a chart, as lines or as bars beside each other."""
+    figure, axes = _figure(7, 4.2)
+    count = max(len(chart.lines), 1)
+    for i, (name, values) in enumerate(chart.lines.items()):
+        colour, marker = OF_LINES[i % len(OF_LINES)]
+        if chart.bars:
+            places = [place + (i - (count - 1) / 2) * 0.8 / count for place in range(len(values))]
+            axes.bar(places, values, 0.8 / count, color=colour, label=name, zorder=2)
+        else:
+            style = "-" if i < len(OF_LINES) else "--"
+            axes.plot(range(len(values)), values, style, color=colour, marker=marker, markersize=5, label=name)
+    axes.set_xticks(range(len(chart.places)), chart.places)
+    axes.set_ylim(bottom=min([0.0, *(v for values in chart.lines.values() for v in values)]))
+    axes.set_xlabel(chart.axis)
+    axes.set_ylabel(chart.height)
+    axes.set_title(chart.title)
+    axes.grid(axis="x", visible=False)
+    if len(chart.lines) > 1:
+        axes.legend(fontsize=9.5)
     return figure
 
 

@@ -27,6 +27,7 @@ class Decoding:
         temperature: logits are divided by it before anything else; for samples alone.
         top_k: only so many likeliest tokens may be drawn; 0 means all of them.
         top_p: only the likeliest tokens may be drawn that together have this probability; 1 means all of them.
+        drawn_tokens: so many first tokens are drawn, and after them the likeliest are taken; None for all.
         seed: of the draws. A draw is a function of the seed, the step and the row's number: neither padding nor the
             other rows change it.
         min_new_tokens: in so many first steps no stop token is chosen, and no stop string ends a row.
@@ -40,6 +41,7 @@ class Decoding:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    drawn_tokens: int | None = None
     seed: int = 0
     min_new_tokens: int = 0
     stop_ids: Sequence[int] | None = None
@@ -62,7 +64,9 @@ class Decoding:
             raise BadInput("top_p", self.top_p, "Give a probability above 0; 1 means all tokens.")
         if not all(self.stop_strings):
             raise BadInput("stop_strings", list(self.stop_strings), "Leave out the empty one: every text has it.")
-        unused = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        if self.drawn_tokens is not None and self.drawn_tokens < 1:
+            raise BadInput("drawn_tokens", self.drawn_tokens, "Draw 1 or more, or use do_sample=False.")
+        unused = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "drawn_tokens": None}
         for name, neutral in unused.items():
             if not self.do_sample and vars(self)[name] != neutral:
                 fix = "Set do_sample=True, or leave it out."
@@ -70,7 +74,7 @@ class Decoding:
 
     def choose(self, step: int, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """Token ids `[B]` for logits `[B, V]` in float32; `rows` are the numbers of the rows."""
-        if not self.do_sample:
+        if not self.do_sample or (self.drawn_tokens is not None and step >= self.drawn_tokens):
             return logits.argmax(-1)
         return (self.candidates(logits) + self._gumbel(step, logits, rows)).argmax(-1)
 

@@ -115,19 +115,10 @@ class Wire:
         no more memory than a few times their own size.
         """
         view = memoryview(data).cast("B")
-        if bytes(view[: len(MAGIC)]) != MAGIC:
-            fix = "Give bytes that Wire.to_bytes wrote."
-            raise BadInput("wire", bytes(view[: len(MAGIC)]), fix, why="the first bytes are not those of a wire")
-        if len(view) < _HEADER.size:
-            raise BadInput("wire", f"{len(view)} bytes", _ASK_AGAIN, why="the header is not complete")
-        _, version, bits, group, d_z, lens_length, meta_length, M = _HEADER.unpack_from(view)
-        if version != VERSION:
-            fix = f"Read it with the version of consistency-lens that wrote it: this one reads version {VERSION}."
-            raise BadInput("wire", f"version {version}", fix)
-        _require_shape(M, d_z, bits, group)
-        expected = _total_length(M, d_z, bits, group, lens_length, meta_length)
+        expected = announced_length(view)
         if len(view) != expected:
             raise BadInput("wire", f"{len(view)} bytes", _ASK_AGAIN, why=f"its header announces {expected}")
+        _, _, bits, group, d_z, lens_length, meta_length, M = _HEADER.unpack_from(view)
         end = len(view) - _CHECKSUM.size
         (checksum,) = _CHECKSUM.unpack_from(view, end)
         if zlib.crc32(view[:end]) != checksum:
@@ -161,6 +152,23 @@ class Wire:
         spare = -self.M * self.d_z * self.bits % 8
         if self._unsigned().max() > 2 * top_level(self.bits) or (spare and self.payload[-1] >> (8 - spare)):
             raise BadInput("payload", f"integers of more than {self.bits} bits", _ASK_AGAIN)
+
+
+def announced_length(data: bytes | bytearray | memoryview) -> int:
+    """How many bytes the wire has that begins here, by its header; raise `BadInput` where none begins."""
+    view = memoryview(data).cast("B")
+    start = bytes(view[: len(MAGIC)])
+    if start != MAGIC:
+        fix = "Give bytes that Wire.to_bytes wrote."
+        raise BadInput("wire", start, fix, why="the first bytes are not those of a wire")
+    if len(view) < _HEADER.size:
+        raise BadInput("wire", f"{len(view)} bytes", _ASK_AGAIN, why="the header is not complete")
+    _, version, bits, group, d_z, lens_length, meta_length, M = _HEADER.unpack_from(view)
+    if version != VERSION:
+        fix = f"Read it with the version of consistency-lens that wrote it: this one reads version {VERSION}."
+        raise BadInput("wire", f"version {version}", fix)
+    _require_shape(M, d_z, bits, group)
+    return _total_length(M, d_z, bits, group, lens_length, meta_length)
 
 
 def bytes_of(M: int, d_z: int, bits: int, group: int = 32, lens: str = "", meta: Meta | None = None) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, LlamaConfig, PreTrainedModel
 
+from ...base.adapters import add_adapter, is_adapted, keep_on
 from ...errors import BadInput
 from ...frozen import FrozenLM
 from ...frozen.anatomy.parts import longest_context, truncate
@@ -28,6 +29,7 @@ from ..configuration import LatentWireConfig
 from .windows import counts_of, means_over, window_of
 
 BYTES = 256
+ADAPTER = "compressor"
 _LONGEST_IN_BYTES = 1 << 16
 
 
@@ -41,6 +43,10 @@ class Compressor(nn.Module):
     def __init__(self, config: LatentWireConfig, lm: PreTrainedModel) -> None:
         super().__init__()
         self.config, self.lm = config, lm
+        if config.compressor_lora_rank is not None and not is_adapted(lm):
+            lm.requires_grad_(False)
+            add_adapter(lm, ADAPTER, config.compressor_lora_rank, 2 * config.compressor_lora_rank, headless=True)
+            keep_on(lm, ADAPTER)
         width = lm.config.hidden_size
         self.heads = math.gcd(width, lm.config.num_attention_heads)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
@@ -61,25 +67,31 @@ class Compressor(nn.Module):
         elif self.config.start == "lm":
             self.out.weight.zero_()
 
-    def forward(self, ids: Tensor, mask: Tensor, ratio: float | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, mask: Tensor, ratio: float | None = None, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Vectors `[B, M, d_z]` and which of them each row has, `[B, M]`.
 
         Args:
             ids: `[B, P]`, padded on the right.
             mask: `[B, P]`, the tokens that a row has.
             ratio: tokens for each vector, in the place of the configuration's rate.
+            counts: how many vectors each row has, `[B]`, in the place of any rate.
         """
         self._require_tokens(ids, mask)
         embedded = self.lm.get_input_embeddings()(ids)
         read = functional.rms_norm(self._read(embedded, mask), embedded.shape[-1:])
         if self.queries is not None:
-            if ratio is not None:
-                raise BadInput("ratio", ratio, "Leave it out: with learned queries, the number of vectors is fixed.")
+            if ratio is not None or counts is not None:
+                fix = "Leave it out: with learned queries, the number of vectors is fixed."
+                name, given = ("ratio", ratio) if counts is None else ("counts", counts.tolist())
+                raise BadInput(name, given, fix)
             queries = self.queries.expand(len(ids), -1, -1)
             there = mask.new_ones(queries.shape[:2]).bool()
             return self.down(self._attend(queries, read, mask)), there
         lengths = mask.sum(1)
-        counts = counts_of(lengths, None if ratio else self.config.slots, ratio or self.config.ratio)
+        if counts is None:
+            counts = counts_of(lengths, None if ratio else self.config.slots, ratio or self.config.ratio)
         count = int(counts.max())
         windows = window_of(lengths, counts, ids.shape[1])
         there = torch.arange(count, device=ids.device) < counts[:, None]

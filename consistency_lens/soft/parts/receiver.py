@@ -110,10 +110,17 @@ def ridge(inputs: Tensor, outputs: Tensor, strength: float = RIDGE) -> tuple[Ten
 
 
 @torch.no_grad()
-def principal(vectors: Tensor, count: int) -> Tensor:
-    """The directions `[count, d]` that hold most of `[n, d]`; with `count` from d up, an identity and zeros."""
+def principal(vectors: Tensor, count: int, ordered: bool = False) -> Tensor:
+    """The directions `[count, d]` that hold most of `[n, d]`; with `count` from d up, an identity and zeros.
+
+    Args:
+        vectors: `[n, d]`.
+        count: how many directions.
+        ordered: the first hold most, also where there are all of them.
+    """
     width = vectors.shape[1]
-    if count >= width:
+    if count >= width and not ordered:
         return torch.eye(count, width)
     x = vectors.double()
-    return torch.linalg.eigh(x.T @ x).eigenvectors[:, -count:].flip(1).T.float().contiguous().cpu()
+    found = torch.linalg.eigh(x.T @ x).eigenvectors[:, -count:].flip(1).T.float().contiguous().cpu()
+    return torch.cat([found, torch.zeros(count - len(found), width)])

@@ -38,7 +38,7 @@ def start_from_embeddings(
     name = compressor.config.compressor_model
     assert name is not None
     unit = tables[name] / compressor.config.compressor_rms
-    down = principal(unit, compressor.config.d_z).to(unit)
+    down = principal(unit, compressor.config.d_z, ordered=bool(compressor.config.nested)).to(unit)
     compressor.down.weight.copy_(down)
     compressor.down.bias.zero_()
     explained = {}

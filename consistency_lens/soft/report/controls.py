@@ -5,12 +5,14 @@ Shapes: B rows, P tokens of the longest passage, M soft tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...base.comparing import Joint
 from ...frozen import Edit, FrozenLM
 from ..code import LatentCode
 
@@ -41,6 +43,11 @@ def truncated(model: FrozenLM, tokens: Mapping[str, Any], counts: Tensor, how: s
 
     A passage of fewer tokens is whole.
     """
+    return own_words(model, tokens, *cut(model, tokens, counts, how))
+
+
+def cut(model: FrozenLM, tokens: Mapping[str, Any], counts: Tensor, how: str) -> tuple[Tensor, Tensor]:
+    """The places of these tokens in the passage, `[B, M]`, and which of them a row has."""
     lengths = tokens["passage_mask"].to(model.device).sum(1)
     kept = torch.minimum(counts.to(model.device), lengths)[:, None]
     slots = torch.arange(int(kept.max()), device=model.device)
@@ -49,7 +56,38 @@ def truncated(model: FrozenLM, tokens: Mapping[str, Any], counts: Tensor, how: s
         "last": lengths[:, None] - kept + slots,
         "thinned": slots * lengths[:, None] // kept,
     }[how]
-    return own_words(model, tokens, places.clamp(max=int(lengths.max()) - 1), slots < kept)
+    return places.clamp(max=int(lengths.max()) - 1), slots < kept
+
+
+def texts_at(model: FrozenLM, tokens: Mapping[str, Any], chosen: Tensor, mask: Tensor) -> list[str]:
+    """The tokens at these places of each passage, as text."""
+    ids = tokens["passage_ids"].to(model.device).gather(1, chosen)
+    rows = [row[there].tolist() for row, there in zip(ids, mask, strict=True)]
+    return [str(text) for text in model.tokenizer.batch_decode(rows)]
+
+
+def better_of(comparison: Joint, one: Sequence[Edit], other: Sequence[Edit]) -> list[Edit]:
+    """Of two edits for each receiver, in each row the one behind which the answer is likelier.
+
+    Args:
+        comparison: of the batch.
+        one, other: soft tokens for each receiver, as many in the one as in the other.
+    """
+    first, second = comparison.measure(one), comparison.measure(other)
+    found = []
+    for a, b in zip(one, other, strict=True):
+        worse = first[f"nll/{a.lm}"] > second[f"nll/{a.lm}"]
+        chosen = worse.to(a.tensor.device)[:, None]
+        assert a.mask is not None and b.mask is not None
+        value = torch.where(chosen[..., None], b.tensor, a.tensor)
+        found.append(replace(a, value=value, mask=torch.where(chosen, b.mask, a.mask)))
+    return found
+
+
+def turned(code: LatentCode, seed: int = 0) -> LatentCode:
+    """The same vectors in other coordinates, by a rotation drawn at random."""
+    drawn = torch.randn(2 * [code.vectors.shape[-1]], generator=torch.Generator().manual_seed(seed))
+    return LatentCode(code.vectors @ torch.linalg.qr(drawn)[0].to(code.vectors), code.mask)
 
 
 def others(documents: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -15,16 +15,36 @@ from torch import Tensor
 
 from ...activations.passages import context_of
 from ...answers import exact_match, f1, first_line
+from ...base.comparing import Joint
 from ...base.modeling import LensModel
 from ...errors import BadInput
 from ...evaluation import Control, FamilyReport, HeldOut, Report, Seen
-from ...evaluation.about import LENS, About, Group
+from ...evaluation.about import LENS, About, Curve, Group
 from ...evaluation.bootstrap import Records
 from ...frozen import Edit, FrozenModels
 from ..bytes.text_bytes import text_bytes
+from ..bytes.wire import bytes_of
+from ..code import LatentCode
 from ..data import collator_of, passages_for
-from .controls import averaged, others, truncated, whole_text
-from .definitions import CODES, READ, SHORT, SPOILED, TRUNCATED, quantities_of
+from .controls import averaged, better_of, cut, others, own_words, texts_at, turned, whole_text
+from .definitions import (
+    CODES,
+    EITHER,
+    JUDGED,
+    ORACLE,
+    PLACES,
+    RATES,
+    READ,
+    SHORT,
+    SPOILED,
+    TRUNCATED,
+    place_of,
+    quantities_of,
+)
+from .dropping import least_expected
+from .fitting import fitted, some_rows
+from .rates import Rate, rates_of
+from .rescoring import JOINT, rescored
 
 
 class WireReport(FamilyReport):
@@ -33,6 +53,8 @@ class WireReport(FamilyReport):
     Args:
         longest_answer: tokens that are generated at most; 0 generates nothing, and gives no `em` and `f1`. Default: as
             many as the longest answer of a batch has.
+        factors: so many times fewer vectors, at which the same lens is measured, too.
+        oracle_rows: so many rows for whose answers codes are fitted.
     """
 
     kept = ()
@@ -41,25 +63,36 @@ class WireReport(FamilyReport):
         "tokens_per_vector": "tokens of the compressor's passage for each vector",
         "bytes": "bytes of a wire: header, scales, packed values and checksum",
         "utf8": "bytes of the passage as UTF-8",
+        "zlib": "bytes of the passage compressed by zlib at level 9",
         "zstd": "bytes of the passage compressed by zstd at level 19",
         "bytes_ratio": "bytes of the passage as UTF-8 over those of the wire: below 1, the wire is the longer one",
+        "zstd_ratio": "bytes of the passage compressed by zstd over those of the wire",
     }
 
-    def __init__(self, longest_answer: int | None = None) -> None:
+    def __init__(
+        self, longest_answer: int | None = None, factors: Sequence[float] = (2.0,), oracle_rows: int = 16
+    ) -> None:
         if longest_answer is not None and longest_answer < 0:
             raise BadInput("longest_answer", longest_answer, "Use 0 for no generation, a number of tokens, or None.")
-        self.longest_answer = longest_answer
+        if not all(factor > 1 for factor in factors):
+            raise BadInput("factors", list(factors), "Use numbers above 1: so many times fewer vectors.")
+        if oracle_rows < 0:
+            raise BadInput("oracle_rows", oracle_rows, "Use 0 or more.")
+        self.longest_answer, self.factors, self.oracle_rows = longest_answer, factors, oracle_rows
+        self.sizes: dict[str, torch.Tensor] = {}  # code -> bytes of each row of the batch at hand
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         config: Any = lens.config
         self.passages = passages_for(data, config, models)
-        if not len(self.passages.splits.get(held_out.split, [])):
-            fix = f"Use one of {', '.join(self.passages.splits)}."
-            raise BadInput("split", held_out.split, fix, why="no passages are of it")
+        held_out.require_split(self.passages.splits)
         if held_out.batch_size < 2:
             raise BadInput("batch_size", held_out.batch_size, "Use 2 or more: another passage's code is a control.")
         self.receivers: list[str] = config.names
         self.quantities = quantities_of(self.receivers)
+        self.rates: list[Rate] = rates_of(config, self.factors)
+        # Where receivers answer in forms of their own, one cannot score what another says.
+        self.joint = len(self.receivers) > 1 and not config.answer_choice and self.longest_answer != 0
+        self.left = self.oracle_rows
         each = [f"{number}/{name}" for name in self.receivers for number in ("kl", "nll", "first_token", "em")]
         self.compared = ("kl_recovered", "nll", "first_token", "em", *each)
 
@@ -86,6 +119,7 @@ class WireReport(FamilyReport):
             Group(LENS, "the code", brief=True),
             Group(SHORT, "truncated", "as many tokens of the text", compared=True, brief=True),
             Group(SPOILED, "controls", "codes that know less", compared=True, brief=True),
+            Group(RATES, "rates", "other numbers of vectors and bits"),
             Group(READ, "no code"),
         )
         each = [
@@ -95,8 +129,34 @@ class WireReport(FamilyReport):
             shown,
             zero="no context: the prompt alone",
             questions={"kl_recovered": "recovered", "nll": "", "first_token": "", "em": ""},
-            details=("kl", "nll_recovered", "f1", "top1", *(each if len(self.receivers) > 1 else ())),
+            details=("kl", "nll_recovered", "f1", "f1_of_text", "top1", *(each if len(self.receivers) > 1 else ())),
+            titles={"judged": "Sizes, and what two receivers do together"},
+            curve=self._curve(groups),
         )
+
+    def _curve(self, groups: Mapping[str, Sequence[str]]) -> Curve | None:
+        """F1 over bytes: of codes, of texts that were cut, and of the whole text."""
+        if self.longest_answer == 0:
+            return None
+        cuts = [
+            name for group in (SHORT, RATES) for name in groups.get(group, ()) if name.startswith(("first", "last"))
+        ]
+        codes = [LENS, *(rate.name for rate in self.rates)]
+        return Curve(
+            name="bytes",
+            caption="F1 over bytes, of codes, of texts that were cut, and of the whole text",
+            title="What a byte buys",
+            x="bytes",
+            axis="bytes of a passage, in the mean",
+            y={name: f"f1/{name}" for name in self.receivers} if len(self.receivers) > 1 else {"f1": "f1"},
+            series={"code": codes, "text, cut": cuts, "text": ["text"]},
+        )
+
+    @property
+    def judged(self) -> Mapping[str, str]:
+        return JUDGED | {
+            f"{name}/{receiver}": definition for name, definition in ORACLE.items() for receiver in self.receivers
+        }
 
     def baseline(self, seen: Seen) -> list[Edit]:
         """No context."""
@@ -110,48 +170,103 @@ class WireReport(FamilyReport):
 
     def controls(self, seen: Seen) -> Iterator[Control]:
         code: Any = seen.code
-        counts, tokens = code.mask.sum(1), seen.batch["tokens"]
-        for how in TRUNCATED:
-            edits = [truncated(model, tokens[name], counts, how) for name, model in seen.models.items()]
+        counts = code.mask.sum(1)
+        cuts = {how: self._cut(seen, counts, how) for how in TRUNCATED}
+        for how, edits in cuts.items():
             yield Control(how, SHORT, CODES[how], edits)
-        made = {"shuffled": code.take(others(seen.batch["doc_id"])), "mean": averaged(code)}
-        for name, other in made.items():
-            yield Control(name, SPOILED, CODES[name], seen.lens.restore(other, seen.batch))
+        yield Control(
+            EITHER, SHORT, CODES[EITHER], better_of(cast(Joint, seen.comparison), cuts["first"], cuts["last"])
+        )
+        other = others(seen.batch["doc_id"])
+        made = {"shuffled": code.take(other), "mean": averaged(code), "foreign": turned(code)}
+        for name, spoiled in made.items():
+            yield Control(name, SPOILED, CODES[name], seen.lens.restore(spoiled, seen.batch))
+        yield from self._rates(seen, other)
+
+    def _rates(self, seen: Seen, other: Tensor) -> Iterator[Control]:
+        """The lens at other rates; where the vectors are fewer, beside as many tokens and another passage's code."""
+        known = set[str]()
+        for rate in self.rates:
+            code = seen.lens.encode(seen.batch, rate.ratio, rate.bits, rate.slots)
+            config = seen.lens.config
+            sizes = [bytes_of(count, config.d_z, rate.bits, config.group) for count in code.counts]
+            self.sizes[rate.name] = torch.tensor(sizes).float()
+            yield Control(rate.name, RATES, rate.definition, seen.lens.restore(code, seen.batch))
+            if not rate.size or rate.size in known:
+                continue
+            known.add(rate.size)
+            for how in ("first", "last"):
+                edits = self._cut(seen, code.mask.sum(1), how, f"{how} {rate.size}")
+                yield Control(f"{how} {rate.size}", RATES, f"{CODES[how]}, at {rate.size}", edits)
+            shuffled = seen.lens.restore(code.take(other), seen.batch)
+            yield Control(f"shuffled {rate.size}", RATES, f"{CODES['shuffled']}, at {rate.size}", shuffled)
+
+    def _cut(self, seen: Seen, counts: Tensor, how: str, name: str = "") -> list[Edit]:
+        """As many tokens of each passage, for each receiver; their bytes are noted."""
+        tokens, edits, sizes = seen.batch["tokens"], [], []
+        for receiver, model in seen.models.items():
+            own = tokens[receiver]
+            dropped = how == "least_expected"
+            places = least_expected(model, own, counts) if dropped else cut(model, own, counts, how)
+            edits.append(own_words(model, own, *places))
+            sizes.append([len(text.encode()) for text in texts_at(model, own, *places)])
+        self.sizes[name or how] = torch.tensor(sizes).float().mean(0)
+        return edits
 
     def measure(self, seen: Seen, edits: Sequence[Edit]) -> dict[str, Tensor]:
         """`em` and `f1` of what each receiver answers, and their means."""
         if self.longest_answer == 0:
             return {}
-        dealt, found = seen.models.deal(edits), dict[str, Tensor]()
+        dealt, found, answers = seen.models.deal(edits), dict[str, Tensor](), dict[str, list[str]]()
         for name, model in seen.models.items():
             tokens = seen.batch["tokens"][name]
             longest = self.longest_answer or tokens["answer_ids"].shape[1]
             made = model.generate(context_of(tokens), dealt[name], max_new_tokens=longest)
-            said = [first_line(text) for text in made.texts(model.tokenizer)]
-            for number, score in (("em", exact_match), ("f1", f1)):
-                pairs = zip(said, seen.batch["answers"], strict=True)
-                found[f"{number}/{name}"] = torch.tensor([score(text, accepted) for text, accepted in pairs])
+            answers[name] = [first_line(text) for text in made.texts(model.tokenizer)]
+            found |= {f"{number}/{name}": value for number, value in _scores(answers[name], seen.batch).items()}
         means = {
             number: torch.stack([found[f"{number}/{name}"] for name in seen.models]).mean(0) for number in ("em", "f1")
         }
+        if self.joint:
+            said = rescored(seen.lens.config, seen.models, seen.batch, dealt, answers)
+            found |= {f"{number}_{JOINT}": value for number, value in _scores(said, seen.batch).items()}
         return means | found
 
     def describe(self, seen: Seen, records: Records) -> None:
-        """How large codes are, beside the text."""
+        """How large codes are, beside the text; and what codes could say that were fitted to the answers."""
         code: Any = seen.code
         rows = seen.lens.describe(code)
         vectors, size = (torch.tensor([float(row[name]) for row in rows]) for name in ("vectors", "bytes"))
         lengths = seen.lens.read_of(seen.batch)[1].sum(1).float().cpu()
         plain = [text_bytes(text) for text in seen.batch["passage"]]
-        utf8, zstd = (torch.tensor([float(each[name]) for each in plain]) for name in ("utf8", "zstd"))
-        traits = {
-            "vectors": vectors,
-            "tokens_per_vector": lengths / vectors,
-            "bytes": size,
-            "utf8": utf8,
-            "zstd": zstd,
-        }
-        records.add("traits", traits | {"bytes_ratio": utf8 / size})
+        as_text = {name: torch.tensor([float(each[name]) for each in plain]) for name in ("utf8", "zlib", "zstd")}
+        traits = {"vectors": vectors, "tokens_per_vector": lengths / vectors, "bytes": size, **as_text}
+        ratios = {"bytes_ratio": as_text["utf8"] / size, "zstd_ratio": as_text["zstd"] / size}
+        records.add("traits", traits | ratios)
+        for name, own in {**self.sizes, LENS: size, "text": as_text["utf8"]}.items():
+            records.add(name, {"bytes": own})
+        records.add(LENS, self._fitted(seen))
+
+    def _fitted(self, seen: Seen) -> dict[str, Tensor]:
+        """Of the first rows of the evaluation; NaN, which does not count, of the others."""
+        if not self.oracle_rows:
+            return {}
+        total, code = len(seen.batch["task"]), cast(LatentCode, seen.code)
+        count = min(self.left, total)
+        self.left -= count
+        found = {f"{number}/{name}": torch.full((total,), torch.nan) for number in ORACLE for name in self.receivers}
+        if count:
+            rows = some_rows(seen.batch, count)
+            for name, value in fitted(seen.lens, seen.models, rows, code.take(torch.arange(count))).items():
+                found[name][:count] = value.cpu()
+        return found
+
+    def subsets(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Where in the passage the answer stands, for answers that stand there."""
+        pairs = zip(seen.batch["passage"], seen.batch["answers"], strict=True)
+        place = torch.tensor([place_of(passage, accepted) for passage, accepted in pairs])
+        thirds = [(place >= low / 3) & (place < high) for low, high in ((0, 1 / 3), (1, 2 / 3), (2, torch.inf))]
+        return dict(zip(PLACES, thirds, strict=True))
 
     def verdict(self, report: Report) -> tuple[str, About]:
         """Each receiver beside its best truncation and a shuffled code: a mean alone would hide the weaker one.
@@ -179,3 +294,12 @@ class WireReport(FamilyReport):
             f"A wire has {report.traits['bytes']} bytes, header, scales and checksum counted, and is {size} than its "
             f"text, which has {report.traits['utf8']} as UTF-8 and {report.traits['zstd']} compressed by zstd."
         ]
+
+
+def _scores(said: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`em` and `f1` of what was said of each row."""
+    pairs = list(zip(said, batch["answers"], strict=True))
+    return {
+        number: torch.tensor([float(score(text, accepted)) for text, accepted in pairs])
+        for number, score in (("em", exact_match), ("f1", f1))
+    }

@@ -1,0 +1,168 @@
+"""From wires to an answer: what a receiver says to a question about a text that it has not read.
+
+Shapes: B rows, N soft tokens of the longest text, d hidden size of the receiver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ...activations.passages import context_of
+from ...activations.passages.example import TASKS
+from ...errors import BadInput
+from ...frozen import Decoding, Edit, FrozenLM
+from ..bytes.wire import Wire
+from ..code import LatentCode
+from ..using import prompt_batch
+from .identity import identity_of
+from .wire_file import split
+
+if TYPE_CHECKING:
+    from ..modeling import LatentWire
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How an answer is decoded. Greedily, where nothing else is said.
+
+    Args:
+        max_new_tokens: of an answer, at most.
+        min_new_tokens: in so many first tokens the end of the text is not chosen.
+        first_top_p: draw the first token of the likeliest ones that together have this probability; all others are
+            the likeliest. None: the first one, too.
+        first_temperature: the logits of the first token are divided by it before it is drawn; None as first_top_p.
+        stop_at_line: end the answer where its line ends.
+        seed: of the draw.
+    """
+
+    max_new_tokens: int = 32
+    min_new_tokens: int = 0
+    first_top_p: float | None = None
+    first_temperature: float | None = None
+    stop_at_line: bool = False
+    seed: int = 0
+
+    def decoding(self) -> Decoding:
+        """As the frozen model takes it."""
+        drawn: dict[str, Any] = {}
+        if self.first_top_p is not None or self.first_temperature is not None:
+            drawn = {"do_sample": True, "drawn_tokens": 1, "seed": self.seed}
+            drawn["top_p"] = 1.0 if self.first_top_p is None else self.first_top_p
+            drawn["temperature"] = 1.0 if self.first_temperature is None else self.first_temperature
+        return Decoding(
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
+            stop_strings=("\n",) if self.stop_at_line else (),
+            **drawn,
+        )
+
+
+def answers(
+    lens: LatentWire,
+    texts: Sequence[Sequence[Wire]],
+    questions: Sequence[str],
+    receiver: str | None = None,
+    task: str = "answer",
+    settings: AnswerSettings | None = None,
+) -> list[str]:
+    """One answer for each text.
+
+    Args:
+        lens: with the receiver at hand; the others are not needed.
+        texts: the wires of each, of this lens.
+        questions: one for each text.
+        receiver: the model that reads; default the only one.
+        task: whose prompts the questions are.
+        settings: of the decoding.
+    """
+    model, edit, batch = prepared(lens, texts, questions, receiver, task)
+    decoding = (settings or AnswerSettings()).decoding()
+    with torch.no_grad():
+        made = model.generate(context_of(batch["tokens"][model.name]), edit, decoding=decoding)
+    return [text.strip() for text in made.texts(model.tokenizer)]
+
+
+def prepared(
+    lens: LatentWire,
+    texts: Sequence[Sequence[Wire]],
+    questions: Sequence[str],
+    receiver: str | None = None,
+    task: str = "answer",
+) -> tuple[FrozenLM, Edit, dict[str, Any]]:
+    """The model that reads, its soft tokens, and the prompts as a batch."""
+    name = receiver_named(lens.config.names, receiver)
+    if task not in TASKS:
+        raise BadInput("task", task, f"Use one of {', '.join(TASKS)}.")
+    if len(texts) != len(questions):
+        raise BadInput("question", f"{len(questions)} of them", f"Give one for each of the {len(texts)} texts.")
+    require_own(lens, texts)
+    batch = prompt_batch(lens, questions, task, name)
+    assert lens.models is not None
+    with torch.no_grad():
+        return lens.models[name], soft_tokens(lens, texts, name, task, batch["tokens"][name]["bos"]), batch
+
+
+def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, task: str, bos: int) -> Edit:
+    """What stands in front of each prompt: the windows of a text, one behind the other, and its task's soft token.
+
+    Args:
+        lens: whose adapter it is.
+        texts: the wires of each.
+        name: of the receiver.
+        task: of the prompts.
+        bos: how many tokens stand in front of them all.
+    """
+    receiver, modes = lens.receiver(name), lens.config.modes or []
+    mode = [receiver.mode_tokens(torch.tensor([modes.index(task)], device=lens.device))[0]] if task in modes else []
+    rows: list[Tensor] = []
+    for wires in texts:
+        code = LatentCode.of_wires(list(wires), lens.config)
+        mask = code.mask.to(lens.device)
+        rows.append(torch.cat([receiver(lens.whole(code.vectors.to(lens.device)), mask)[mask], *mode]))
+    lengths = torch.tensor([len(row) for row in rows], device=lens.device)
+    value = pad_sequence(rows, batch_first=True)
+    mask = torch.arange(value.shape[1], device=lens.device) < lengths[:, None]
+    return Edit("embed", value, bos, "prepend", lm=name, mask=mask)
+
+
+def one_text(wire: bytes | Wire | Sequence[Wire]) -> list[Wire]:
+    """The wires of one text; raise where there are several texts."""
+    if isinstance(wire, Wire):
+        return [wire]
+    if not isinstance(wire, bytes | bytearray | memoryview):
+        return list(wire)
+    texts = split(wire)
+    if len(texts) > 1:
+        raise BadInput("wire", f"{len(texts)} texts", "Give the wire of one text.")
+    return texts[0]
+
+
+def receiver_named(names: Sequence[str], receiver: str | None) -> str:
+    """The name of the model that reads; raise where several could, or none of that name can."""
+    if receiver is None and len(names) == 1:
+        return names[0]
+    if receiver is None or receiver not in names:
+        why = "the lens has several" if receiver is None else "the lens has no adapter for it"
+        raise BadInput("receiver", receiver, f"Name one of {', '.join(names)}.", why=why)
+    return receiver
+
+
+def require_own(lens: LatentWire, texts: Sequence[Sequence[Wire]]) -> None:
+    """Raise where there is nothing to read, or where another lens made it."""
+    if not texts or not all(texts):
+        raise BadInput("wire", [], "Give at least one wire for each text.")
+    name = identity_of(lens)
+    for wires in texts:
+        for wire in wires:
+            if wire.lens:  # a wire without the name of its lens is any lens's
+                wire.require_lens(name)
+            if wire.d_z not in lens.config.sizes:
+                sizes = " or ".join(map(str, lens.config.sizes))
+                fix = f"Read it with the lens that made it: this one has vectors of {sizes}."
+                raise BadInput("wire", f"vectors of {wire.d_z} numbers", fix, why="another lens made this code")

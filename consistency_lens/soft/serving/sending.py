@@ -1,0 +1,131 @@
+"""From a text to wires: one for each window of its tokens. No receiver is needed, the compressor alone.
+
+Shapes: W windows, P tokens of the longest, M vectors of the longest code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...activations.passages import PassageTokenizer
+from ...errors import BadInput
+from ...frozen.anatomy.parts import longest_context
+from ..bytes.wire import Wire
+from ..parts.windows import counts_of
+from .identity import identity_of
+
+if TYPE_CHECKING:
+    from ..modeling import LatentWire
+
+FOLLOWS = "follows"  # in the meta of a wire that goes on with the text of the one before it
+WINDOW = 512  # tokens; what a wire is trained on is shorter than that
+_AT_ONCE = 8  # windows
+
+
+@torch.no_grad()
+def wires_of_text(
+    lens: LatentWire,
+    text: str,
+    *,
+    ratio: float | None = None,
+    code_length: int | None = None,
+    bits: int | None = None,
+    window: int | None = None,
+    size: int | None = None,
+) -> list[Wire]:
+    """The code of a text, quantised and packed.
+
+    Args:
+        lens: with or without its models.
+        text: of any length.
+        ratio: tokens for each vector, in the place of the configuration's rate.
+        code_length: vectors of the whole text, in the place of a rate; at most one for each token.
+        bits: for each coordinate, in the place of the configuration's: 16, 8, 6 or 4.
+        window: tokens that are compressed together at most; a longer text has a wire for each of several windows of
+            nearly equal length. Default: 512, or the compressor's longest context where that is shorter.
+        size: of a vector, one of those that the lens serves.
+    """
+    if ratio is not None and code_length is not None:
+        raise BadInput("code_length", code_length, "Leave out ratio or code_length: each alone settles the rate.")
+    ids = tokens_of(lens, text)
+    lengths = _lengths(len(ids), _window(lens, window))
+    counts = _counts(lens, lengths, ratio, code_length)
+    name, config, kept = identity_of(lens), lens.config, lens.config.require_size(size)
+    found: list[Wire] = []
+    for first in range(0, len(lengths), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        start = int(lengths[:first].sum())
+        batch, mask = _batch(ids, lengths[part], start)
+        given = None if counts is None else counts[part].to(lens.device)
+        vectors, there = lens.compressor(batch.to(lens.device), mask.to(lens.device), counts=given)
+        for row, own in zip(vectors.float().cpu(), there.cpu(), strict=True):
+            meta = {FOLLOWS: True} if found else {}
+            used = config.bits if bits is None else bits
+            found.append(Wire.of(row[own][:, :kept], used, config.group, name, meta))
+    return found
+
+
+def tokens_of(lens: LatentWire, text: str) -> list[int]:
+    """What the compressor reads of a text: tokens, or bytes."""
+    if not text.strip():
+        raise BadInput("text", text, "Give a text: an empty one has no code.")
+    if lens.config.start == "byte":
+        return list(text.encode("utf-8"))
+    assert lens.tokenizer is not None
+    name = lens.config.compressor_model or "the compressor"
+    ids = PassageTokenizer(name, lens.tokenizer, bos=lens.config.bos).encode_passage(text)
+    if not ids:
+        fix = "Give another text: nothing of this one reaches the compressor."
+        raise BadInput("text", text, fix, why=f"the tokenizer of {name} makes no token of it")
+    return ids
+
+
+def _window(lens: LatentWire, given: int | None) -> int:
+    limit = longest_context(lens.compressor.lm.config)
+    if given is None:
+        return min(WINDOW, limit)
+    if not 1 <= given <= limit:
+        raise BadInput("window", given, f"Use 1 to {limit} tokens, the compressor's longest context.")
+    return given
+
+
+def _lengths(tokens: int, window: int) -> Tensor:
+    """Tokens of each window, nearly equal, `[W]`."""
+    return _shares(tokens, -(-tokens // window))
+
+
+def _counts(lens: LatentWire, lengths: Tensor, ratio: float | None, code_length: int | None) -> Tensor | None:
+    """Vectors of each window, `[W]`; None where they are not to be chosen."""
+    config, tokens = lens.config, int(lengths.sum())
+    if config.pooling == "learned":
+        if ratio is not None or code_length not in (None, (config.slots or 0) * len(lengths)):
+            name, value = ("ratio", ratio) if code_length is None else ("code_length", code_length)
+            fix = f"Leave it out: its learned queries give {config.slots} vectors for each window."
+            raise BadInput(name, value, fix)
+        return None
+    if code_length is None:
+        return counts_of(lengths, None if ratio else config.slots, ratio or config.ratio)
+    if not len(lengths) <= code_length <= tokens:
+        why = f"the text has {tokens} tokens" + (f" in {len(lengths)} windows" if len(lengths) > 1 else "")
+        raise BadInput("code_length", code_length, f"Use {len(lengths)} to {tokens}.", why=why)
+    # In windows that are cut alike, none has more vectors than tokens.
+    return torch.minimum(_shares(code_length, len(lengths)), lengths)
+
+
+def _shares(whole: int, parts: int) -> Tensor:
+    """A whole number in parts that differ by one at most, the larger ones first, `[parts]`."""
+    base, more = divmod(whole, parts)
+    return torch.tensor([base + (part < more) for part in range(parts)])
+
+
+def _batch(ids: list[int], lengths: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Windows as rows, padded on the right: ids and mask `[W, P]`."""
+    rows, at = [], start
+    for length in lengths.tolist():
+        rows.append(torch.tensor(ids[at : at + length]))
+        at += length
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None]).long()

@@ -1,0 +1,79 @@
+"""What training a wire takes of a GPU's memory, by arithmetic on configurations: no weight is loaded.
+
+Adapters read and write float32; a receiver has no gradients of its own, only of what passes through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from ..errors import BadInput
+from ..frozen.anatomy.parts import blocks_of
+
+TRAINED = 16  # bytes of a number that Adam trains: itself, its gradient, two moments, in float32
+# Bytes that a block keeps of a token for the backward pass, over its hidden size: its inputs, both norms, queries,
+# keys, values and what attention gives, and the three tensors of an MLP of four times the width, in 16 bits.
+KEPT = 2 * (8 + 3 * 4)
+
+
+def memory_of(
+    models: Mapping[str, PretrainedConfig],
+    layers: int,
+    rows: int,
+    passage_tokens: int,
+    other_tokens: int,
+    slots: int,
+    d_z: int,
+    lora_rank: int | None = None,
+    bytes_per_weight: int = 2,
+) -> dict[str, float]:
+    """Gigabytes (1e9 bytes) of each part, and of all.
+
+    Args:
+        models: configurations of the receivers by name; the compressor starts from the first.
+        layers: how many layers the compressor has of it.
+        rows: in a pass.
+        passage_tokens: of a passage.
+        other_tokens: of prompt and answer.
+        slots: vectors of a code.
+        d_z: size of a vector.
+        lora_rank: of the compressor's adapters; None where it is trained whole.
+        bytes_per_weight: of a receiver.
+    """
+    if layers < 1:
+        raise BadInput("layers", layers, "Use 1 or more.")
+    found: dict[str, float] = {}
+    widest, vocabulary = 0.0, 0
+    for number, (name, config) in enumerate(models.items()):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        width, blocks = config.hidden_size, blocks_of(model)
+        found[name] = bytes_per_weight * _numbers(model)
+        found[f"adapter of {name}"] = TRAINED * (width * (d_z + 1) + width * (width + 1))
+        read = rows * (slots + other_tokens)
+        widest = max(widest, KEPT * read * width * len(blocks))
+        vocabulary = max(vocabulary, config.vocab_size)
+        if number == 0:
+            own = _numbers(model.get_input_embeddings()) + sum(_numbers(block) for block in blocks[:layers])
+            pooling = 4 * width * width + width * (d_z + 1)
+            frozen, trained = (0, own) if lora_rank is None else (own, _of_adapters(blocks[:layers], lora_rank))
+            found["compressor"] = 4 * frozen + TRAINED * (trained + pooling)
+            kept = rows * passage_tokens * width * layers
+            found["activations of the compressor"] = 2 * KEPT * kept  # in float32
+    found["activations of a receiver"] = widest
+    found["logits"] = 4 * 3 * rows * other_tokens * vocabulary  # themselves, their gradient, the teacher's
+    return {name: value / 1e9 for name, value in {**found, "all": sum(found.values())}.items()}
+
+
+def _numbers(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _of_adapters(blocks: Any, rank: int) -> int:
+    """Two matrices beside each linear layer."""
+    layers = (module for block in blocks for module in block.modules() if isinstance(module, torch.nn.Linear))
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
