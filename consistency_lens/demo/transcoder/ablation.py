@@ -19,7 +19,7 @@ from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.use.replacing import changed_by, replaced_by
 
 FEATURE, ANOTHER = "lens", "another_feature"
-_OF = "the feature that says best which tokens state the fact (chosen by F1 on other stories) ablated at all tokens"
+_OF = "the feature that says best where the fact is needed (chosen by F1 on other stories) ablated at all tokens"
 DEFINITIONS = {
     "lost_in_model": f"share of the needed facts that the untouched model says and no longer says with {_OF}, the "
     "model's own MLPs in place",
@@ -104,10 +104,10 @@ def _ablating(features: Tensor, difference: bool):  # type: ignore[no-untyped-de
 
 
 def _another(batch: CaseBatch, own: Tensor, seen: Mapping[int, Tensor]) -> Tensor:
-    """Of each case another feature of the same layer that is active where the fact is stated, the nearest in value."""
+    """Of each case another feature of the same layer that is active where the fact is needed, the nearest in value."""
     found = own.clone()
     for row, (index, feature) in enumerate(own.tolist()):
-        values = seen[index].view(len(own), -1, seen[index].shape[-1])[row, batch.stated[row]]
+        values = seen[index].view(len(own), -1, seen[index].shape[-1])[row, -1]
         distance = (values - values[feature]).abs().masked_fill(values <= 0, torch.inf)
         distance[feature] = torch.inf
         found[row, 1] = int(distance.argmin())
