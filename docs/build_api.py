@@ -23,6 +23,7 @@ SECTIONS = {
         *["CrosslayerTranscoder", "CrosslayerTranscoderConfig"],
         *["CrosslayerTranscoderTrainer", "CrosslayerTranscoderArguments"],
     ],
+    "Wires": ["LatentWire", "LatentWireConfig", "LatentWireTrainer", "LatentWireArguments", "Wire"],
     "A frozen LLM": [
         *["FrozenLM", "FrozenModels", "Prefix", "Site", "Edit", "Decoding", "Generated"],
         *["Provenance", "ProvenanceMismatch"],
