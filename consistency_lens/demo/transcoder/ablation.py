@@ -16,7 +16,7 @@ from consistency_lens.evaluation.bootstrap import Records
 from consistency_lens.frozen import Edit, FrozenLM
 from consistency_lens.sparse.coding.encoding import Active
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.use.replacing import changed_by, replaced_by
+from consistency_lens.sparse.use.replacing import Change, changed_by, replaced_by
 
 FEATURE, ANOTHER = "lens", "another_feature"
 _OF = "the feature that says best where the fact is needed (chosen by F1 on other stories) ablated at all tokens"
@@ -76,7 +76,7 @@ def _said(frozen: FrozenLM, batch: CaseBatch, edits: Sequence[Edit]) -> tuple[Te
     return chance.double().cpu(), (last.argmax(-1) == batch.answer).cpu()
 
 
-def _recording(seen: dict[int, Tensor]):  # type: ignore[no-untyped-def]
+def _recording(seen: dict[int, Tensor]) -> Change:
     def change(index: int, active: Active) -> Active:
         seen[index] = active if isinstance(active, Tensor) else active.dense()
         return active
@@ -84,7 +84,7 @@ def _recording(seen: dict[int, Tensor]):  # type: ignore[no-untyped-def]
     return change
 
 
-def _ablating(features: Tensor, difference: bool):  # type: ignore[no-untyped-def]
+def _ablating(features: Tensor, difference: bool) -> Change:
     """One feature of each row set to 0 at all of its tokens; or what that takes away."""
 
     def change(index: int, active: Active) -> Active:

@@ -147,7 +147,9 @@ class _OfLens(_Effects):
 
     def __init__(self, frozen: FrozenLM, batch: CaseBatch, lens: CrosslayerTranscoder) -> None:
         super().__init__(frozen, batch)
-        self.lens, self.own, self.theirs = lens, {}, {}
+        self.lens = lens
+        self.own: dict[int, Tensor] = {}
+        self.theirs: dict[int, Tensor] = {}
         self.clean = batch.margin(self.logits(self._edits({}, "need", self.own)))
         self.other = batch.margin(self.logits(self._edits({}, "need", self.theirs, other=True), other=True))
         self.passed: dict[tuple[str, int], dict[int, Tensor]] = {}
