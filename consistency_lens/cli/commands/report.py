@@ -191,7 +191,7 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
         return {"reword": reword_all}
     (site,) = lens.config.sites or [""]
     judges = [FactJudge(Held.learned(activations.splits["train"], site), site), BeyondJudge()]
-    return {"reword": reword_all, "judges": judges, "sayings": [FactSentences()]}
+    return {"reword": reword_all, "judges": judges, "sayings": [FactSentences()], "learned": {}}
 
 
 def with_fresh(
@@ -211,7 +211,11 @@ def with_fresh(
         "fresh_facts": f"{found.definitions['fact_positions']}, in stories that no tuning saw",
         "fresh": found.definitions[ANYWHERE],
     }
-    judged = {"lens, fresh": found.judged.get("lens", {})}
+    of_facts = ("fact_recall", "fact_precision_at_facts", "needed_precision", "follows_", "steered_")
+    own = {
+        name: n for name, n in found.judged.get("lens", {}).items() if name.startswith(of_facts) and "/" not in name
+    }
+    judged = {"lens, fresh": own}
     return with_parts(report, {name: found.parts[part] for name, part in parts.items()}, where, judged)
 
 

@@ -20,6 +20,7 @@ from ..parts.generation import Words
 from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, Sceptic
 from ..sceptic.follows import Sayings, definitions_of, followed
 from ..sceptic.slots import changed_in_front, one_word_changed
+from ..sceptic.two_tokens import TwoTokens
 from .definitions import (
     AHEAD,
     EARLIER_IN_FRONT,
@@ -60,6 +61,7 @@ class TextReport(VectorReport):
         reword: explanations and a seed -> the same in other words, where a world can do that.
         sayings: worlds that can say something else of a row: does the model follow?
         sure, vague: of the lens's starting texts: how `greedy` deals with a guess.
+        learned: what several reports on the same training rows share: the table and the probes, by site.
         brief: leave out what is written anew for each text: traits, and texts that are tampered with.
     """
 
@@ -75,10 +77,11 @@ class TextReport(VectorReport):
         sayings: Sequence[Sayings] = (),
         sure: float = 0.0,
         vague: str | None = None,
+        learned: dict[str, TwoTokens] | None = None,
         brief: bool = False,
     ) -> None:
         self.rivals, self.before, self.judges, self.reword = dict(rivals or {}), before, judges, reword
-        self.sayings, self.brief, self.form = sayings, brief, (sure, vague)
+        self.sayings, self.brief, self.form, self.learned = sayings, brief, (sure, vague), learned
         self.texts: dict[str, list[str]] = {LENS: [], BEFORE: []}
         self.codes: dict[str, Any] = {}  # of the batch, by name
         self.in_front: dict[str, Tensor] = {}  # of the batch: whose first words were changed
@@ -99,7 +102,7 @@ class TextReport(VectorReport):
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         super().begin(lens, models, data, held_out)
-        self.sceptic = Sceptic(data.splits.get("train"), *self.form)
+        self.sceptic = Sceptic(data.splits.get("train"), *self.form, self.learned)
 
     def controls(self, seen: Seen) -> Iterator[Control]:
         lens, batch, prefix = seen.lens, seen.batch, seen.prefix
