@@ -65,8 +65,6 @@ def variants_of(recipe: Mapping[str, Any]) -> dict[str, Variant]:
         Variant("estimator parallel", {"estimator": "parallel", **soft}),
         Variant("estimator sequential", {"estimator": "sequential", **soft}),
         Variant("decoder frozen", {"estimator": "none"} | no_reward),
-        *(Variant(f"anchor {kind}", {"anchor": kind}) for kind in ("none", "frozen", "replay", "paraphrase")),
-        own("anchor projections", {"anchor": "projections"}),  # the encoder learns nothing in the warm start either
         Variant(NO_START, {"warm_start": "none"}, start=None),
         *(own(f"warm start {text}", {"warm_start": text}) for text in TEXTS),
         own("guesses and all", {"warm_sure": 0.0}),

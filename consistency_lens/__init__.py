@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     )
     from .activations.blocks import BlockArguments, BlockExtraction, Blocks
     from .activations.passages import PassageArguments, Passages
-    from .auto import AutoLens, evaluate_lens
+    from .auto import AutoLens, evaluate_lens, view_of
     from .base.arguments import LensTrainingArguments
     from .base.configuration import LensConfig
     from .base.modeling import LensModel
     from .base.trainer import LensTrainer
+    from .base.viewing import LensView
     from .errors import BadInput
     from .evaluation import Report
     from .evaluation.metric import Fidelity
@@ -80,6 +81,7 @@ _HOMES = {
     "LensModel": ".base.modeling",
     "LensTrainer": ".base.trainer",
     "LensTrainingArguments": ".base.arguments",
+    "LensView": ".base.viewing",
     "PassageArguments": ".activations.passages",
     "Passages": ".activations.passages",
     "Prefix": ".frozen",
@@ -90,6 +92,7 @@ _HOMES = {
     "Steered": ".text.steering",
     "Wire": ".soft.bytes.wire",
     "evaluate_lens": ".auto",
+    "view_of": ".auto",
 }
 
 __all__ = [
@@ -129,6 +132,7 @@ __all__ = [
     "LensModel",
     "LensTrainer",
     "LensTrainingArguments",
+    "LensView",
     "PassageArguments",
     "Passages",
     "Prefix",
@@ -139,6 +143,7 @@ __all__ = [
     "Steered",
     "Wire",
     "evaluate_lens",
+    "view_of",
 ]
 
 

@@ -1,10 +1,8 @@
-"""`AutoLens` and `evaluate_lens`: any lens, by its name and by its family. The one table of families, and the search
-for a lens's subject."""
+"""`AutoLens` and `evaluate_lens`: any lens, by its name and by its family. The one table of families."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import CONFIG_NAME
 
 from . import hub
-from .base.configuration import LensConfig
 from .base.modeling import LensModel
 from .base.saving.lens_files import fetch_config, require_lens
 from .errors import BadInput
-from .frozen import FrozenLM, FrozenModels, Provenance
-from .frozen.loading.gguf_files import on_hub
+from .finding import find_models, is_demo, load_demo, load_named
+from .frozen import FrozenLM
 from .schema import require_place
 
 if TYPE_CHECKING:
+    from .base.viewing import LensView
     from .evaluation import FamilyReport, Report
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
-_DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
-_READER_ID = re.compile(r"reader-[0-9a-f]{16}")
+NO_FOLDER = "there is no such folder"
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,8 @@ class Family:
         config, model, trainer, arguments: its classes.
         run: its `FamilyRun`: what it adds to the command line, its data among it.
         report: its `FamilyReport`: controls, numbers of its own, sentences.
+        foreign: finds lenses that other projects have saved, in a format that it reads; '' where it reads none.
+        view: its `LensView`: what the explorer shows of its codes, and what can be changed. Default: rows for people.
     """
 
     model_type: str
@@ -48,6 +47,8 @@ class Family:
     arguments: str
     run: str
     report: str
+    foreign: str = ""
+    view: str = ".base.viewing:LensView"
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -65,6 +66,7 @@ FAMILIES = {
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
         report=".text.report:TextReport",
+        view=".text.view:TextView",
     ),
     "sparse": Family(
         model_type="crosslayer_transcoder",
@@ -74,6 +76,8 @@ FAMILIES = {
         arguments=".sparse.arguments:CrosslayerTranscoderArguments",
         run=".sparse.running:TranscoderRun",
         report=".sparse.report.transcoder_report:TranscoderReport",
+        foreign=".sparse.use.reading:find",
+        view=".sparse.view:TranscoderView",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -83,6 +87,7 @@ FAMILIES = {
         arguments=".soft.arguments:LatentWireArguments",
         run=".soft.running:WireRun",
         report=".soft.report.wire_report:WireReport",
+        view=".soft.view:WireView",
     ),
 }
 
@@ -125,7 +130,13 @@ class AutoLens:
             token: for a private lens, or a private subject. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
-        config, revision = read_config(place, revision, token)
+        try:
+            config, revision = read_config(place, revision, token)
+        except BadInput:
+            found = find_foreign(place, revision, token)
+            if found is None:
+                raise
+            return _open_foreign(*found, subject, device_map, token)
         family = family_of(config, str(lens_id_or_path))
         kind = family.load("config")
         settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
@@ -157,12 +168,22 @@ class AutoLens:
 
 def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
     """What the family of a lens adds to its report."""
+    fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
+    found: FamilyReport = _family_of_lens(lens, fix).load("report")(**of_family)
+    return found
+
+
+def view_of(lens: LensModel) -> LensView:
+    """What the explorer shows of a lens, and what can be changed, as its family says it."""
+    found: LensView = _family_of_lens(lens, "Make a consistency_lens.LensView of it yourself.").load("view")(lens)
+    return found
+
+
+def _family_of_lens(lens: LensModel, fix: str) -> Family:
     family = next((each for each in FAMILIES.values() if each.model_type == lens.config.model_type), None)
     if family is None:
-        fix = "Call consistency_lens.evaluation.evaluate with a FamilyReport of your own."
         raise BadInput("lens", type(lens).__name__, fix, why=f"no family is named {lens.config.model_type!r}")
-    found: FamilyReport = family.load("report")(**of_family)
-    return found
+    return family
 
 
 def evaluate_lens(
@@ -194,7 +215,8 @@ def evaluate_lens(
         progress: show a bar.
         of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
             measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
-            other words.
+            other words. For a transcoder: `beside`, name -> further transcoders of the same sites, `per_layer` (a
+            control of equal size) and `jumprelu` (the lens with thresholds).
 
     Returns:
         The report; `save` writes it, `show` prints it.
@@ -221,112 +243,56 @@ def read_config(
     if Path(place).is_dir() and not path.is_file():
         raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")
     if not path.is_file():
+        _require_no_path(place)
         path, revision = fetch_config(place, revision, token)
     return require_lens(path, place), revision
 
 
-def is_demo(model_id: str) -> bool:
-    """Whether this is a name that only an offline subject has."""
-    return bool(_DEMO_ID.fullmatch(model_id))
+def _require_no_path(place: str) -> None:
+    """Raise where this can only be a path, so that the Hub is not asked for a folder that somebody misspelt."""
+    path = Path(place).expanduser()
+    parts = path.parts
+    if not (path.is_absolute() or place[0] in ".~" or "\\" in place or len(parts) > 2 or Path(parts[0]).is_dir()):
+        return
+    beside = path.parent if path.name != RUN_LENS else path.parent.parent
+    found = sorted(run for run in beside.glob("*") if (run / RUN_LENS / CONFIG_NAME).is_file()) if parts else []
+    there = f" Here are: {', '.join(map(str, found[:5]))}." if found else ""
+    raise BadInput("lens", place, f"Give the folder of a run or of a lens, or an id on the Hub.{there}", NO_FOLDER)
 
 
-def find_models(
-    config: LensConfig,
-    given: Any = None,
-    device_map: str | dict[str, Any] | None = None,
-    token: str | None = None,
-) -> FrozenLM | FrozenModels:
-    """The models that a lens was made with: those that are given, or loaded from where they are, or found.
-
-    Args:
-        config: of the lens.
-        given: a model or where it lies; of several, a mapping from their names.
-        device_map: where a model that is loaded here goes.
-        token: of the Hub.
-    """
-    origins = config.origins
-    if isinstance(given, FrozenModels) or (isinstance(given, FrozenLM) and len(origins) == 1):
-        return given
-    if len(origins) == 1 and not isinstance(given, Mapping):
-        return find_subject(config.origin, given, device_map, token)
-    places = dict(given) if isinstance(given, Mapping) else {next(iter(origins)): given}
-    unknown = [name for name in places if name not in origins]
-    if unknown:
-        raise BadInput("subject", unknown[0], f"Name one of {', '.join(origins)}.", why="the lens knows no such model")
-    found = []
-    for name, origin in origins.items():
-        place = places.get(name)
-        if isinstance(place, FrozenLM) and place.name != name:
-            fix = f"Load it under that name: FrozenLM.from_pretrained(..., name={name!r})."
-            raise BadInput("subject", place.name, fix, why=f"it was given as the lens's model {name!r}")
-        model = place if isinstance(place, FrozenLM) else find_subject(origin, place, device_map, token)
-        model.name = name
-        found.append(model)
-    return FrozenModels(found)
+def find_foreign(
+    place: str, revision: str | None = None, token: str | None = None, whole: bool = True
+) -> tuple[str, Path, str] | None:
+    """A lens that another project has saved: the family that reads it, its folder, and the name of its model. None
+    where no family knows the format. Without `whole`, weights stay where they are."""
+    for name, family in FAMILIES.items():
+        found = family.load("foreign")(place, revision, token, whole) if family.foreign else None
+        if found is not None:
+            return name, *found
+    return None
 
 
-def find_subject(
-    origin: Provenance,
-    place: str | os.PathLike[str] | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    token: str | None = None,
-) -> FrozenLM:
-    """The model that a lens, or rows, were made with: from `place`, or from where its name leads.
-
-    The caller compares the provenance; here it only settles where to look and how to load.
-    """
-    if place is None and origin.published:
-        return _load_published(origin, device_map, token)
-    if place is None and is_demo(origin.model_id):
-        return _load_demo(origin.model_id, device_map)
-    if place is None and _READER_ID.fullmatch(origin.model_id):
-        return _load_reader(origin.model_id, device_map)
-    where = str(place or origin.model_id)
-    commit = origin.weights.partition("commit:")[2]
-    if place is None and not commit and not Path(where).exists() and not on_hub(where):
-        raise BadInput(
-            "subject",
-            origin.model_id,
-            "Name its folder: --model_name_or_path FOLDER, or subject=FrozenLM.from_pretrained(FOLDER).",
-            why="the model came from a local folder, and none of this name lies here",
-        )
+def family_at(place: str, token: str | None = None) -> str:
+    """The name of the family of a lens that is saved, here or on the Hub, by us or by another project."""
     try:
-        return FrozenLM.from_pretrained(
-            where,
-            revision=commit if commit not in ("", "None") and not Path(where).is_dir() else None,
-            dtype=origin.dtype,
-            quantization=origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
-            device_map=device_map,
-            token=token,
-        )
-    except OSError as error:
-        fix = "Check that this machine is online, or name a folder that holds the model."
-        raise BadInput("subject", where, fix, why=hub.redacted(str(error), token)) from error
+        return name_of_family(read_config(place, token=token)[0], place)
+    except BadInput:
+        found = find_foreign(place, token=token, whole=False)
+        if found is None:
+            raise
+        return found[0]
 
 
-def _load_published(origin: Provenance, device_map: str | dict[str, Any] | None, token: str | None = None) -> FrozenLM:
-    """From the files, so that it is compared by what is in them and not by the commit."""
-    repo, _, commit = origin.published.partition("@")
-    folder = hub.download(repo, commit, token, field="subject", ignore=[])
-    return FrozenLM.from_pretrained(folder, dtype=origin.dtype, device_map=device_map, known_as=origin.model_id)
-
-
-def _load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
-    from .demo.subject import subject_hash, subject_path
-    from .demo.training import SubjectConfig
-
-    mine = f"subject-{subject_hash(SubjectConfig())}"
-    if model_id != mine:
-        fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
-        raise BadInput("subject", model_id, fix, why="the offline subject of another version of the demo world")
-    return FrozenLM.from_pretrained(subject_path(), device_map=device_map)
-
-
-def _load_reader(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
-    from .demo.reading.readers import READERS, reader_hash, reader_path
-
-    known = {f"reader-{reader_hash(config)}": config for config in READERS.values()}
-    if model_id not in known:
-        fix = f"Train it again with this version, whose readers are {', '.join(known)}, or pass the old ones."
-        raise BadInput("subject", model_id, fix, why="a reader of another version of the demo world")
-    return FrozenLM.from_pretrained(reader_path(known[model_id]), device_map=device_map)
+def _open_foreign(
+    family: str, folder: Path, model_id: str, subject: Any, device_map: Any, token: str | None
+) -> LensModel:
+    """With the model that is given, or that it names itself."""
+    if subject is None and not model_id:
+        raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
+    if subject is None or isinstance(subject, (str, os.PathLike)):
+        if subject is None and is_demo(model_id):
+            subject = load_demo(model_id, device_map)
+        else:
+            subject = load_named(str(subject or model_id), device_map, token)
+    lens: LensModel = FAMILIES[family].load("model").from_pretrained(folder, subject=subject)
+    return lens

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,8 +31,9 @@ from .errors import BadInput
 
 LAST_CHECKPOINT = "last-checkpoint"
 # What a lens is made of. None of it can hold code: what else a repository has is not even downloaded.
-LENS_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
-OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors")
+LENS_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "contexts.parquet")
+EXPORTS = ("*/W_enc_*.safetensors", "*/W_dec_*.safetensors")  # of a transcoder, for another tool
+OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors", "firing.safetensors", *EXPORTS)
 BESIDE_THE_LENS = (*OTHER_STAGES, "report/*")
 # What people look at beside it: samples and pictures. As little of that can hold code.
 SHOWN_WITH_IT = ("*.parquet", "*.png")
@@ -240,10 +241,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextmanager
-def staged(files: Mapping[str, Path], beside: Path | None = None) -> Iterator[Path]:
-    """A folder, in `beside`, with these files under these names, for as long as they are uploaded."""
-    with TemporaryDirectory(prefix=STAGED, dir=beside) as name:
-        yield stage(files, Path(name))
+def staged(files: Mapping[str, Path]) -> Iterator[Path]:
+    """A folder of links to these files under these names, for as long as they are uploaded. Whatever becomes of this
+    process, nothing large and nothing beside the files is left."""
+    with TemporaryDirectory(prefix="consistency-lens-") as name:
+        yield _linked(files, Path(name), lambda source, path: path.symlink_to(source.resolve()))
 
 
 def sweep(folder: Path) -> None:
@@ -254,10 +256,15 @@ def sweep(folder: Path) -> None:
 
 def stage(files: Mapping[str, Path], folder: Path) -> Path:
     """Link files into a folder, or copy them where links are not to be had. They stay, even if the originals go."""
-    for path, source in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    return _linked(files, folder, lambda source, path: os.link(source.resolve(), path))
+
+
+def _linked(files: Mapping[str, Path], folder: Path, link: Callable[[Path, Path], None]) -> Path:
+    for name, source in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(source.resolve(), folder / path)
+            link(source, path)
         except OSError:
-            shutil.copyfile(source, folder / path)
+            shutil.copyfile(source, path)
     return folder

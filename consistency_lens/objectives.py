@@ -69,19 +69,9 @@ def first_token_of(logits: Tensor, ids: Tensor) -> Tensor:
     return (logits[:, 0].argmax(-1) == ids[:, 0]).float()
 
 
-def entropy_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """- sum_v p(v) log p(v) of `[B, T, V]`, mean over the tokens, `[B]`."""
-    return masked_mean(vocabulary.entropy(logits), mask)
-
-
 def direction_error_of(restored: Tensor, original: Tensor) -> Tensor:
     """|| Â/|Â| - A/|A| ||² of `[B, d]`: twice one minus the cosine, `[B]`."""
     return (F.normalize(restored.float(), dim=-1) - F.normalize(original.float(), dim=-1)).square().sum(-1)
-
-
-def norm_error_of(restored: Tensor, original: Tensor) -> Tensor:
-    """(log |Â| - log |A|)²: relative, so that one weight serves every model, `[B]`."""
-    return (_log_norm(restored) - _log_norm(original)).square()
 
 
 def cosine_of(restored: Tensor, original: Tensor) -> Tensor:

@@ -73,29 +73,6 @@ class _KL(torch.autograd.Function):
         return to_p, to_q
 
 
-class _Entropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        found = []
-        for rows in _parts(len(logits), logits):
-            log_p = logits[rows].float().log_softmax(-1)
-            found.append(-(log_p.exp().mul_(log_p)).sum(-1))
-        entropy = torch.cat(found)
-        ctx.save_for_backward(logits, entropy)
-        return entropy
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        logits, entropy = ctx.saved_tensors
-        wanted = torch.empty_like(logits)
-        for rows in _parts(len(logits), logits):  # - p (log p + H)
-            log_p = logits[rows].float().log_softmax(-1)
-            soft = log_p.exp()
-            wanted[rows] = log_p.add_(entropy[rows].unsqueeze(-1)).mul_(soft).mul_(-grad[rows].unsqueeze(-1))
-        return wanted
-
-
 def _logs(original: Tensor, edited: Tensor, rows: slice, times: int) -> tuple[Tensor, Tensor]:
     """log p `[b, 1, ..., V]` of some original rows, and log q `[b, G, ..., V]` of the edited rows that are theirs."""
     log_p = original[rows].float().log_softmax(-1)
@@ -116,8 +93,3 @@ def kl(original: Tensor, edited: Tensor) -> Tensor:
     """sum_v p(v) (log p(v) - log q(v)) of `[B, ..., V]` and `[B * G, ..., V]`: G edited rows that stand together share
     an original one. `[B * G, ...]`, in float32."""
     return _KL.apply(original, edited)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """- sum_v p(v) log p(v) of `[B, ..., V]`, `[B, ...]`, in float32."""
-    return _Entropy.apply(logits)

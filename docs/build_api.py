@@ -34,7 +34,7 @@ SECTIONS = {
     "Blocks and passages": ["BlockArguments", "BlockExtraction", "Blocks", "PassageArguments", "Passages"],
     "Training": ["ConsistencyLensTrainer", "ConsistencyLensArguments"],
     "Judging": ["evaluate_lens", "Report", "Fidelity"],
-    "For a family of your own": ["LensModel", "LensConfig", "LensTrainer", "LensTrainingArguments"],
+    "For a family of your own": ["LensModel", "LensConfig", "LensTrainer", "LensTrainingArguments", "LensView", "view_of"],
     "Errors": ["BadInput"],
 }
 OURS = "consistency_lens"

@@ -1,4 +1,4 @@
-"""Explorer: what an LLM was thinking, token by token, in words that can be edited.
+"""Explorer: what an LLM was thinking, token by token: in words that can be edited, in features, or in soft tokens.
 
 python spaces_demo/app.py                               # the newest demo run under outputs/
 python spaces_demo/app.py --lens outputs/my-run         # a run and its checkpoints, or the folder of a lens
@@ -17,15 +17,16 @@ from typing import Any
 
 import arriving
 import gradio as gr
-from desk import Desk, Scans
-from drawing import notice, unmarked
+from desk import Desk, Follower, Scans
+from drawing import notice
 from fairness import MOST_WAITING, fair
-from lenses import HERE, Lenses, chosen_places, run_of
+from lenses import HERE, Lenses, chosen_places, run_of, subject_of
 from links import ORDERS, TABS, Choice
+from marking import unmarked
 from texts import examples
 from views import compare, edit, read, report, scan
 
-from consistency_lens import BadInput
+from consistency_lens import BadInput, LensModel, view_of
 
 TITLE = "Consistency Lens"
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
@@ -43,26 +44,23 @@ def build(lenses: Lenses) -> gr.Blocks:
     texts, damage = examples(lens.subject, [folder, run_of(folder)])
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
         gr.HTML(notice(damage, "error"), visible=bool(damage), elem_id="damage")
-        gr.Markdown(
-            f"# {TITLE}\nWhat was **{unmarked(lens.subject.model_id)}** thinking at "
-            f"`{', '.join(lens.config.sites or [])}`? "
-            f"The lens says it in at most {lens.config.code_length} tokens of text. The judge is the model itself, "
-            "with what was rebuilt from these words in the thought's place."
-        )
+        head = gr.Markdown(headline(lens))
         desk, example, act, stop = top(lenses, texts)
         with gr.Tabs(elem_id="tabs") as tabs:
             opened = {key: gr.Tab(key.capitalize(), id=key) for key in TABS}
+            opened["edit"].visible = view_of(lens).speaks
         with opened["scan"]:
             scanned = scan.build(desk)
         with opened["edit"]:
             edited = edit.build(desk)
         with opened["read"]:
-            shown = read.build(desk, [edited])
+            beside = [edited, *([dressing(desk, head, opened["edit"])] if len(lenses.kinds) > 1 else [])]
+            shown, forget = read.build(desk, beside)
         with opened["compare"]:
             compare.build(desk)
         with opened["report"]:
             report.build(desk, opened["report"])
-        outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, edited]
+        outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, *beside, forget]
         work = [read.on_demand(desk, event, outputs, followers) for event in (act.click, desk.text.submit)]
         example.input(str, example, desk.text, queue=False, api_visibility="private")
         work.append(read.on_demand(desk, example.input, outputs, followers, example))
@@ -71,6 +69,24 @@ def build(lenses: Lenses) -> gr.Blocks:
         for key, tab in opened.items():
             arriving.remember(desk, tab, key)
     return page
+
+
+def headline(lens: LensModel) -> str:
+    """What is seen here, in Markdown."""
+    assert lens.models is not None
+    names = " and ".join(model.model_id for model in lens.models.values())
+    where = unmarked(", ".join(lens.config.sites or []))
+    return f"# {TITLE}\n**{unmarked(names)}**, read at {where}. {unmarked(view_of(lens).about())}"
+
+
+def dressing(desk: Desk, head: gr.Markdown, edit_tab: gr.Tab) -> Follower:
+    """Where a page has lenses of several families: the headline and the tabs of the one that has read."""
+
+    def dress(choice: Choice, _rows: Any, _order: str) -> tuple[Any, ...]:
+        lens = desk.lenses.get(choice.lens)
+        return headline(lens), gr.Tab(visible=view_of(lens).speaks)
+
+    return dress, [head, edit_tab]
 
 
 def top(lenses: Lenses, texts: Sequence[str]) -> tuple[Desk, gr.Dropdown, gr.Button, gr.Button]:
@@ -106,12 +122,13 @@ def serve(page: gr.Blocks, **options: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lens", nargs="+", default=(), help="Folders or Hub ids; the first one is shown first.")
-    parser.add_argument("--subject", default=None, help="The model that they read, if it lies in a folder of yours.")
+    where = "The model that they read, if it lies in a folder of yours; NAME=FOLDER for each of several."
+    parser.add_argument("--subject", nargs="+", default=(), help=where)
     parser.add_argument("--host", default=None, help="Address to listen on; default this machine alone.")
     parser.add_argument("--port", type=int, default=None, help="Default: the first free one from 7860 on.")
     options = parser.parse_args()
     try:
-        page = build(Lenses(chosen_places(options.lens), options.subject))
+        page = build(Lenses(chosen_places(options.lens), subject_of(options.subject)))
     except BadInput as error:
         sys.exit(f"error: {error}")
     serve(page, server_name=options.host, server_port=options.port)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from brought import brought_by, lies_in
-from drawing import safe
+from marking import safe
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 440, 300, 62, 52, 24
 X, Y = "eval_text_nll", "eval_kl_recovered"

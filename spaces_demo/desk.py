@@ -18,7 +18,7 @@ from links import ORDERS, Choice
 from looks import Row, scan
 from texts import checked, glimpse
 
-from consistency_lens import BadInput, ConsistencyLens
+from consistency_lens import BadInput, LensModel
 
 REMEMBERED = 256  # scans
 BEYOND = 1e15  # what no number on the page needs
@@ -81,7 +81,7 @@ class Desk:
     tab: gr.State
     order: gr.State
 
-    def settled(self, choice: Choice) -> tuple[Choice, ConsistencyLens]:
+    def settled(self, choice: Choice) -> tuple[Choice, LensModel]:
         """The choice with a lens that there is and a text that it can read; raise where there is none such. Nothing
         that comes from a visitor is taken on trust, not even what he was given a moment ago."""
         name = self.lenses.known(choice.lens)

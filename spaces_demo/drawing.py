@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
-from looks import Look, Row
+from looks import Row
+from marking import safe
+from panels import panel
 
 STEPS = (0.02, 0.1, 0.5, 2.0)  # nats, between the five colours
 NAMES = ("the same", "near", "moved", "different", "lost")
-
-
-def safe(text: Any) -> str:
-    """Text in HTML; what would be invisible can be seen."""
-    return escape(str(text).replace("\n", "↵").replace("\t", "⇥"))
-
-
-def unmarked(text: Any) -> str:
-    """Text in Markdown, in which nothing is marked up."""
-    line = str(text).replace("\n", " ")
-    return re.sub(r"[\\`*_{}\[\]()#+\-.!|<>~$&:@/]", lambda found: f"&#{ord(found[0])};", line)
+MOST = 6  # tokens beside one another
 
 
 def level(kl: float) -> int:
@@ -55,13 +46,14 @@ def legend(since: int = 0) -> str:
     return f"<ul class='legend' aria-label='KL in nats'><li>KL in nats:</li>{''.join(cells)}</ul>"
 
 
-def tokens(rows: Sequence[Row], chosen: int, since: int = 0) -> str:
+def tokens(rows: Sequence[Row], chosen: int, since: int = 0, unit: str = "Token") -> str:
     """The text as a row of buttons: one stop of the Tab key, arrows move inside it, Enter opens.
 
     Args:
         rows: one per token.
         chosen: which one is open.
         since: the first position that the lens's report has measured; those before it are drawn with a broken line.
+        unit: what a row stands for.
     """
     if not rows:
         return ""
@@ -69,7 +61,7 @@ def tokens(rows: Sequence[Row], chosen: int, since: int = 0) -> str:
     buttons = []
     for row in rows:
         here = row["position"] == within
-        label = f"token {row['position']}, {row['token']}, KL {nats(row['kl'])}"
+        label = f"{unit.lower()} {row['position']}, {row['token']}, KL {nats(row['kl'])}"
         buttons.append(
             f"<button type='button' class='token kl{level(row['kl'])} {'early' if row['position'] < since else ''}' "
             f"data-position='{row['position']}' "
@@ -77,7 +69,7 @@ def tokens(rows: Sequence[Row], chosen: int, since: int = 0) -> str:
             f"title='{safe(row['explanation'])}'>{safe(row['token']) or '&nbsp;'}"
             f"<small>{nats(row['kl'])}</small></button>"
         )
-    name = "Tokens of the text. Arrow keys move, Enter opens."
+    name = f"{unit}s of the text. Arrow keys move, Enter opens."
     return f"<div class='tokens' role='toolbar' aria-label='{name}'>{''.join(buttons)}</div>{legend(since)}"
 
 
@@ -132,30 +124,50 @@ def words(pairs: Sequence[tuple[str, float]]) -> str:
     return f"<p class='explanation'>{cells}</p>"
 
 
-def near(found: Look) -> str:
-    """One token from near."""
-    facts = numbers(
-        [
-            ("KL", nats(found.kl), "nats between what the model says next and what it says after the swap"),
-            ("cosine", f"{found.cosine:.3f}", "of the restored activation and the real one"),
-            ("agreement", f"{found.agreement:.0%}", "of these words are in another sample, on average"),
-        ]
+def paired(before: Sequence[tuple[str, float]], after: Sequence[tuple[str, float]]) -> list[tuple[str, float, float]]:
+    """Two lists of likeliest tokens as one; what is missing from a list is below all of it, and counts as 0."""
+    sides = dict(before), dict(after)
+    names = sorted({**sides[0], **sides[1]}, key=lambda t: -max(sides[0].get(t, 0.0), sides[1].get(t, 0.0)))
+    return [(name, sides[0].get(name, 0.0), sides[1].get(name, 0.0)) for name in names]
+
+
+def amounts(pairs: Sequence[tuple[str, float]]) -> str:
+    """A bar for each number; the first is the lens's own."""
+    worst = max((value for _, value in pairs), default=0.0) or 1.0
+    lines = "".join(
+        f"<li><b>{safe(name)}</b><span class='pair'><span class='track'><i class='bar {'two' if i else 'one'}' "
+        f"style='width:{100 * value / worst:.1f}%'></i><small>{nats(value)}</small></span></span></li>"
+        for i, (name, value) in enumerate(pairs)
     )
-    samples = table(
-        ["drawn again", "times", "per token", "KL"],
-        [(s.text, f"{s.times} ×", f"{s.probability:.2f}", nats(s.kl)) for s in found.samples],
-    )
-    worst = max([found.kl, *(kl for _, kl in found.controls)]) or 1.0
-    lines = [("the lens", found.kl, "one"), *((name, kl, "two") for name, kl in found.controls)]
-    controls = "".join(
-        f"<li><b>{safe(name)}</b><span class='pair'><span class='track'><i class='bar {side}' "
-        f"style='width:{100 * kl / worst:.1f}%'></i><small>{nats(kl)}</small></span></span></li>"
-        for name, kl, side in lines
-    )
+    return f"<ul class='bars wide'>{lines}</ul>"
+
+
+# A part is told by its kind, which is what families say.
+_DRAWN: dict[str, Callable[[Any], str]] = {
+    "figures": lambda part: numbers(part.items),
+    "spelled": lambda part: words(part.items),
+    "bars": lambda part: bars(paired(part.before, part.after)[:MOST], part.names),
+    "amounts": lambda part: amounts(part.items),
+    "grid": lambda part: table(part.headers, part.rows, numeric=part.numeric),
+}
+
+
+def parts(found: Sequence[Any]) -> str:
+    """Parts of a page: those with a title side by side, the others as wide as they may be."""
+    shown = []
+    for titled, group in groupby(found, key=lambda part: bool(part.title)):
+        if titled:
+            cells = "".join(f"<div><h4>{safe(part.title)}</h4>{_DRAWN[part.kind](part)}</div>" for part in group)
+            shown.append(f"<div class='columns'>{cells}</div>")
+        else:
+            shown += [_DRAWN[part.kind](part) for part in group]
+    return "".join(shown)
+
+
+def near(found: Any) -> str:
+    """One row from near, and what can be changed about it: a `Near` of the family."""
+    title = f"{safe(found.unit)} {found.position}: <q>{safe(found.token)}</q>"
     return (
-        f"<section class='near' aria-live='polite'><h3>Token {found.position}: <q>{safe(found.token)}</q></h3>"
-        f"{words(found.words)}{facts}<div class='columns'>"
-        f"<div><h4>What the model says next</h4>{bars(found.bars, ('by itself', 'after the swap'))}</div>"
-        f"<div><h4>In its place, KL in nats</h4><ul class='bars wide'>{controls}</ul></div>"
-        f"<div><h4>How sure the words are</h4>{samples}</div></div></section>"
+        f"<section class='near' aria-live='polite'><h3>{title}</h3>{parts(found.parts)}</section>"
+        f"{panel(found.controls, found.act)}"
     )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from brought import brought_by
 
-from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM, ProvenanceMismatch
+from consistency_lens import AutoLens, BadInput, LensModel, ProvenanceMismatch
 
 HERE = Path(__file__).parent
 NAMED_IN = HERE / "lens.txt"
@@ -20,6 +21,7 @@ DEMO = ("*_demo_*/lens", "demo/lens")
 CONFIG = "config.json"
 MAKE_ONE = "accelerate launch run_lens.py"
 KEPT = 3  # lenses in memory
+ONE_MODEL = "base"  # what a lens of one model calls it
 
 
 def chosen_places(given: Sequence[str] = ()) -> list[str]:
@@ -49,10 +51,11 @@ class Lenses:
     Args:
         places: folders of lenses or of runs, or ids on the Hub, there with @ and a branch, tag or commit if it is not
             the newest that is wanted. The first one is the default. Of a run, its checkpoints can be chosen as well.
-        subject: folder or id of the model that they read, where the lenses do not say it themselves.
+        subject: folder or id of the model that they read, where the lenses do not say it themselves; of several models
+            a mapping from their names.
     """
 
-    def __init__(self, places: Sequence[str], subject: str | None = None) -> None:
+    def __init__(self, places: Sequence[str], subject: str | Mapping[str, str] | None = None) -> None:
         self.subject = subject
         self.folders: dict[str, Path] = {}
         self.on_hub: dict[str, tuple[str, str | None]] = {}
@@ -67,7 +70,7 @@ class Lenses:
                 self.on_hub[name] = repo, revision
             self.folders |= {f"{name} · {other.name}": other for other in _beside(folder)}
         self.default = next(iter(self.folders))
-        self._kept: OrderedDict[str, ConsistencyLens] = OrderedDict()
+        self._kept: OrderedDict[str, LensModel] = OrderedDict()
         self._lock = Lock()
 
     @property
@@ -80,7 +83,7 @@ class Lenses:
             raise BadInput("lens", str(name)[:80], f"Choose one of: {', '.join(self.folders)}.")
         return name or self.default
 
-    def get(self, name: str | None = None) -> ConsistencyLens:
+    def get(self, name: str | None = None) -> LensModel:
         """A lens with its subject."""
         name = self.known(name)
         with self._lock:
@@ -91,22 +94,30 @@ class Lenses:
             self._kept.move_to_end(name)
             return self._kept[name]
 
-    def _load(self, name: str) -> ConsistencyLens:
+    @property
+    def kinds(self) -> set[object]:
+        """What families there are, as the lenses call them themselves."""
+        return {_config_of(folder).get("model_type") for folder in self.folders.values()}
+
+    def _load(self, name: str) -> LensModel:
         folder = self.folders[name]
-        provenance = _config_of(folder).get("provenance")
-        # Lenses whose weights are their own share one subject in memory; adapters need one to themselves.
-        subject: FrozenLM | str | None = self.subject
+        config = _config_of(folder)
+        wanted = [config.get(key) for key in ("provenance", "other_models")]
+        # Lenses whose weights are their own share their models in memory; adapters need one to themselves.
+        subject: Any = self.subject
+        if isinstance(self.subject, Mapping):  # which may name models of other lenses, too
+            names = config.get("model_names") or [ONE_MODEL]
+            subject = {name: place for name, place in self.subject.items() if name in names} or None
         if not _has_adapters(folder):
             for other, lens in self._kept.items():
-                if not _has_adapters(self.folders[other]) and lens.config.provenance == provenance:
-                    subject = lens.subject
+                theirs = [lens.config.provenance, lens.config.other_models]
+                if not _has_adapters(self.folders[other]) and theirs == wanted:
+                    subject = lens.models
         try:
             lens = AutoLens.from_pretrained(folder, subject=subject)
         except ProvenanceMismatch as error:
             fix = "Name the model that it was made for as --subject, on a page of its own if the others read another."
             raise BadInput("lens", name, fix, why="it was made for another model than the one here") from error
-        if not isinstance(lens, ConsistencyLens):
-            raise BadInput("lens", name, "Give a lens that speaks in words.", f"it is a {type(lens).__name__}")
         return lens
 
 
@@ -152,3 +163,13 @@ def _config_of(folder: Path) -> dict[str, object]:
 def _has_adapters(folder: Path) -> bool:
     config = _config_of(folder)
     return "lora" in (config.get("trainable"), config.get("encoder_trainable"))
+
+
+def subject_of(words: Sequence[str]) -> str | dict[str, str] | None:
+    """What --subject names: a place, or a place for each of several models, as NAME=PLACE."""
+    if len(words) < 2 and not any("=" in word and not Path(word).is_dir() for word in words):
+        return words[0] if words else None
+    split = [word.partition("=") for word in words]
+    if bad := [word for word, (name, _, place) in zip(words, split, strict=True) if not (name and place)]:
+        raise BadInput("subject", bad[0], "Give NAME=FOLDER for each of several models.")
+    return {name: place for name, _, place in split}

@@ -10,16 +10,27 @@ from typing import Any
 COLUMNS = ("position", "token", "kl", "explanation", "cosine", "before", "after")
 HEADERS = ["#", "token", "KL", "what the lens says", "cosine", "M says next", "with the swap"]
 KINDS = ["number", "str", "number", "str", "number", "str", "str"]
+SIDES = ("before", "after")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def shown_columns(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """The columns that rows have: some families give no cosine."""
+    return [i for i, name in enumerate(COLUMNS) if not rows or name in rows[0]]
+
+
+def headers(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [HEADERS[i] for i in shown_columns(rows)]
 
 
 def cells(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
     """One line per token, numbers as numbers, so that they sort as numbers."""
-    return [
-        [row["position"], row["token"], round(row["kl"], 4), row["explanation"], round(row["cosine"], 4)]
-        + [said(row[side]) for side in ("before", "after")]
-        for row in rows
-    ]
+    return [[_cell(COLUMNS[i], row) for i in shown_columns(rows)] for row in rows]
+
+
+def _cell(name: str, row: dict[str, Any]) -> Any:
+    value = row[name]
+    return said(value) if name in SIDES else round(value, 4) if isinstance(value, float) else value
 
 
 def said(tokens: Sequence[tuple[str, float]], count: int = 2) -> str:
@@ -32,9 +43,10 @@ def as_parquet(rows: Sequence[dict[str, Any]], facts: dict[str, str]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    sides = ("before", "after")
-    full = [{**row, **{s: [{"token": t, "probability": p} for t, p in row[s]] for s in sides}} for row in rows]
-    table = pa.Table.from_pylist(full).select(list(COLUMNS)).replace_schema_metadata(facts)
+    names = [COLUMNS[i] for i in shown_columns(rows)]
+    sides = [{side: [{"token": t, "probability": p} for t, p in row[side]] for side in SIDES} for row in rows]
+    full = [{name: (row | own)[name] for name in names} for row, own in zip(rows, sides, strict=True)]
+    table = pa.Table.from_pylist(full).select(names).replace_schema_metadata(facts)
     file = io.BytesIO()
     parquet.write_table(table, file)
     return file.getvalue()
@@ -44,7 +56,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
     """The same for spreadsheets."""
     text = io.StringIO()
     lines = csv.writer(text)
-    lines.writerow(COLUMNS)
+    lines.writerow(COLUMNS[i] for i in shown_columns(rows))
     lines.writerows([_tame(cell) for cell in line] for line in cells(rows))
     return text.getvalue().encode("utf-8-sig")
 

@@ -178,17 +178,26 @@ def signal_at(number: int, folder: str, what: signal.Signals = signal.SIGKILL, d
     signal.signal(signal.SIGINT, signal.default_int_handler)
     seen = 0
 
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+    def count(_path: str) -> None:
         nonlocal seen
+        seen += 1
+        if seen == number and delay:
+            threading.Timer(delay, os.kill, (os.getpid(), what)).start()
+        elif seen == number:
+            os.kill(os.getpid(), what)
+
+    at_each_change(folder, count)
+
+
+def at_each_change(folder: str, act: Callable[[str], object]) -> None:
+    """From now on call this with each file that this process opens for writing, swaps in or removes under a folder."""
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
         changes = event in ("os.rename", "os.remove", "os.mkdir") or (
             event == "open" and isinstance(arguments[1], str) and any(letter in arguments[1] for letter in "wx+")
         )
         if changes and str(arguments[0]).startswith(folder):
-            seen += 1
-            if seen == number and delay:
-                threading.Timer(delay, os.kill, (os.getpid(), what)).start()
-            elif seen == number:
-                os.kill(os.getpid(), what)
+            act(str(arguments[0]))
 
     sys.addaudithook(audit)
 

@@ -18,6 +18,8 @@ ROWS = 200
 ON_FACTS = np.arange(ROWS) % 4 == 0
 GROUPS = {"own_continuation": "ahead", "lens": "lens", "self": "edit", "mean": "edit"}
 GROUPS |= dict.fromkeys(["reworded", "paraphrase", "truncation_1"], "tampered")
+GROUPS |= {"greedy": "ahead", "greedy_trained": "ahead", "table": "two_tokens", "probes": "two_tokens"}
+GROUPS |= {f"slot_{i}": "slots" for i in range(1, 9)} | {"slot_1_dropped": "slots"}
 
 
 class Worded(TextReport):

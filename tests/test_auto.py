@@ -14,10 +14,7 @@ from tiny import shared_lm
 
 import consistency_lens
 from consistency_lens import AutoLens, BadInput, ConsistencyLens, FrozenLM, ProvenanceMismatch
-from consistency_lens.auto import FAMILIES, find_subject, is_demo
-from consistency_lens.base.configuration import LensConfig
-from consistency_lens.base.modeling import LensModel
-from consistency_lens.base.trainer import LensTrainer
+from consistency_lens.finding import find_subject, is_demo
 
 TEXT = "w1 w2 w3 w4"
 
@@ -114,16 +111,6 @@ def test_a_lens_that_is_cut_off_says_what_is_missing(lens: ConsistencyLens, save
     (saved / "encoder/model.safetensors").unlink()
     with pytest.raises(BadInput, match=r"encoder/model\.safetensors"):
         AutoLens.from_pretrained(saved, subject=lens.subject)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_table_leads_to_classes_of_one_family(name: str) -> None:
-    family = FAMILIES[name]
-    config, model, trainer = (family.load(part) for part in ("config", "model", "trainer"))
-    assert issubclass(config, LensConfig) and config.model_type == family.model_type and config.medium == name
-    assert issubclass(model, LensModel) and model.config_class is config
-    assert issubclass(trainer, LensTrainer)
-    assert trainer.__annotations__["args"] == family.load("arguments").__name__
 
 
 @pytest.mark.parametrize("name", consistency_lens.__all__)

@@ -154,6 +154,13 @@ def test_features_are_listed_and_switched_off(sparse_demo: Path) -> None:
         assert len(kind.findall(line)) == len(kind.findall(shown)) == 2
 
 
+def test_features_get_contexts_and_labels(sparse_demo: Path) -> None:
+    lines = SNIPPETS["contexts"].run().splitlines()
+    assert len(lines) == 3 and all(
+        re.match(r"\d/\d+: (after |before )?“.+”, F1 \d\.\d\d \.\.\. .", line) for line in lines
+    )
+
+
 def test_a_transcoder_is_opened_in_the_format_of_others(sparse_demo: Path) -> None:
     snippet = SNIPPETS["circuit_tracer"]
     printed = snippet.run()
@@ -251,7 +258,7 @@ def test_a_lens_is_trained_in_a_few_lines(tiny_gpt2: Path) -> None:
 def test_rows_are_a_dataset(tiny_gpt2: Path) -> None:
     snippet = SNIPPETS["rows"]
     columns = re.findall(
-        r"^\| `(\w+)", (ROOT / "README.md").read_text("utf-8").partition(snippet.code)[2], re.MULTILINE
+        r"^\| `(\w+)", (ROOT / "docs" / snippet.page).read_text("utf-8").partition(snippet.code)[2], re.MULTILINE
     )
     shown = replace(snippet, code=snippet.code + "print(*rows['train'].column_names)").run().split()
     assert {"doc_id", "input_ids"} < set(shown) and "resid_post.2" in shown

@@ -25,7 +25,7 @@ from consistency_lens import (
     ProvenanceMismatch,
     hub,
 )
-from consistency_lens.auto import find_subject
+from consistency_lens.finding import find_subject
 from consistency_lens.frozen import Provenance
 
 pytest.importorskip("starlette")

@@ -46,24 +46,22 @@ def test_kl_gradient_is_q_minus_p() -> None:
     torch.testing.assert_close(logits.grad, Q[:, 0].softmax(-1) - P[:, 0].softmax(-1))
 
 
-def test_nll_and_entropy_written_out() -> None:
+def test_nll_written_out() -> None:
     ids = torch.randint(11, (5, 3), generator=GENERATOR)
     mask = torch.tensor([[1, 0, 1]]).expand(5, 3)
     log_p = P.double().log_softmax(-1)
     chosen = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(o.nll_of(P, ids).double(), -chosen.mean(1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(o.nll_of(P, ids, mask).double(), -chosen[:, [0, 2]].mean(1), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(o.entropy_of(P).double(), -(log_p.exp() * log_p).sum(-1).mean(1), rtol=1e-5, atol=1e-6)
 
 
 def test_direction_and_norm_part_the_error() -> None:
     assert o.direction_error_of(A * 5, A).abs().max() < 1e-6
     torch.testing.assert_close(o.direction_error_of(A, B), 2 * (1 - o.cosine_of(A, B)))
-    torch.testing.assert_close(o.norm_error_of(A * 2, A), torch.full((7,), 0.4804530139))
     torch.testing.assert_close(o.norm_ratio_of(A * 3, A), torch.full((7,), 3.0))
 
 
-@pytest.mark.parametrize("error", [o.direction_error_of, o.norm_error_of, o.cosine_of])
+@pytest.mark.parametrize("error", [o.direction_error_of, o.cosine_of])
 def test_gradients_stay_finite_at_zero(error) -> None:
     zero = torch.zeros(2, 6, requires_grad=True)
     error(zero, A[:2]).sum().backward()

@@ -37,11 +37,6 @@ def slow_kl(original: Tensor, edited: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def slow_entropy(logits: Tensor) -> Tensor:
-    log_p = logits.float().log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
 PAIRS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "log_probability": (
         lambda logits: vocabulary.log_probability(logits, IDS),
@@ -51,7 +46,6 @@ PAIRS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[
     "kl": (vocabulary.kl, slow_kl, [(ROWS, COLUMNS, WORDS)] * 2),
     "kl of several": (vocabulary.kl, slow_kl, [(ROWS, COLUMNS, WORDS), (ROWS * TIMES, COLUMNS, WORDS)]),
     "kl of rows": (vocabulary.kl, slow_kl, [(ROWS, WORDS)] * 2),
-    "entropy": (vocabulary.entropy, slow_entropy, [(ROWS, COLUMNS, WORDS)]),
 }
 
 
@@ -153,7 +147,6 @@ def test_no_rows_have_no_values() -> None:
     for found in (
         vocabulary.log_probability(none, torch.zeros(0, COLUMNS, dtype=torch.long)),
         vocabulary.kl(none, random(0, COLUMNS, WORDS)),
-        vocabulary.entropy(none),
     ):
         found.sum().backward()
         assert found.shape == (0, COLUMNS)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
 
 from ..errors import BadInput
+from .watching.profiling import parse_steps
+
+
+@dataclass(frozen=True)
+class Removed:
+    """An option of before.
+
+    Args:
+        off: the value at which it did nothing, which old recipes may still say; None where every value did nothing.
+        instead: what to do in its place.
+    """
+
+    off: str | None = None
+    instead: str = "Leave it out."
 
 
 @dataclass
@@ -19,6 +34,7 @@ class LensTrainingArguments(TrainingArguments):
     """
 
     usual: ClassVar[tuple[str, ...]] = ()  # own options that --help shows; --help_all shows the others, too
+    removed: ClassVar[Mapping[str, Removed]] = {}  # options of before, by name
     shown_terms: ClassVar[tuple[str, ...]] = ()  # of the loss, on the progress bar; none: all of them
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1")  # of an evaluation, in one line
 
@@ -38,6 +54,13 @@ class LensTrainingArguments(TrainingArguments):
         metadata={"help": "Number of steps between two tables of explanations; 0 writes one with each evaluation."},
     )
     sample_rows: int = field(default=128, metadata={"help": "Number of held-out rows in that table."})
+    profile_steps: str | None = field(
+        default=None,
+        metadata={
+            "help": "Steps under torch's profiler, from 1 on and as in 10:13 without 13; their trace lies in "
+            "output_dir/profile. Default: none."
+        },
+    )
 
     remove_unused_columns: bool = field(
         default=False,
@@ -82,6 +105,8 @@ class LensTrainingArguments(TrainingArguments):
         for name, why in unused.items():
             if vars(self)[name]:
                 raise BadInput(name, vars(self)[name], "Leave it out.", why)
+        if self.profile_steps is not None:
+            parse_steps(self.profile_steps)
         if self.learning_rate < 0:
             raise BadInput("learning_rate", self.learning_rate, "Use a rate above 0.")
         super().__post_init__()

@@ -1,6 +1,6 @@
-"""A text, token by token: what the lens says about each activation, and what putting it back does to the subject.
+"""A text, token by token: what the lens says about each activation, and what putting it back does to the model.
 
-Shapes: S tokens of the text, K explained positions, V vocabulary, d hidden size.
+Shapes: S tokens of the text.
 """
 
 from __future__ import annotations
@@ -12,63 +12,107 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from ..objectives import cosine_of
+from ..frozen import FrozenLM
+from ..frozen.texts import token_ids
 from .comparing import apply_lens
+from .comparing.rows import of_vectors
+from .explanations import Explanations
 
 if TYPE_CHECKING:
     from .modeling import LensModel
 
+Positions = int | slice | Sequence[int] | None
+
 ROWS = 32
 
 
-@torch.no_grad()
-def explain_text(
-    lens: LensModel, text: str, positions: Sequence[int] | None = None, top: int = 5
-) -> list[dict[str, Any]]:
-    """One row per explained token.
+def explain_texts(lens: LensModel, given: Any, positions: Positions, top: int, batch_size: int) -> Any:
+    """`Explanations` of a text, or a list of them for several texts."""
+    if batch_size < 1:
+        raise BadInput("batch_size", batch_size, "Use at least 1.")
+    ids, single = token_ids(model_of(lens), given)
+    strings = [given] if isinstance(given, str) else given
+    as_text = isinstance(strings, list | tuple) and all(isinstance(each, str) for each in strings)
+    if not as_text and lens.models is not None and len(lens.models) > 1:
+        fix = "Give strings: each of its models has a tokenizer of its own."
+        raise BadInput("text", type(given).__name__, fix, why="the lens reads with several models")
+    texts: Sequence[str | Tensor] = strings if as_text else ids
+    rows = [lens.explain_one(text, positions, top, batch_size) for text in texts]
+    return rows[0] if single else rows
 
-    Each holds `position`, `token`, what the lens says (`explanation`), `kl` from what the subject says next to what it
-    says with the restored activation in place, `cosine`, and the likeliest next tokens `before` and `after` with their
-    probabilities.
-    """
-    frozen = lens.subject
-    if frozen is None:
-        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to explain texts.")
-    ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
-    length = ids.shape[1]
-    if length < 2:
-        raise BadInput("text", text, "Give at least one word.")
-    frozen.require_length(length, "text")
-    wanted = list(range(1, length)) if positions is None else [p + length if p < 0 else p for p in positions]
-    bad = [p for p in wanted if not 0 <= p < length]
-    if bad:
-        raise BadInput("positions", bad[0], f"The text has {length} tokens: use 0 to {length - 1}, or negative ones.")
-    (site,) = lens.config.sites or []
-    read = frozen.read({"input_ids": ids}, site)[site][0]
+
+@torch.no_grad()
+def explain_one(
+    lens: LensModel, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
+) -> Explanations:
+    """One row per explained token: what the lens says of the activation there, and what the model predicts with the
+    reconstruction in its place."""
+    frozen, ids = read_tokens(lens, text)
+    wanted = wanted_positions(positions, ids.shape[1])
     rows: list[dict[str, Any]] = []
-    for first in range(0, len(wanted), ROWS):
-        part = wanted[first : first + ROWS]
-        # Each context up to its token, so that only one column of each meets the vocabulary.
-        applied = apply_lens(lens, frozen, {**_contexts(ids[0], part), "activations": {site: read[part]}})
-        kl, cosine = applied.kl, cosine_of(applied.edits[0].tensor, read[part])
+    for first in range(0, len(wanted), batch_size):
+        part = wanted[first : first + batch_size]
+        batch = lens.contexts_of(text, part)
+        applied = apply_lens(lens, lens.models or frozen, batch)
+        kl, more = applied.kl, of_vectors(applied.edits, batch)
         for i, (position, described) in enumerate(zip(part, lens.describe(applied.code), strict=True)):
-            before, after = applied.likeliest(frozen.tokenizer, i, top)
+            before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.last_column(i))
             rows.append(
                 {
                     "position": position,
                     "token": frozen.tokenizer.decode(ids[0, position]),
                     **described,
                     "kl": float(kl[i]),
-                    "cosine": float(cosine[i]),
+                    **{name: values[i] for name, values in more.items()},
                     "before": before,
                     "after": after,
                 }
             )
-    return rows
+    return Explanations(rows, tokens_of(frozen, ids[0]))
 
 
-def _contexts(ids: Tensor, ends: Sequence[int]) -> dict[str, Tensor]:
-    """The text up to each of some tokens, padded on the left."""
+def tokens_of(frozen: FrozenLM, ids: Tensor) -> list[str]:
+    """Each token as a person reads it."""
+    return [frozen.tokenizer.decode(token) for token in ids]
+
+
+def model_of(lens: LensModel) -> FrozenLM:
+    """The model that reads texts for a lens; raise where the lens was loaded without one."""
+    if lens.subject is None:
+        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to explain texts.")
+    return lens.subject
+
+
+def wanted_positions(positions: Positions, length: int) -> list[int]:
+    """Positions counted from the beginning; by default all but the first, at which the model has read nothing."""
+    if positions is None:
+        return list(range(1, length))
+    if isinstance(positions, slice):
+        return list(range(length))[positions]
+    named = [positions] if isinstance(positions, int) else list(positions)
+    if bad := [p for p in named if not -length <= p < length]:
+        fix = f"The text has {length} tokens: use 0 to {length - 1}, or negative ones."
+        raise BadInput("positions", bad[0], fix)
+    return [p + length if p < 0 else p for p in named]
+
+
+def contexts_of(lens: LensModel, text: str | Tensor, ends: Sequence[int]) -> dict[str, Any]:
+    """The text up to each of some tokens, padded on the left, so that only one column of each meets the vocabulary;
+    and what the lens reads there."""
+    frozen, ids = read_tokens(lens, text)
+    sites = lens.config.sites or []
+    read = frozen.read({"input_ids": ids}, sites)
+    activations = {site: read[site][0, list(ends)] for site in sites}
     width = max(ends) + 1
     columns = torch.arange(width, device=ids.device) - (width - 1 - torch.tensor(ends, device=ids.device).unsqueeze(1))
-    return {"input_ids": ids[columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
+    contexts = {"input_ids": ids[0][columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
+    return {**contexts, "activations": activations}
+
+
+def read_tokens(lens: LensModel, text: str | Tensor) -> tuple[FrozenLM, Tensor]:
+    """The model, and the tokens `[1, S]` that it reads of a text; raise where it cannot."""
+    frozen = model_of(lens)
+    (ids,) = token_ids(frozen, text)[0]
+    if len(ids) < 2:
+        raise BadInput("text", text, "Give at least one word.")
+    return frozen, ids[None]

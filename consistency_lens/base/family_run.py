@@ -119,6 +119,7 @@ class FamilyRun:
     uses: ClassVar[Mapping[str, Command]] = {}  # by name: commands that no other family has
     several: ClassVar[bool] = False  # whether a lens may serve several models
     companions: ClassVar[tuple[str, ...]] = ()  # folders of lenses that a run keeps for the report
+    exports: ClassVar[tuple[str, ...]] = ()  # other tools that `export` writes a lens for
     memory_advice: ClassVar[Sequence[str]] = ()  # what makes a training smaller, the cheapest first
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -193,6 +194,38 @@ class FamilyRun:
 
     def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
         """What `evaluate_lens` is given beside the lens: the lenses that the run kept, by the name of their folder."""
+        return {}
+
+    def explain(self, lens: LensModel, text: str, positions: Sequence[int] | None) -> list[dict[str, Any]]:
+        """The rows that `explain` shows of a text."""
+        return lens.explain(text, positions)
+
+    @property
+    def shown_after(self) -> str:
+        """What `explain` calls the prediction that stands beside the clean one."""
+        return "with the swap"
+
+    def cell_of(self, row: Mapping[str, Any]) -> str:
+        """The explanation of one of these rows, for a table."""
+        return str(row["explanation"])
+
+    def export(self, lens: LensModel, to: str, folder: Path, data: Callable[[], Any]) -> Path:
+        """Write a lens for one of the tools of `exports`.
+
+        Args:
+            lens: with its model.
+            to: the tool.
+            folder: a new one, or that of an earlier export.
+            data: opens the data of the run, where something has to be measured on it.
+        """
+        raise BadInput("to", to, "Leave it.", why="a lens of this family is written for no other tool")
+
+    def beside(self, lens: LensModel, data: Any, folder: Path) -> None:
+        """Write into the folder of a lens that was evaluated what the family keeps beside the weights; its card comes
+        after it. One process calls it."""
+
+    def report_form(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What `evaluate_lens` is given of how the lens was trained, by the names of its settings."""
         return {}
 
     def after_training(self, run: Run, lens: LensModel, data: Any, steps: int) -> None:

@@ -20,7 +20,8 @@ from ..frozen import Edit, FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
-from .explaining import explain_text
+from .explaining import ROWS, Positions, contexts_of, explain_one, explain_texts
+from .explanations import Explanations
 from .saving.lens_files import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
@@ -100,6 +101,10 @@ class LensModel(SavedModel):
         """How edits of this lens are compared with the clean model: at P, unless the family says otherwise."""
         return TokenSwap.of(models.only, batch, horizon)
 
+    def on_card(self) -> dict[str, Any]:
+        """What the family's own part of the card shows beside the report."""
+        return {}
+
     def describe(self, code: Code) -> list[dict[str, Any]]:
         """One row for people per code: `explanation` and what else the family has to say."""
         raise NotImplementedError
@@ -160,16 +165,36 @@ class LensModel(SavedModel):
     def outdated(self) -> list[str]:
         return [*super().outdated, *MEASURED]
 
-    def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Rows for people.
+    def explain(self, what: Any, positions: Positions = None, *, top: int = 5, batch_size: int = ROWS) -> Any:
+        """Rows for people: `Explanations` for a text, a list of them for a list of texts, rows for codes.
 
         Args:
-            what: codes, or a text that the subject reads first.
-            positions: tokens of the text to explain; default all but the first, which the subject starts with.
+            what: codes; a text that the model reads first, as a string, token ids, a chat (its messages, put together
+                by the tokenizer's chat template) or what a tokenizer returns; or a list of texts.
+            positions: tokens of each text to explain: an index, a slice or a list, negative ones counted from the end.
+                Default all but the first, at which the model has read nothing.
+            top: how many of the likeliest next tokens to give.
+            batch_size: tokens explained in one pass.
         """
         if isinstance(what, Code):
             return self.describe(what)
-        return explain_text(self, what, positions)
+        return explain_texts(self, what, positions, top, batch_size)
+
+    def explain_one(
+        self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
+    ) -> Explanations:
+        """The same of one text, given as a string or as token ids."""
+        return explain_one(self, text, positions, top, batch_size)
+
+    def contexts_of(self, text: str | Tensor, ends: Sequence[int]) -> Batch:
+        """A batch of the text up to each of some tokens, as the family's collator would make it; the last column that
+        is compared stands for that token.
+
+        Args:
+            text: what the model reads, as a string or as token ids.
+            ends: tokens of it.
+        """
+        return contexts_of(self, text, ends)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

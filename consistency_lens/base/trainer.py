@@ -36,6 +36,7 @@ from .watching.callbacks import MovingAverage, accelerator_load
 from .watching.cost import Cost, Meter
 from .watching.measuring import MeasuringTrainer
 from .watching.overall import mean_loss
+from .watching.profiling import Profile
 from .watching.samples import SampleTable
 from .watching.stopping import PatienceKept
 
@@ -126,6 +127,8 @@ class LensTrainer(MeasuringTrainer):
         self.table = SampleTable(lens, self.models, self.batches, self.as_one, self.silent)
         if self.eval_dataset is not None:
             self.add_callback(self.table)
+        if args.profile_steps is not None:
+            self.add_callback(Profile(args.profile_steps, Path(args.output_dir), args.process_index))
         self.take_up()
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
@@ -386,5 +389,5 @@ class LensTrainer(MeasuringTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of one batch, for `total_flos`: every pass that the objective asks for, those of the subject too."""
-        raise NotImplementedError
+        """Not counted: transformers would count the lens alone, and not what the frozen model is asked."""
+        return 0

@@ -110,6 +110,7 @@ class CardFacts:
         license: the Hub's licence id. `license_note`: where it comes from. `license_name`, `license_link`: of a
             licence that has no id.
         citation: BibTeX.
+        of_family: what the family's own partial shows, by names that only it knows.
         tags: metadata beyond the ones that every lens has.
     """
 
@@ -159,6 +160,7 @@ class CardFacts:
     near_duplicates: Mapping[str, int] = field(default_factory=dict)
     license_name: str | None = None
     license_link: str | None = None
+    of_family: Mapping[str, Any] = field(default_factory=dict)
     tags: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ def finish_card(lens: LensModel, report: Report, activations: Activations, plots
     record = record if record.counts else record.about(activations.metadata)
     rows = examples(lens, report_of(lens), activations, report.data["split"])
     facts = lay_beside(plots, folder, with_report(facts_of(lens.config, record), report, rows))
+    facts = replace(facts, of_family=lens.on_card())
     return write_card(folder, model_card(_with_snippet(facts, lens, record)), CARD)
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
 from ..activations import Corpus
-from ..auto import find_subject
 from ..errors import BadInput
+from ..finding import find_subject
 from ..frozen import FrozenLM, FrozenModels
 from ..frozen.loading.gguf_files import find_gguf, gguf_config, is_gguf, named
 from ..frozen.loading.load import own_code_refused

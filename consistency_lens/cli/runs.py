@@ -17,6 +17,7 @@ from .commands.extract import extract
 from .commands.publish import publish_run
 from .commands.report import judge_run, require_split
 from .commands.train import CommandRun, require_trainable, train
+from .ending import show_next
 from .opening import load_subject_of, model_path, open_data, open_model, require_held_out, short, with_others
 from .parsing.request import Request
 from .run_folder import LENS, Log, begin, checkpoint_of, claim, command_of, settle_folder
@@ -120,3 +121,5 @@ def _train_and_judge(
         judge_run(request, lens, data, folder, history, home=folder / LENS)
     if request.values["push_to_hub"]:
         publish_run(request, folder)
+    if PartialState().is_main_process:
+        show_next(request, folder)

@@ -65,11 +65,6 @@ def subject_path(config: SubjectConfig | None = None, *, progress: bool = True) 
     return folder
 
 
-def load_subject(config: SubjectConfig | None = None, *, progress: bool = True) -> FrozenLM:
-    """The subject as the frozen LLM under study."""
-    return FrozenLM.from_pretrained(subject_path(config, progress=progress))
-
-
 def load_card(folder: Path) -> SubjectCard:
     """What was measured when the subject was trained."""
     stored = json.loads((folder / REPORT_FILE).read_text())

@@ -58,6 +58,41 @@ class Course:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A picture of plain numbers that a family has made.
+
+    Args:
+        name: of the file.
+        caption, title: below and above it.
+        axis, height: what its two axes are.
+        places: labels along the axis.
+        lines: name -> values from the first place on; a line may end early.
+        bars: they are drawn as bars beside each other.
+    """
+
+    name: str
+    caption: str
+    title: str
+    axis: str
+    height: str
+    places: tuple[str, ...]
+    lines: Mapping[str, tuple[float, ...]]
+    bars: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise BadInput("chart", self.name, "Use letters, digits and underscores: it is the name of a file.")
+        longest = max((len(values) for values in self.lines.values()), default=0)
+        if longest > len(self.places):
+            raise BadInput("places", len(self.places), f"Give a label for each of {longest} values.")
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        lines = {name: tuple(values) for name, values in stored["lines"].items()}
+        return cls(**{**stored, "places": tuple(stored["places"]), "lines": lines})
+
+
+@dataclass(frozen=True)
 class Curve:
     """A picture of two numbers of the same codes, one over the other: what a code achieves over what it costs.
 
@@ -97,7 +132,7 @@ class About:
         titles: headings of the tables of `differences`, `judged`, `kinds`, `traits`, `retention` and `gains`, and on
             the card of `truth` and `code`.
         lines: codes whose KL is drawn over the position.
-        sweep, course, curve: further pictures.
+        sweep, course, charts, curve: further pictures.
         good, alarm: the verdict is good news; it is a warning that has to come first.
         limits: what the lens gets wrong, in sentences, the gravest first.
     """
@@ -113,6 +148,7 @@ class About:
     lines: tuple[str, ...] = (LENS, "mean")
     sweep: Sweep | None = None
     course: Course | None = None
+    charts: tuple[Chart, ...] = ()
     curve: Curve | None = None
     good: bool = False
     alarm: bool = False
@@ -132,6 +168,7 @@ class About:
             **({self.curve.name: self.curve.caption} if self.curve else {}),
             "position": "KL by position",
             **({"training": self.course.caption} if self.course else {}),
+            **{chart.name: chart.caption for chart in self.charts},
         }
 
     def title(self, of: str) -> str:
@@ -142,6 +179,7 @@ class About:
         plain = stored.items()
         read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain}
         read["groups"] = tuple(Group(**group) for group in stored["groups"])
+        read["charts"] = tuple(Chart.from_dict(chart) for chart in stored.get("charts", ()))
         for name, kind in (("sweep", Sweep), ("course", Course), ("curve", Curve)):
             read[name] = kind(**stored[name]) if stored.get(name) else None
         return cls(**read)

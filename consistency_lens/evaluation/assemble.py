@@ -53,7 +53,9 @@ def assemble(
     about = replace(about, details=(*about.details, *of_models))
     quantities = {**family.quantities, **of_models, **family.quantities}  # the family's own definition comes first
     changed = [code for group in about.groups if group.changed for code in groups.get(group.name, ())]
-    traits, measured = samples.records.measures("traits"), Measured(samples, quantities)
+    traits = samples.records.measures("traits")
+    over = {code: name for code, name in family.over.items() if name in samples.subsets}
+    measured = Measured(_crossed(samples, over), quantities)
     report = Report(
         verdict="",
         remarks=[],
@@ -61,12 +63,18 @@ def assemble(
         data=dict(data),
         horizon=horizon,
         groups={group: list(names) for group, names in groups.items()},
-        parts={name or "all": _part(measured, family, about, groups, name) for name in ("", *samples.subsets)},
-        retention=_some((code, measured.retained(code, LENS, family.kept)) for code in changed),
+        parts={
+            name or "all": _part(measured, family, about, groups, name, over)
+            for name in ("", *samples.subsets)
+            if name not in over.values()
+        },
+        retention=_some((code, measured.retained(code, LENS, family.kept, over.get(code, ""))) for code in changed),
         traits=measured.numbers("traits", names=traits),
         judged=_some((code, measured.numbers(code, names=family.judged)) for code in codes),
         gains=family.gains(measured),
-        by_position=[] if positions is None else _by_position(measured, about, codes, positions),
+        by_position=[]
+        if positions is None
+        else _by_position(measured, about, [code for code in codes if code not in over], positions),
         training=[{name: value for name, value in row.items() if _is_plain(value)} for row in training],
         definitions={
             **definitions_of(quantities, horizon),
@@ -82,14 +90,31 @@ def assemble(
 
 
 def _part(
-    measured: Measured, family: FamilyReport, about: About, groups: Mapping[str, Sequence[str]], subset: str
+    measured: Measured,
+    family: FamilyReport,
+    about: About,
+    groups: Mapping[str, Sequence[str]],
+    subset: str,
+    over: Mapping[str, str],
 ) -> Part:
     compared = [code for group in about.groups if group.compared for code in groups.get(group.name, ())]
+    codes = [code for group in groups.values() for code in group]
     return Part(
         rows=measured.samples.rows(subset),
-        numbers={code: measured.numbers(code, subset) for group in groups.values() for code in group},
+        numbers={code: measured.numbers(code, _both(subset, over.get(code, ""))) for code in codes},
         differences=_some((code, measured.differences(LENS, code, family.compared, subset)) for code in compared),
     )
+
+
+def _both(subset: str, other: str) -> str:
+    return f"{subset} & {other}" if subset and other else subset or other
+
+
+def _crossed(samples: Samples, over: Mapping[str, str]) -> Samples:
+    """With the rows that are both of a part and those that a code is measured over."""
+    known = samples.subsets
+    pairs = {(part, other) for part in known for other in over.values() if part != other and other in known}
+    return samples.within(known | {_both(*pair): known[pair[0]] & known[pair[1]] for pair in pairs})
 
 
 def _is_plain(value: Any) -> bool:

@@ -70,6 +70,8 @@ class FamilyReport:
     compared: Sequence[str] = ("kl_recovered", "top1", "loss_recovered")
     kept: ClassVar[Sequence[str]] = ("kl_recovered",)
     traits: ClassVar[Mapping[str, str]] = {}
+    # Code -> one of the subsets: its numbers are over these rows alone, and such a subset is no part of the report.
+    over: ClassVar[Mapping[str, str]] = {}
 
     @property
     def judged(self) -> Mapping[str, str]:

@@ -34,17 +34,26 @@ class HeldOut:
     horizon: int = 8
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("max_rows", 1), ("batch_size", 1), ("horizon", 0)):
+            if (given := vars(self)[name]) is not None and given < least:
+                raise BadInput(name, given, f"Use {least} or more.")
+
+    def require_split(self, splits: Mapping[str, Any]) -> None:
+        """Raise unless the data has rows of the split."""
+        if not len(splits.get(self.split, ())):
+            fix = f"Use one of {', '.join(name for name, rows in splits.items() if len(rows))}."
+            raise BadInput("split", self.split, fix, why="there are no rows")
+
     def require(self, activations: Activations, frozen: FrozenLM) -> None:
         """Raise unless this model made the rows, and there are enough of them."""
         activations.require_model(frozen)
         for name, given in (("max_rows", self.max_rows), ("batch_size", self.batch_size)):
             if given is not None and given < 2:
                 raise BadInput(name, given, "Use 2 or more: each row needs a partner of another document.")
-        if self.split not in activations.splits or not len(activations.splits[self.split]):
-            fix = f"Use one of {', '.join(name for name, rows in activations.splits.items() if len(rows))}."
-            raise BadInput("split", self.split, fix, why="there are no rows")
+        self.require_split(activations.splits)
         longest = activations.metadata["rules"]["continuation_length"]
-        if not 0 <= self.horizon <= longest:
+        if self.horizon > longest:
             fix = f"Use 0 to {longest}, or extract with a larger continuation_length."
             raise BadInput("horizon", self.horizon, fix)
 

@@ -152,13 +152,13 @@ class Measured:
         here, there = self.draws(code, name, subset), self.draws(other, name, subset)
         return None if here is None or there is None else here - there
 
-    def retained(self, code: str, whole: str, names: Iterable[str]) -> Numbers:
+    def retained(self, code: str, whole: str, names: Iterable[str], subset: str = "") -> Numbers:
         """The shares of the numbers of `whole` that a code made from it keeps."""
-        return _sound((name, self.share(code, whole, name)) for name in names)
+        return _sound((name, self.share(code, whole, name, subset)) for name in names)
 
-    def share(self, code: str, whole: str, name: str) -> np.ndarray | None:
+    def share(self, code: str, whole: str, name: str, subset: str = "") -> np.ndarray | None:
         """The draws of one such share; None where there is nothing to keep."""
-        here, there = self.draws(code, name), self.draws(whole, name)
+        here, there = self.draws(code, name, subset), self.draws(whole, name, subset)
         return None if here is None or there is None or there[0] <= 0 else ratio(here, there)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,23 @@ class Report:
         from .presenting.terminal import show
 
         show(self, console)
+
+
+def with_parts(
+    report: Report, parts: Mapping[str, Part], definitions: Mapping[str, str], judged: Mapping[str, Numbers]
+) -> Report:
+    """The report with parts of another one of the same lens, on other rows; a code that they lack has no numbers."""
+    codes = [LENS, *(code for group in report.groups.values() for code in group)]
+    more = {
+        name: replace(part, numbers={code: part.numbers.get(code, {}) for code in codes})
+        for name, part in parts.items()
+    }
+    return replace(
+        report,
+        parts={**report.parts, **more},
+        definitions={**report.definitions, **definitions},
+        judged={**report.judged, **judged},
+    )
 
 
 def write_whole(path: Path, content: bytes) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from datasets import Dataset, DatasetDict
 
 from ..activations.passages import PassageCollator, Passages, PassageTokenizer, PromptFormat, context_of
 from ..base.training_data import TrainingData
@@ -45,14 +46,11 @@ def passages_for(given: Any, config: LatentWireConfig, models: FrozenModels) -> 
     """Passages tokenised for the models of a lens; raise where they were tokenised in another way.
 
     Args:
-        given: `Passages`, or the path of a folder of them.
+        given: as `Passages.of` takes it.
         config: of the lens.
         models: its receivers.
     """
-    passages = Passages.load(given) if isinstance(given, (str, Path)) else given
-    if not isinstance(passages, Passages):
-        fix = "Give Passages, or the path of a folder of them."
-        raise BadInput("train_dataset", type(given).__name__, fix, why="a wire learns from passages")
+    passages = Passages.of(given)
     prompts = prompts_of(config)
     if "tokens" not in passages.metadata:
         return passages.tokenised(models, prompts, config.bos)
@@ -72,20 +70,24 @@ def training_data(given: Any, eval_dataset: Any, config: LatentWireConfig, model
 
     Args:
         given: as `passages_for` takes it.
-        eval_dataset: passages whose validation split is held out, tokenised rows, several of either by name, or None
-            for the validation split of `given`.
+        eval_dataset: passages whose validation split is held out, rows of text or of ids, several of either by name,
+            or None for the validation split of `given`.
         config: of the lens.
         models: its receivers.
     """
+    if isinstance(given, Dataset) and isinstance(eval_dataset, Dataset):  # no passage may stand in both
+        given, eval_dataset = DatasetDict({"train": given, "validation": eval_dataset}), None
     passages = passages_for(given, config, models)
     train = passages.splits["train"]
 
     def held_out(chosen: Any) -> Any:
-        if isinstance(chosen, Mapping) and not isinstance(chosen, Passages):
+        if isinstance(chosen, Mapping) and not isinstance(chosen, (Passages, DatasetDict)):
             return {name: held_out(each) for name, each in chosen.items()}
-        if isinstance(chosen, (str, Path, Passages)):
-            return passages_for(chosen, config, models).splits.get("validation")
-        return chosen
+        if isinstance(chosen, Dataset) and "row" not in chosen.column_names:
+            return passages_for(chosen, config, models).splits["train"]
+        if isinstance(chosen, Dataset):
+            return chosen
+        return passages_for(chosen, config, models).splits.get("validation")
 
     watched = passages.splits.get("validation") if eval_dataset is None else held_out(eval_dataset)
     return TrainingData(

@@ -112,12 +112,3 @@ class LatentWireTrainer(LensTrainer):
             none, text = float(rows[f"{number}{OF_BASELINE}"].mean()), means[f"{number}{_OF_TEXT}"]
             means[number.replace("nll", "nll_recovered", 1)] = (none - means[number]) / (none - text or 1.0)
         return means
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of one batch: two for each weight and token forward, four backward, the receivers' gradient passes among
-        them."""
-        own = sum(p.numel() for p in self.lens.parts()["compressor"].values() if p.dim() > 1)
-        name = self.receiver
-        theirs = sum(p.numel() for p in self.models[name].model.parameters() if p.dim() > 1)
-        ids, _ = self.lens.read_of(inputs)
-        return 6 * own * ids.numel() + 4 * theirs * inputs["tokens"][name]["bare"]["input_ids"].numel()

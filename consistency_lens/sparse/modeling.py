@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import WholePass
-from ..base.modeling import Batch, Code, LensModel, LensOutput
+from ..base.explaining import ROWS, Positions, model_of
+from ..base.explanations import Explanations
+from ..base.modeling import Batch, LensModel, LensOutput
 from ..base.saving.lens_files import HEADS, load_files, open_folder, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
@@ -27,11 +30,14 @@ from .coding.folding import fold
 from .coding.nonlinear import batchtopk_mask
 from .coding.standardising import Moments, Standardiser
 from .configuration import CrosslayerTranscoderConfig
+from .features.contexts import FeatureContexts, print_of
 from .source import SourceLayer, Targets
 from .use.circuit_tracer import is_export, read_export
 from .use.explaining import explain_tokens
 from .use.replacing import Factors, changed, kept_columns, replaced
-from .use.using import Changed, amplify, features_of, subject_of
+from .use.using import Changed, amplify, features_of
+
+SHOWN_FEATURES = 10  # on the card, of the most convincing and of the least
 
 
 @dataclass
@@ -53,6 +59,7 @@ class CrosslayerTranscoder(LensModel):
 
     config_class = CrosslayerTranscoderConfig
     config: CrosslayerTranscoderConfig
+    contexts: FeatureContexts | None = None  # what its features stand for, where that is known
 
     def __init__(self, config: CrosslayerTranscoderConfig, seed: int = 0) -> None:
         super().__init__(config)
@@ -116,6 +123,7 @@ class CrosslayerTranscoder(LensModel):
         lens = cls(config)
         load_files(lens.files(), folder)
         lens.subject = frozen
+        lens.contexts = FeatureContexts.load(folder, lens)
         return (lens if frozen is None else lens.to(frozen.device)).eval()
 
     # ---- the mathematics
@@ -208,7 +216,7 @@ class CrosslayerTranscoder(LensModel):
         documents, which the model reads; the seed changes nothing."""
         if "activations" in batch:
             return self.code_of(self.encode(self.read_of(batch)))
-        frozen = subject_of(self)
+        frozen = model_of(self)
         found = read_documents(frozen, batch, self.config.read_sites)
         return DocumentCode(self.compress({"activations": found}), lengths_of(frozen, batch))
 
@@ -239,14 +247,17 @@ class CrosslayerTranscoder(LensModel):
         `replaced`."""
         return changed(self, batch or {}, factors, first)
 
-    def explain(self, what: Code | str, positions: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """One row with the active features of each code, or of each token of a text, with what the subject predicts
-        there when the lens stands in the place of its sites."""
-        return self.describe(what) if isinstance(what, Code) else explain_tokens(self, what, positions)
+    def explain_one(
+        self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
+    ) -> Explanations:
+        """One row with the active features of each token of a text, and what the model predicts there with the lens in
+        the place of its sites. All tokens are read in one pass, whatever `batch_size` says."""
+        return explain_tokens(self, text, positions, top)
 
-    def features(self, text: str, top: int = 10) -> list[dict[str, Any]]:
-        """The `top` strongest features of each token of a text but the first."""
-        return features_of(self, text, top)
+    def features(self, text: str, top: int = 10, contexts: int = 0) -> list[dict[str, Any]]:
+        """The `top` strongest features of each token of a text but the first, with their labels, and with so many
+        contexts of each."""
+        return features_of(self, text, top, contexts=contexts)
 
     def amplify(self, text: str, factors: Factors, inside: str = "model", top: int = 5) -> Changed:
         """What the subject predicts after a text when some features are multiplied.
@@ -263,6 +274,13 @@ class CrosslayerTranscoder(LensModel):
     def ablate(self, text: str, features: Iterable[tuple[int, int]], inside: str = "model", top: int = 5) -> Changed:
         """The same with all these features, (layer, feature) each, switched off."""
         return amplify(self, text, dict.fromkeys(features, 0.0), inside, top)
+
+    def on_card(self) -> dict[str, Any]:
+        """The features whose labels predict them best, and those whose labels do worst."""
+        if self.contexts is None:
+            return {}
+        best, worst = self.contexts.ranked(SHOWN_FEATURES)
+        return {"features": {"best": best, "worst": worst, "about": self.contexts.about}}
 
     def describe(self, code: Any) -> list[dict[str, Any]]:
         return code.rows()
@@ -282,6 +300,11 @@ class CrosslayerTranscoder(LensModel):
 
     def files(self) -> dict[str, dict[str, nn.Parameter]]:
         return {HEADS: dict(self.named_parameters())}
+
+    def save_parts(self, folder: Path) -> None:
+        """The contexts of its features, as long as they are those of these weights."""
+        if self.contexts is not None and self.contexts.about["weights"] == print_of(self):
+            self.contexts.save(folder)
 
 
 def _sizes(config: CrosslayerTranscoderConfig) -> dict[str, tuple[int, ...]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import BadInput
 from ..frozen.sites import LAYERED as STAGES
 from .coding.nonlinear import NONLINEARITIES
 from .configuration import STANDARDISATIONS, CrosslayerTranscoderConfig
+from .use.using import INSIDE
 
 
 @dataclass
@@ -59,3 +63,68 @@ class TranscoderOptions:
     def settings(self) -> dict[str, Any]:
         """As fields of the configuration."""
         return {name: value for name, value in asdict(self).items() if name != "layers"}
+
+
+@dataclass
+class FeatureOptions:
+    """What is shown of features, and what `explain` changes of them."""
+
+    context_documents: int = field(
+        default=2000,
+        metadata={
+            "help": "Number of documents that a report searches for contexts of each feature, for its label and the "
+            "card; 0 searches none."
+        },
+    )
+    context_split: str = field(
+        default="train",
+        metadata={"help": "Split that these documents are of.", "choices": ["train", "validation", "test"]},
+    )
+    ablate: str | None = field(
+        default=None,
+        metadata={"help": "Features that explain switches off, as LAYER:NUMBER with commas between: 2:117,3:40."},
+    )
+    amplify: str | None = field(
+        default=None,
+        metadata={"help": "Features that explain multiplies, as LAYER:NUMBER=FACTOR with commas between: 2:117=3."},
+    )
+    inside: str = field(
+        default=INSIDE[0],
+        metadata={
+            "help": "Pass that features are changed in: that of the model, whose MLPs stay and get the difference "
+            "added, or that of the lens, which stands in their place before and after.",
+            "choices": list(INSIDE),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.context_documents < 0:
+            raise BadInput("context_documents", self.context_documents, "Use 0 or more.")
+
+    @property
+    def factors(self) -> dict[tuple[int, int], float]:
+        """(layer, feature) -> what to multiply it by."""
+        found = dict.fromkeys(_features("ablate", self.ablate), 0.0)
+        for part in (self.amplify or "").split(",") if self.amplify is not None else []:
+            name, equals, factor = part.partition("=")
+            try:
+                (feature,), value = _features("amplify", name), float(factor)
+            except ValueError:
+                feature, value = (-1, -1), math.nan
+            if not equals or not math.isfinite(value):
+                raise BadInput("amplify", self.amplify, "Write LAYER:NUMBER=FACTOR, as in 2:117=3 or 2:117=0.5,3:4=2.")
+            if feature in found:
+                raise BadInput("amplify", self.amplify, "Name each feature once.", why=f"{name} stands twice")
+            found[feature] = value
+        return found
+
+
+def _features(field: str, given: str | None) -> list[tuple[int, int]]:
+    """`2:117,3:40` as pairs; a slash, as features are printed, will do for the colon."""
+    if given is None:
+        return []
+    found = [re.fullmatch(r"\s*(\d+)[:/](\d+)\s*", part) for part in given.split(",")]
+    pairs = [(int(each[1]), int(each[2])) for each in found if each]
+    if len(pairs) != len(found) or len(set(pairs)) != len(pairs):
+        raise BadInput(field, given, "Write LAYER:NUMBER with commas between, each feature once, as in 2:117,3:40.")
+    return pairs

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
 
-from ..activations.blocks import BlockArguments, BlockExtraction, Blocks
-from ..base.family_run import FamilyRun
+from torch.utils.data import DataLoader
+
+from ..activations.blocks import BlockArguments, BlockExtraction, Blocks, BySite
+from ..base.engines.engine import Engine
+from ..base.family_run import FamilyRun, Run
+from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .configuration import CrosslayerTranscoderConfig, parse_layers
+from .features.describing import describe_features
+from .measuring.twins import PER_LAYER, SHIPPED, TwinOptions, keep_per_layer, keep_shipped
 from .modeling import CrosslayerTranscoder
-from .options import TranscoderOptions
-from .training.data import StreamedBlocks
+from .options import FeatureOptions, TranscoderOptions
+from .training.data import StreamedBlocks, Texts, collator_of
+from .use.circuit_tracer import export
+from .use.explaining import explain_tokens
+
+CIRCUIT_TRACER = "circuit-tracer"
+CALIBRATED, AT_ONCE = 8, 8  # batches that thresholds are calibrated on; documents that are read together
 
 
 class TranscoderRun(FamilyRun):
@@ -20,6 +33,13 @@ class TranscoderRun(FamilyRun):
     data_options = BlockArguments
     extraction = BlockExtraction
     data = Blocks
+    more_options: ClassVar[Mapping[str, type]] = {
+        "features": FeatureOptions,
+        "lenses that are made beside it": TwinOptions,
+    }
+    companions = (PER_LAYER, SHIPPED)
+    commands = ("export",)
+    exports = (CIRCUIT_TRACER,)
     memory_advice = (
         "lower --per_device_train_batch_size and raise --gradient_accumulation_steps",
         "lower --features",
@@ -50,6 +70,31 @@ class TranscoderRun(FamilyRun):
             depth=depth, chosen_layers=chosen, hidden_size=hidden_size, **options.settings()
         )
 
+    def require_options(self, whole_run: bool) -> None:
+        self.shown.factors  # noqa: B018  raises where a feature is written wrongly
+        options: TwinOptions = self.part(TwinOptions)
+        kind = self.values["nonlinearity"]
+        if options.ship_jumprelu and kind not in ("topk", "batchtopk"):
+            fix = "Leave it out."
+            raise BadInput("ship_jumprelu", True, fix, why=f"a {kind} has no k to be given thresholds by")
+
+    def require_engine(self, engine: Engine) -> None:
+        for name in (PER_LAYER, "ship_jumprelu"):
+            if engine.spreads_weights and self.values[name]:
+                why = f"under {engine.name} no process holds the weights when the training is over"
+                raise BadInput(name, True, "Leave it out.", why=why)
+
+    def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
+        return {"beside": companions} if companions else {}
+
+    def after_training(self, run: Run, lens: LensModel, data: Any, steps: int) -> None:
+        options: TwinOptions = self.part(TwinOptions)
+        assert isinstance(lens, CrosslayerTranscoder)
+        if options.per_layer:
+            keep_per_layer(run, lens, data, steps)
+        if options.ship_jumprelu:
+            keep_shipped(run, lens, data)
+
     def require_model(self, config: Any, tokenizer: Any) -> None:
         text = config.get_text_config()
         self.configuration(text.num_hidden_layers, text.hidden_size)
@@ -74,6 +119,52 @@ class TranscoderRun(FamilyRun):
     ) -> StreamedBlocks:
         """Blocks are shuffled as stored ones are: `blocks_per_window` says how many together."""
         return StreamedBlocks(data, extraction.stream(frozen, within))
+
+    # ---- in use
+
+    @property
+    def shown(self) -> FeatureOptions:
+        options: FeatureOptions = self.part(FeatureOptions)
+        return options
+
+    @property
+    def shown_after(self) -> str:
+        return "changed" if self.shown.factors else "replaced"
+
+    def explain(self, lens: Any, text: str, positions: Sequence[int] | None) -> list[dict[str, Any]]:
+        """With labels; where features are changed, what that does in the place of what the lens does."""
+        return explain_tokens(lens, text, positions, factors=self.shown.factors, inside=self.shown.inside)
+
+    def cell_of(self, row: Mapping[str, Any]) -> str:
+        """A feature on each line: layer/number, value, and its label with how well that predicts it."""
+        lines = []
+        for (layer, number, value), label, score in zip(row["features"], row["labels"], row["scores"], strict=True):
+            known = f" {label} ({score:.2f})" if label else ""
+            lines.append(f"{layer}/{number} {value:.2f}{known}")
+        return "\n".join([*lines, f"{row['active']} active"])
+
+    def beside(self, lens: Any, data: Blocks, folder: Path) -> None:
+        """The contexts of its features."""
+        count, split = self.shown.context_documents, self.shown.context_split
+        if not count or split not in data.splits:
+            return
+        documents, collate = Texts(data.source(split)), collator_of(lens.subject)
+        chosen = range(min(count, len(documents)))
+        parts = [chosen[i : i + AT_ONCE] for i in range(0, len(chosen), AT_ONCE)]
+        batches = (collate.padded([documents[number] for number in part]) for part in parts)
+        describe_features(lens, batches, split)
+        lens.contexts.save(folder)
+
+    def export(self, lens: Any, to: str, folder: Path, data: Callable[[], Any]) -> Path:
+        """A (Batch)TopK gets thresholds, calibrated on training tokens in batches of the training's size."""
+        batches = None
+        if lens.config.k is not None:
+            blocks = data()
+            blocks.require_model(lens.subject)
+            size = self.values["per_device_train_batch_size"]
+            loader = DataLoader(blocks.tokens("train"), batch_size=size, collate_fn=BySite(blocks.sites))
+            batches = [lens.read_of(batch) for batch in islice(loader, CALIBRATED)]
+        return export(lens, folder, batches)
 
     def first_of(self, data: Blocks, tokenizer: Any) -> list[str]:
         document = data.documents("train")[0]

@@ -5,7 +5,7 @@ Shapes: N tokens of a batch, L chosen layers, d hidden size, F features per laye
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..errors import BadInput
 from ..frozen import Edit
 from ..schedules import Schedule
 from .arguments import CrosslayerTranscoderArguments
+from .coding.calibrating import count_ratios, scale_thresholds
 from .modeling import CrosslayerTranscoder, TranscoderOutput
 from .report.ablating import mean_ablated
 from .report.fidelity import clean_values, errors_of, explained_variance, spread_of, sums_and_squares
@@ -35,6 +36,7 @@ from .use.replacing import kept_columns
 
 # Revival is over by then: what is revived later has no time to learn.
 LAST_REVIVAL = 0.8
+SETTLED_ON = 65_536  # tokens of each process, at most, on which the target L0 is met at the end
 
 
 class AfterStep(TrainerCallback):
@@ -47,6 +49,11 @@ class AfterStep(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.after_step()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.settle_l0()
 
 
 class CrosslayerTranscoderTrainer(LensTrainer):
@@ -187,6 +194,31 @@ class CrosslayerTranscoderTrainer(LensTrainer):
             self.revive(dead)
         self.begin_step()
 
+    def settle_l0(self) -> None:
+        """A controller leaves the number of active features near its target; the thresholds are scaled to meet it."""
+        target = self.args.target_l0
+        if target is None or self.lens.config.nonlinearity != "jumprelu" or self.engine.spreads_weights:
+            return
+        was_training = self.lens.training
+        self.lens.eval()
+        counts, seen = count_ratios(self.lens, self._some_read())
+        self.lens.train(was_training)
+        totals = torch.cat([counts.histogram[0], counts.active, torch.tensor([seen])]).to(self.args.device)
+        totals = self.accelerator.reduce(totals, "sum").cpu()
+        counts.histogram, counts.active = totals[None, :-2], totals[-2:-1]
+        before = int(counts.active) / (int(totals[-1]) * len(self.lens.config.window))
+        factor = scale_thresholds(self.lens, counts, int(totals[-1]), target)
+        self.log({"l0_before_settling": before, "threshold_factor": factor})
+
+    def _some_read(self) -> Iterator[Tensor]:
+        """What the lens reads on some tens of thousands of training tokens."""
+        seen = 0
+        for inputs in self.get_train_dataloader():
+            yield self.source.split(inputs["activations"])[0]
+            seen += len(inputs["activations"])
+            if seen >= SETTLED_ON:
+                return
+
     def revive(self, dead: Tensor) -> None:
         """Dead features get what the living ones get wrong, on this step's tokens of all processes."""
         assert self.last is not None
@@ -243,8 +275,3 @@ class CrosslayerTranscoderTrainer(LensTrainer):
     def load_beside(self, folder: Path) -> None:
         super().load_beside(folder)
         self.progress.load(folder)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of one batch: two for each weight and token forward, four backward, as if all features were active."""
-        matrices = sum(p.numel() for p in self.trainable.values() if p.dim() > 1)
-        return 6 * matrices * len(inputs["activations"])

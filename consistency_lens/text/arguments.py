@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers.trainer_utils import SchedulerType
 
-from ..base.arguments import LensTrainingArguments
+from ..base.arguments import LensTrainingArguments, Removed
 from ..errors import BadInput
 from ..schedules import Schedule
 from .starting.warm_start import WARM_STARTS
 
 ESTIMATORS = ("policy", "parallel", "sequential", "none")
-ANCHORS = ("none", "frozen", "projections", "replay", "paraphrase")
 DELTAS = ("off", "stopgrad", "grad")
-TERMS = ("kl", "mse", "direction", "norm", "lm", "ground", "entropy", "policy", "reference", "replay", "start")
+TERMS = ("kl", "mse", "lm", "ground", "policy", "reference", "start")
 # Its learning rate is no function of the step.
 _LOOKS_BACK = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 _WEIGHT = "A number, or a schedule such as 'linear(1, 0.1, 1000)'."
@@ -30,7 +30,14 @@ class ConsistencyLensArguments(LensTrainingArguments):
         *("warm_start", "warm_steps", "warm_sure", "warm_vague", "warm_learning_rate"),
         *("kl_weight", "mse_weight", "lm_weight", "ground_weight", "encoder_learning_rate", "ema_decay"),
     )
-    shown_terms: ClassVar[tuple[str, ...]] = ("start", "kl", "mse", "replay", "policy")
+    removed: ClassVar[Mapping[str, Removed]] = {
+        "anchor": Removed("none", "No anchor kept words nearer to language than lm_weight and ground_weight do."),
+        "direction_weight": Removed("0.0", "Use mse_weight."),
+        "norm_weight": Removed("0.0", "Use mse_weight."),
+        "entropy_weight": Removed("0.0", "Use a lower learning_rate, or reference_weight."),
+        **dict.fromkeys(("anchor_share", "replay_weight"), Removed()),
+    }
+    shown_terms: ClassVar[tuple[str, ...]] = ("start", "kl", "mse", "policy")
     shown_numbers: ClassVar[tuple[str, ...]] = (
         *("kl_recovered", "kl_horizon_recovered", "top1", "fve", "distinct", "text_nll"),
     )
@@ -86,14 +93,6 @@ class ConsistencyLensArguments(LensTrainingArguments):
     warm_learning_rate: float = field(
         default=1e-3, metadata={"help": "Learning rate of all parts during the warm start."}
     )
-    anchor: str = field(
-        default="none",
-        metadata={"help": "Anchor that keeps the encoder a reader of language.", "choices": list(ANCHORS)},
-    )
-    anchor_share: float = field(
-        default=0.15,
-        metadata={"help": "Share of words that anchor=paraphrase drops or replaces before the encoder reads them."},
-    )
     quote: bool = field(
         default=False,
         metadata={"help": "Baseline mode: the encoder learns from starting texts alone, and no decoder."},
@@ -109,10 +108,6 @@ class ConsistencyLensArguments(LensTrainingArguments):
     )
     kl_weight: str = field(default="1.0", metadata={"help": f"Weight of KL(M(A) || M(A*)). {_WEIGHT}"})
     mse_weight: str = field(default="1.0", metadata={"help": f"Weight of |A - Â|² over the variance of A. {_WEIGHT}"})
-    direction_weight: str = field(
-        default="0.0", metadata={"help": f"Weight of the error in direction alone. {_WEIGHT}"}
-    )
-    norm_weight: str = field(default="0.0", metadata={"help": f"Weight of the error in log norm alone. {_WEIGHT}"})
     lm_weight: str = field(
         default="0.05", metadata={"help": f"Weight of the text's nats per token under M, behind the prompt. {_WEIGHT}"}
     )
@@ -120,20 +115,13 @@ class ConsistencyLensArguments(LensTrainingArguments):
         default="0.0",
         metadata={"help": f"Weight of the text's nats per token under M, behind A's own context. {_WEIGHT}"},
     )
-    entropy_weight: str = field(
-        default="0.0", metadata={"help": f"Weight of the decoder's entropy, a bonus. {_WEIGHT}"}
-    )
-    replay_weight: str = field(
-        default="1.0",
-        metadata={"help": f"Weight of the encoder's error on starting texts, for anchor=replay. {_WEIGHT}"},
-    )
     reference_weight: str = field(
         default="0.1",
         metadata={"help": f"Weight of the KL to the warm-started decoder, for estimator=policy. {_WEIGHT}"},
     )
 
     def __post_init__(self) -> None:
-        for name, known in (("estimator", ESTIMATORS), ("anchor", ANCHORS), ("delta", DELTAS)):
+        for name, known in (("estimator", ESTIMATORS), ("delta", DELTAS)):
             if vars(self)[name] not in known:
                 raise BadInput(name, vars(self)[name], f"Use one of {', '.join(known)}.")
         if self.warm_start not in WARM_STARTS:
@@ -144,7 +132,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
             raise BadInput("temperature", self.temperature, "Use a temperature above 0.")
         if self.warm_steps < 0:
             raise BadInput("warm_steps", self.warm_steps, "Use 0 for no warm start, or a number of steps.")
-        for name in ("warm_sure", "warm_guess_share", "anchor_share"):
+        for name in ("warm_sure", "warm_guess_share"):
             if not 0 <= vars(self)[name] <= 1:
                 raise BadInput(name, vars(self)[name], "Use a number from 0 to 1.")
         for name in ("warm", "decoder", "encoder", "maps"):
@@ -152,8 +140,6 @@ class ConsistencyLensArguments(LensTrainingArguments):
             if rate is not None and rate <= 0:
                 why = "it would hold for the warm start, too" if name != "warm" else ""
                 raise BadInput(f"{name}_learning_rate", rate, "Use a rate above 0.", why)
-        if self.anchor == "replay" and self.warm_start == "none":
-            raise BadInput("anchor", "replay", "Name a warm_start: its texts are what is replayed.")
         if self.quote and self.warm_start == "none":
             raise BadInput("quote", True, "Name a warm_start: its texts are what is quoted.")
         if not self.schedules()["ground"].is_off and self.estimator != "policy":

@@ -44,7 +44,7 @@ def rivals(
     - `empty_text`: nothing; the encoder is left with its start token.
     - `random_text`: tokens drawn evenly from those that a text may hold.
     - `other_text`: the end of the partner's context.
-    - `own_continuation`: what the subject says next, greedily: what one gets without a lens.
+    - `own_continuation`: the token at P and what the subject says next, greedily: what one gets without a lens.
     - `context_tail`: the end of the row's own context.
 
     Args:
@@ -64,7 +64,7 @@ def rivals(
         "empty_text": Words(blank, torch.zeros_like(blank)),
         "random_text": Words(allowed[drawn].to(device), torch.ones_like(blank)),
         "other_text": tail.take(batch["pair"].to(device)),
-        "own_continuation": starting_words("continuation", prefix, config, frozen),
+        "own_continuation": starting_words("onward", prefix, config, frozen),
         "context_tail": tail,
     }
 
@@ -151,21 +151,6 @@ def shortened(words: Words, length: int, pad_id: int) -> Words:
     mask = words.mask.clone()
     mask[:, length:] = 0
     return Words(torch.where(mask.bool(), words.ids, pad_id), mask)
-
-
-def noised(words: Words, drop: float, replace: float, seed: int, pad_id: int) -> Words:
-    """Each token is dropped, or else replaced by one of all these texts, with these probabilities. A text keeps at
-    least one token, so that an encoder learns that no single token can be relied on, and that some can."""
-    generator = torch.Generator().manual_seed(seed)
-    chances = torch.rand((2, *words.ids.shape), generator=generator).to(words.ids.device)
-    real = words.mask.bool()
-    pool = words.ids[real]
-    if not len(pool):
-        return words
-    drawn = pool[torch.randint(len(pool), words.ids.shape, generator=generator).to(words.ids.device)]
-    keep = real & (chances[0] >= drop)
-    keep[:, 0] |= real[:, 0] & ~keep.any(1)
-    return packed(torch.where(chances[1] < replace, drawn, words.ids), keep, pad_id)
 
 
 def paraphrased(config: ConsistencyLensConfig, words: Words, frozen: FrozenLM) -> Words:

@@ -5,7 +5,7 @@ Shapes: N rows, T tokens of a text, V vocabulary, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,12 +32,10 @@ class ConsistencyLensOutput(LensOutput):
     Args:
         restored: `Â`, `[N, d]` float32.
         logits: what the words were chosen from, `[N, T, V]`, with gradient.
-        beside: what the encoder makes of the texts that were given beside the decoder's own.
     """
 
     restored: Tensor | None = None
     logits: Tensor | None = None
-    beside: Tensor | None = None
 
 
 class ConsistencyLens(LensModel):
@@ -86,8 +84,6 @@ class ConsistencyLens(LensModel):
         words: Words | None = None,
         noise: Noise | None = None,
         estimator: str = "policy",
-        heard: Callable[[Words], Words] | None = None,
-        beside: Words | None = None,
     ) -> ConsistencyLensOutput:
         """Compress and restore, in one call.
 
@@ -98,8 +94,6 @@ class ConsistencyLens(LensModel):
             estimator: `parallel` or `sequential` carry a gradient from the encoder to the choice of words
                 (straight-through Gumbel-softmax); with `policy` none flows, and `logits` are there to score them; with
                 `none` there are none: the encoder learns by itself.
-            heard: gives what the encoder hears instead of the words, ids of the same shape.
-            beside: other texts for the encoder to read in the same pass.
         """
         noise, logits = noise or Noise(None), None
         if estimator == "sequential" and words is None:
@@ -111,18 +105,12 @@ class ConsistencyLens(LensModel):
         if estimator in ("parallel", "sequential") and logits is not None:
             chosen = self.encoder.started(words.written(self.config.stop_id)[0])
             embedded = self.encoder.embed_choice(logits, chosen, noise)
-        told = words if heard is None else heard(words)
-        if embedded is not None and heard is not None:
-            # A word that is heard otherwise, or elsewhere, carries no gradient to the choice.
-            ids = self.encoder.started(told.ids)
-            embedded = torch.where((ids == chosen).unsqueeze(-1), embedded, self.encoder.embed(ids).to(embedded.dtype))
-        restored = self.encoder(told, embedded).float()
+        restored = self.encoder(words, embedded).float()
         return ConsistencyLensOutput(
             code=words,
             edits=[self._edit(restored)],
             restored=restored,
             logits=logits,
-            beside=None if beside is None else self.encoder(beside).float(),
         )
 
     def _edit(self, restored: Tensor) -> Edit:

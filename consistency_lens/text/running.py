@@ -21,8 +21,8 @@ from .configuration import require_injection, require_site
 from .modeling import ConsistencyLens
 from .options import BaselineOptions, LensOptions, PlanOptions
 from .planning.foreseen import require_contexts, require_model, too_long
-from .report.definitions import TRAINED_TAIL
-from .starting.baseline import TAIL, tail_of_run
+from .report.definitions import TRAINED_GREEDY, TRAINED_TAIL
+from .starting.baseline import GREEDY, TAIL, baseline_of_run
 
 WARM = "warm_lens"  # the lens as its warm start left it, in the folder of a run
 
@@ -48,7 +48,7 @@ class TextRun(FamilyRun):
     data = Activations
     more_options: ClassVar = {"the baselines": BaselineOptions, "the plan": PlanOptions}
     commands = ("plan",)
-    companions = (TAIL, WARM)
+    companions = (TAIL, GREEDY, WARM)
     memory_advice = (
         "lower --rollouts, or --estimator parallel",
         "--activation_checkpointing",
@@ -130,19 +130,26 @@ class TextRun(FamilyRun):
         return [KeepWarmStart(trainer, folder / WARM)] if self.values["keep_warm_start"] else []
 
     def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
-        """The encoder of context tails as a rival, the warm start as the earlier moment."""
+        """The encoders of texts that no decoder wrote as rivals, the warm start as the earlier moment."""
         options: dict[str, Any] = {}
-        if TAIL in companions:
-            options["rivals"] = {TRAINED_TAIL: companions[TAIL]}
+        rivals = {TRAINED_TAIL: TAIL, TRAINED_GREEDY: GREEDY}
+        if found := {name: companions[folder] for name, folder in rivals.items() if folder in companions}:
+            options["rivals"] = found
         if WARM in companions:
             options["before"] = companions[WARM]
         return options
 
+    def report_form(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """How the starting texts deal with a guess: the text that needs no decoder has the same form."""
+        return {"sure": float(settings.get("warm_sure") or 0.0), "vague": settings.get("warm_vague")}
+
     def after_training(self, run: Run, lens: LensModel, data: Activations, steps: int) -> None:
-        """Train the encoder of context tails; that of an interrupted run is taken where it was finished."""
+        """Train the encoders of context tails and of what the model says next; those of an interrupted run are taken
+        where they were finished."""
         if self.values["tail_baseline"]:
-            frozen = run.model_for_another(lens)
-            tail_of_run(run, self.new_lens(frozen, data, lens.config.sites or []), data, steps)
+            for name in (TAIL, GREEDY):
+                frozen = run.model_for_another(lens)
+                baseline_of_run(run, self.new_lens(frozen, data, lens.config.sites or []), data, steps, name)
 
 
 def _require_length(lens: ConsistencyLens, frozen: FrozenLM, activations: Activations) -> None:

@@ -23,21 +23,17 @@ from ..base.training_data import TrainingData
 from ..errors import BadInput
 from ..frozen import Edit
 from ..objectives import (
-    direction_error_of,
-    entropy_of,
     fve,
     kl_of,
     log_probability_of,
     nll_of,
-    norm_error_of,
 )
 from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
-from .controls import after_prompt, nll_after, noised
+from .controls import after_prompt, nll_after
 from .data import open_contexts, training_data
 from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .parts.generation import Noise, Words, leave_one_out
-from .planning.flops import StepCost
 from .readability import nll_with_gradient, surprise_in_place
 from .starting.source import TextSource
 
@@ -75,16 +71,10 @@ class ConsistencyLensTrainer(LensTrainer):
 
     def take_up(self) -> None:
         self.mean = self.mean.to(self.args.device if self.engine.spreads_weights else self.frozen.device)
-        if self.args.anchor == "frozen" and (self.engine.is_deepspeed or self.engine.spreads_weights):
-            fix = "Use ds_configs/ddp.yaml, or another anchor."
-            raise BadInput("anchor", "frozen", fix, why=f"{self.engine.name} settles at the start what is trained")
         self.texts = TextSource(
             self.args, self.lens.config, self.frozen, self.train_dataset, self.engine.spreads_weights
         )
         self.reference: dict[str, Tensor] = {}
-        if self.args.anchor == "projections":
-            for parameter in self.lens.encoder.own_parameters().values():
-                parameter.requires_grad_(False)
 
     def begin_again(self, first: FirstWeights, resumed: Path | None) -> None:
         self.reference = {}
@@ -149,11 +139,10 @@ class ConsistencyLensTrainer(LensTrainer):
     # ---- what the equation is made of
 
     def manner(self, rows: Rows) -> dict[str, Any]:
-        """How the lens writes and listens in training."""
+        """How the lens writes and reads in training."""
         if self.args.quote:
             return {"words": rows.texts, "estimator": "none"}
-        heard = self.misheard if self.args.anchor == "paraphrase" else None
-        return {"noise": self.noise, "estimator": self.args.estimator, "heard": heard, "beside": rows.texts}
+        return {"noise": self.noise, "estimator": self.args.estimator}
 
     def terms_of_function(self, rows: Rows, out: ConsistencyLensOutput) -> dict[str, Tensor]:
         """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the subject is not asked."""
@@ -164,13 +153,8 @@ class ConsistencyLensTrainer(LensTrainer):
         return {"kl": rows.comparison.kl(rows.comparison.edited(put_back))}
 
     def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
-        """`|A - Â|²` over the variance of the activations (1 - FVE), and its direction and norm by themselves."""
-        found = {"mse": (restored - original).square().sum(-1) / self.variance}
-        if not self.schedules["direction"].is_off:
-            found["direction"] = direction_error_of(restored, original)
-        if not self.schedules["norm"].is_off:
-            found["norm"] = norm_error_of(restored, original)
-        return found
+        """`|A - Â|²` over the variance of the activations (1 - FVE)."""
+        return {"mse": (restored - original).square().sum(-1) / self.variance}
 
     def rows(self, inputs: Mapping[str, Any]) -> Rows:
         """The batch with each row once per rollout; a rollout's A' is the same rollout of its partner."""
@@ -178,8 +162,7 @@ class ConsistencyLensTrainer(LensTrainer):
         asked = not (self.schedules["kl"].is_off and self.schedules["ground"].is_off)
         comparison = TokenSwap.of(self.frozen, inputs, self.args.kl_horizon) if asked else None
         original, pair = inputs["activations"][self.site].float(), inputs["pair"]
-        kept = self.args.anchor == "replay" or self.args.quote
-        words = self.texts.of(inputs, self.state.max_steps).words if kept else None
+        words = self.texts.of(inputs, self.state.max_steps).words if self.args.quote else None
         if times > 1:
             comparison, original = comparison and comparison.repeat(times), original.repeat_interleave(times, 0)
             pair = (pair.unsqueeze(1) * times + torch.arange(times, device=pair.device)).flatten()
@@ -197,7 +180,6 @@ class ConsistencyLensTrainer(LensTrainer):
         if self.args.quote:
             return {}
         words, found = out.code, {}
-        _, mask = words.written(self.lens.config.stop_id)
         self.note("distinct", words.distinct)  # falls where all inputs get one sentence
         if not self.schedules["lm"].is_off:
             if out.logits is None or self.args.estimator == "policy":
@@ -206,11 +188,6 @@ class ConsistencyLensTrainer(LensTrainer):
                 found["lm"] = nll_with_gradient(self.frozen, self.lens.config, words, out.logits, self.noise)
         if rows.comparison is not None and not self.schedules["ground"].is_off:
             found["ground"] = surprise_in_place(rows.comparison.prefix, words, self.texts.quoted, self.texts.doubt)
-        if not self.schedules["entropy"].is_off and out.logits is not None:
-            found["entropy"] = -entropy_of(out.logits, mask)
-        if out.beside is not None:
-            original = rows.original[:: self.rollouts]
-            found["replay"] = (out.beside - original).square().sum(-1) / self.variance
         if self.args.estimator == "policy":
             found |= self.terms_of_policy(rows, out, {**terms, **found})
         return found
@@ -222,7 +199,7 @@ class ConsistencyLensTrainer(LensTrainer):
         assert out.logits is not None
         step = self.state.global_step
         ids, mask = out.code.written(self.lens.config.stop_id)
-        judged = [name for name in ("kl", "mse", "direction", "norm", "lm", "ground") if name in terms]
+        judged = [name for name in ("kl", "mse", "lm", "ground") if name in terms]
         reward = -torch.stack([self.schedules[name](step) * terms[name].detach() for name in judged]).sum(0)
         advantage = leave_one_out(reward.view(-1, self.args.rollouts)).flatten()
         log_probability = (log_probability_of(out.logits, ids) * mask).sum(1)
@@ -243,19 +220,11 @@ class ConsistencyLensTrainer(LensTrainer):
         batch = turn * self.args.world_size + self.args.process_index
         return Noise((self.args.seed * 1_000_003 + batch) * 1_009, self.args.temperature)
 
-    def misheard(self, words: Words) -> Words:
-        """Words dropped and replaced at random: a code that hangs on exact tokens does not pay."""
-        half = self.args.anchor_share / 2
-        return noised(words, drop=half, replace=half, seed=self.noise.seed or 0, pad_id=self.lens.config.pad_id)
-
     # ---- the two stages
 
     def leave_warm_start(self) -> None:
-        """At the first step behind the warm start: remember the decoder as it is, if words are to stay near its own,
-        and freeze what is to stay."""
-        if self.args.anchor == "frozen":
-            for parameter in (*self.lens.encoder.own_parameters().values(), *self.lens.encoder.map.parameters()):
-                parameter.requires_grad_(False)
+        """At the first step behind the warm start: remember the decoder as it is, if words are to stay near its
+        own."""
         if self.state.global_step == self.args.num_warm_steps:
             self.reference = {}
             if self.args.estimator == "policy" and not self.schedules["reference"].is_off:
@@ -276,11 +245,6 @@ class ConsistencyLensTrainer(LensTrainer):
             raise BadInput("resume_from_checkpoint", self.args.resume_from_checkpoint, fix, f"it has no {REFERENCE}")
         with self.standing_in(lambda: self.trainable, self.reference):
             return self.lens.decoder.score(activations, words)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of one batch: rollouts, the passes of decoder and encoder, and all that the subject is asked."""
-        cost = StepCost(self, inputs)
-        return cost.warm if self.is_warming_up else cost.functional
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it.

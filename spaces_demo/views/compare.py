@@ -10,10 +10,11 @@ import gradio as gr
 from brought import brought_by
 from curves import draw, history_of
 from desk import MODEL, Desk, in_turn, sentence, told
-from drawing import nats, notice, numbers, safe
+from drawing import nats, notice, numbers
 from lenses import run_of
 from links import Choice
 from looks import Row
+from marking import safe
 
 from consistency_lens import BadInput
 
@@ -61,8 +62,9 @@ def comparing(desk: Desk, choice: Choice, first: str, second: str) -> Iterator[t
                 notice(f"{settled.lens}: {len(rows)} of {of} tokens", "busy", len(rows), of),
             )
         found.append(rows)
-    if len(found[0]) != len(found[1]):
-        yield gr.skip(), gr.skip(), gr.skip(), notice("Their models cut the text into different tokens.", "error")
+    first_tokens, second_tokens = ([row["token"] for row in rows] for rows in found)
+    if first_tokens != second_tokens:
+        yield gr.skip(), gr.skip(), gr.skip(), notice("They cut the text into different pieces.", "error")
         return
     table = {"headers": HEADERS, "data": side_by_side(*found)}
     yield summary((first, second), *found), table, curves(desk, first, second), notice()

@@ -7,12 +7,13 @@ from typing import Any
 
 import gradio as gr
 from desk import MODEL, Desk, Follower, in_turn, number_of, told
-from drawing import bars, nats, notice, numbers, safe
+from drawing import bars, nats, notice, numbers, paired
 from links import Choice
-from looks import Row, paired
+from looks import Row
+from marking import safe
 from texts import checked
 
-from consistency_lens import BadInput, Steered
+from consistency_lens import BadInput, ConsistencyLens, Steered
 
 TOP = 6
 
@@ -56,6 +57,9 @@ def steering(
     if position is not None:
         choice = choice.at(position_of(position))
     choice, lens = desk.settled(choice)
+    if not isinstance(lens, ConsistencyLens):
+        why = f"the code of {choice.lens} holds no words"
+        raise BadInput("lens", choice.lens, "Turn what stands under Read, or choose a lens that writes words.", why)
     assert lens.subject is not None
     words = checked(words, lens.subject, "explanation")
     yield gr.skip(), notice("The model is thinking again …", "busy")

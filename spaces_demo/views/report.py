@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 from brought import brought_by, lies_in
 from desk import Desk, told
-from drawing import notice, safe, table
+from drawing import notice, table
+from marking import safe
 from reports import AGAIN, folder_of, home_of, latest
 
 from consistency_lens import BadInput, Report

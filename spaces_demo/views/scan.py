@@ -11,7 +11,7 @@ from desk import Desk, Follower
 from drawing import nats, numbers
 from links import ORDERS, Choice
 from looks import Row
-from tables import HEADERS, KINDS, as_csv, as_parquet, cells
+from tables import HEADERS, KINDS, as_csv, as_parquet, cells, headers, shown_columns
 
 from consistency_lens import BadInput
 
@@ -24,7 +24,7 @@ KEYS: dict[str, Callable[[Row], Any]] = {
     "text": lambda row: row["position"],
     "worst": lambda row: -row["kl"],
     "best": lambda row: row["kl"],
-    "cosine": lambda row: row["cosine"],
+    "cosine": lambda row: row.get("cosine", 0.0),
     "words": lambda row: row["explanation"],
 }
 
@@ -33,7 +33,7 @@ def table_of(rows: list[Row], order: str = ORDERS[0]) -> Any:
     """What the table shows."""
     if order not in KEYS:
         raise BadInput("order", order, f"Use one of: {', '.join(KEYS)}.")
-    return {"headers": HEADERS, "data": cells(sorted(rows, key=KEYS[order]))}
+    return {"headers": headers(rows), "data": cells(sorted(rows, key=KEYS[order]))}
 
 
 def summary(rows: list[Row]) -> str:
@@ -89,14 +89,20 @@ def build(desk: Desk) -> Follower:
     )
     desk.query.change(None, desk.query, link, js=SHARE)
 
+    def laid_out(table: Any, rows: list[Row]) -> Any:
+        columns = shown_columns(rows)
+        kinds, widths = ([each[i] for i in columns] for each in (KINDS, WIDTHS))
+        return gr.Dataframe(table, headers=table["headers"], datatype=kinds, column_widths=widths)
+
     def put_in(order: str, rows: list[Row]) -> tuple[Any, str]:
         order = order if order in ORDERS else ORDERS[0]
-        return table_of(rows, order), order
+        return laid_out(table_of(rows, order), rows), order
 
     put = order.input(put_in, [order, desk.rows], [shown, desk.order], queue=False, api_visibility="private")
     desk.link(put.success)
 
     def show(choice: Choice, rows: list[Row], order: str) -> tuple[Any, ...]:
-        return *shown_of(desk, choice, rows, order), order
+        *beside, table = shown_of(desk, choice, rows, order)
+        return *beside, laid_out(table, rows), order
 
     return show, [figures, files, shown, order]

@@ -7,7 +7,7 @@ import torch
 from lens_runs import tiny_lens
 from tiny import tiny_lm
 
-from consistency_lens.base.explaining import ROWS, explain_text
+from consistency_lens.base.explaining import ROWS
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit
 from consistency_lens.objectives import kl_of
@@ -18,7 +18,7 @@ def test_each_row_is_the_swap_at_its_token() -> None:
     frozen, (site,) = lens.subject, lens.config.sites
     text = " ".join(f"w{i}" for i in range(1, ROWS + 8))  # more than one batch of rows
     ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"]
-    rows = explain_text(lens, text)
+    rows = lens.explain(text)
     assert [row["position"] for row in rows] == list(range(1, ids.shape[1]))
     read, clean = frozen.read({"input_ids": ids}, site)[site][0], frozen.logits({"input_ids": ids})[0]
     for row in (rows[0], rows[5], rows[-1]):
@@ -56,3 +56,67 @@ def test_without_a_subject_only_codes_are_explained() -> None:
     assert len(lens.explain(code)) == 2
     with pytest.raises(BadInput, match="subject="):
         lens.explain("w1 w2")
+
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+def test_a_list_gives_a_list_and_every_form_the_same_rows() -> None:
+    lens = tiny_lens(tiny_lm())
+    frozen = lens.subject
+    texts = ["w1 w2 w3", "w4 w5 w6 w7"]
+    alone = [lens.explain(text) for text in texts]
+    assert lens.explain(texts) == alone and lens.explain(texts[:1]) == alone[:1]
+    ids = [frozen.tokenizer(text)["input_ids"] for text in texts]
+    assert lens.explain(ids[0]) == alone[0] and lens.explain(torch.tensor(ids[0])) == alone[0]
+    assert lens.explain(ids) == alone
+    frozen.tokenizer.pad_token = frozen.tokenizer.pad_token or frozen.tokenizer.eos_token
+    for side in ("left", "right"):
+        padded = frozen.tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
+        for rows, expected in zip(lens.explain(padded), alone, strict=True):
+            assert [row["explanation"] for row in rows] == [row["explanation"] for row in expected]
+            assert [row["kl"] for row in rows] == pytest.approx([row["kl"] for row in expected], abs=1e-5)
+
+
+def test_a_chat_goes_through_the_template_and_has_one_bos() -> None:
+    lens = tiny_lens(tiny_lm())
+    chat = [{"role": "user", "content": "w1 w2"}, {"role": "assistant", "content": "w3"}]
+    lens.subject.tokenizer.chat_template = None
+    with pytest.raises(BadInput, match="no chat template"):
+        lens.explain(chat)
+    lens.subject.tokenizer.chat_template = TEMPLATE
+    try:
+        rows = lens.explain(chat)
+        assert rows == lens.explain("w1 w2 w3") and rows.tokens[0] != rows.tokens[1]
+        assert lens.explain([chat, chat]) == [rows, rows]
+    finally:
+        lens.subject.tokenizer.chat_template = None
+
+
+def test_positions_and_passes_are_chosen() -> None:
+    lens = tiny_lens(tiny_lm())
+    text = "w1 w2 w3 w4 w5 w6"
+    every = lens.explain(text)
+    assert lens.explain(text, positions=slice(-3, None)) == lens.explain(text, positions=[4, 5, 6])
+    assert lens.explain(text, positions=-1) == lens.explain(text, positions=[6])
+    few = lens.explain(text, batch_size=2, top=2)
+    assert [row["explanation"] for row in few] == [row["explanation"] for row in every]
+    assert all(len(row["before"]) == len(row["after"]) == 2 for row in few)
+    with pytest.raises(BadInput, match="batch_size"):
+        lens.explain(text, batch_size=0)
+
+
+@pytest.mark.parametrize("bad", [[], 3, [1, "w1"], [[0.5]], {"ids": [1]}, [10**6], torch.rand(3), {"role": "user"}])
+def test_what_is_no_text_is_refused(bad: object) -> None:
+    with pytest.raises(BadInput, match=r"^text="):
+        tiny_lens(tiny_lm()).explain(bad)
+
+
+def test_rows_are_a_frame_and_a_picture() -> None:
+    lens = tiny_lens(tiny_lm())
+    rows = lens.explain("w1 w2 w3")
+    frame = rows.to_pandas()
+    assert list(frame["token"]) == ["w1", "w2", "w3"] and list(frame.columns) == list(rows[0])
+    rows[0]["explanation"] = "<b>bold</b>"
+    shown = rows._repr_html_()
+    assert "&lt;b&gt;bold" in shown and "<b>" not in shown and shown.count("<tr>") == 4 and shown.count("KL ") == 3

@@ -18,7 +18,6 @@ from lens_runs import arguments, tiny_lens, trainer_of
 from tiny import tiny_lm
 
 from consistency_lens.activations import Activations
-from consistency_lens.auto import is_demo
 from consistency_lens.base.modeling import LensModel
 from consistency_lens.base.saving.lens_card import (
     TrainingRecord,
@@ -32,6 +31,7 @@ from consistency_lens.base.saving.lens_card import (
 )
 from consistency_lens.card import model_card
 from consistency_lens.errors import BadInput
+from consistency_lens.finding import is_demo
 from consistency_lens.frozen import FrozenLM, Provenance
 from consistency_lens.text.card import TEXT_CARD
 from consistency_lens.text.configuration import ConsistencyLensConfig
@@ -204,6 +204,15 @@ def test_a_damaged_record_is_refused_by_name(content: str, tmp_path: Path) -> No
     (tmp_path / "training.json").write_text(content)
     with pytest.raises(BadInput, match=r"training\.json"):
         TrainingRecord.load(tmp_path)
+
+
+@pytest.mark.parametrize("corpus", [{"commit": "x"}, {"corpus": 3}])
+def test_a_record_whose_texts_have_no_name_is_refused(corpus: dict[str, Any], tmp_path: Path) -> None:
+    TrainingRecord(name="x", corpus=corpus).save(tmp_path)
+    with pytest.raises(BadInput, match=r"training\.json: corpus"):
+        TrainingRecord.load(tmp_path)
+    TrainingRecord(name="x").save(tmp_path)
+    assert TrainingRecord.load(tmp_path) == TrainingRecord(name="x"), "of rows that say nothing of their texts"
 
 
 def test_the_history_is_what_evaluations_found() -> None:

@@ -98,7 +98,7 @@ def test_gradient_norms_are_those_of_the_parts(tmp_path: Path) -> None:
 def test_each_part_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
     rates = {"decoder": 1e-3, "encoder": 3e-4, "maps": 5e-2}
     given = {f"{part}_learning_rate": rate for part, rate in rates.items() if part != "decoder"}
-    trainer = trainer_of(tmp_path, weight_decay=0.1, warm_start="none", anchor="none", **given)
+    trainer = trainer_of(tmp_path, weight_decay=0.1, warm_start="none", **given)
     optimizer = trainer.create_optimizer()
     found: dict[int, tuple[float, float]] = {}
     for group in optimizer.param_groups:
@@ -318,7 +318,7 @@ def test_batches_of_one_step_have_noise_of_their_own(tmp_path: Path) -> None:
             return super().compute_loss(*args, **kwargs)
 
     frozen = tiny_lm()
-    args = arguments(tmp_path, gradient_accumulation_steps=2, warm_start="none", anchor="none", max_steps=3)
+    args = arguments(tmp_path, gradient_accumulation_steps=2, warm_start="none", max_steps=3)
     Listening(tiny_lens(frozen), args, tiny_rows(), frozen=frozen).train()
     assert len(seeds) == len(set(seeds)) == 6
 

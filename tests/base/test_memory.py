@@ -57,7 +57,7 @@ def logged(trainer: ConsistencyLensTrainer) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("patience", "changes"),
     [
-        (3, {"anchor": "frozen"}),
+        (3, {"delta": "grad"}),
         pytest.param(0, {}, marks=pytest.mark.slow),
         pytest.param(6, {"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
     ],

@@ -42,12 +42,12 @@ RUN: dict[str, Any] = {
     "seed": 7,
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "policy": {"estimator": "policy", "entropy_weight": "0.01"},
+    "policy": {"estimator": "policy"},
     "parallel-lora": {"estimator": "parallel", "trainable": "lora", "gradient_accumulation_steps": 2},
-    "sequential-frozen": {"estimator": "sequential", "anchor": "frozen", "delta": "grad"},
+    "sequential": {"estimator": "sequential", "delta": "grad"},
     # More than an epoch, with texts that are wanted to the end.
-    "policy-replay-epochs": {"anchor": "replay", "warm_sure": 0.5, "per_device_train_batch_size": 64, "rollouts": 2},
-    "policy-paraphrase": {"anchor": "paraphrase", "trainable": "lora", "warm_start": "context"},
+    "quote-epochs": {"quote": True, "warm_sure": 0.5, "per_device_train_batch_size": 64},
+    "policy-lora": {"trainable": "lora", "warm_start": "context"},
 }
 
 
@@ -147,10 +147,6 @@ def drawn_moments(seed: int) -> list[dict[str, int]]:
     return [{"end_of": early}, {"end_of": late}, {"writing": 3 * SAVE}, {"end_of": last}]
 
 
-def test_kills_leave_no_trace(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, "policy", drawn_moments(0))
-
-
 def test_asked_to_end_it_saves_where_it_is_and_goes_on_from_there(tmp_path: Path) -> None:
     """The request comes between two saves, once in the warm start and once behind it; it is heard a step later."""
     undisturbed, asked = tmp_path / "undisturbed", tmp_path / "asked"
@@ -174,7 +170,7 @@ def test_a_finished_training_ends_as_it_did(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_kills_leave_no_trace_whatever_is_trained(tmp_path: Path, kind: str, seed: int) -> None:
     kill_and_resume(tmp_path, kind, drawn_moments(seed))
 

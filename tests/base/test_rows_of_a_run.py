@@ -106,7 +106,6 @@ def test_a_batch_at_the_end_of_documents_is_judged_as_far_as_it_goes(tmp_path: P
         ({"warm_steps": -1}, "warm_steps=-1"),
         ({"warm_sure": 1.5}, "warm_sure=1.5"),
         ({"warm_guess_share": 2.0}, "warm_guess_share=2.0"),
-        ({"anchor_share": -0.1}, "anchor_share=-0.1"),
         ({"activation_checkpointing": True, "activation_checkpointing_kwargs": {"every_n_layers": 2}}, "Leave them"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

@@ -17,7 +17,7 @@ from consistency_lens.text.arguments import ConsistencyLensArguments
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 STILL: dict[str, Any] = {
-    **{"learning_rate": 0.0, "max_steps": 9, "warm_steps": 0, "warm_start": "none", "anchor": "none"},
+    **{"learning_rate": 0.0, "max_steps": 9, "warm_steps": 0, "warm_start": "none"},
     **{"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1},
     **{"load_best_model_at_end": True, "metric_for_best_model": "eval_kl_recovered", "greater_is_better": True},
 }

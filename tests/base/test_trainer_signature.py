@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
-from lens_runs import SITE, arguments, rows_folder, tiny_lens, tiny_rows
+from lens_runs import SITE, arguments, tiny_lens, tiny_rows
 from tiny import VOCABULARY, shared_lm
-from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
+from transformers import EvalPrediction, TrainerCallback, set_seed
 
 from consistency_lens import evaluate_lens
 from consistency_lens.activations import Activations
@@ -52,36 +51,6 @@ def trainer_on(
 def losses(trainer: LensTrainer) -> list[float]:
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def test_the_names_are_those_of_transformers() -> None:
-    ours = inspect.signature(ConsistencyLensTrainer).parameters
-    theirs = inspect.signature(Trainer).parameters
-    own = {"frozen", "other"}
-    assert {*ours} - own <= {*theirs} and [*ours][:2] == ["model", "args"]
-    assert ours["frozen"].kind is inspect.Parameter.KEYWORD_ONLY
-    assert all(ours[name].default == theirs[name].default for name in {*ours} - own)
-
-
-def test_whatever_rows_come_as_they_train_the_same(tmp_path: Path) -> None:
-    both = DatasetDict({"train": plain(), "validation": plain("validation")})
-    given: dict[str, tuple[Any, dict[str, Any]]] = {
-        "activations": (tiny_rows(), {}),
-        "path": (str(rows_folder("llama")), {}),
-        "folder": (rows_folder("llama"), {}),
-        "splits": (both, {}),
-        "dataset": (plain(), {"eval_dataset": plain("validation")}),
-        "described": (Activations.from_dataset(both, shared_lm("llama")), {}),
-    }
-    run = {"max_steps": STEPS, "eval_strategy": "steps", "eval_steps": STEPS}
-    found, judged = {}, {}
-    for name, (rows, names) in given.items():
-        trainer = trainer_on(tmp_path / name, rows, run, **names)
-        found[name] = losses(trainer)
-        judged[name] = [entry["eval_kl"] for entry in trainer.state.log_history if "eval_kl" in entry]
-    assert len(set(found["activations"])) == STEPS and len(judged["activations"]) == 1
-    assert all(each == found["activations"] for each in found.values()), found
-    assert all(each == judged["activations"] for each in judged.values()), judged
 
 
 def test_a_stream_trains_as_the_rows_in_its_order(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def row_of(tables: ModuleType, variant: str, group: str, value: float) -> dict[s
 def test_every_variant_changes_the_recipe_and_begins_from_a_start_that_is_there(load: Load) -> None:
     module, recipe = load("study_variants"), parse(["train", "--config", "demo"]).values
     variants = module.variants_of(recipe)
-    assert {"KL alone", "anchor replay", "warm start context", "T = 2", "T = 16"} <= set(variants)
+    assert {"KL alone", "delta stopgrad", "warm start context", "T = 2", "T = 16"} <= set(variants)
     for name, variant in variants.items():
         assert set(variant.changes) <= set(recipe), name
         assert all(recipe[field] != new for field, new in variant.changes.items()) or len(variant.changes) > 1, name

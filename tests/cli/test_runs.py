@@ -153,7 +153,7 @@ def test_an_interrupted_training_says_where_it_goes_on(made: Path, place: Path) 
 
 def test_training_stops_early_where_nothing_gets_better_and_keeps_the_best(made: Path, place: Path) -> None:
     more = ["--early_stopping_patience", "1", "--load_best_model_at_end", "--max_steps", "40", "--learning_rate", "0"]
-    nothing = ["--warm_start", "none", "--anchor", "none", "--warm_steps", "0", "--save_total_limit", "1"]
+    nothing = ["--warm_start", "none", "--warm_steps", "0", "--save_total_limit", "1"]
     code, said = run(words_for(rows_of(made), place / "early", *more, *nothing), place / "log-early")
     assert code == 0, said
     assert [step for step, _ in losses(place / "early")] == [1, 2, 3, 4] and "context tail 4/4" in said
@@ -190,7 +190,7 @@ def test_a_lens_on_the_weights_of_its_subject(made: Path, place: Path, kind: str
     """Adapters of the lens and of its baseline need weights of their own; maps alone do not."""
     folder = place / kind
     named = ["--model_name_or_path", str(saved_model()), "--activations", str(rows_of(made))]
-    more = ["--trainable", kind, "--lora_rank", "2", "--warm_steps", "4", "--anchor", "none"]
+    more = ["--trainable", kind, "--lora_rank", "2", "--warm_steps", "4"]
     words = [*named, "--output_dir", str(folder), *SMALL, *more]
     code, said = run(words, place / f"log-{kind}", os.chdir, place)
     assert code == 0, said

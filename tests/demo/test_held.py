@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from test_judge import value
 
-from consistency_lens.demo.held import ANYWHERE, NEEDED, Held
-from consistency_lens.demo.judge import FactJudge
+from consistency_lens.demo.judging.held import ANYWHERE, NEEDED, Held
+from consistency_lens.demo.judging.judge import FactJudge
 from consistency_lens.demo.stories import stories
 from consistency_lens.demo.words import KINDS
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from consistency_lens.demo.judge import FactJudge, reword_all
+from consistency_lens.demo.judging.judge import FactJudge, reword_all
 from consistency_lens.demo.reword import is_true, mentions
 from consistency_lens.demo.stories import Fact, FactPosition, Story, stories
 from consistency_lens.text.report import Judge

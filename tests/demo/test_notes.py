@@ -10,7 +10,6 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from consistency_lens.auto import find_subject
 from consistency_lens.demo.reading.notes import ANSWERED, ASKED, PAIRS, note, note_dataset, note_words, words_of
 from consistency_lens.demo.reading.readers import (
     READERS,
@@ -22,6 +21,7 @@ from consistency_lens.demo.reading.readers import (
     train_reader,
 )
 from consistency_lens.errors import BadInput
+from consistency_lens.finding import find_subject
 from consistency_lens.frozen import FrozenLM
 
 QUICK = replace(READERS["left"], hidden_size=16, num_layers=1, num_heads=2, steps=2, batch_size=4, min_accuracy=0.0)

@@ -34,7 +34,6 @@ from launching import (
 from safetensors.torch import load_file
 from tiny import shared_lm
 
-from consistency_lens.base.engines.zero import load_zero
 from consistency_lens.base.saving.checkpoint import is_complete
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.modeling import ConsistencyLens
@@ -218,24 +217,6 @@ def test_several_passes_make_a_step(trained: Path, alone: Path) -> None:
     if trained.name == "fsdp2":  # DeepSpeed keeps its own
         for process in witness(folder):
             assert 0 < process["gradients"]["held"] == process["gradients"]["whole"] // PROCESSES
-
-
-def test_weights_out_of_deepspeeds_own_files(trained: Path) -> None:
-    if not trained.name.startswith("zero"):
-        pytest.skip("no DeepSpeed")
-    subjects = [None, FrozenLM.from_pretrained(saved_model())]
-    for folder, subject in zip((trained, trained.with_name(f"{trained.name}-lora")), subjects, strict=True):
-        if not folder.is_dir():
-            continue
-        checkpoint = folder / f"checkpoint-{STEPS}"
-        lens = ConsistencyLens.from_pretrained(checkpoint, subject)
-        parts = [parameter for part in lens.parts().values() for parameter in part.values()]
-        expected = [parameter.detach().clone() for parameter in parts]
-        with torch.no_grad():
-            for parameter in parts:
-                parameter.zero_()
-        load_zero(lens, checkpoint)
-        assert parts and all(torch.equal(found, value) for found, value in zip(parts, expected, strict=True)), folder
 
 
 def test_another_number_of_processes_or_another_engine_is_refused(trained: Path, rows: Path, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tiny import tiny_lm, tiny_model, tiny_tokenizer
 
-from consistency_lens.auto import find_subject
 from consistency_lens.cli.opening import open_config, open_model
 from consistency_lens.errors import BadInput
+from consistency_lens.finding import find_subject
 from consistency_lens.frozen import FrozenLM
 
 HOSTILE = "from pathlib import Path\nPath({marker!r}).touch()\n"

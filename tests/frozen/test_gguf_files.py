@@ -15,10 +15,10 @@ from tiny import padded_batch, tiny_model
 from transformers import PreTrainedModel
 
 from consistency_lens import hub
-from consistency_lens.auto import find_subject
 from consistency_lens.cli.opening import config_of, model_path, open_model
 from consistency_lens.cli.parsing.arguments import SubjectArguments
 from consistency_lens.errors import BadInput
+from consistency_lens.finding import find_subject
 from consistency_lens.frozen import FrozenLM, Provenance
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")

@@ -27,8 +27,13 @@ TEXT = "w1 w2 w3"
 
 
 @cache
-def _home() -> TemporaryDirectory[str]:
+def _kept() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="consistency-lens-hostile-")
+
+
+def home() -> Path:
+    """Where what works is kept, for all cases to spoil a copy of it."""
+    return Path(_kept().name)
 
 
 @cache
@@ -39,7 +44,7 @@ def subject() -> FrozenLM:
 @cache
 def saved_lens(trainable: str) -> Path:
     """A small lens that works."""
-    folder = Path(_home().name) / trainable
+    folder = home() / trainable
     stirred(tiny_lens(FrozenLM.from_pretrained(saved_model()), trainable=trainable)).save_pretrained(folder)
     return folder
 
@@ -66,7 +71,7 @@ def configuration(folder: Path, random: Random) -> str:
 @cache
 def saved_transcoder(kind: str) -> Path:
     """A small one that works."""
-    folder = Path(_home().name) / f"transcoder-{kind}"
+    folder = home() / f"transcoder-{kind}"
     settings: dict[str, dict[str, Any]] = {"plain": {}, "tied": {"tied_decoder": True}, "own": {"crosslayer": False}}
     small_lens(**settings[kind]).save_pretrained(folder)
     return folder

@@ -21,6 +21,7 @@ from tiny import tiny_lm
 
 import consistency_lens
 from consistency_lens import BadInput
+from consistency_lens.text import view
 
 gradio_client = pytest.importorskip("gradio_client", reason="the Space needs the extra 'space'")
 import app  # noqa: E402
@@ -29,7 +30,6 @@ import fairness  # noqa: E402
 import gradio as gr  # noqa: E402
 import httpx  # noqa: E402
 import lenses as places  # noqa: E402
-import looks  # noqa: E402
 import texts  # noqa: E402
 from arriving import arrive  # noqa: E402
 from desk import Desk, Scans, in_turn, link_to, sentence, told  # noqa: E402
@@ -340,5 +340,5 @@ def test_a_lens_that_is_not_offered_is_not_loaded(address: str) -> None:
 
 def test_torch_is_left_as_it_was() -> None:
     before = torch.is_grad_enabled()
-    looks.look(lens(), TEXT, 2)
+    view.look(lens(), TEXT, 2)
     assert torch.is_grad_enabled() == before and gr.__version__.startswith("6")

@@ -16,6 +16,7 @@ import pytest
 from space_runs import HISTORY, HOSTILE, TEXT, last, lens, new_desk, run_folder, tiny_report
 
 from consistency_lens import BadInput, Edit, Report
+from consistency_lens.text import view
 
 pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
 import curves
@@ -65,19 +66,19 @@ def test_long_texts_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_look_agrees_with_the_lens() -> None:
     (row,) = lens().explain(TEXT, [5])
-    near = looks.look(lens(), TEXT, 5)
+    near = view.look(lens(), TEXT, 5)
     assert (near.position, near.token, near.explanation) == (5, row["token"], row["explanation"])
     assert near.kl == pytest.approx(row["kl"], abs=1e-4) and near.cosine == pytest.approx(row["cosine"], abs=1e-4)
     chances = {token: (before, after) for token, before, after in near.bars}
     for side, pairs in enumerate((row["before"], row["after"])):
         token, chance = pairs[0]
         assert chances[token][side] == pytest.approx(chance, abs=1e-4)
-    assert sum(sample.times for sample in near.samples) == looks.SAMPLES
+    assert sum(sample.times for sample in near.samples) == view.SAMPLES
     assert all(0 < p <= 1 for _, p in near.words) and 0 <= near.agreement <= 1
 
 
 def test_controls_are_what_they_say() -> None:
-    near = looks.look(lens(), TEXT, 5)
+    near = view.look(lens(), TEXT, 5)
     names = [name for name, _ in near.controls]
     assert "mean activation" in names[0] and "token 1" in names[1] and "before it" in names[2]
     frozen = lens().subject
@@ -99,14 +100,14 @@ def test_controls_are_what_they_say() -> None:
 @pytest.mark.parametrize("position", [0, 9, -1])
 def test_there_is_no_such_token(position: int) -> None:
     with pytest.raises(BadInput, match="tokens 1 to 8"):
-        looks.look(lens(), TEXT, position)
+        view.look(lens(), TEXT, position)
 
 
 def test_hostile_words_stay_words() -> None:
     row = lens().explain(TEXT, [1])[0] | {"token": HOSTILE, "explanation": HOSTILE}
-    near = looks.look(lens(), TEXT, 2)
-    evil = looks.Look(**{**vars(near), "token": HOSTILE, "explanation": HOSTILE, "words": [(HOSTILE, 0.5)]})
-    for page in (drawing.tokens([row], 1), drawing.near(evil), drawing.notice(HOSTILE, "error")):
+    near = view.look(lens(), TEXT, 2)
+    evil = view.Look(**{**vars(near), "token": HOSTILE, "explanation": HOSTILE, "words": [(HOSTILE, 0.5)]})
+    for page in (drawing.tokens([row], 1), drawing.near(evil.near()), drawing.notice(HOSTILE, "error")):
         assert "<script" not in page and "<img" not in page and "onerror='" not in page
         assert "&lt;script&gt;" in page
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transcoders import activations, small_lens
 
-from consistency_lens.sparse.coding.calibrating import Calibration
+from consistency_lens.sparse.coding.calibrating import Calibration, count_ratios, scale_thresholds
 from consistency_lens.sparse.coding.nonlinear import topk_mask
 
 
@@ -32,3 +33,21 @@ def test_nothing_active_puts_the_threshold_above_everything() -> None:
     counts = Calibration(1)
     counts.see(0, pre, torch.zeros(20, 4, dtype=torch.bool))
     assert not bool((pre > counts.thresholds()).any())
+
+
+def test_thresholds_are_scaled_until_as_many_are_active_as_wanted() -> None:
+    lens, read = small_lens(features=64), activations(400)
+    before = [source.threshold.detach().clone() for source in lens.layers_in_order if source.threshold is not None]
+    parts = [count_ratios(lens, [part]) for part in read.split(150)]
+    counts = parts[0][0].merge(parts[1][0]).merge(parts[2][0])
+    for l0 in (20.0, 5.0):
+        whole, tokens = count_ratios(lens, [read])
+        factor = scale_thresholds(lens, whole, tokens, l0)
+        active = torch.stack([(each > 0).sum(1) for each in lens.encode(read, limit=0.0)]).double()
+        assert float(active.mean()) == pytest.approx(l0, rel=0.02)
+    for old, source in zip(before, lens.layers_in_order, strict=True):
+        assert source.threshold is not None
+        ratio = source.threshold.detach() / old
+        torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio[0])))
+    assert factor > 1 and sum(seen for _, seen in parts) == 400
+    assert torch.equal(counts.histogram, count_ratios(small_lens(features=64), [read])[0].histogram)

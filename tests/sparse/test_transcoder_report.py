@@ -115,10 +115,3 @@ def test_what_cannot_be_judged_is_refused_by_name(lens: CrosslayerTranscoder) ->
         evaluate_lens(lens, model, blocks(), split="nowhere", horizon=0, progress=False)
     with pytest.raises(BadInput, match="across_layers"):
         evaluate_lens(transcoder(nonlinearity="batchtopk", across_layers=True), model, blocks(), horizon=0)
-
-
-@pytest.mark.parametrize("changes", [{"max_rows": 0}, {"batch_size": 0}, {"horizon": -1}])
-def test_numbers_of_rows_that_cannot_be_are_refused(changes: dict[str, int], lens: CrosslayerTranscoder) -> None:
-    with pytest.raises(BadInput) as caught:
-        evaluate_lens(lens, shared_lm("llama"), blocks(), progress=False, **changes)
-    assert caught.value.field in changes

@@ -18,7 +18,10 @@ from consistency_lens.base.saving.checkpoint import checkpoints
 from consistency_lens.cli.parsing.request import parse
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen.sites import resolve_sites
+from consistency_lens.sparse.features.contexts import FeatureContexts
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
+from consistency_lens.sparse.use.circuit_tracer import names_of
+from consistency_lens.sparse.use.dashboards import read_page
 
 SMALL = [
     *["--family", "sparse", "--validation_fraction", "0.2", "--test_fraction", "0.2", "--tokens_per_block", "128"],
@@ -62,6 +65,8 @@ def test_a_whole_run_leaves_lens_report_and_card(made: Path, place: Path) -> Non
     )
     card = (made / "lens/README.md").read_text()
     assert "strongest features" in card and "explained variance" in card and "lens.features" in card
+    assert isinstance(lens.contexts, FeatureContexts) and lens.contexts.about["split"] == "train"
+    assert "The most convincing" in card and lens.contexts.ranked()[0][0]["label"] in card
     log = (made / "log.txt").read_text()
     assert "first document" in log and "4 explanations" in log and "kl_recovered" in log
     assert "family: sparse" in (made / "recipe.yaml").read_text()
@@ -76,7 +81,41 @@ def test_features_by_token_are_explained(made: Path, place: Path) -> None:
     assert all(row["active"] == 12 and row["explanation"].count("/") == 5 for row in rows)
     assert all(row["kl"] > 0 and len(row["after"]) == 5 for row in rows)
     code, said = run([*named, "w1 w2 w3"], place / "log-table")
-    assert code == 0 and "says next" in said, said
+    assert code == 0 and "replaced" in said, said
+    assert all(any(rows[0]["labels"]) for row in rows)
+    layer, feature, _ = rows[-1]["features"][0]
+    code, said = run([*named, "--ablate", f"{layer}:{feature}", "w1 w2 w3"], place / "log-ablate")
+    assert code == 0 and "changed" in said and "replaced" not in said and f"{layer}/{feature} " in said, said
+
+
+def test_it_is_exported_and_read_back(made: Path, place: Path) -> None:
+    named = ["--lens", str(made), "--model_name_or_path", str(saved_model()), "--use_cpu"]
+    code, said = run(
+        ["export", "--to", "circuit-tracer", str(place / "clt"), *named], place / "log-export", os.chdir, place
+    )
+    assert code == 0 and "files for circuit-tracer" in said, said
+    assert read_page(place / "clt", 0, 0)["index"] == 0
+    for words, why in (
+        (["--to", "elsewhere", "x"], "Write --to and one of circuit-tracer"),
+        (["--to", "circuit-tracer"], "Name the folder to write"),
+        (["--to", "circuit-tracer", "x", "--subfolder", "y"], "Name the repository"),
+        (["--to", "circuit-tracer", "x", "--repo_id", "me/x", "--subfolder", "../y"], "Use letters, digits"),
+    ):
+        code, said = run(["export", *words, *named], place / "log-refused")
+        assert code == 2 and why in said, said
+    words = ["evaluate", "--family", "sparse", "--lens", str(place / "clt"), *named[2:], "--report_rows", "6"]
+    words += [
+        "--activations",
+        str(blocks_of(place)),
+        "--output_dir",
+        str(place / "of-clt"),
+        "--report_batch_size",
+        "3",
+    ]
+    code, said = run(words, place / "log-of-clt", os.chdir, place)
+    assert code == 0, said
+    assert Report.load(place / "of-clt/report").number("l0").value == pytest.approx(3.0, rel=0.4)
+    assert sorted(path.name for path in (place / "clt").glob("*.*")) == sorted(names_of(4)), "it stays as it was"
 
 
 def test_a_lens_is_evaluated_again(made: Path, place: Path) -> None:

@@ -30,9 +30,9 @@ def blocks() -> Blocks:
     return extract_blocks(Path(_home().name) / "blocks", TEXTS, sites=["resid_mid.*", "mlp_out.*"])
 
 
-def transcoder(**settings: Any) -> CrosslayerTranscoder:
+def transcoder(layers: Any = "all", **settings: Any) -> CrosslayerTranscoder:
     given = {"features": 48, "nonlinearity": "topk", "k": 4} | settings
-    return CrosslayerTranscoder.from_subject(shared_lm("llama"), **given)
+    return CrosslayerTranscoder.from_subject(shared_lm("llama"), layers, **given)
 
 
 def arguments(folder: Path | str, **changes: Any) -> CrosslayerTranscoderArguments:

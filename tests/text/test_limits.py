@@ -32,6 +32,11 @@ def report() -> Report:
         ({"lens": 0.9, "context_tail": 0.1, "reworded": 0.7}, "Some of what it says is in the choice of words"),
         ({"lens": 0.9, "context_tail": 0.1}, "private code was not measured"),
         ({"lens": 0.9, "context_tail": 0.1, "own_continuation": 0.95}, "For the next token alone no lens is needed"),
+        ({"lens": 0.9, "context_tail": 0.1, "table": 0.95}, "no lens is needed: table, the mean training activation"),
+        (
+            {"lens": 0.9, "context_tail": 0.1, "slot_1": 0.1, "slot_2": 0.1, "slot_3": 0.9, "slot_4": 0.9},
+            "a code of 2 slots",
+        ),
         ({"lens": 0.9, "context_tail": 0.1}, "makes things up was not measured"),
         ({"lens": 0.9, "context_tail": 0.1}, "Measured on 100 documents only"),
     ],

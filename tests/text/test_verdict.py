@@ -66,6 +66,26 @@ def test_a_private_code_is_called_one() -> None:
     assert "private code" not in report_of(scores | {"reworded": 0.8, "paraphrase": 0.2}).verdict
 
 
+def test_what_needs_no_decoder_is_named_where_the_lens_is_not_above_it() -> None:
+    scores = {"lens": 0.97, "context_tail": 0.5, "greedy": 0.9}
+    assert "no decoder wrote" not in report_of(scores | {"table": 0.8}).verdict
+    report = report_of(scores | {"greedy_trained": 0.975})
+    assert "but greedy_trained, which no decoder wrote, reaches 0.97" in report.verdict
+    assert not report.about.good and not report.about.alarm
+    assert any("What needs no decoder: greedy 0.9" in remark for remark in report.remarks)
+
+
+def test_a_code_of_two_slots_is_called_one() -> None:
+    scores = {"lens": 0.96, "context_tail": 0.4, "slot_1_dropped": 0.0}
+    slots = {f"slot_{i}": 0.96 for i in range(3, 9)}
+    verdict = report_of(scores | slots | {"slot_1": 0.2, "slot_2": 0.1}, spread=0.0).verdict
+    assert "it is a code of two slots: words 1 and 2 of a text carry 1.00 of what its words carry" in verdict
+    assert "one slot: word 2 of a text carries" in report_of(scores | slots | {"slot_1": 0.95, "slot_2": 0.1}).verdict
+    spread = {f"slot_{i}": 0.5 for i in range(1, 9)}
+    assert "slot" not in report_of(scores | spread).verdict
+    assert "slot" not in report_of(scores | {"slot_1": 0.2, "slot_2": 0.1}).verdict, "two of two words tell nothing"
+
+
 def test_without_a_text_control_the_score_stands_alone() -> None:
     verdict = report_of({"lens": 0.95, "shuffled_activation": -0.2}).verdict
     assert verdict.startswith("The codes carry what") and "no text control" in verdict

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
-from toy_family import FAMILY, WRITES, ToyLens, without_mlps
-from toy_runs import STEPS, toy_lens, toy_models, toy_passages, toy_trainer
-from transformers import TrainerCallback
+from toy_family import WRITES, ToyLens, without_mlps
+from toy_runs import toy_lens, toy_models, toy_passages, toy_trainer
 
-from consistency_lens.auto import FAMILIES, AutoLens, evaluate_lens
 from consistency_lens.base.comparing import Joint, apply_lens
-from consistency_lens.base.watching.samples import FILE
 from consistency_lens.errors import BadInput
-from consistency_lens.evaluation import Report
-from consistency_lens.frozen import Edit, FrozenModels, ProvenanceMismatch
-
-
-@pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one line that a family needs."""
-    monkeypatch.setitem(FAMILIES, "toy", FAMILY)
+from consistency_lens.frozen import Edit
 
 
 def batch_of(rows: int = 4) -> dict[str, Any]:
@@ -81,86 +66,6 @@ def test_it_learns_and_says_so(tmp_path: Path) -> None:
     assert {"kl/words", "kl/bytes", "top1/words"} <= after.keys()
     logged = [entry for entry in trainer.state.log_history if "loss/mse" in entry]
     assert logged[-1]["loss/mse"] < logged[0]["loss/mse"] and logged[0]["tokens_per_second"] > 0
-    rows = pq.read_table(tmp_path / FILE).to_pylist()
-    assert [row["context"] for row in rows] and all(row["explanation"].startswith("f") for row in rows)
-    trainer.write_card(tmp_path)
-    card = (tmp_path / "README.md").read_text()
-    assert "features of each token" in card and "kl_recovered" in card
-
-
-def test_it_comes_back_with_both_models(tmp_path: Path, known: None) -> None:
-    lens = toy_lens().eval()
-    lens.save_pretrained(tmp_path)
-    models = dict(toy_models())
-    found = AutoLens.from_pretrained(tmp_path, subject=models)
-    assert isinstance(found, ToyLens) and list(found.models or ()) == ["words", "bytes"]
-    batch = batch_of()
-    ours, theirs = (apply_lens(each, toy_models(), batch).edited for each in (lens, found))
-    assert torch.equal(ours, theirs)
-    for wrong, error in [
-        (FrozenModels([toy_models()["words"]]), BadInput),
-        (FrozenModels([*models.values()][::-1]), BadInput),
-        ({**models, "third": models["words"]}, BadInput),
-    ]:
-        with pytest.raises(error):
-            AutoLens.from_pretrained(tmp_path, subject=wrong)
-    swapped = json.loads((tmp_path / "config.json").read_text())
-    swapped["other_models"]["bytes"]["tokenizer"] = "another"
-    (tmp_path / "config.json").write_text(json.dumps(swapped))
-    with pytest.raises(ProvenanceMismatch, match="bytes"):
-        AutoLens.from_pretrained(tmp_path, subject=toy_models())
-
-
-def test_its_report_has_every_control_and_each_model(tmp_path: Path, known: None) -> None:
-    report = evaluate_lens(toy_lens(), toy_models(), toy_passages(), batch_size=4, horizon=0, progress=False)
-    for code in ("lens", "mean", "halved"):
-        assert report.number("kl_recovered", code).value <= 1
-    assert report.number("kl_recovered", "self").value == 1 and report.number("kl", "self").value == 0
-    assert report.number("kl_recovered", "mean").value == 0
-    numbers = report.parts["all"].numbers["halved"]
-    both = [numbers[f"kl/{name}"].value for name in toy_models()]
-    assert numbers["kl"].value == pytest.approx(sum(both) / 2) and both[0] != both[1]
-    assert all(f"kl_recovered/{name}" in report.definitions for name in toy_models())
-    assert list(report.lens["models"]) == list(toy_models())
-    assert "active" in report.traits and 0 <= report.traits["active"].value <= 1
-    report.save(tmp_path)
-    again = Report.load(tmp_path)
-    assert again.to_dict() == report.to_dict() and "toy" in again.lens["family"]
-    assert "halved" in (tmp_path / "report.md").read_text()
-
-
-class Kill(TrainerCallback):
-    """No chance to clean up, behind a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _killed(folder: str) -> None:
-    torch.set_num_threads(1)
-    trainer = toy_trainer(folder, save_strategy="steps", save_steps=2)
-    trainer.add_callback(Kill(5))
-    trainer.train()
-
-
-def test_a_kill_leaves_no_trace(tmp_path: Path) -> None:
-    whole = toy_trainer(tmp_path / "whole", save_strategy="steps", save_steps=2)
-    whole.train()
-    process = multiprocessing.get_context("spawn").Process(target=_killed, args=(str(tmp_path / "parts"),))
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
-    again = toy_trainer(tmp_path / "parts", save_strategy="steps", save_steps=2)
-    again.train(resume_from_checkpoint=True)
-    assert again.state.global_step == STEPS
-    ours, theirs = (dict(each.lens.named_parameters()) for each in (again, whole))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    losses = [[e["loss"] for e in each.state.log_history if "loss" in e] for each in (again, whole)]
-    assert losses[0] == losses[1]
 
 
 def test_what_it_cannot_do_is_refused_by_name(tmp_path: Path) -> None:

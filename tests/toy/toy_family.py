@@ -6,10 +6,9 @@ are computed inside the pass, and is trained on KL over whole passes and the err
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from consistency_lens.activations.passages import Passages
+from consistency_lens.activations.passages.collator import padded
 from consistency_lens.auto import Family
 from consistency_lens.base.arguments import LensTrainingArguments
 from consistency_lens.base.comparing import Applied, Joint, WholePass
@@ -150,6 +150,17 @@ class ToyLens(LensModel):
         parts = {name: WholePass.of(model, batch["tokens"][name]["full"]) for name, model in models.items()}
         return Joint.of(models, parts)
 
+    def contexts_of(self, text: str, ends: Sequence[int]) -> Batch:
+        """The text up to each of some tokens of the first model, as each model cuts it."""
+        assert self.models is not None
+        words = self.models.first.tokenizer
+        heads = [words.decode(words(text)["input_ids"][: end + 1], skip_special_tokens=True) for end in ends]
+        tokens = {}
+        for name, model in self.models.items():
+            ids, mask = padded([model.tokenizer(head)["input_ids"] for head in heads], 0, left=True)
+            tokens[name] = {"full": {"input_ids": ids, "attention_mask": mask}}
+        return {"tokens": tokens}
+
     def describe(self, code: Any) -> list[dict[str, Any]]:
         best = [features.amax(1).argmax(-1).tolist() for features in code.features.values()]
         return [{"explanation": " ".join(f"f{i}" for i in row)} for row in zip(*best, strict=True)]
@@ -184,10 +195,12 @@ class ToyTrainer(LensTrainer):
     lens: ToyLens
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
-        passages = Passages.load(given) if isinstance(given, (str, Path)) else given
+        passages = Passages.of(given)
         if "tokens" not in passages.metadata:
             passages = passages.tokenised(self.models)
-        held_out = passages.splits.get("validation") if eval_dataset is None else eval_dataset
+        held_out = passages.splits.get("validation")
+        if eval_dataset is not None:
+            held_out = Passages.of(eval_dataset).tokenised(self.models).splits["train"]
         return TrainingData(passages.splits["train"], passages.collator(self.models), held_out, passages.metadata)
 
     def weigh(self, args: ToyArguments) -> Mapping[str, Schedule]:
@@ -206,9 +219,6 @@ class ToyTrainer(LensTrainer):
     def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
         return without_mlps(self.models)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0
-
 
 def without_mlps(models: FrozenModels) -> list[Edit]:
     """The MLPs' outputs are zero: what recovers nothing."""
@@ -225,6 +235,7 @@ class ToyReport(FamilyReport):
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         self.data = data if "tokens" in data.metadata else data.tokenised(models)
         self.data.require_models(models)
+        held_out.require_split(self.data.splits)
 
     def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
         rows, size = self.data.splits[held_out.split], held_out.batch_size

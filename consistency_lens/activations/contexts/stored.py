@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...frozen.loading.provenance import PROVENANCE
-from ...schema import many, named, no_other, number, one_of, plain, record, require, whole
+from ...schema import many, named, no_other, number, one_of, record, require, text, whole
 from ..storage import METADATA, SHARD
 from .rows import SPLITS
 
@@ -27,7 +27,7 @@ _RULES = record(
 EXTRACTION = record(
     {
         "provenance": PROVENANCE,
-        "corpus": named(plain),
+        "corpus": record({"corpus": text()}),
         "rules": _RULES,
         "dtype": one_of("float16", "float32"),
         "splits": record({}, dict.fromkeys(SPLITS, _COUNTS), rest=no_other),

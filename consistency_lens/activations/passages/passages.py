@@ -31,6 +31,7 @@ from .tokenising import count_cuts, tokenised
 from .tokens import Models, PassageTokenizer
 
 FORMAT, KIND = 1, "passages"
+IN_MEMORY = "examples in memory"  # the corpus of rows that somebody made
 _ROWS = 4096  # that are copied together
 
 
@@ -96,7 +97,8 @@ class Passages:
             build, offset = Build(by_document=False, sink=sink, must_differ=True), 0
             for split, corpus in corpora.items():
                 offset = build.read(corpus, _given_examples, partial(_named, split), offset)
-            metadata = _metadata(build, [corpus.identity for corpus in corpora.values()], {"splits": "given"})
+            texts = {split: corpus.identity["texts"] for split, corpus in corpora.items()}
+            metadata = _metadata(build, {"corpus": IN_MEMORY, **texts}, {"splits": "given"})
             return cls(DatasetDict(sink.splits), metadata)
         if not isinstance(dataset, Dataset):
             raise BadInput("dataset", type(dataset).__name__, "Give a Dataset or a DatasetDict of `datasets`.")
@@ -105,6 +107,23 @@ class Passages:
         build.read(corpus, _given_examples, partial(split_of, rules=rules))
         own = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
         return cls(DatasetDict(sink.splits), _metadata(build, corpus.identity, own))
+
+    @classmethod
+    def of(cls, given: Any) -> Passages:
+        """Open whatever a trainer may be given.
+
+        Args:
+            given: passages, the path of a folder of them, or rows that somebody made, as `from_dataset` takes them: a
+                DatasetDict, or a Dataset, which is trained on as a whole.
+        """
+        if isinstance(given, (str, Path)):
+            return cls.load(given)
+        if isinstance(given, (Dataset, DatasetDict)):
+            return cls.from_dataset(given if isinstance(given, DatasetDict) else DatasetDict({"train": given}))
+        if not isinstance(given, Passages):
+            fix = "Give Passages, the path of a folder of them, a Dataset or a DatasetDict."
+            raise BadInput("train_dataset", type(given).__name__, fix, why="there are no passages in it")
+        return given
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = True) -> Passages:
@@ -237,7 +256,7 @@ def _in_memory(rows: Dataset) -> Corpus:
     answers = "answers" if "answers" in names else "answer"
     optional = [name for name in ("task", "ends") if name in names]
     given = CorpusArguments(text_column="passage", keep_columns=["prompt", answers, *optional])
-    return Corpus(rows, given, "examples in memory")
+    return Corpus(rows, given, IN_MEMORY)
 
 
 def _given_examples(document: Document) -> Iterator[Example]:

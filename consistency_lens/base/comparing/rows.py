@@ -38,7 +38,7 @@ def rows_for_people(
     frozen = models.first
     for batch in batches:
         applied = apply_lens(lens, models, batch)
-        kl, more = applied.kl, _of_vectors(applied.edits, batch)
+        kl, more = applied.kl, of_vectors(applied.edits, batch)
         if isinstance(applied.comparison, TokenSwap):
             prefix = applied.comparison.prefix
             length = max(1, min(length, frozen.max_length - prefix.input_ids.shape[1] + 1))
@@ -63,7 +63,7 @@ def rows_for_people(
     return rows
 
 
-def _of_vectors(edits: Sequence[Edit], batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+def of_vectors(edits: Sequence[Edit], batch: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The cosine, where a lens restores one vector of each row that it read."""
     read = batch.get("activations", {})
     if len(edits) != 1 or not isinstance(edits[0].value, Tensor) or str(edits[0].site) not in read:

@@ -41,6 +41,13 @@ CITATION = """@software{consistency_lens,
 
 
 _NAME = text(longest=1000)
+
+
+def _corpus_kind(value: Any, where: str) -> None:
+    """Nothing, of rows that say nothing of their texts; or at least what these are called."""
+    record({"corpus": _NAME} if value else {})(value, where)
+
+
 _STORED = record(
     {
         "name": _NAME,
@@ -65,7 +72,7 @@ _STORED = record(
         "sizes": named(whole()),
         "history": many(record({"step": whole()}, rest=number())),
         "watched_rows": whole(),
-        "corpus": named(plain),
+        "corpus": _corpus_kind,
         "near_duplicates": named(whole()),
         "example": text(),
         "command": text(),

@@ -29,11 +29,12 @@ Files = Mapping[str, Mapping[str, nn.Parameter]]
 HEADS, REPORT = "model.safetensors", "report"
 # Beside its weights. What else lies in its folder is nobody's business.
 _OF_A_LENS = [CONFIG_NAME, "adapter_config.json", "training.json", "history.json", "samples.parquet", "README.md"]
+_OF_A_LENS += ["contexts.parquet"]
 _OF_A_LENS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 _OF_A_LENS += ["chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "*.model"]
 _OF_A_REPORT = ["report.json", "report.md", "*.png"]
 # What was measured on a lens, and says nothing about the next one in its place.
-MEASURED = (f"{REPORT}/*", "samples.parquet", "history.json", "training.json")
+MEASURED = (f"{REPORT}/*", "samples.parquet", "contexts.parquet", "history.json", "training.json")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
 _NO_LENS = "Give the folder of a lens, or the id of one on the Hub."

@@ -17,12 +17,15 @@ from ...base.robust.termination import CODE, Terminated
 from ...base.saving.checkpoint import how_to_go_on
 from ...errors import BadInput, is_full_disk
 from ...frozen import ProvenanceMismatch
+from ...frozen.loading.provenance import PROJECT, own_version
 from ...hub import redacted
 from ..memory import advice
 from ..parsing.request import Request, let_the_main_process_speak, parse, rank
 from ..run_folder import command_of
 from ..threads import use_cores
+from .env import show_environment
 from .explain import explain
+from .export import export
 from .extract import extract
 from .publish import publish
 from .report import evaluate
@@ -33,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. What a user can mend is said in one line, without a trace."""
     argv = list(sys.argv[1:] if argv is None else argv)
     request = None
+    if argv == ["--version"]:
+        print(f"{PROJECT} {own_version()}")
+        return 0
     try:
         request = parse(argv)
         on_cpu = request.use_cpu or not torch.accelerator.is_available()
@@ -81,12 +87,16 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             evaluate(request, exits)
         case "explain":
             explain(request)
+        case "export":
+            export(request)
         case "plan":
             from .plan import plan
 
             plan(request)
         case "publish":
             publish(request)
+        case "env":
+            show_environment(request)
         case command if command in request.options.run.uses:
             use(request)
         case _:

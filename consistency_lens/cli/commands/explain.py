@@ -21,7 +21,9 @@ def explain(request: Request) -> None:
     if not request.text:
         raise BadInput("text", request.text, 'Write what to explain: run_lens.py explain --lens RUN "some text".')
     positions = parse_positions(request.explanation.positions)
-    rows = load_lens(request).explain(request.text, positions)
+    family = request.family
+    family.require_options(whole_run=False)
+    rows = family.explain(load_lens(request), request.text, positions)
     if not PartialState().is_main_process:
         return
     if request.explanation.json:
@@ -29,13 +31,13 @@ def explain(request: Request) -> None:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
         return
     table = Table(header_style="dim", box=None)
-    for name in ("#", "token", "explanation", "KL", "says next", "with the swap"):
+    for name in ("#", "token", "explanation", "KL", "says next", family.shown_after):
         table.add_column(name, justify="right" if name in ("#", "KL") else "left", overflow="fold")
     for row in rows:
         table.add_row(
             str(row["position"]),
             f"[bold cyan]{escape(row['token'])}[/]",
-            f"[bold]{escape(row['explanation'])}[/]",
+            f"[bold]{escape(family.cell_of(row))}[/]",
             f"{row['kl']:.3f}",
             escape(shown(row["before"][:2])),
             escape(shown(row["after"][:2])),

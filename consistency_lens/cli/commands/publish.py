@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +16,14 @@ from transformers.utils import CONFIG_NAME
 from ... import hub
 from ...activations.contexts.rows import SPLITS
 from ...activations.storage import LAYOUT
-from ...auto import family_of, is_demo, lens_folder, read_config
+from ...auto import family_of, lens_folder, read_config
 from ...base.configuration import LensConfig
 from ...base.saving.lens_card import CARD
 from ...base.saving.lens_files import MEASURED, REPORT, lens_files, require_inside
 from ...base.saving.published_card import publish_card
 from ...base.watching.samples import FILE as SAMPLES
 from ...errors import BadInput
+from ...finding import is_demo
 from ..opening import console
 from ..parsing.request import Request, run_of
 from ..run_folder import HISTORY
@@ -201,9 +201,7 @@ def publish_rows(request: Request, folder: Path, repo: str) -> None:
 
 
 def _send(files: Mapping[str, Path], repo: str, message: str, token: str | None, **where: Any) -> str:
-    largest = max(files.values(), key=lambda path: path.stat().st_size)
-    beside = largest.parent.parent  # on the same disk, files are linked and not copied
-    with hub.staged(files, beside if os.access(beside, os.W_OK) else None) as folder:
+    with hub.staged(files) as folder:
         return hub.upload(folder, repo, message, token, **where)
 
 

@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 from transformers.utils import CONFIG_NAME
 
 from ... import hub
-from ...auto import is_demo
 from ...base.configuration import LensConfig
 from ...base.saving.lens_card import CARD
 from ...base.saving.published_card import publish_card
 from ...demo.subject import REPORT_FILE, folder_named
+from ...finding import is_demo
 from ...frozen import Provenance
 from ...frozen.loading.provenance import hash_files
 from ...schema import number, read_json, record

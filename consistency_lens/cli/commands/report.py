@@ -11,19 +11,10 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...auto import (
-    FAMILIES,
-    AutoLens,
-    evaluate_lens,
-    family_of,
-    find_subject,
-    is_demo,
-    lens_folder,
-    read_config,
-    report_of,
-)
+from ...auto import AutoLens, evaluate_lens, family_at, lens_folder, report_of
 from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
@@ -32,9 +23,11 @@ from ...card import Explanation
 from ...errors import BadInput
 from ...evaluation import Report
 from ...evaluation.examples import examples
+from ...evaluation.report import with_parts
+from ...finding import find_subject, is_demo
 from ...frozen import FrozenLM
 from ..final_card import finish_card
-from ..opening import console, load_model, load_others, model_path, open_data, own_device
+from ..opening import console, load_model, load_others, model_path, open_data, own_device, short
 from ..parsing.request import Request, run_of
 from ..run_folder import HISTORY, REPORT, Log, read_history
 
@@ -67,11 +60,9 @@ def evaluate(request: Request, exits: ExitStack) -> Report:
 
 def require_family(request: Request) -> None:
     """Raise where a lens is of another family than the options, which nobody could know of one on the Hub."""
-    config, _ = read_config(lens_folder(named_lens(request)), token=request.values["hub_token"])
-    found = family_of(config, named_lens(request))
-    if FAMILIES[request.options.family] != found:
-        (right,) = (name for name, family in FAMILIES.items() if family == found)
-        raise BadInput("family", request.options.family, f"Use --family {right}.", why="the lens is of another one")
+    found = family_at(lens_folder(named_lens(request)), request.values["hub_token"])
+    if request.options.family != found:
+        raise BadInput("family", request.options.family, f"Use --family {found}.", why="the lens is of another one")
 
 
 def named_lens(request: Request) -> str:
@@ -85,7 +76,9 @@ def report_folder(request: Request, home: Path | None) -> Path:
     where = named_lens(request)
     if request.values["output_dir"] is not None:
         return Path(request.values["output_dir"])
-    return home or (Path(where) if Path(where).is_dir() else Path("outputs") / where.replace("/", "-"))
+    if home is None and (Path(where) / CONFIG_NAME).is_file():
+        return Path(where)
+    return home or Path("outputs") / short(where.strip("/.").replace("/", "-"))
 
 
 def load_lens(request: Request) -> LensModel:
@@ -142,14 +135,17 @@ def judge_run(
         activations: to evaluate on.
         folder: that the report goes into.
         history: of the training, for the curves.
-        home: the folder of the lens, which gets the card, if it is one.
+        home: the folder of the lens, which gets the card, if it is one of ours.
         run: the folder whose other lenses the report compares with. Default: `folder`.
     """
     others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
     beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
     given = request.report
     assert lens.models is not None
-    of_family = {**beside, **of_world(lens, activations, request)}
+    world = of_world(lens, activations, request)
+    record = TrainingRecord.load(home)
+    form = request.family.report_form(record.settings if record else {})
+    of_family = {**beside, **form, **world}
     main = PartialState().is_main_process
     held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
     report = evaluate_lens(
@@ -164,9 +160,15 @@ def judge_run(
         progress=main,
         **of_family,
     )
+    report = with_world(report, lens, of_family)
+    if world.get("judges"):
+        report = with_fresh(report, lens, activations, main, {**of_family, "before": None})
     if main:
         report.save(folder / REPORT)
-        card = finish_card(lens, report, activations, folder / REPORT, home) if home.is_dir() else None
+        ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is
+        if ours:
+            request.family.beside(lens, activations, home)
+        card = finish_card(lens, report, activations, folder / REPORT, home) if ours else None
         report.show(console)
         console.print()
         console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))
@@ -180,13 +182,48 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     """What a world whose truth is known adds to the report of a text lens."""
     if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
         return {}
-    from ...demo.held import Held
-    from ...demo.judge import FACT_COLUMNS, FactJudge, reword_all
+    from ...demo.judging.beyond import BeyondJudge
+    from ...demo.judging.held import Held
+    from ...demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
+    from ...demo.judging.sentences import FactSentences
 
     if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
         return {"reword": reword_all}
     (site,) = lens.config.sites or [""]
-    return {"reword": reword_all, "judges": [FactJudge(Held.learned(activations.splits["train"], site), site)]}
+    judges = [FactJudge(Held.learned(activations.splits["train"], site), site), BeyondJudge()]
+    return {"reword": reword_all, "judges": judges, "sayings": [FactSentences()]}
+
+
+def with_fresh(
+    report: Report, lens: LensModel, activations: Activations, progress: bool, of_family: Mapping[str, Any]
+) -> Report:
+    """The report with what the lens does on stories that no tuning saw, at thousands of fact positions."""
+    from ...demo.judging.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
+
+    assert lens.models is not None
+    (site,) = lens.config.sites or [""]
+    rows = fresh_rows(activations, lens.models.first, site)
+    judges = [*of_family["judges"], Drawn()]
+    given = {**of_family, "judges": judges, "brief": True}
+    found = evaluate_lens(lens, lens.models, rows, split=FRESH, horizon=0, progress=progress, **given)
+    parts = {"fresh_facts": "fact_positions", "fresh": ANYWHERE}
+    where = {
+        "fresh_facts": f"{found.definitions['fact_positions']}, in stories that no tuning saw",
+        "fresh": found.definitions[ANYWHERE],
+    }
+    judged = {"lens, fresh": found.judged.get("lens", {})}
+    return with_parts(report, {name: found.parts[part] for name, part in parts.items()}, where, judged)
+
+
+def with_world(report: Report, lens: LensModel, of_family: Mapping[str, Any]) -> Report:
+    """The report with what such a world knows about a transcoder."""
+    if lens.config.medium != "sparse" or not is_demo(lens.config.origin.model_id):
+        return report
+    from ...demo.transcoder.truth import measure_truth, with_truth
+
+    assert lens.subject is not None
+    transcoder: Any = lens
+    return with_truth(report, measure_truth(transcoder, lens.subject, of_family.get("beside")))
 
 
 def table_of(rows: Sequence[Explanation]) -> Table:

@@ -10,8 +10,9 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
 
-from ...auto import FAMILIES, find_subject, lens_folder, read_config
+from ...auto import FAMILIES, lens_folder, read_config
 from ...base.family_run import Use
+from ...finding import find_subject
 from ...frozen import FrozenModels
 from ..opening import model_path, own_device, place_of
 from ..parsing.request import Request

@@ -148,6 +148,20 @@ class ExplainArguments:
 
 
 @dataclass
+class ExportArguments:
+    """What `export` writes, and where to; the folder stands behind the command."""
+
+    to: str | None = field(default=None, metadata={"help": "Tool that the lens is exported to, as in circuit-tracer."})
+    subfolder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder within repo_id that the export is published in. Default: the name of the tool, where "
+            "--repo_id is given."
+        },
+    )
+
+
+@dataclass
 class PublishArguments:
     """What goes to the Hub under which name. The token is `hub_token`, or that of this machine."""
 

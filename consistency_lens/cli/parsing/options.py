@@ -14,7 +14,14 @@ from ...auto import FAMILIES
 from ...base.arguments import LensTrainingArguments
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
-from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
+from .arguments import (
+    ExplainArguments,
+    ExportArguments,
+    PublishArguments,
+    ReportArguments,
+    RunArguments,
+    SubjectArguments,
+)
 
 DEFAULT_FAMILY = "text"
 TRAINING = "training"
@@ -75,6 +82,7 @@ class Options:
             "the run": RunArguments,
             "the report": ReportArguments,
             "explain": ExplainArguments,
+            "export": ExportArguments,
             **self.run.more_options,
             "publishing": PublishArguments,
         }

@@ -51,9 +51,14 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         raise BadInput("config", name_or_path, "Write one 'field: value' on each line.", why="it is not a mapping")
     # Aliases of YAML may say in a line what has a million values.
     require(record, plain, "config", name_or_path, "Write one 'field: value' on each line.")
-    names = options_of(str(record.get("family", DEFAULT_FAMILY))).names
-    for key in record:
-        if key not in names:
+    options = options_of(str(record.get("family", DEFAULT_FAMILY)))
+    names, removed = options.names, options.training.removed
+    for key in list(record):
+        if key in removed and removed[key].off in (None, record[key]):
+            del record[key]
+        elif key in removed:
+            raise BadInput(key, record[key], removed[key].instead, why="there is no such option any more")
+        elif key not in names:
             fix = f"{meant(str(key), names)}--help_all lists all fields."
             raise BadInput("config", key, fix, why="an unknown field")
     return record

@@ -15,12 +15,19 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import FAMILIES, lens_folder, name_of_family, read_config
+from ...auto import FAMILIES, find_foreign, lens_folder, name_of_family, read_config
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
 from ...schema import require_place
 from ...text.options import PlanOptions
-from .arguments import ExplainArguments, PublishArguments, ReportArguments, RunArguments, SubjectArguments
+from .arguments import (
+    ExplainArguments,
+    ExportArguments,
+    PublishArguments,
+    ReportArguments,
+    RunArguments,
+    SubjectArguments,
+)
 from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
 from .recipes import as_options, less, load_recipe, meant, recipe_names
 
@@ -32,9 +39,11 @@ COMMANDS = {
     "evaluate": "judge a lens on held-out documents, beside every control",
     "explain": "say in words what each token of a text makes the model think",
     "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
+    "env": "print what a bug report needs to say about this machine",
+    "export": "write a lens in the format of another tool: export --to TOOL FOLDER --lens ...",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
-COMMON = ("run", "extract", "train", "evaluate", "explain", "publish")  # what every family has
+COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env")  # what every family has
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
 
@@ -46,10 +55,10 @@ class Request:
         command: one of `COMMANDS`, or `run` for all of them in turn.
         values: every option by its name on the command line, settled.
         options: those of its family.
-        text: what `explain` is to read.
+        text: what `explain` is to read, or the folder that `export` writes.
         words: what stands behind a command of the family's own.
         given: the fields that options name, whatever a recipe says.
-        config: the recipe that was named.
+        config: the recipe that was named. `recipe`: the name of one of ours, also where it is the default.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
         stage: of a whole run: the command whose work it is at.
     """
@@ -61,6 +70,7 @@ class Request:
     words: tuple[str, ...] = ()
     given: frozenset[str] = field(default=frozenset(), compare=False)
     config: str | None = field(default=None, compare=False)
+    recipe: str | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
     named_itself: bool = field(default=False, compare=False)
     stage: str = field(default="", compare=False)
@@ -106,6 +116,10 @@ class Request:
     @property
     def plan(self) -> PlanOptions:
         return self.part(PlanOptions)
+
+    @property
+    def export(self) -> ExportArguments:
+        return self.part(ExportArguments)
 
     @property
     def publishing(self) -> PublishArguments:
@@ -229,17 +243,17 @@ def parse(argv: Sequence[str]) -> Request:
     text = explicit.pop("text", None)  # argparse puts its default there all the same
     behind: list[str] = []
     if command in options.run.uses:
-        behind, text = (
-            [*([] if text is None else [text]), *(word for word in unknown if not word.startswith("-"))],
-            None,
-        )
+        behind = [*([] if text is None else [text]), *(word for word in unknown if not word.startswith("-"))]
         unknown = [word for word in unknown if word.startswith("-")] + behind[len(options.run.uses[command].words) :]
-    if text is not None and command != "explain":
+        text = None
+    if text is not None and command not in ("explain", "export"):
         unknown.append(text)
     if unknown:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
+        if (gone := options.training.removed.get(given.removeprefix("--"))) is not None:
+            raise BadInput("option", given, gone.instead, why="there is no such option any more")
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
@@ -256,7 +270,8 @@ def parse(argv: Sequence[str]) -> Request:
     if values["other_models"] and not options.run.several:
         fix = "Leave them out."
         raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
-    request = Request(command, values, options, text, tuple(behind), frozenset(explicit), explicit.get("config"))
+    config, ours = explicit.get("config"), _of_ours(command, explicit)
+    request = Request(command, values, options, text, tuple(behind), frozenset(explicit), config, ours)
     request.subject.others  # noqa: B018  raises where a name is missing or stands twice
     return request
 
@@ -281,8 +296,12 @@ def _family_of(command: str, words: Sequence[str]) -> str:
         return default
     _require_places(named)
     recipe = _recipe(command, named | {"model_name_or_path": None})
-    if not recipe and said.lens is not None and (Path(lens_folder(said.lens)) / CONFIG_NAME).is_file():
-        return name_of_family(read_config(lens_folder(said.lens))[0], said.lens)
+    if not recipe and said.lens is not None:
+        place = lens_folder(said.lens)
+        if (Path(place) / CONFIG_NAME).is_file():
+            return name_of_family(read_config(place)[0], said.lens)
+        if Path(place).is_dir() and (found := find_foreign(place)) is not None:
+            return found[0]
     return str(recipe.get("family", DEFAULT_FAMILY)) if recipe else default
 
 
@@ -307,14 +326,25 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command == "publish":
+    if command in ("publish", "env"):
         return {}
-    if command in ("evaluate", "explain") or command not in (*COMMANDS, RUN_ALL):
+    if command in ("evaluate", "explain", "export") or command not in (*COMMANDS, RUN_ALL):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
         return load_recipe(str(home / RECIPE)) if home else {}
     if explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}:
         return {}
+    if command in ("extract", "plan"):
+        fix = f"Name a model and its texts, or a recipe: --config {' | '.join(recipe_names())}."
+        raise BadInput("model_name_or_path", None, fix, why=f"{command} needs to know what it is about")
     return load_recipe(DEMO)
+
+
+def _of_ours(command: str, explicit: Mapping[str, Any]) -> str | None:
+    """The packaged recipe that a run follows, which gives its newest run a name."""
+    if "config" in explicit:
+        return explicit["config"] if explicit["config"] in recipe_names() else None
+    named = explicit.keys() & {"model_name_or_path", "dataset_name", "train_file", "activations"}
+    return None if named or command not in (RUN_ALL, "train") else DEMO
 
 
 PLACES = {"lens", "activations", "activations_dir", "output_dir", "train_file", "dataset_name", "model_name_or_path"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ...errors import BadInput
-from ..about import LENS, About
+from ..about import LENS, About, Chart
 from ..bootstrap import Number
 from ..family import EDIT
 from ..quantities import Numbers
@@ -67,6 +67,7 @@ def draw_all(report: Report, folder: Path) -> dict[str, Path]:
         **({curve.name: achieved(report)} if curve else {}),
         "position": by_position(report),
         "training": over_training(report),
+        **{chart.name: charted(chart) for chart in report.about.charts},
     }
     return {name: _save(figure, folder / f"{name}.png") for name, figure in drawn.items() if figure is not None}
 
@@ -214,6 +215,30 @@ def over_training(report: Report) -> Figure | None:
     axes.set_ylabel(report.about.primary)
     axes.set_title(course.title)
     figure.colorbar(dots, ax=axes, label="step")
+    return figure
+
+
+@styled
+def charted(chart: Chart) -> Figure:
+    """The numbers of a chart, as lines or as bars beside each other."""
+    figure, axes = _figure(7, 4.2)
+    count = max(len(chart.lines), 1)
+    for i, (name, values) in enumerate(chart.lines.items()):
+        colour, marker = OF_LINES[i % len(OF_LINES)]
+        if chart.bars:
+            places = [place + (i - (count - 1) / 2) * 0.8 / count for place in range(len(values))]
+            axes.bar(places, values, 0.8 / count, color=colour, label=name, zorder=2)
+        else:
+            style = "-" if i < len(OF_LINES) else "--"
+            axes.plot(range(len(values)), values, style, color=colour, marker=marker, markersize=5, label=name)
+    axes.set_xticks(range(len(chart.places)), chart.places)
+    axes.set_ylim(bottom=min([0.0, *(v for values in chart.lines.values() for v in values)]))
+    axes.set_xlabel(chart.axis)
+    axes.set_ylabel(chart.height)
+    axes.set_title(chart.title)
+    axes.grid(axis="x", visible=False)
+    if len(chart.lines) > 1:
+        axes.legend(fontsize=9.5)
     return figure
 
 

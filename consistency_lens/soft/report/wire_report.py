@@ -83,9 +83,7 @@ class WireReport(FamilyReport):
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         config: Any = lens.config
         self.passages = passages_for(data, config, models)
-        if not len(self.passages.splits.get(held_out.split, [])):
-            fix = f"Use one of {', '.join(self.passages.splits)}."
-            raise BadInput("split", held_out.split, fix, why="no passages are of it")
+        held_out.require_split(self.passages.splits)
         if held_out.batch_size < 2:
             raise BadInput("batch_size", held_out.batch_size, "Use 2 or more: another passage's code is a control.")
         self.receivers: list[str] = config.names

@@ -100,3 +100,43 @@ def calibrate(lens: CrosslayerTranscoder, batches: Iterable[Tensor]) -> Crosslay
         assert source.log_threshold is not None
         source.log_threshold.fill_(math.log(threshold))
     return shipped.train(lens.training)
+
+
+@torch.no_grad()
+def count_ratios(lens: CrosslayerTranscoder, batches: Iterable[Tensor]) -> tuple[Calibration, int]:
+    """How far the pre-activations of a JumpReLU are above its thresholds, x / θ
+    over all layers, and over how many tokens.
+
+    Args:
+        lens: with `jumprelu`.
+        batches: what it reads, `[N, L, d]` each.
+    """
+    counts, seen = Calibration(1), 0
+    for read in batches:
+        x = lens.standardiser(read.to(lens.device, torch.float32))
+        for i, source in enumerate(lens.layers_in_order):
+            assert source.threshold is not None
+            ratio = pre_activations(x[:, i], source.W_enc, source.b_enc) / source.threshold
+            counts.see(0, ratio, ratio > 1)
+        seen += len(read)
+    return counts, seen
+
+
+@torch.no_grad()
+def scale_thresholds(lens: CrosslayerTranscoder, counts: Calibration, tokens: int, l0: float) -> float:
+    """Multiply all thresholds by the one factor at which so many features per token and layer are active, in the mean
+    over layers; returns the factor.
+
+    Args:
+        lens: with `jumprelu`; changed in place.
+        counts, tokens: from `count_ratios`, those of several processes added up.
+        l0: the number.
+    """
+    wanted = Calibration(1)
+    wanted.histogram = counts.histogram
+    wanted.active[0] = round(l0 * tokens * len(lens.config.window))
+    factor = float(wanted.thresholds()[0])
+    for source in lens.layers_in_order:
+        assert source.log_threshold is not None
+        source.log_threshold += math.log(factor)
+    return factor

@@ -8,8 +8,11 @@ import numpy as np
 
 from ...evaluation.bootstrap import Samples, ratio
 from ...evaluation.quantities import WHOLE_PASS, Draws, Quantity, loss_recovered, recovered
+from ..measuring.rate import BITS, LOSS, WHOLE
 
-SPOILED, ALONE = "controls", "each layer alone"
+SPOILED, ALONE, ERRORS, VALUES = "controls", "each layer alone", "with errors", "values"
+THRESHOLDS = "thresholds"
+BESIDE = {"per_layer": SPOILED, "jumprelu": THRESHOLDS}  # a transcoder beside the lens -> its group
 
 
 def unexplained() -> Draws:
@@ -47,6 +50,12 @@ QUANTITIES: Mapping[str, Quantity] = {
         explained(),
     ),
     "fvu": Quantity("fraction of variance unexplained, 1 - ev", unexplained()),
+    "rate": Quantity(
+        "bits per token: Σ_l [log2 C(F, k_l) + k_l b], k_l of the F features of layer l active; b, under "
+        "`value_bits`, is the fewest of "
+        + ", ".join(map(str, BITS))
+        + f" bits per value at which kl_recovered falls by at most {LOSS} ({WHOLE} where none of them will do)"
+    ),
     "l0": Quantity("active features per token and layer; of the lens, the mean over its layers"),
     "dead": Quantity("share of features that are active on none of the evaluated tokens"),
 }
@@ -55,10 +64,25 @@ CODES = {
     "mean": "the mean training activation at every site: what scores 0",
     "zero": "zeros at every site",
     "shuffled": "the lens's features of another token of the batch, all layers alike",
+    "per_layer": "per-layer transcoders with as many parameters, trained on the same tokens for as many steps",
+    "jumprelu": "the lens with one threshold per layer in the place of its TopK, as it is shipped",
     "random": "a transcoder with random weights and as many active features per layer",
+    "with_errors": "the lens with error nodes: y - ŷ of the clean pass is added at every site, so that nothing is "
+    "left to differ but rounding",
     "pca": "each site's own value in as many principal components as features are active per layer, fitted on "
     "training tokens; it reads what it writes",
 }
+
+TRAITS = {
+    "value_bits": "b of `rate`: bits of the value of an active feature",
+    "reach": "share of what features write, Σ f² |W_dec|² in standardised space, that goes to layers above their own",
+    "reach_random": "the same of the transcoder with random weights",
+}
+
+
+def of_bits(bits: int) -> str:
+    """The name of the code whose values have so many bits."""
+    return f"values_{bits}"
 
 
 def of_layer(layer: int) -> str:

@@ -15,49 +15,82 @@ from torch import Tensor
 from ...base.modeling import LensModel
 from ...errors import BadInput
 from ...evaluation import Control, FamilyReport, HeldOut, Report, Seen
-from ...evaluation.about import LENS, About, Group
+from ...evaluation.about import LENS, About, Group, Sweep
 from ...evaluation.bootstrap import Records
 from ...evaluation.family import EDIT
 from ...frozen import Edit, FrozenModels
+from ..coding.code import SparseCode
 from ..coding.documents import DocumentCode
+from ..measuring import density, error_nodes, reach
+from ..measuring.rate import BITS, fewest_bits, largest_values, quantised_edits, rate_of
 from ..modeling import CrosslayerTranscoder
 from ..training.data import Texts, collator_of
 from .ablating import mean_ablated
 from .controls import components, each_alone, edits_without_lens, projected, random_twin, shuffled
-from .definitions import ALONE, CODES, QUANTITIES, SPOILED, of_layer
+from .definitions import (
+    ALONE,
+    BESIDE,
+    CODES,
+    ERRORS,
+    QUANTITIES,
+    SPOILED,
+    THRESHOLDS,
+    TRAITS,
+    VALUES,
+    of_bits,
+    of_layer,
+)
 from .fidelity import clean_values, errors_of, spread_of, sums_and_squares
 
 SAMPLED = 20_000  # training tokens, at most, from which principal components are computed
 
 
 class TranscoderReport(FamilyReport):
-    """All sites replaced inside one pass, each site alone, and controls through the same pass. A row is a document."""
+    """All sites replaced inside one pass, each site alone, and controls through the same pass. A row is a document.
+
+    Args:
+        beside: further transcoders of the same sites, to be measured beside the lens: `per_layer`, of equal size, is a
+            control; `jumprelu` is the lens with thresholds in the place of its TopK.
+    """
 
     quantities = QUANTITIES
-    compared = ("kl_recovered", "top1", "ce_loss_score")
+    traits = TRAITS
+    compared = ("kl", "kl_recovered", "top1", "ce_loss_score", "ev", "l0")
     kept = ()
+
+    def __init__(self, beside: Mapping[str, LensModel] | None = None) -> None:
+        self.beside: dict[str, Any] = dict(beside or {})
+        if unknown := sorted(set(self.beside) - set(BESIDE)):
+            raise BadInput("beside", unknown[0], f"Name them {' or '.join(BESIDE)}.")
+
+    @property
+    def lenses(self) -> Sequence[LensModel]:
+        return list(self.beside.values())
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         """Raise unless the blocks are of this model and hold the documents; then compute what controls need."""
         data.require_model(models.only)
-        if held_out.split not in data.splits:
-            raise BadInput("split", held_out.split, f"Use one of {', '.join(data.splits)}.", why="no blocks are of it")
-        for name, least in (("max_rows", 1), ("batch_size", 1), ("horizon", 0)):
-            if (given := vars(held_out)[name]) is not None and given < least:
-                raise BadInput(name, given, f"Use {least} or more.")
+        held_out.require_split(data.splits)
         config: Any = lens.config
         if config.across_layers:
             fix = "Give it thresholds first: lens.calibrated(...)."
             raise BadInput("across_layers", True, fix, why="inside a pass, layers above are not known yet")
+        for name, other in self.beside.items():
+            if other.config.written_sites != config.written_sites:
+                fix = f"Give one that writes {', '.join(config.written_sites)}."
+                raise BadInput(name, other.config.written_sites, fix)
         self.data, self.seed = data, held_out.seed
         self.written = [data.sites.index(site) for site in config.written_sites]
         self.means = data.mean[self.written].float().to(models.only.device)
+        self.read = [data.sites.index(site) for site in config.read_sites]
         self.window: list[int] = config.window
         self.twin: CrosslayerTranscoder | None = None
         self.directions: list[Tensor] = []
         self.sums: list[Tensor] = []
         self.squares: list[Tensor] = []
         self.tokens: list[Tensor] = []
+        self.active: list[Tensor] = []
+        self.choices: list[Tensor] = []
         self.fired = torch.zeros(len(config.window), config.features, dtype=torch.int64)
 
     def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
@@ -71,14 +104,31 @@ class TranscoderReport(FamilyReport):
         shown = (
             Group(LENS, "the lens", "all sites at once", brief=True),
             Group(SPOILED, "controls", "transcoders that know less", compared=True, brief=True),
+            Group(THRESHOLDS, "thresholds", "the lens with thresholds", compared=True),
             Group(EDIT, "edits, no lens", "edits, no lens"),
+            Group(ERRORS, "error nodes", "with error nodes"),
             Group(ALONE, "one layer", "each layer alone"),
+            Group(VALUES, "b bits", "values in b bits"),
         )
+        bits = Sweep(
+            name="value_bits",
+            caption="What values of few bits keep",
+            title="What values of few bits keep",
+            axis="bits of the value of an active feature",
+            codes={str(bits): of_bits(bits) for bits in BITS},
+        )
+        tokens = self.evaluated
+        alive = self.fired > 0
         return About(
             shown,
             zero="mean activations in the place of all sites",
             questions={"kl_recovered": "recovered", "top1": "", "ev": "", "l0": ""},
-            details=("kl", "ce", "ce_loss_score", "kl_div_score", "fvu", "dead"),
+            details=("kl", "ce", "ce_loss_score", "kl_div_score", "fvu", "dead", "rate"),
+            sweep=bits,
+            charts=(
+                density.chart_of(self.fired, tokens, self.window),
+                reach.profile_of(self.written_squares, self.window, alive),
+            ),
         )
 
     def baseline(self, seen: Seen) -> list[Edit]:
@@ -88,49 +138,77 @@ class TranscoderReport(FamilyReport):
         yield from edits_without_lens(seen.lens, seen.batch, self.means)
 
     def controls(self, seen: Seen) -> Iterator[Control]:
+        lens, batch = seen.lens, seen.batch
         if self.twin is None:
             self.twin = self.prepare(seen)
+        self.clean = clean_values(lens, seen.frozen, batch)
+        self.reconstruction = lens.reconstruct(self.clean[0])
         made = {
-            "shuffled": shuffled(seen.lens, seen.batch, seen.seed),
-            "random": self.twin.replaced(seen.batch),
-            "pca": projected(seen.lens, seen.batch, self.means, self.directions),
+            "shuffled": shuffled(lens, batch, seen.seed),
+            "random": self.twin.replaced(batch),
+            "pca": projected(lens, batch, self.means, self.directions),
         }
+        made |= {name: other.replaced(batch) for name, other in self.beside.items()}
         for name, edits in made.items():
-            yield Control(name, SPOILED, CODES[name], edits)
+            yield Control(name, BESIDE.get(name, SPOILED), CODES[name], edits)
+        left = error_nodes.spread_out(self.clean[1] - self.reconstruction, batch)
+        yield Control("with_errors", ERRORS, CODES["with_errors"], error_nodes.with_errors(seen.edits, left))
         yield from each_alone(seen)
+        for bits in BITS:
+            definition = f"the lens with {bits} bits for each value, as `rate` counts them"
+            yield Control(of_bits(bits), VALUES, definition, quantised_edits(lens, batch, bits, self.largest))
 
     def prepare(self, seen: Seen) -> CrosslayerTranscoder:
-        """Controls with as many active features as the lens has on the first batch."""
-        code: Any = seen.code
+        """Controls with as many active features as the lens has on the first batch; what its values are on training
+        tokens, and what it writes where."""
+        lens, code = seen.lens, seen.code
         active = code.active().double().mean(0)
         documents, samples, count = self.data.documents("train"), [], 0
         for number in range(len(documents)):  # in their order: each block is read once
-            samples.append(documents[number]["activations"][:, self.written].float())
+            samples.append(documents[number]["activations"].float())
             count += len(samples[-1])
             if count >= SAMPLED:
                 break
+        known = torch.cat(samples)[:SAMPLED]
         ranks = [max(1, round(float(count))) for count in active]
-        self.directions = [basis.to(self.means) for basis in components(torch.cat(samples)[:SAMPLED], ranks)]
-        return random_twin(seen.lens, float(active.mean()), self.seed)
+        self.directions = [basis.to(self.means) for basis in components(known[:, self.written], ranks)]
+        self.largest = largest_values(lens, known[:, self.read])
+        twin = random_twin(lens, float(active.mean()), self.seed)
+        self.written_squares, self.squares_of_twin = reach.squares_of(lens), reach.squares_of(twin)
+        return twin
 
     def describe(self, seen: Seen, records: Records) -> None:
         """How near reconstructions are to what the untouched model computes, and how many features it takes."""
         lens, code = seen.lens, seen.code
         assert isinstance(code, DocumentCode) and self.twin is not None
-        read, written, lengths = clean_values(lens, seen.frozen, seen.batch)
+        read, written, lengths = self.clean
         for into, value in zip((self.sums, self.squares), sums_and_squares(written, lengths), strict=True):
             into.append(value.cpu())
         self.tokens.append(lengths.cpu())
         self.fired += code.tokens.counts().cpu()
-        active = code.sums(code.active()).double()
-        errors = errors_of(lens.reconstruct(read), written, lengths)
+        counts = code.active()
+        active = code.sums(counts).double()
+        self.active.append(active.sum(1).cpu())
+        self.choices.append(code.sums(rate_of(counts, lens.config.features, 0)).cpu())
+        errors = errors_of(self.reconstruction, written, lengths)
         self._add(records, LENS, errors.sum(1), active.mean(1), lengths)
         for i, layer in enumerate(lens.config.window):
             self._add(records, of_layer(layer), errors[:, i], active[:, i], lengths)
-        records.add("random", {"error": errors_of(self.twin.reconstruct(read), written, lengths).sum(1)})
+        for name, other in {"random": self.twin, **self.beside}.items():
+            records.add(name, {"error": errors_of(other.reconstruct(read), written, lengths).sum(1)})
+        for name, other in self.beside.items():
+            found = code.sums(DocumentCode(_encoded(other, read), lengths).active()).double()
+            records.add(name, {"l0": found.mean(1)}, {"l0": lengths})
         means = self.means.to(written)
         kept = [means[i] + (written[:, i] - means[i]) @ b @ b.T for i, b in enumerate(self.directions)]
         records.add("pca", {"error": errors_of(torch.stack(kept, 1), written, lengths).sum(1)})
+        of_twin = DocumentCode(_encoded(self.twin, read), lengths)
+        for name, own, squares in (
+            ("reach", code, self.written_squares),
+            ("reach_random", of_twin, self.squares_of_twin),
+        ):
+            energy = reach.written_by_distance(own, squares)
+            records.add("traits", {name: energy[:, 1:].sum(1)}, {name: energy.sum(1)})
 
     def _add(self, records: Records, name: str, error: Tensor, active: Tensor, lengths: Tensor) -> None:
         records.add(name, {"error": error})
@@ -139,12 +217,22 @@ class TranscoderReport(FamilyReport):
     def finish(self, records: Records) -> None:
         """The spread about the mean of all evaluated tokens, and which features none of them has made active."""
         spread = spread_of(torch.cat(self.sums), torch.cat(self.squares), torch.cat(self.tokens))
-        for name in (LENS, "random", "pca"):
+        for name in (LENS, "random", "pca", *self.beside):
             records.add(name, {"spread": spread.sum(1)})
+        lengths = torch.cat(self.tokens).double()
+        bits = self._fewest_bits(records)
+        rate = torch.cat(self.choices) + bits * torch.cat(self.active)
+        records.add(LENS, {"rate": rate}, {"rate": lengths})
+        records.add("traits", {"value_bits": torch.full((len(spread),), float(bits))})
         dead = (self.fired == 0).double().mean(1)
         records.add(LENS, {"dead": dead.mean().expand(len(spread))})
         for i, layer in enumerate(self.window):
             records.add(of_layer(layer), {"spread": spread[:, i], "dead": dead[i].expand(len(spread))})
+
+    def _fewest_bits(self, records: Records) -> int:
+        of_mean = records.column("mean", "kl").mean()
+        recovered = {bits: float(1 - records.column(of_bits(bits), "kl").mean() / of_mean) for bits in BITS}
+        return fewest_bits(recovered, float(1 - records.column(LENS, "kl").mean() / of_mean))
 
     def verdict(self, report: Report) -> tuple[str, About]:
         numbers = report.parts["all"].numbers[LENS]
@@ -176,3 +264,7 @@ class TranscoderReport(FamilyReport):
             "near_duplicates_of_split": data.metadata["near_duplicates"].get(held_out.split),
             "seed": held_out.seed,
         }
+
+
+def _encoded(lens: CrosslayerTranscoder, read: Tensor) -> SparseCode:
+    return lens.code_of(lens.encode(read))

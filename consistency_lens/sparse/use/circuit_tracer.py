@@ -4,27 +4,31 @@
     W_enc_{i}.safetensors   W_enc_{i} [F, d], b_enc_{i} [F], b_dec_{i} [d], threshold_{i} [F] of a JumpReLU
     W_dec_{i}.safetensors   W_dec_{i} [F, L - i, d]; target i + j at index j
 
-There is no standardisation in it, so it is folded into the weights; and no skip, which is refused.
+There is no standardisation in it, so it is folded into the weights; and no skip, which is refused. Beside these files
+lie pages of the features, where their contexts are known (`dashboards.py`).
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...base.saving.lens_files import save_files
 from ...errors import BadInput
 from ...frozen import FrozenLM
+from ...schema import glimpse
 from ..coding.decoding import untied
 from ..configuration import CrosslayerTranscoderConfig
+from .dashboards import FOLDER, write_dashboards
 
 if TYPE_CHECKING:
     from ..modeling import CrosslayerTranscoder
@@ -44,7 +48,7 @@ def names_of(layers: int) -> list[str]:
 def export(
     lens: CrosslayerTranscoder, folder: str | os.PathLike[str], batches: Iterable[Tensor] | None = None
 ) -> Path:
-    """Write a lens as circuit-tracer reads it.
+    """Write a lens as circuit-tracer reads it: beside the folder, whose place it takes when it is whole.
 
     Args:
         lens: of all layers of its subject, with `relu` or `jumprelu`.
@@ -53,8 +57,22 @@ def export(
     """
     place = Path(folder)
     _require_exportable(lens, place, batches is not None)
-    if batches is not None:
+    known = lens.contexts
+    if batches is not None and lens.config.k is not None:
         lens = lens.calibrated(batches)
+    part = place.with_name(f".{place.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    _write(lens, part)
+    if known is not None:
+        write_dashboards(known, part, lens.config.origin.model_id)
+    _require_written(part, lens.config)
+    if place.exists():
+        shutil.rmtree(place)
+    part.rename(place)
+    return place
+
+
+def _write(lens: CrosslayerTranscoder, place: Path) -> None:
     plain, count = lens.fold(), lens.config.depth
     files = {}
     for i, decoder in enumerate(_decoders(plain)):
@@ -73,7 +91,24 @@ def export(
         "model_name": lens.config.origin.model_id if lens.config.provenance else "",
     }
     (place / CONFIG).write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
-    return place
+
+
+def _require_written(place: Path, config: CrosslayerTranscoderConfig) -> None:
+    """Raise unless the files on the disk are what circuit-tracer takes for granted and does not look at."""
+    count, features, size = config.depth, config.features, config.hidden_size
+    missing = sorted(set(names_of(count)) - {path.name for path in place.iterdir()})
+    jumps = config.nonlinearity != "relu"
+    for i in range(count if not missing else 0):
+        wanted = {f"W_enc_{i}": [features, size], f"b_enc_{i}": [features], f"b_dec_{i}": [size]}
+        wanted |= {f"threshold_{i}": [features]} if jumps else {}
+        for part, shapes in (("enc", wanted), ("dec", {f"W_dec_{i}": [features, count - i, size]})):
+            with safe_open(place / f"W_{part}_{i}.safetensors", "pt") as tensors:
+                found = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            if found != shapes:
+                missing.append(f"W_{part}_{i}.safetensors with {shapes}")
+    if missing:
+        fix = "Try again, on a disk that keeps what is written to it."
+        raise BadInput("folder", str(place), fix, why=f"{missing[0]} is not in what was written")
 
 
 def _plain(tensor: Tensor) -> nn.Parameter:
@@ -91,6 +126,9 @@ def _decoders(lens: CrosslayerTranscoder) -> list[Tensor]:
 
 def _require_exportable(lens: CrosslayerTranscoder, folder: Path, has_batches: bool) -> None:
     config = lens.config
+    if lens.subject is not None and lens.subject.num_layers != config.depth:
+        why = f"{lens.subject.model_id} has {lens.subject.num_layers} layers"
+        raise BadInput("depth", config.depth, "Give the lens its own model.", why=why)
     if config.skip:
         fix = "Train one without skip to open it in circuit-tracer."
         raise BadInput("skip", True, fix, why="circuit-tracer has no linear skip in its format, and would ignore it")
@@ -105,7 +143,7 @@ def _require_exportable(lens: CrosslayerTranscoder, folder: Path, has_batches: b
     if config.k is not None and not has_batches:
         fix = "Give batches of activations: thresholds are calibrated on them."
         raise BadInput("batches", None, fix, why=f"circuit-tracer knows thresholds, and no {config.nonlinearity}")
-    stray = sorted({path.name for path in folder.glob("*")} - set(names_of(config.depth)))
+    stray = sorted({path.name for path in folder.glob("*")} - {*names_of(config.depth), FOLDER})
     if stray:
         why = f"{stray[0]} lies in it, and circuit-tracer takes what it finds for part of the transcoder"
         raise BadInput("folder", str(folder), "Give a folder of its own.", why=why)
@@ -206,9 +244,10 @@ def _stages(folder: Path) -> dict[str, str]:
         ("write_stage", "feature_output_hook", OUTPUT_HOOKS),
     ):
         names = {hook: name for name, hook in known.items()}
-        if said.get(key) not in names:
-            raise BadInput(key, said.get(key), f"Hooks that can be read: {', '.join(names)}.")
-        found[stage] = names[said[key]]
+        hook = said.get(key)
+        if not isinstance(hook, str) or hook not in names:
+            raise BadInput(key, glimpse(hook), f"Hooks that can be read: {', '.join(names)}.")
+        found[stage] = names[hook]
     return found
 
 
@@ -223,8 +262,10 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _tensor(tensors: dict[str, Tensor], name: str, layer: int) -> Tensor:
     if name not in tensors:
         raise BadInput("folder", name, "Download it again.", why=f"this tensor of layer {layer} is missing")
-    if not bool(tensors[name].isfinite().all()):
-        raise BadInput("folder", name, "Download it again.", why=f"a weight of layer {layer} is not finite")
+    tensor = tensors[name]
+    if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        odd = "not finite" if tensor.is_floating_point() else f"no float: {tensor.dtype}"
+        raise BadInput("folder", name, "Download it again.", why=f"a weight of layer {layer} is {odd}")
     return tensors[name]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ...base.comparing import WholePass
 from ...base.comparing.chain import likeliest
+from ...base.explaining import Positions, read_tokens, tokens_of
+from ...base.explanations import Explanations
 from ...objectives import kl_of
-from .using import features_of, read_text, subject_of
+from .replacing import Factors
+from .using import features_of, require_inside
 
 if TYPE_CHECKING:
     from ..modeling import CrosslayerTranscoder
@@ -18,10 +21,16 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def explain_tokens(
-    lens: CrosslayerTranscoder, text: str, positions: Sequence[int] | None = None, top: int = 5
-) -> list[dict[str, Any]]:
+    lens: CrosslayerTranscoder,
+    text: str | Tensor,
+    positions: Positions = None,
+    top: int = 5,
+    factors: Factors | None = None,
+    inside: str = "model",
+) -> Explanations:
     """One row per token: its features, and the prediction at it without the lens (`before`) and with the lens in the
-    place of all its sites, inside one pass (`after`), with the `kl` between them.
+    place of all its sites, inside one pass (`after`), with the `kl` between them. Where features are changed, these
+    are the predictions without the change and with it, at every token.
 
     Args:
         lens: with its model.
@@ -29,19 +38,29 @@ def explain_tokens(
         positions: tokens of the text, negative ones counted from its end; default all but the first, whose values
             the lens does not replace.
         top: features, and likeliest next tokens, of each.
+        factors: (layer, feature) -> what to multiply the feature by, at every token but the first.
+        inside: which pass they are changed in, as for `amplify`.
     """
-    frozen = subject_of(lens)
-    batch = read_text(frozen, text)
+    require_inside(inside)
+    frozen, ids = read_tokens(lens, text)
+    batch = {"input_ids": ids}
     described = features_of(lens, text, top, positions)
     comparison = WholePass.of(frozen, batch)
-    edited = comparison.edited(lens.replaced(batch))
-    kl = kl_of(comparison.clean[0], edited[0]).tolist()
-    return [
+    clean = comparison.clean
+    if not factors:
+        edited = comparison.edited(lens.replaced(batch))
+    elif inside == "model":
+        edited = comparison.edited(lens.changed(factors, batch))
+    else:
+        clean, edited = comparison.edited(lens.replaced(batch)), comparison.edited(lens.replaced(batch, factors))
+    kl = kl_of(clean[0], edited[0]).tolist()
+    rows = [
         {
             **row,
             "kl": kl[row["position"]],
-            "before": likeliest(frozen.tokenizer, comparison.clean[0, row["position"]], top),
+            "before": likeliest(frozen.tokenizer, clean[0, row["position"]], top),
             "after": likeliest(frozen.tokenizer, edited[0, row["position"]], top),
         }
         for row in described
     ]
+    return Explanations(rows, tokens_of(frozen, ids[0]))

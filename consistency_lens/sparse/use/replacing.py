@@ -112,9 +112,14 @@ def replaced_by(
 
 def changed(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors, first: bool = True) -> list[Edit]:
     """What a change of some features writes, added to every written site: the model's own values stay."""
-    keeps = _keeping(batch, first, "changed")
     changes = _per_layer(lens, {key: factor - 1 for key, factor in factors.items()}, otherwise=0.0)
-    totals = _Totals(lens, _scaling(changes), keeps)
+    return changed_by(lens, batch, _scaling(changes), first)
+
+
+def changed_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Change, first: bool = True) -> list[Edit]:
+    """The same where `change` gives the difference to the active features of each layer."""
+    keeps = _keeping(batch, first, "changed")
+    totals = _Totals(lens, change, keeps)
     scale = lens.targets.standardiser.scale
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:

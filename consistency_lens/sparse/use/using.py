@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...base.comparing import likeliest
+from ...base.explaining import Positions, read_tokens, wanted_positions
 from ...errors import BadInput
-from ...frozen import FrozenLM
 from ...objectives import kl_of
 from .replacing import Factors
 
@@ -35,58 +35,65 @@ class Changed:
     kl: float
 
 
-def subject_of(lens: CrosslayerTranscoder) -> FrozenLM:
-    if lens.subject is None:
-        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to read texts.")
-    return lens.subject
-
-
-def read_text(frozen: FrozenLM, text: str) -> dict[str, Tensor]:
-    """The tokens of a text as a batch of one row."""
-    ids = frozen.tokenizer(text, return_tensors="pt")["input_ids"].to(frozen.device)
-    if ids.shape[1] < 2:
-        raise BadInput("text", text, "Give at least one word.")
-    frozen.require_length(ids.shape[1], "text")
-    return {"input_ids": ids}
-
-
 @torch.no_grad()
 def features_of(
-    lens: CrosslayerTranscoder, text: str, top: int = 10, positions: Sequence[int] | None = None
+    lens: CrosslayerTranscoder,
+    text: str | Tensor,
+    top: int = 10,
+    positions: Positions = None,
+    contexts: int = 0,
 ) -> list[dict[str, Any]]:
-    """One row per token: `position`, `token`, its `top` strongest features, and how many are `active`.
+    """One row per token: `position`, `token`, its `top` strongest `features` as (layer, feature, value), the `labels`
+    of these with their `scores`, how many are `active`, and, where they are asked for, the `contexts` of each.
 
     Args:
-        lens: with its subject.
-        text: what the subject reads.
+        lens: with its subject; of one that knows no contexts, labels are empty.
+        text: what the model reads, as a string or as token ids.
         top: how many features to name.
         positions: tokens of the text, negative ones counted from its end; default all but the first.
+        contexts: how many contexts to give for each feature, the strongest first.
     """
-    frozen = subject_of(lens)
-    batch = read_text(frozen, text)
-    ids = batch["input_ids"][0].tolist()
-    wanted = range(1, len(ids)) if positions is None else [p + len(ids) if p < 0 else p for p in positions]
-    bad = [p for p in wanted if not 0 <= p < len(ids)]
-    if bad:
-        raise BadInput("positions", bad[0], f"The text has {len(ids)} tokens: use 0 to {len(ids) - 1}.")
-    found = frozen.read(batch, lens.config.read_sites)
+    if contexts and lens.contexts is None:
+        fix = "Evaluate it, or call describe_features(lens, batches)."
+        raise BadInput("contexts", contexts, fix, why="nothing is known yet of what the lens's features stand for")
+    frozen, rows_of_ids = read_tokens(lens, text)
+    ids = rows_of_ids[0].tolist()
+    wanted = wanted_positions(positions, len(ids))
+    read = frozen.read({"input_ids": rows_of_ids}, lens.config.read_sites)
     # All tokens at once: a BatchTopK compares them.
-    code = lens.compress({"activations": {site: values[0, 1:] for site, values in found.items()}})
+    code = lens.compress({"activations": {site: values[0, 1:] for site, values in read.items()}})
     if 0 in wanted:
-        first = lens.compress({"activations": {site: values[0, :1] for site, values in found.items()}}).rows(top)
+        first = lens.compress({"activations": {site: values[0, :1] for site, values in read.items()}}).rows(top)
     else:
         first = [{}]
     rows = [*first, *code.rows(top)]
-    return [{"position": p, "token": frozen.tokenizer.decode(ids[p]), **rows[p]} for p in wanted]
+    found = [{"position": p, "token": frozen.tokenizer.decode(ids[p]), **rows[p]} for p in wanted]
+    return [row | _known(lens, row.get("features", ()), contexts) for row in found]
+
+
+def _known(lens: CrosslayerTranscoder, features: Sequence[tuple[int, int, float]], contexts: int) -> dict[str, Any]:
+    """Labels of some features, and contexts of each."""
+    known = lens.contexts
+    if known is None:
+        return {"labels": ["" for _ in features], "scores": [0.0 for _ in features]}
+    found: dict[str, Any] = {"labels": [known.label(layer, feature) for layer, feature, _ in features]}
+    found["scores"] = [known.score(layer, feature) for layer, feature, _ in features]
+    if contexts:
+        found["contexts"] = [known.of(layer, feature)["contexts"][:contexts] for layer, feature, _ in features]
+    return found
+
+
+def require_inside(inside: str) -> None:
+    if inside not in INSIDE:
+        raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
 
 
 @torch.no_grad()
 def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str, top: int) -> Changed:
     """What the subject predicts next, before and after features are multiplied at every token but the first."""
-    if inside not in INSIDE:
-        raise BadInput("inside", inside, f"Use one of {', '.join(INSIDE)}.")
-    frozen = subject_of(lens)
-    batch = read_text(frozen, text)
+    require_inside(inside)
+    frozen, ids = read_tokens(lens, text)
+    batch = {"input_ids": ids}
     if inside == "lens":
         edits = (lens.replaced(batch), lens.replaced(batch, factors))
     else:

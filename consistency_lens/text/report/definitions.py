@@ -7,18 +7,26 @@ from collections.abc import Mapping, Sequence
 
 from ...evaluation.about import DETAILS, LENS, MEAN, QUESTIONS, About, Course, Group, Sweep
 from ...evaluation.family import EDIT
+from ..sceptic.controls import DEFINED, GREEDY, PROBES, TABLE
 
 SHUFFLED, REWORDED, TAIL = "shuffled_activation", "reworded", "context_tail"
 TRAINED_TAIL = "context_tail_trained"  # a rival that learned to read such tails
 # A text control that knows what the subject will say: what one gets without a lens. It is no sign of blindness.
 AHEAD = "own_continuation"
-TEXT, LOOKS_AHEAD, TAMPERED = "text", "ahead", "tampered"
+TRAINED_GREEDY = f"{GREEDY}_trained"  # a rival that learned to read what the subject says next
+READ_BY = {TRAINED_GREEDY: GREEDY}  # rival -> the code that it reads; all others read the tail
+TEXT, LOOKS_AHEAD, TAMPERED, TWO_TOKENS, SLOTS = "text", "ahead", "tampered", "two_tokens", "slots"
+# What needs no decoder: a lens is worth what it has above the best of these.
+UNDECODED = (GREEDY, TRAINED_GREEDY, TABLE, PROBES)
+IN_FRONT, EARLIER_IN_FRONT = "reworded in front", "reworded in front before"  # rows whose first words changed
 GROUPS = (
     Group(LENS, "the lens", brief=True),
     Group(TEXT, "codes not from A", "words that do not come from this activation", compared=True, brief=True),
     Group(LOOKS_AHEAD, "text, looking ahead", "words that look ahead", compared=True, brief=True),
+    Group(TWO_TOKENS, "two tokens, no text", "two tokens, no text", compared=True, brief=True),
     Group(EDIT, "edits, no code", "vectors, no words"),
     Group(TAMPERED, "its code, tampered", "the lens's own words, tampered with", changed=True),
+    Group(SLOTS, "its words, one changed", "the lens's own words, one of them changed", changed=True),
 )
 TITLES = {
     "differences": "How far the lens is above text",
@@ -39,6 +47,8 @@ TRAITS = {
     "repetition": "share of a text's pairs of neighbouring tokens that have come before in it",
     "round_trip": "how often the printed text, tokenised again, is the same tokens",
     "retrieval": "how often M, given the text, picks its own context among 4 by likelihood; chance is .25",
+    "reworded_changed": "share of the texts that a world's rewording changed at all",
+    "reworded_in_front": "share of the texts of which it changed the first or second word",
     "distinct": "different explanations, over all, in blocks of at most 500 rows",
     "distinct_1": "different words, over all words, of 500 explanations",
     "distinct_2": "different pairs of neighbouring words, over all pairs, of 500 explanations",
@@ -51,18 +61,36 @@ CODES = {
     "context_tail": "the last tokens of A's own context, read by the lens's own encoder",
     "context_tail_trained": "the last tokens of A's own context, read by an encoder trained on them with the same "
     "objective and budget",
-    "own_continuation": "what the subject itself says next: it looks ahead, and is what one gets without a lens",
+    "own_continuation": "P's token and what the subject itself says next: it looks ahead, and is what one gets "
+    "without a lens",
+    **DEFINED,
+    TRAINED_GREEDY: f"the text of {GREEDY}, read by an encoder trained on such texts with the same objective and "
+    "budget",
     "token_shuffle": "the lens's tokens in another order",
     "paraphrase": "the lens's text, rewritten by the subject",
-    "reworded": "the lens's text in other words and another order, by a world that knows its synonyms",
+    "reworded": "the lens's text in other words and another order, by a world that knows its synonyms; over the rows "
+    "whose first two words changed",
 }
+_SLOT = re.compile(r"slot_(\d+)(_dropped)?")
+_EXCHANGED = re.compile(r"slots_(\d+)_(\d+)_exchanged")
 _TRUNCATED = re.compile(r"truncation_(\d+)")
 
 
 def of_code(name: str) -> str:
     if cut := truncation(name):
         return f"the first {cut} token{'s' if cut > 1 else ''} of the lens's text"
+    if found := _SLOT.fullmatch(name):
+        how = "left out" if found[2] else "replaced by what stands there in another row's text"
+        return f"the lens's text with word {found[1]} {how}"
+    if found := _EXCHANGED.fullmatch(name):
+        return f"the lens's text with words {found[1]} and {found[2]} exchanged"
     return CODES.get(name, "a control of this family of lenses")
+
+
+def slot_of(name: str) -> int | None:
+    """Which word a code has replaced, if the name says so."""
+    found = _SLOT.fullmatch(name)
+    return int(found[1]) if found and not found[2] else None
 
 
 def truncation(name: str) -> int | None:

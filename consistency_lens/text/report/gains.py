@@ -9,7 +9,7 @@ import numpy as np
 from ...evaluation.about import LENS
 from ...evaluation.bootstrap import Number
 from ...evaluation.quantities import Measured, Numbers
-from .definitions import REWORDED
+from .definitions import EARLIER_IN_FRONT, IN_FRONT, REWORDED
 
 BEFORE = "before"  # the code of the earlier lens; its traits and its reworded code have the names below
 BEFORE_TRAITS, BEFORE_REWORDED = "traits before", "reworded before"
@@ -43,7 +43,8 @@ def gains_of(measured: Measured, judged: Iterable[str]) -> dict[str, Numbers]:
 
 
 def _pairs(measured: Measured, judged: Iterable[str]) -> Iterator[tuple[str, np.ndarray | None, np.ndarray | None]]:
-    for subset in ("", *measured.samples.subsets):
+    hidden = {IN_FRONT, EARLIER_IN_FRONT}
+    for subset in ("", *(each for each in measured.samples.subsets if not hidden & set(each.split(" & ")))):
         for name in measured.quantities:
             label = f"{subset}: {name}" if subset else name
             yield label, measured.draws(LENS, name, subset), measured.draws(BEFORE, name, subset)
@@ -52,5 +53,6 @@ def _pairs(measured: Measured, judged: Iterable[str]) -> Iterator[tuple[str, np.
             yield name, measured.draws(LENS, name), measured.draws(BEFORE, name)
     for name in TRAITS:
         yield name, measured.draws("traits", name), measured.draws(BEFORE_TRAITS, name)
-    kept, kept_before = measured.share(REWORDED, LENS, SCORE), measured.share(BEFORE_REWORDED, BEFORE, SCORE)
-    yield f"survives {REWORDED}", kept, kept_before
+    if hidden <= measured.samples.subsets.keys():
+        kept = measured.share(REWORDED, LENS, SCORE, IN_FRONT)
+        yield f"survives {REWORDED}", kept, measured.share(BEFORE_REWORDED, BEFORE, SCORE, EARLIER_IN_FRONT)

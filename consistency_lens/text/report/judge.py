@@ -37,10 +37,10 @@ class Judge(Protocol):
         ...
 
 
-def rows_for(judge: Judge, batch: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+def rows_for(columns: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """The columns that a judge asked for, as lists."""
     rows: dict[str, Sequence[Any]] = {}
-    for column in ("position", "doc_id", *judge.columns):
+    for column in ("position", "doc_id", *columns):
         values = batch["activations"][column] if column in batch["activations"] else batch[column]
         rows[column] = values.tolist() if isinstance(values, torch.Tensor) and values.dim() == 1 else values
     return rows

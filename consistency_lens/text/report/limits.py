@@ -5,8 +5,8 @@ from __future__ import annotations
 from ...evaluation.about import LENS
 from ...evaluation.bootstrap import Number
 from ...evaluation.report import Report
-from .definitions import AHEAD, REWORDED, TEXT
-from .verdict import BLIND_SHARE, LANGUAGE_SHARE, best_text
+from .definitions import AHEAD, REWORDED, TEXT, UNDECODED
+from .verdict import BLIND_SHARE, LANGUAGE_SHARE, best_text, few_slots
 
 TRUE_ENOUGH = 0.95  # share of what a text says
 FEW = 200  # documents
@@ -18,6 +18,7 @@ def limits_of(report: Report, content_blind: bool) -> list[str]:
         _blindness(report, content_blind),
         _confabulation(report),
         _privacy(report),
+        _slots(report),
         _looking_ahead(report),
         _sameness(report),
     ]
@@ -79,12 +80,27 @@ def _privacy(report: Report) -> str:
 
 def _looking_ahead(report: Report) -> str:
     numbers = report.parts["all"].numbers
-    score, ahead = numbers[LENS].get("kl_recovered"), numbers.get(AHEAD, {}).get("kl_recovered")
-    if score is None or ahead is None or ahead.value < score.low:
+    score = numbers[LENS].get("kl_recovered")
+    found = {code: numbers.get(code, {}).get("kl_recovered") for code in (AHEAD, *UNDECODED)}
+    codes = [(number.value, code) for code, number in found.items() if number is not None]
+    if score is None or not codes or max(codes)[0] < score.low:
         return ""
+    best = max(codes)[1]
     return (
-        f"For the next token alone no lens is needed: {AHEAD}, {report.definitions[AHEAD]}, scores {ahead} where the "
-        f"lens has {score}."
+        f"For the next token alone no lens is needed: {best}, {report.definitions[best]}, scores {found[best]} where "
+        f"the lens has {score}."
+    )
+
+
+def _slots(report: Report) -> str:
+    few = few_slots(report)
+    if few is None:
+        return ""
+    slots, share = few
+    which = " and ".join(map(str, slots))
+    return (
+        f"Its texts are a code of {len(slots)} slot{'s' if len(slots) > 1 else ''}: of what replacing one word costs, "
+        f"{share:.2f} is lost with word {which}. The others are there for people to read, and carry little."
     )
 
 

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ...base.modeling import LensModel
 from ...errors import BadInput
-from ...evaluation import Control, Report, Seen, VectorReport
+from ...evaluation import Control, HeldOut, Report, Seen, VectorReport
 from ...evaluation.about import LENS, About
 from ...evaluation.bootstrap import Records
 from ...evaluation.quantities import Measured, Numbers
+from ...frozen import FrozenModels
+from ..parts.generation import Words
+from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, Sceptic
+from ..sceptic.follows import Sayings, definitions_of, followed
+from ..sceptic.slots import changed_in_front, one_word_changed
 from .definitions import (
     AHEAD,
+    EARLIER_IN_FRONT,
+    IN_FRONT,
     LOOKS_AHEAD,
+    READ_BY,
     REWORDED,
     SHUFFLED,
+    SLOTS,
     TAIL,
     TAMPERED,
     TEXT,
     TRAITS,
+    TWO_TOKENS,
     about_of,
     of_code,
 )
@@ -32,7 +43,7 @@ from .judge import Judge, rows_for
 from .limits import limits_of
 from .verdict import best_text, remarks_of, verdict_of
 
-JUDGED = (LENS, SHUFFLED, TAIL, AHEAD)  # whose explanations the judges read
+JUDGED = (LENS, SHUFFLED, TAIL, AHEAD, GREEDY)  # whose explanations the judges read
 Reword = Callable[[Sequence[str], int], Sequence[str]]
 
 
@@ -40,15 +51,20 @@ class TextReport(VectorReport):
     """The controls, numbers and sentences of a text lens.
 
     Args:
-        rivals: name -> a lens that restores this lens's code `context_tail`; `context_tail_trained` is one trained on
-            such tails with the same objective and budget, the honest text baseline.
+        rivals: name -> a lens that restores this lens's code `context_tail`, or `greedy_trained` one that restores
+            `greedy`; `context_tail_trained` is one trained on such tails with the same objective and budget, the
+            honest text baseline.
         before: the same lens at an earlier moment, such as the end of its warm start: the report says what it has
             gained since, row by row.
         judges: worlds whose truth is known.
         reword: explanations and a seed -> the same in other words, where a world can do that.
+        sayings: worlds that can say something else of a row: does the model follow?
+        sure, vague: of the lens's starting texts: how `greedy` deals with a guess.
+        brief: leave out what is written anew for each text: traits, and texts that are tampered with.
     """
 
     traits = TRAITS
+    over: ClassVar[Mapping[str, str]] = {REWORDED: IN_FRONT, BEFORE_REWORDED: EARLIER_IN_FRONT}
 
     def __init__(
         self,
@@ -56,14 +72,23 @@ class TextReport(VectorReport):
         before: LensModel | None = None,
         judges: Sequence[Judge] = (),
         reword: Reword | None = None,
+        sayings: Sequence[Sayings] = (),
+        sure: float = 0.0,
+        vague: str | None = None,
+        brief: bool = False,
     ) -> None:
         self.rivals, self.before, self.judges, self.reword = dict(rivals or {}), before, judges, reword
+        self.sayings, self.brief, self.form = sayings, brief, (sure, vague)
         self.texts: dict[str, list[str]] = {LENS: [], BEFORE: []}
         self.codes: dict[str, Any] = {}  # of the batch, by name
+        self.in_front: dict[str, Tensor] = {}  # of the batch: whose first words were changed
+        self.told: dict[str, dict[str, Tensor]] = {}  # of the batch: what controls say of themselves
 
     @property
     def judged(self) -> Mapping[str, str]:
-        return {name: text for judge in self.judges for name, text in judge.definitions.items()}
+        worlds = {name: text for judge in self.judges for name, text in judge.definitions.items()}
+        ways = {name: text for each in self.sayings for name, text in definitions_of(each.ways).items()}
+        return {**worlds, **ways, **READ}
 
     @property
     def lenses(self) -> Sequence[LensModel]:
@@ -72,27 +97,43 @@ class TextReport(VectorReport):
     def about(self, groups: Mapping[str, Sequence[str]]) -> About:
         return about_of(groups)
 
+    def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
+        super().begin(lens, models, data, held_out)
+        self.sceptic = Sceptic(data.splits.get("train"), *self.form)
+
     def controls(self, seen: Seen) -> Iterator[Control]:
         lens, batch, prefix = seen.lens, seen.batch, seen.prefix
         rivals = lens.rivals(batch, prefix, seen.frozen, seen.seed)
-        ahead = {name: code for name, code in rivals.items() if name == AHEAD}
+        if isinstance(seen.code, Words):
+            rivals[GREEDY] = self.sceptic.greedy(seen)
+        ahead = {name: code for name, code in rivals.items() if name in (AHEAD, GREEDY)}
+        self.codes, self.in_front, self.told = {LENS: seen.code}, {}, {}
         groups = {
-            TEXT: {SHUFFLED: seen.code.take(batch["pair"])} | {n: c for n, c in rivals.items() if n != AHEAD},
+            TEXT: {SHUFFLED: seen.code.take(batch["pair"])} | {n: c for n, c in rivals.items() if n not in ahead},
             LOOKS_AHEAD: ahead,
-            TAMPERED: lens.tampered(seen.code, prefix, seen.frozen, seen.seed)
-            | ({REWORDED: self._reworded(seen, lens, seen.code)} if self.reword else {}),
+            TAMPERED: self._tampered(seen),
+            SLOTS: one_word_changed(seen.code, seen.seed, lens.config.pad_id) if isinstance(seen.code, Words) else {},
         }
-        self.codes = {LENS: seen.code}
         for group, codes in groups.items():
             self.codes |= codes
             for name, code in codes.items():
                 yield Control(name, group, of_code(name), lens.restore(code, batch))
-        if self.rivals and TAIL not in self.codes:
-            fix = f"Leave them out: this family of lenses has no {TAIL} for them to read."
-            raise BadInput("rivals", sorted(self.rivals), fix)
         for name, rival in self.rivals.items():
-            yield Control(name, TEXT, of_code(name), rival.restore(self.codes[TAIL], batch))
+            read = READ_BY.get(name, TAIL)
+            if read not in self.codes:
+                fix = f"Leave them out: this family of lenses has no {read} for them to read."
+                raise BadInput("rivals", sorted(self.rivals), fix)
+            group = LOOKS_AHEAD if read == GREEDY else TEXT
+            yield Control(name, group, of_code(name), rival.restore(self.codes[read], batch))
+        yield from self.sceptic.vectors(seen, TWO_TOKENS, self.told)
         yield from self._earlier(seen)
+
+    def _tampered(self, seen: Seen) -> dict[str, Any]:
+        """The lens's own texts, spoiled."""
+        found = {} if self.brief else dict(seen.lens.tampered(seen.code, seen.prefix, seen.frozen, seen.seed))
+        if self.reword:
+            found[REWORDED] = self._reworded(seen, seen.lens, seen.code, IN_FRONT)
+        return found
 
     def _earlier(self, seen: Seen) -> Iterator[Control]:
         """The codes of the earlier lens, which stand in no table of controls."""
@@ -102,29 +143,42 @@ class TextReport(VectorReport):
         self.codes[BEFORE] = code
         yield Control(BEFORE, "", "", self.before.restore(code, seen.batch))
         if self.reword:
-            reworded = self._reworded(seen, self.before, code)
+            reworded = self._reworded(seen, self.before, code, EARLIER_IN_FRONT)
             yield Control(BEFORE_REWORDED, "", "", self.before.restore(reworded, seen.batch))
 
-    def _reworded(self, seen: Seen, lens: Any, code: Any) -> Any:
-        """The code in a world's other words for it."""
+    def _reworded(self, seen: Seen, lens: Any, code: Any, where: str) -> Any:
+        """The code in a world's other words for it; notes in which rows the first words are others now."""
         assert self.reword is not None
-        return lens.reread(list(self.reword(said_by(lens, code), seen.seed)))
+        before = said_by(lens, code)
+        after = list(self.reword(before, seen.seed))
+        self.in_front[where] = changed_in_front(before, after)
+        if where == IN_FRONT:
+            changed = torch.tensor([float(a != b) for a, b in zip(before, after, strict=True)])
+            self.told["traits"] = {"reworded_changed": changed, "reworded_in_front": self.in_front[where].float()}
+        return lens.reread(after)
 
     def describe(self, seen: Seen, records: Records) -> None:
-        self._describe(seen, records, seen.lens, LENS, "traits")
-        if self.before is not None:
-            self._describe(seen, records, self.before, BEFORE, BEFORE_TRAITS)
+        for name, measures in self.told.items():
+            records.add(name, measures)
+        if not self.brief:
+            self._describe(seen, records, seen.lens, LENS, "traits")
+            if self.before is not None:
+                self._describe(seen, records, self.before, BEFORE, BEFORE_TRAITS)
         said = {
             name: said_by(self._of(name, seen), self.codes[name]) for name in (*JUDGED, BEFORE) if name in self.codes
         }
         for name, texts in self.texts.items():
             texts += said.get(name, [])
+        if self.judges:
+            said[LOGIT_LENS] = self.sceptic.said_by_logit_lens(seen)
         for judge in self.judges:
-            rows = rows_for(judge, seen.batch)
+            rows = rows_for(judge.columns, seen.batch)
             for name, texts in said.items():
-                judged = judge.judge(texts, rows)
-                numerators = {measure: above for measure, (above, _) in judged.items()}
-                records.add(name, numerators, {measure: below for measure, (_, below) in judged.items()})
+                _add(records, name, judge.judge(texts, rows))
+        predicted = [seen.frozen.tokenizer.decode([i]) for i in seen.comparison.clean[:, 0].argmax(-1).tolist()]
+        for each in self.sayings:
+            asked = each.texts(said[LENS], predicted, rows_for(each.columns, seen.batch), seen.seed)
+            _add(records, LENS, followed(seen.lens, seen, said[LENS], asked))
 
     def _of(self, name: str, seen: Seen) -> LensModel:
         return self.before if name == BEFORE and self.before is not None else seen.lens
@@ -137,9 +191,8 @@ class TextReport(VectorReport):
         records.add(traits, found)
 
     def subsets(self, seen: Seen) -> Mapping[str, Tensor]:
-        return {
-            name: mask for judge in self.judges for name, mask in judge.subsets(rows_for(judge, seen.batch)).items()
-        }
+        of_worlds = [judge.subsets(rows_for(judge.columns, seen.batch)) for judge in self.judges]
+        return {name: mask for found in (*of_worlds, self.in_front) for name, mask in found.items()}
 
     def finish(self, records: Records) -> None:
         super().finish(records)
@@ -164,3 +217,9 @@ class TextReport(VectorReport):
 def said_by(lens: LensModel, code: Any) -> list[str]:
     """The explanations."""
     return [str(row["explanation"]) for row in lens.describe(code)]
+
+
+def _add(records: Records, name: str, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Numerators and denominators of one code."""
+    above = {measure: pair[0] for measure, pair in found.items()}
+    records.add(name, above, {measure: pair[1] for measure, pair in found.items()})

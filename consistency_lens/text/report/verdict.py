@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from ...evaluation.bootstrap import Number
 from ...evaluation.report import Report
-from .definitions import AHEAD, REWORDED, SHUFFLED, TAIL, TRAINED_TAIL
+from .definitions import AHEAD, REWORDED, SHUFFLED, SLOTS, TAIL, TRAINED_TAIL, UNDECODED, slot_of
 
 BLIND_SHARE = 0.9  # a control that reaches this share of the score is within 10 % of it
 LANGUAGE_SHARE = 0.5  # words that keep less than this when reworded are no language
+FEW_SLOTS = 2  # words that carry `CARRIED` of what all carry are a code, and no language
+CARRIED = 0.9
 _DEGREES = ((0.9, "what"), (0.5, "much of what"))
 _LEAST = "a little of what"
 
@@ -57,7 +59,54 @@ def verdict_of(report: Report) -> Verdict:
     kept = _kept_when_reworded(report)
     if kept is not None and kept.value < LANGUAGE_SHARE:
         said += f", but they are closer to a private code than to language: in other words they keep {kept} of it"
-    return Verdict(f"{said}{_what_was_not_asked(report)}.", good=True)
+    said += _code_of_few(report)
+    undecoded = _as_good_undecoded(report)
+    if undecoded is not None:
+        said += f"; but {undecoded}, which no decoder wrote, reaches {numbers[undecoded]['kl_recovered']}"
+    return Verdict(f"{said}{_what_was_not_asked(report)}.", good=undecoded is None)
+
+
+def carrying_slots(report: Report) -> list[tuple[int, float]]:
+    """The words of a text, each with its share of what replacing words one by one costs, the costliest first."""
+    kept = report.retention
+    found = [(i, kept[code]) for code in report.groups.get(SLOTS, []) if (i := slot_of(code)) and code in kept]
+    lost = {i: max(1 - numbers["kl_recovered"].value, 0.0) for i, numbers in found if "kl_recovered" in numbers}
+    total = sum(lost.values())
+    return sorted(((i, cost / total) for i, cost in lost.items()), key=lambda each: -each[1]) if total > 0 else []
+
+
+def few_slots(report: Report) -> tuple[list[int], float] | None:
+    """The one or two words that carry nearly all, with their share; None where more are needed, or there are none."""
+    slots = carrying_slots(report)
+    if len(slots) < 2 * FEW_SLOTS:
+        return None
+    for count in range(1, FEW_SLOTS + 1):
+        share = sum(each for _, each in slots[:count])
+        if share >= CARRIED:
+            return sorted(i for i, _ in slots[:count]), share
+    return None
+
+
+def _code_of_few(report: Report) -> str:
+    found = few_slots(report)
+    if found is None:
+        return ""
+    slots, share = found
+    which = " and ".join(map(str, slots))
+    plural = "s" if len(slots) > 1 else ""
+    return f"; it is a code of {['one', 'two'][len(slots) - 1]} slot{plural}: word{plural} {which} of a text " + (
+        f"carr{'y' if plural else 'ies'} {share:.2f} of what its words carry"
+    )
+
+
+def _as_good_undecoded(report: Report) -> str | None:
+    """The strongest control that needs no decoder, if the lens is not above it."""
+    numbers, whole = report.parts["all"].numbers, report.parts["all"].differences
+    codes = [code for code in UNDECODED if "kl_recovered" in numbers.get(code, {})]
+    best = max(codes, key=lambda code: numbers[code]["kl_recovered"].value, default=None)
+    if best is None or whole.get(best, {}).get("kl_recovered", numbers["lens"]["kl_recovered"]).low > 0:
+        return None
+    return best
 
 
 def _what_was_not_asked(report: Report) -> str:
@@ -140,7 +189,23 @@ def remarks_of(report: Report) -> list[str]:
         said.append(f"{SHUFFLED}: {shuffled}, {fits}.")
     if ahead := numbers.get(AHEAD, {}).get("kl_recovered"):
         said.append(f"{AHEAD}, which looks at what the model will say and is what one gets without a lens: {ahead}.")
-    kept = [f"{code} {n['kl_recovered']}" for code, n in report.retention.items() if "kl_recovered" in n]
+    behind = {code: numbers.get(code, {}).get("kl_after") for code in ("lens", "mean")}
+    if behind["lens"] and behind["mean"]:
+        said.append(
+            f"Behind P the text costs {behind['lens']} nats and the mean activation {behind['mean']}: what the mean "
+            "does not cost, nothing can recover."
+        )
+    undecoded = [f"{c} {numbers[c]['kl_recovered']}" for c in UNDECODED if "kl_recovered" in numbers.get(c, {})]
+    if undecoded:
+        said.append(f"What needs no decoder: {'; '.join(undecoded)}.")
+    if slots := carrying_slots(report):
+        said.append(f"What each word carries: {'; '.join(f'word {i} {share:.2f}' for i, share in sorted(slots))}.")
+    changed = set(report.groups.get(SLOTS, []))
+    kept = [
+        f"{code} {n['kl_recovered']}"
+        for code, n in report.retention.items()
+        if "kl_recovered" in n and code not in changed
+    ]
     if kept:
         said.append(f"Share of kl_recovered that survives: {'; '.join(kept)}.")
     return said

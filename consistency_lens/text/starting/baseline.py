@@ -1,8 +1,9 @@
-"""The baseline that a lens has to beat: an encoder of the last tokens of the context, written by nobody.
+"""The baselines that a lens has to beat: encoders of texts that nobody wrote, the last tokens of the context, and P's
+token with what the model says next.
 
-It hangs on the rows, the seed, the length, the objective and the budget, and on nothing that a decoder writes. So runs
-that differ in what they ask of words share one: beside the rows stands where it was trained, and the next run takes it
-from there, as long as that folder is there.
+Each hangs on the rows, the seed, the length, the objective and the budget, and on nothing that a decoder writes. So
+runs that differ in what they ask of words share one: beside the rows stands where it was trained, and the next run
+takes it from there, as long as that folder is there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from datasets import Dataset
 from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...activations.storage import PROGRESS, write_json
+from ...activations.storage import PROGRESS, checksum_of, seal_of, write_json
 from ...base.engines.engine import Engine
 from ...base.family_run import Run
 from ...base.saving.checkpoint import checkpoints
@@ -32,37 +33,40 @@ from ...schema import read_json, record, text
 from ..arguments import ConsistencyLensArguments
 from ..modeling import ConsistencyLens
 
-TAIL = "tail_lens"  # its folder in that of a run
+TAIL, GREEDY = "tail_lens", "greedy_lens"  # their folders in that of a run
+TEXTS = {TAIL: "context", GREEDY: "onward"}  # folder -> the starting texts that its encoder learns to read
+TITLES = {TAIL: "context tail", GREEDY: "greedy text"}
 KEY = "baseline.json"
 # Names of this run, and what only chosen words have a part in.
 ELSEWHERE = {
     *("output_dir", "run_name", "logging_dir", "project"),
-    *("estimator", "rollouts", "temperature", "anchor_share", "decoder_learning_rate"),
+    *("estimator", "rollouts", "temperature", "decoder_learning_rate"),
     *("warm_sure", "warm_vague", "warm_guess_share"),
-    *(f"{term}_weight" for term in ("lm", "ground", "entropy", "replay", "reference")),
+    *(f"{term}_weight" for term in ("lm", "ground", "reference")),
 }
+OF_TEXTS = {"warm_sure", "warm_vague"}  # what an encoder of what the model says hangs on after all
 
 
-def tail_of_run(run: Run, lens: ConsistencyLens, activations: Activations, steps: int) -> None:
-    """The baseline of a run: found again where one like it was trained, or trained now.
+def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, steps: int, name: str = TAIL) -> None:
+    """One baseline of a run: found again where one like it was trained, or trained now.
 
     Args:
         run: whose lens it is compared with.
         lens: an untrained one.
         activations: the run's rows.
         steps: that the run's own lens took.
+        name: `TAIL` or `GREEDY`.
     """
-    place = run.folder / TAIL
+    place = run.folder / name
     if run.resumed and (place / CONFIG_NAME).is_file():
         return
     training = run.training(
         place,
         max_steps=steps,
-        warm_start="context",
+        warm_start=TEXTS[name],
         warm_steps=0 if run.values["warm_start"] == "none" else run.values["warm_steps"],
         quote=True,
         ground_weight="0",
-        anchor="none",
         ema_decay=0.0,
         eval_strategy="no",
         save_total_limit=1,
@@ -72,7 +76,7 @@ def tail_of_run(run: Run, lens: ConsistencyLens, activations: Activations, steps
         push_to_hub=False,
     )
     rows = None if run.values["stream_activations"] else _folder_of(activations)
-    key = _key(training, lens, activations)
+    key = _key(training, lens, activations, ELSEWHERE if name == TAIL else ELSEWHERE - OF_TEXTS)
     note = None if rows is None else rows / PROGRESS / f"baseline-{key}.json"
     found = [PartialState().is_main_process and _taken(run, note, key, place)]
     if broadcast_object_list(found)[0]:
@@ -82,7 +86,7 @@ def tail_of_run(run: Run, lens: ConsistencyLens, activations: Activations, steps
     PartialState().wait_for_everyone()
     _train(run, lens, training, activations, place)
     if PartialState().is_main_process:
-        write_json(place / KEY, {"key": key})
+        write_json(place / KEY, {"key": key, "weights": _checksum(place)})
         if note is not None:
             _keep(note, place)
     PartialState().wait_for_everyone()
@@ -95,14 +99,14 @@ def _train(
     activations: Activations,
     place: Path,
 ) -> None:
-    """Teach the encoder, with the lens's own objective and as many steps, to read the last T tokens of the context.
+    """Teach the encoder, with the lens's own objective and as many steps, to read the texts that nobody wrote.
 
     What it restores is what a lens is worth its distance from: the same number of tokens, read as well as can be. Its
     decoder has nothing to learn and stays as it is. Interrupted, it goes on where it was; checkpoints do not stay.
     """
     for parameter in (*lens.decoder.own_parameters().values(), *lens.decoder.map.parameters()):
         parameter.requires_grad_(False)
-    trainer = run.trainer(lens, training, activations, "context tail")
+    trainer = run.trainer(lens, training, activations, TITLES[place.name])
     found = checkpoints(place)
     trainer.train(str(found[-1]) if found else None)
     trainer.save_lens(place)
@@ -121,9 +125,11 @@ def _folder_of(activations: Activations) -> Path | None:
     return folder if (folder / PROGRESS).is_dir() else None
 
 
-def _key(training: ConsistencyLensArguments, lens: ConsistencyLens, activations: Activations) -> str:
+def _key(
+    training: ConsistencyLensArguments, lens: ConsistencyLens, activations: Activations, elsewhere: set[str]
+) -> str:
     """Of all that decides what the encoder learns."""
-    told: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in ELSEWHERE}
+    told: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in elsewhere}
     engine = Engine.of(training).name
     processes = (engine, training.world_size, training.device.type, own_version(), torch.__version__)
     parts = [told, lens.config.to_dict(), dict(activations.metadata), processes]
@@ -136,6 +142,9 @@ def _taken(run: Run, note: Path | None, key: str, place: Path) -> bool:
         other = Path(_kept(note, "folder")) if note else None
         if other is None or _kept(other / KEY, "key") != key:
             return False
+        if _kept(other / KEY, "weights") != _checksum(other):
+            run.say(f"context tail: {other} is not as it was trained (its checksum differs). It is trained again now.")
+            return False
         if other != place.resolve():
             part = place.with_name(f".{place.name}.part")
             shutil.rmtree(part, ignore_errors=True)
@@ -144,8 +153,14 @@ def _taken(run: Run, note: Path | None, key: str, place: Path) -> bool:
             part.replace(place)
     except (OSError, ValueError):  # a `BadInput` is one
         return False
-    run.say(f"context tail: trained before, with the same seed, rows and budget, in {other}")
+    run.say(f"{TITLES[place.name]}: trained before, with the same seed, rows and budget, in {other}")
     return True
+
+
+def _checksum(place: Path) -> str:
+    """Of its configuration and weights."""
+    files = sorted(file for file in place.rglob("*") if file.suffix == ".safetensors" or file.name == CONFIG_NAME)
+    return seal_of({file.relative_to(place).as_posix(): checksum_of(file) for file in files})
 
 
 def _kept(file: Path, name: str) -> str:

@@ -72,7 +72,7 @@ class TextSource:
         if not isinstance(self.rows, Dataset):
             return False
         args = self.args
-        steps = max_steps if args.quote or args.anchor == "replay" else args.num_warm_steps
+        steps = max_steps if args.quote else args.num_warm_steps
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return 2 * steps * batch > len(self.rows)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency_lens.demo.held import DEFINITIONS, Held
+from consistency_lens.demo.judging.held import DEFINITIONS, Held
 from consistency_lens.demo.reword import is_true, mentions, reword
 from consistency_lens.demo.stories import Fact, Story
 from consistency_lens.demo.words import KINDS

@@ -1,0 +1,58 @@
+"""`Explanations`: what a lens says about one text, as rows, as a data frame, and as a picture in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+CLEAR, LOST = 0.05, 2.0  # nats: below, the model goes on as before; above, it does not
+
+
+class Explanations(list[dict[str, Any]]):
+    """Rows of one text, one per explained token; a list of dictionaries that a notebook shows as a table.
+
+    Each row holds `position` (of the token in the text), `token`, what the family describes of the code (`explanation`
+    for a text lens, `features` for a transcoder), `kl` (in nats, from the model's next-token distribution to the one
+    with the lens's edit in place), and `before` and `after`: the likeliest next tokens of the two, each with its
+    probability. A text lens adds `cosine` between the activation and its reconstruction.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]] = (), tokens: Iterable[str] = ()) -> None:
+        super().__init__(rows)
+        self.tokens = list(tokens)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One line per row."""
+        import pandas  # comes with datasets, and is slow to import
+
+        return pandas.DataFrame(list(self))
+
+    def _repr_html_(self) -> str:
+        """The text with each explained token coloured by its KL, and the rows below it."""
+        marked = {row["position"]: row.get("kl") for row in self}
+        text = "".join(_token(token, marked.get(i)) for i, token in enumerate(self.tokens))
+        names = list(dict.fromkeys(name for row in self for name in row))
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        body = "".join(f"<tr>{''.join(f'<td>{_cell(row.get(name))}</td>' for name in names)}</tr>" for row in self)
+        return f"<div>{text}</div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _token(token: str, kl: float | None) -> str:
+    shown = escape(token).replace("\n", "↵")
+    if kl is None:
+        return f"<span style='opacity:.6'>{shown} </span>"
+    share = min(1.0, max(0.0, (kl - CLEAR) / (LOST - CLEAR)))
+    hue = round(130 * (1 - share))  # green where the model goes on as before, red where it does not
+    return f"<span title='KL {kl:.3f}' style='background:hsla({hue},70%,50%,.35)'>{shown} </span>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list) and value and all(isinstance(each, tuple | list) and len(each) == 2 for each in value):
+        return escape(", ".join(f"{name} {share:.2f}" for name, share in value[:3]))
+    return escape(str(value))

@@ -1,0 +1,127 @@
+"""The models that a lens was made with: those that are given, or found by what the lens says of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import hub
+from .base.configuration import LensConfig
+from .errors import BadInput
+from .frozen import FrozenLM, FrozenModels, Provenance
+from .frozen.loading.gguf_files import on_hub
+
+_DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
+_READER_ID = re.compile(r"reader-[0-9a-f]{16}")
+
+
+def is_demo(model_id: str) -> bool:
+    """Whether this is a name that only an offline subject has."""
+    return bool(_DEMO_ID.fullmatch(model_id))
+
+
+def find_models(
+    config: LensConfig,
+    given: Any = None,
+    device_map: str | dict[str, Any] | None = None,
+    token: str | None = None,
+) -> FrozenLM | FrozenModels:
+    """The models that a lens was made with: those that are given, or loaded from where they are, or found.
+
+    Args:
+        config: of the lens.
+        given: a model or where it lies; of several, a mapping from their names.
+        device_map: where a model that is loaded here goes.
+        token: of the Hub.
+    """
+    origins = config.origins
+    if isinstance(given, FrozenModels) or (isinstance(given, FrozenLM) and len(origins) == 1):
+        return given
+    if len(origins) == 1 and not isinstance(given, Mapping):
+        return find_subject(config.origin, given, device_map, token)
+    places = dict(given) if isinstance(given, Mapping) else {next(iter(origins)): given}
+    unknown = [name for name in places if name not in origins]
+    if unknown:
+        raise BadInput("subject", unknown[0], f"Name one of {', '.join(origins)}.", why="the lens knows no such model")
+    found = []
+    for name, origin in origins.items():
+        place = places.get(name)
+        if isinstance(place, FrozenLM) and place.name != name:
+            fix = f"Load it under that name: FrozenLM.from_pretrained(..., name={name!r})."
+            raise BadInput("subject", place.name, fix, why=f"it was given as the lens's model {name!r}")
+        model = place if isinstance(place, FrozenLM) else find_subject(origin, place, device_map, token)
+        model.name = name
+        found.append(model)
+    return FrozenModels(found)
+
+
+def find_subject(
+    origin: Provenance,
+    place: str | os.PathLike[str] | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    token: str | None = None,
+) -> FrozenLM:
+    """The model that a lens, or rows, were made with: from `place`, or from where its name leads.
+
+    The caller compares the provenance; here it only settles where to look and how to load.
+    """
+    if place is None and origin.published:
+        return _load_published(origin, device_map, token)
+    if place is None and is_demo(origin.model_id):
+        return load_demo(origin.model_id, device_map)
+    if place is None and _READER_ID.fullmatch(origin.model_id):
+        return _load_reader(origin.model_id, device_map)
+    where = str(place or origin.model_id)
+    commit = origin.weights.partition("commit:")[2]
+    if place is None and not commit and not Path(where).exists() and not on_hub(where):
+        raise BadInput(
+            "subject",
+            origin.model_id,
+            "Name its folder: --model_name_or_path FOLDER, or subject=FrozenLM.from_pretrained(FOLDER).",
+            why="the model came from a local folder, and none of this name lies here",
+        )
+    how = {
+        "revision": commit if commit not in ("", "None") and not Path(where).is_dir() else None,
+        "dtype": origin.dtype,
+        "quantization": origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
+    }
+    return load_named(where, device_map, token, **how)
+
+
+def load_named(where: str, device_map: Any, token: str | None, **how: Any) -> FrozenLM:
+    try:
+        return FrozenLM.from_pretrained(where, device_map=device_map, token=token, **how)
+    except OSError as error:
+        fix = "Check that this machine is online, or name a folder that holds the model."
+        raise BadInput("subject", where, fix, why=hub.redacted(str(error), token)) from error
+
+
+def _load_published(origin: Provenance, device_map: str | dict[str, Any] | None, token: str | None = None) -> FrozenLM:
+    """From the files, so that it is compared by what is in them and not by the commit."""
+    repo, _, commit = origin.published.partition("@")
+    folder = hub.download(repo, commit, token, field="subject", ignore=[])
+    return FrozenLM.from_pretrained(folder, dtype=origin.dtype, device_map=device_map, known_as=origin.model_id)
+
+
+def load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    from .demo.subject import subject_hash, subject_path
+    from .demo.training import SubjectConfig
+
+    mine = f"subject-{subject_hash(SubjectConfig())}"
+    if model_id != mine:
+        fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
+        raise BadInput("subject", model_id, fix, why="the offline subject of another version of the demo world")
+    return FrozenLM.from_pretrained(subject_path(), device_map=device_map)
+
+
+def _load_reader(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenLM:
+    from .demo.reading.readers import READERS, reader_hash, reader_path
+
+    known = {f"reader-{reader_hash(config)}": config for config in READERS.values()}
+    if model_id not in known:
+        fix = f"Train it again with this version, whose readers are {', '.join(known)}, or pass the old ones."
+        raise BadInput("subject", model_id, fix, why="a reader of another version of the demo world")
+    return FrozenLM.from_pretrained(reader_path(known[model_id]), device_map=device_map)

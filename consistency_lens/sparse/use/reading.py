@@ -1,0 +1,54 @@
+"""Transcoders that others have published in circuit-tracer's format: where they lie, and which model they are of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ... import hub
+from .circuit_tracer import CONFIG, KIND, is_export
+
+_ON_HUB = re.compile(
+    r"(?P<hub>hf://)?(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(/(?P<inside>\w[\w./-]*))?(@(?P<revision>[\w./-]+))?"
+)
+
+
+def find(place: str, revision: str | None, token: str | None, whole: bool) -> tuple[Path, str] | None:
+    """The folder of such a transcoder and the name of its model ('' where it does not say); None where it is none.
+
+    Args:
+        place: a local folder, `owner/name` on the Hub, or `hf://owner/name/folder`; perhaps with `@revision`.
+        revision: on the Hub.
+        token: of the Hub.
+        whole: whether weights are downloaded, or only what says what it is.
+    """
+    if Path(place).is_dir():
+        return (Path(place), _model_of(Path(place))) if is_export(place) else None
+    shaped = _ON_HUB.fullmatch(place)
+    plain = shaped and not shaped["hub"] and not shaped["inside"] and not Path(shaped["owner"]).is_dir()
+    if not shaped or not (shaped["hub"] or plain):  # a path, if a misspelt one
+        return None
+    repository, inside, said = f"{shaped['owner']}/{shaped['name']}", shaped["inside"] or "", shaped["revision"]
+    wanted = [CONFIG, *(["W_*.safetensors"] if whole else [])]
+    patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in wanted]
+    folder = hub.download(repository, revision or said, token, allow=patterns, ignore=[])
+    folder = folder / inside if inside else folder
+    record = _record(folder)
+    return (folder, _model_of(folder)) if record.get("model_kind") == KIND else None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What its `config.yaml` says; nothing where it cannot be read, which `read_export` then explains."""
+    try:
+        said = yaml.safe_load((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _model_of(folder: Path) -> str:
+    name = _record(folder).get("model_name", "")
+    return name if isinstance(name, str) else ""
