@@ -1,10 +1,10 @@
 """What starting texts of `warm_start=evidence` cost, beside the extraction of the rows that they are for.
 
-    python benchmarks/evidence.py                          # 10,000 rows of the offline model, a few minutes on one core
+    python benchmarks/evidence.py                          # 10,000 rows of the offline model, minutes on one core
     python benchmarks/evidence.py --stories 100 --rounds 1
 
-Stories of the demo world are extracted into a folder that is thrown away; then the texts of all its rows are made. Both
-run in this process and are timed by the processor's own clock: a busy machine has no other. `ratio` is over the
+Stories of the demo world are extracted into a folder that is thrown away; then the texts of all its rows are made.
+Both run in this process and are timed by the processor's own clock: a busy machine has no other. `ratio` is over the
 extraction of the same round; the target is at most 1. `words` is how many words of evidence a text has, `worth` the
 mean nats that hiding one of them costs.
 """

@@ -33,6 +33,8 @@ class TranscoderRun(FamilyRun):
     data_options = BlockArguments
     extraction = BlockExtraction
     data = Blocks
+    data_title = "the tokens"
+    unused: ClassVar = {"report_horizon": "whole documents are compared, at all positions"}
     more_options: ClassVar[Mapping[str, type]] = {
         "features": FeatureOptions,
         "lenses that are made beside it": TwinOptions,

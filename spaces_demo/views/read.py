@@ -20,6 +20,7 @@ from consistency_lens import BadInput, view_of
 SCRIPTS = {
     name: (Path(__file__).parents[1] / f"{name}.js").read_text(encoding="utf-8") for name in ("tokens", "panel")
 }
+EMPTY = "() => ''"  # by the browser itself, at once: what comes later could be the next result
 LONGEST = 20_000  # characters of all values of a panel
 
 
@@ -76,9 +77,9 @@ def parsed(values: str) -> Any:
         raise BadInput("values", values[:40], "Give a JSON object.", "it is no JSON") from error
 
 
-def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], Follower]:
-    """The components of the tab, the coloured text and the token from near; and what empties the result of a change,
-    which was of another token. Other tabs follow what is opened here."""
+def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], gr.HTML]:
+    """The components of the tab, the coloured text and the token from near; and where the result of a change is, which
+    has to be emptied when another text is read. Other tabs follow what is opened here."""
     strip = gr.HTML(js_on_load=SCRIPTS["tokens"], elem_id="tokens")
     position = gr.Number(precision=0, visible=False)
     detail = gr.HTML(js_on_load=SCRIPTS["panel"], elem_id="near")
@@ -96,8 +97,8 @@ def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], Follower]:
     picked = strip.select(chosen, None, position, queue=False, api_visibility="private")
     outputs = [desk.choice, detail, desk.notice]
     opened = picked.then(open_token, [desk.choice, position], outputs, api_name="open", **MODEL)
-    forget: Follower = (lambda choice, rows, order: "", [result])
-    desk.follow(opened, [*followers, forget])
+    desk.follow(opened, followers)
+    strip.select(None, None, result, js=EMPTY, api_visibility="private")
 
     @in_turn
     @told(1)
@@ -109,7 +110,7 @@ def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], Follower]:
 
     turned = detail.select(given, None, values, queue=False, api_visibility="private")
     turned.then(change, [desk.choice, values], [result, desk.notice], api_name="change", **MODEL)
-    return [strip, detail], forget
+    return [strip, detail], result
 
 
 def on_demand(

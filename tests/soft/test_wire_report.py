@@ -45,7 +45,6 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     assert {"answer_early", "answer_middle", "answer_late"} <= report.parts.keys()
     for name in NAMES:
         assert report.judged["lens"][f"oracle_gap/{name}"].value > -1e-4
-        assert report.number(f"f1_of_text/{name}", "text").value == pytest.approx(1)
         for code in ("lens", "2x fp16"):
             cut = min(report.number(f"nll/{name}", each).value for each in cuts_beside(code))
             below = report.number(f"nll_below_truncation/{name}", code).value

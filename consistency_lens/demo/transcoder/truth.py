@@ -67,8 +67,8 @@ def measure_truth(
     lens: CrosslayerTranscoder,
     frozen: FrozenLM,
     others: Mapping[str, CrosslayerTranscoder] | None = None,
-    told: int = 600,
-    cases: int = 128,
+    told: int = 400,
+    cases: int = 64,
     seed: int = 0,
 ) -> Truth:
     """Look for facts in features, and for features in what the model does.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...activations.passages import context_of
 from ...answers import exact_match, f1, first_line
+from ...base.comparing import Joint
 from ...base.modeling import LensModel
 from ...errors import BadInput
 from ...evaluation import Control, FamilyReport, HeldOut, Report, Seen
@@ -173,7 +174,9 @@ class WireReport(FamilyReport):
         cuts = {how: self._cut(seen, counts, how) for how in TRUNCATED}
         for how, edits in cuts.items():
             yield Control(how, SHORT, CODES[how], edits)
-        yield Control(EITHER, SHORT, CODES[EITHER], better_of(seen.comparison, cuts["first"], cuts["last"]))
+        yield Control(
+            EITHER, SHORT, CODES[EITHER], better_of(cast(Joint, seen.comparison), cuts["first"], cuts["last"])
+        )
         other = others(seen.batch["doc_id"])
         made = {"shuffled": code.take(other), "mean": averaged(code), "foreign": turned(code)}
         for name, spoiled in made.items():
