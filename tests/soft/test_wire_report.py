@@ -57,7 +57,12 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     assert report.judged["2x fp16"]["bytes"].value < report.judged["lens"]["bytes"].value
     assert report.judged["text"]["bytes"].value == report.traits["utf8"].value
     curve = report.about.curve
-    assert curve is not None and curve.series["code"][0] == "lens" and "last 2x" in curve.series["text, cut"]
+    assert (
+        curve is not None
+        and curve.series["code"][0] == "lens"
+        and curve.series["code, 2x"] == ["2x fp16"]
+        and "last 2x" in curve.series["text, cut"]
+    )
     report.save(tmp_path)
     assert Report.load(tmp_path).to_dict() == report.to_dict()
     assert "another passage" in (tmp_path / "report.md").read_text() and (tmp_path / "bytes.png").is_file()

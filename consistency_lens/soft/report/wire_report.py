@@ -141,7 +141,9 @@ class WireReport(FamilyReport):
         cuts = [
             name for group in (SHORT, RATES) for name in groups.get(group, ()) if name.startswith(("first", "last"))
         ]
-        codes = [LENS, *(rate.name for rate in self.rates)]
+        codes: dict[str, list[str]] = {"code": [LENS]}  # a line for each number of vectors
+        for rate in self.rates:
+            codes.setdefault(f"code, {rate.size}" if rate.size else "code", []).append(rate.name)
         return Curve(
             name="bytes",
             caption="F1 over bytes, of codes, of texts that were cut, and of the whole text",
@@ -149,7 +151,7 @@ class WireReport(FamilyReport):
             x="bytes",
             axis="bytes of a passage, in the mean",
             y={name: f"f1/{name}" for name in self.receivers} if len(self.receivers) > 1 else {"f1": "f1"},
-            series={"code": codes, "text, cut": cuts, "text": ["text"]},
+            series={**codes, "text, cut": cuts, "text": ["text"]},
         )
 
     @property
