@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from harness import arguments, interleaved, report, show
-from wire_journeys import break_even, first_tokens, journeys, steps
+from wire_journeys import CLOCKS, break_even, first_tokens, journeys, steps
 
 from consistency_lens.soft.bytes.quantising import BITS
 from consistency_lens.soft.bytes.wire import Wire, bytes_of
@@ -51,6 +51,7 @@ def new_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=8, help="rows of a training step (default: 8)")
     parser.add_argument("--passage", type=int, default=96, help="tokens of a passage in a step (default: 96)")
     parser.add_argument("--bandwidth", type=float, default=12.5, help="MB/s of the line (default: 12.5)")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: of this process and one thread")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no round begins")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that are timed (default: 15)")
     return parser
@@ -65,7 +66,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for bits in BITS:
         steps[f"pack {bits}"] = lambda bits=bits: Wire.of(code, bits, group).to_bytes()
         steps[f"unpack {bits}"] = lambda bits=bits: Wire.from_bytes(written[bits]).codes()
-    timings = interleaved(steps, options.repeats, 2, options.device)
+    timings = interleaved(steps, options.repeats, 2, options.device, clock=CLOCKS[options.clock])
     megabytes = 4e-6 * code.numel()
     rows = []
     for bits in BITS:

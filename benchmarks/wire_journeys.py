@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from consistency_lens.soft.serving.wire_file import split
 from consistency_lens.soft.using import prompt_batch
 
 QUESTION = "what does it say?"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _WORDS = 4096  # of a vocabulary, from which texts are drawn
 
 
@@ -83,7 +85,7 @@ def first_tokens(options: Any) -> list[dict[str, Any]]:
         "from the code": from_wire(lens, data, 1),
         "compress": lambda: lens.to_bytes(text, window=options.window),
     }
-    timings = interleaved(ways, options.repeats, 1, options.device, options.budget)
+    timings = interleaved(ways, options.repeats, 1, options.device, options.budget, CLOCKS[options.clock])
     vectors = sum(wire.M for wires in split(data) for wire in wires)
     memory = {"from the text": cache_bytes(lens, options.tokens), "from the code": cache_bytes(lens, vectors)}
     base = timings["from the text"].median
@@ -127,7 +129,7 @@ def journeys(options: Any) -> list[dict[str, Any]]:
             "code": whole,
             "kept code": from_wire(lens, data, options.answer),
         }
-        timings = interleaved(ways, options.repeats, 1, options.device, options.budget)
+        timings = interleaved(ways, options.repeats, 1, options.device, options.budget, CLOCKS[options.clock])
         sizes = {"text": len(text.encode()), "code": len(data), "kept code": 0}
         seconds = {way: t.median + sizes[way] / (1e6 * options.bandwidth) for way, t in timings.items()}
         rows.append(
@@ -183,7 +185,9 @@ def steps(options: Any) -> list[dict[str, Any]]:
         cross_entropy(logits.float().flatten(0, 1), answers.flatten()).backward()
 
     parts = {"compressor's layers": compressor, "receiver": receiver}
-    timings = interleaved({"step": ours, **parts}, options.repeats, 1, options.device, options.budget)
+    timings = interleaved(
+        {"step": ours, **parts}, options.repeats, 1, options.device, options.budget, CLOCKS[options.clock]
+    )
     bare = sum(timings[name].median for name in parts)
     return [_shown("step", timings["step"], bare), *(_shown(name, timings[name], bare) for name in parts)]
 

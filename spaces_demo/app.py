@@ -63,7 +63,7 @@ def build(lenses: Lenses) -> gr.Blocks:
         outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, *beside]
         work = [read.on_demand(desk, event, outputs, followers) for event in (act.click, desk.text.submit)]
         anew = [act.click, desk.text.submit, example.input]
-        gr.on(anew, None, None, result, js=read.EMPTY, api_visibility="private")
+        gr.on(anew, lambda: "", None, result, queue=False, api_visibility="private")
         example.input(str, example, desk.text, queue=False, api_visibility="private")
         work.append(read.on_demand(desk, example.input, outputs, followers, example))
         work.append(arriving.build(desk, page, tabs, texts[0], outputs, followers))

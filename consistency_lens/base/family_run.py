@@ -121,8 +121,8 @@ class Plan:
     record: Mapping[str, Any]
     shown: Sequence[Any]
     notes: Sequence[str]
-    chosen: Mapping[str, Any]
-    data: Mapping[str, Any] | None
+    chosen: dict[str, Any]
+    data: dict[str, Any] | None
     engine: str
     processes: int
     per_machine: int

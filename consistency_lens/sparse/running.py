@@ -164,7 +164,8 @@ class TranscoderRun(FamilyRun):
             blocks = data()
             blocks.require_model(lens.subject)
             size = self.values["per_device_train_batch_size"]
-            loader = DataLoader(blocks.tokens("train"), batch_size=size, collate_fn=BySite(blocks.sites))
+            by_site: Any = BySite(blocks.sites)
+            loader = DataLoader(blocks.tokens("train"), batch_size=size, collate_fn=by_site)
             batches = [lens.read_of(batch) for batch in islice(loader, CALIBRATED)]
         return export(lens, folder, batches)
 

@@ -20,7 +20,6 @@ from consistency_lens import BadInput, view_of
 SCRIPTS = {
     name: (Path(__file__).parents[1] / f"{name}.js").read_text(encoding="utf-8") for name in ("tokens", "panel")
 }
-EMPTY = "() => ''"  # by the browser itself, at once: what comes later could be the next result
 LONGEST = 20_000  # characters of all values of a panel
 
 
@@ -91,14 +90,13 @@ def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], gr.HTML]:
     def open_token(choice: Choice, index: float) -> Iterator[tuple[Any, ...]]:
         yield from opening(desk, choice, index)
 
-    def chosen(event: gr.SelectData) -> int:
-        return int(event.index)
+    def chosen(event: gr.SelectData) -> tuple[int, str]:
+        return int(event.index), ""  # the result that is shown was of another token
 
-    picked = strip.select(chosen, None, position, queue=False, api_visibility="private")
+    picked = strip.select(chosen, None, [position, result], queue=False, api_visibility="private")
     outputs = [desk.choice, detail, desk.notice]
     opened = picked.then(open_token, [desk.choice, position], outputs, api_name="open", **MODEL)
     desk.follow(opened, followers)
-    strip.select(None, None, result, js=EMPTY, api_visibility="private")
 
     @in_turn
     @told(1)

@@ -10,6 +10,7 @@ from extracting import extraction_of
 
 from consistency_lens import ConsistencyLens, Report, evaluate_lens
 from consistency_lens.activations import Activations, Corpus, CorpusArguments
+from consistency_lens.demo.judging.asking import FactQuestions
 from consistency_lens.demo.judging.beyond import BeyondJudge
 from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, FRESH_START, Drawn, fresh_rows
 from consistency_lens.demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
@@ -67,6 +68,7 @@ def test_a_report_on_them_joins_another_one(lm: FrozenLM, rows: Activations, tmp
         "judges": [FactJudge(), BeyondJudge()],
         "reword": reword_all,
         "sayings": [FactSentences()],
+        "questions": FactQuestions(),
         "sure": 0.3,
         "vague": "something",
         "learned": {},

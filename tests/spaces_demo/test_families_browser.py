@@ -38,11 +38,17 @@ def visit(browser: Any, url: str) -> Iterator[Callable[..., Visitor]]:
     def come(lens: str, **how: Any) -> Visitor:
         query = f"?__theme={how.get('scheme', 'light')}&lens={lens}&text={WORDS.replace(' ', '+')}"
         visitors.append(Visitor(browser, url, query=query, **how).has_read())
+        settled(visitors[-1])
         return visitors[-1]
 
     yield come
     for visitor in visitors:
         visitor.leave()
+
+
+def settled(visitor: Visitor, position: str = "") -> None:
+    """Wait until what was opened will not be drawn again: the link follows when all has come."""
+    visitor.until(f"/position=[1-9]/.test(location.search) && location.search.includes('position={position}')")
 
 
 def result_with(visitor: Visitor, said: str) -> str:
@@ -61,6 +67,7 @@ def test_a_feature_is_switched_off_by_its_slider(
     assert page.get_by_role("tab", name="Edit", exact=True).count() == 0
     page.locator(".token").nth(3).click()
     visitor.near(4)
+    settled(visitor, "4")
     slider = page.locator("#near input[type=range]").first
     name = slider.get_attribute("data-name")
     slider.focus()

@@ -182,6 +182,7 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     """What a world whose truth is known adds to the report of a text lens."""
     if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
         return {}
+    from ...demo.judging.asking import FactQuestions
     from ...demo.judging.beyond import BeyondJudge
     from ...demo.judging.held import Held
     from ...demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
@@ -190,8 +191,9 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
         return {"reword": reword_all}
     (site,) = lens.config.sites or [""]
-    judges = [FactJudge(Held.learned(activations.splits["train"], site), site), BeyondJudge()]
-    return {"reword": reword_all, "judges": judges, "sayings": [FactSentences()], "learned": {}}
+    held = Held.learned(activations.splits["train"], site)
+    said = {"judges": [FactJudge(held, site), BeyondJudge()], "sayings": [FactSentences()]}
+    return {**said, "reword": reword_all, "questions": FactQuestions(held, site), "learned": {}}
 
 
 def with_fresh(

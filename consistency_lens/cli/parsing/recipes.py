@@ -30,6 +30,9 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+LARGEST = 1 << 16  # characters of a recipe; ours have some thousand
+
+
 def load_recipe(name_or_path: str) -> dict[str, Any]:
     """The fields a recipe sets, as it says them; those that its `family` does not have raise."""
     path = Path(name_or_path)
@@ -42,6 +45,8 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         )
     try:
         text = (path if path.is_file() else own).read_text(encoding="utf-8")
+        if len(text) > LARGEST:  # which would take the parser minutes
+            raise ValueError(f"it has {len(text)} characters, and a recipe at most {LARGEST}")
         record = yaml.safe_load(text) or {}
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise BadInput("config", name_or_path, "Mend the YAML.", why=str(error)) from error
@@ -90,7 +95,10 @@ def as_options(record: dict[str, Any], options: Options) -> list[str]:
             raise BadInput("config", name, "Give a single value.", why=f"the recipe gives it {value!r}")
         items = {item for kind in allowed if get_origin(kind) is list for item in get_args(kind)}
         if (str in allowed or many) and value is not None:
-            fitting = (str, int, float) if name in options.schedules else (str, bool) if bool in allowed else (str,)
+            fitting: tuple[type, ...] = (str, bool) if bool in allowed else (str,)
+            fitting = (str, int, float) if name in options.schedules else fitting
+                (str, int, float) if name in options.schedules else (str, bool) if bool in allowed else (str,)
+            )
             fitting = (int, float) if items & {int, float} else fitting
             for item in value if isinstance(value, list) else [value]:
                 if type(item) not in fitting:

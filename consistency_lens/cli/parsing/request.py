@@ -290,7 +290,7 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     if said.family is not None:
         return said.family
     named = {name: value for name, value in vars(said).items() if value is not None}
-    default = DEFAULT_FAMILY if command in (*COMMANDS, RUN_ALL) else own_commands()[command]
+    default = _alone_with(command)
     if not named:
         return default
     _require_places(named)
@@ -302,6 +302,15 @@ def _family_of(command: str, words: Sequence[str]) -> str:
         if Path(place).is_dir() and (found := find_foreign(place)) is not None:
             return found[0]
     return str(recipe.get("family", DEFAULT_FAMILY)) if recipe else default
+
+
+def _alone_with(command: str) -> str:
+    """The family of a command that not all have; the default one where several do."""
+    if command in (*COMMON, RUN_ALL):
+        return DEFAULT_FAMILY
+    if command not in COMMANDS:
+        return own_commands()[command]
+    return next(name for name in FAMILIES if command in options_of(name).run.commands)
 
 
 def _require_family(recipe: Mapping[str, Any], options: Options) -> None:

@@ -31,6 +31,7 @@ from consistency_lens.sparse.use.replacing import replaced_by
 
 PLACES = ("statement", "need")
 LEAST = 0.1  # effect from which on a step is taken
+LEAST_WAY = 0.1  # of m, in logits, between the two stories
 MODEL = "model"
 DEFINITIONS = {
     "hop_statement": "effect on the answer of the other story's MLP outputs (of a transcoder: features) at the token "
@@ -93,9 +94,9 @@ class _Effects:
         return self.frozen.logits(self.batch.other if other else self.batch.clean, edits, keep=1)
 
     def effect(self, edits: Sequence[Edit]) -> Tensor:
-        """`[B]`; 0 where the two stories do not differ."""
+        """`[B]`; 0 where the two stories hardly differ, and shares of the way mean nothing."""
         way, moved = self.clean - self.other, self.clean - self.batch.margin(self.logits(edits))
-        return torch.where(way.abs() > 1e-3, moved / way, 0.0).double().cpu()
+        return torch.where(way.abs() > LEAST_WAY, moved / way, 0.0).double().cpu()
 
 
 class _OfModel(_Effects):
@@ -146,7 +147,9 @@ class _OfLens(_Effects):
 
     def __init__(self, frozen: FrozenLM, batch: CaseBatch, lens: CrosslayerTranscoder) -> None:
         super().__init__(frozen, batch)
-        self.lens, self.own, self.theirs = lens, {}, {}
+        self.lens = lens
+        self.own: dict[int, Tensor] = {}
+        self.theirs: dict[int, Tensor] = {}
         self.clean = batch.margin(self.logits(self._edits({}, "need", self.own)))
         self.other = batch.margin(self.logits(self._edits({}, "need", self.theirs, other=True), other=True))
         self.passed: dict[tuple[str, int], dict[int, Tensor]] = {}

@@ -155,6 +155,7 @@ class TranscoderReport(FamilyReport):
         """Controls with as many active features as the lens has on the first batch; what its values are on training
         tokens, and what it writes where."""
         lens, code = seen.lens, seen.code
+        assert isinstance(code, DocumentCode)
         active = code.active().double().mean(0)
         documents, samples, count = self.data.documents("train"), [], 0
         for number in range(len(documents)):  # in their order: each block is read once
