@@ -55,13 +55,15 @@ def build(lenses: Lenses) -> gr.Blocks:
             edited = edit.build(desk)
         with opened["read"]:
             beside = [edited, *([dressing(desk, head, opened["edit"])] if len(lenses.kinds) > 1 else [])]
-            shown, forget = read.build(desk, beside)
+            shown, result = read.build(desk, beside)
         with opened["compare"]:
             compare.build(desk)
         with opened["report"]:
             report.build(desk, opened["report"])
-        outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, *beside, forget]
+        outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, *beside]
         work = [read.on_demand(desk, event, outputs, followers) for event in (act.click, desk.text.submit)]
+        anew = [act.click, desk.text.submit, example.input]
+        gr.on(anew, lambda: "", None, result, queue=False, api_visibility="private")
         example.input(str, example, desk.text, queue=False, api_visibility="private")
         work.append(read.on_demand(desk, example.input, outputs, followers, example))
         work.append(arriving.build(desk, page, tabs, texts[0], outputs, followers))

@@ -12,7 +12,7 @@ from panels import panel
 
 STEPS = (0.02, 0.1, 0.5, 2.0)  # nats, between the five colours
 NAMES = ("the same", "near", "moved", "different", "lost")
-MOST = 6  # tokens beside one another
+MOST, LEAST = 6, 0.005  # tokens beside one another, and their probability
 
 
 def level(kl: float) -> int:
@@ -131,6 +131,12 @@ def paired(before: Sequence[tuple[str, float]], after: Sequence[tuple[str, float
     return [(name, sides[0].get(name, 0.0), sides[1].get(name, 0.0)) for name in names]
 
 
+def likely(pairs: Sequence[tuple[str, float, float]]) -> Sequence[tuple[str, float, float]]:
+    """The first few, without those that would be shown as 0 on both sides."""
+    shown = [pair for pair in pairs if max(pair[1:]) >= LEAST]
+    return shown[:MOST] or pairs[:1]
+
+
 def amounts(pairs: Sequence[tuple[str, float]]) -> str:
     """A bar for each number; the first is the lens's own."""
     worst = max((value for _, value in pairs), default=0.0) or 1.0
@@ -146,7 +152,7 @@ def amounts(pairs: Sequence[tuple[str, float]]) -> str:
 _DRAWN: dict[str, Callable[[Any], str]] = {
     "figures": lambda part: numbers(part.items),
     "spelled": lambda part: words(part.items),
-    "bars": lambda part: bars(paired(part.before, part.after)[:MOST], part.names),
+    "bars": lambda part: bars(likely(paired(part.before, part.after)), part.names),
     "amounts": lambda part: amounts(part.items),
     "grid": lambda part: table(part.headers, part.rows, numeric=part.numeric),
 }

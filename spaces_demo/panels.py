@@ -28,7 +28,8 @@ def panel(controls: Sequence[Any], act: str) -> str:
 def _slider(control: Any) -> str:
     bounds = f"min='{control.low:g}' max='{control.high:g}' step='{control.step:g}' value='{control.value:g}'"
     field = f"<input type='range' {_named(control)} {bounds} aria-label='{safe(control.label)}'>"
-    head = f"<span class='label'><b>{safe(control.label)}</b> <output>{control.value:g}</output></span>"
+    output = f"<output class='{'' if control.factor else 'plain'}'>{control.value:g}</output>"
+    head = f"<span class='label'><b>{safe(control.label)}</b> {output}</span>"
     return _labelled(control, head + field)
 
 

@@ -27,6 +27,12 @@ STORIES = [
     "once there was a child called hugo . the child was very sad that day . it was a warm summer and the thunder was "
     "cold . the clock struck three and the afternoon grew warm . nothing had changed and the child was still",
 ]
+# Of the offline models that answer questions about notes: a note, an empty line, and what it is asked.
+NOTES = [
+    "tired clara cook cave sheep candy lime cap\n\nchild",
+    "sheep oatmeal rosy cup confused mia farmer market\n\nthing",
+    "bold hugo violet ball vixen corn grower harbour\n\npet",
+]
 SENTENCES = [
     "The capital of France is Paris, and the capital of Italy is",
     "She opened the door, saw the snow, and went back to fetch her",
@@ -69,10 +75,12 @@ def unknown_words(text: str, frozen: FrozenLM) -> list[str]:
 
 
 def examples(frozen: FrozenLM, folders: list[Path], count: int = 6) -> tuple[list[str], str]:
-    """Texts to choose from, and what is wrong with those that there should be: stories for the offline subject, else
-    contexts that the run has kept, else sentences."""
+    """Texts to choose from, and what is wrong with those that there should be: stories or notes for offline models,
+    else contexts that the run has kept, else sentences."""
     if frozen.model_id.startswith("subject-"):
         return STORIES, ""
+    if frozen.model_id.startswith("reader-"):
+        return NOTES, ""
     for folder in folders:
         path = folder / "samples.parquet"
         if not lies_in(path, folder):

@@ -107,6 +107,9 @@ class LensTrainingArguments(TrainingArguments):
                 raise BadInput(name, vars(self)[name], "Leave it out.", why)
         if self.profile_steps is not None:
             parse_steps(self.profile_steps)
+        if self.metric_for_best_model in ("loss", "eval_loss"):
+            fix = "Use eval_kl_recovered, or another number of an evaluation."
+            raise BadInput("metric_for_best_model", self.metric_for_best_model, fix, why="no evaluation has a loss")
         if self.learning_rate < 0:
             raise BadInput("learning_rate", self.learning_rate, "Use a rate above 0.")
         super().__post_init__()

@@ -117,7 +117,8 @@ class LensTrainer(MeasuringTrainer):
             optimizers=optimizers,
         )
         self.model_init = model_init
-        self.add_callback(PatienceKept(self.callback_handler))
+        sets = self.data.held_out
+        self.add_callback(PatienceKept(self.callback_handler, next(iter(sets)) if isinstance(sets, Mapping) else ""))
         self.require_engine()
         self.can_return_loss = True
         self.label_names: list[str] = []

@@ -134,6 +134,8 @@ class FrozenLM:
             if not folder.is_dir():
                 # A commit from here on: transformers does not say which one it has loaded. Folders of its cache do.
                 known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
+                if known is None:  # an answer that transformers takes for none
+                    raise OSError(f"no {CONFIG_NAME} was found under that name")
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
             source["trust_remote_code"] = False

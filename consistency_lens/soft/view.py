@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..activations.passages import context_of
-from ..base.comparing import WholePass, likeliest
+from ..base.comparing import WholePass, beside, likeliest
 from ..base.viewing import Bars, Choice, Control, Field, Figures, Grid, LensView, Near, Part, Slider, Switches, nats
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
@@ -40,12 +40,14 @@ class Question:
     """A prompt about a passage, tokenised for every model, and the code of the passage at the lens's own rate.
 
     Args:
+        passage: what is compressed.
         task: which decides the text around the prompt.
         prompt: what every model reads behind the code.
-        batch: both, and the passage.
+        batch: all of it.
         code: of the passage.
     """
 
+    passage: str
     task: str
     prompt: str
     batch: Mapping[str, Any]
@@ -67,7 +69,8 @@ class WireView(LensView):
         names = " and ".join(self.lens.config.names)
         return (
             f"The code of a passage is {self.lens.config.code_in_words}, and {names} read it in the text's place. "
-            "The number of a slot is the KL of what they say when it alone is left out."
+            "The number of a slot is the KL of what they say when it alone is left out. Behind the passage, after an "
+            "empty line, may stand what they are asked."
         )
 
     def positions(self, text: str) -> range:
@@ -146,12 +149,12 @@ class WireView(LensView):
     @torch.no_grad()
     def change(self, text: str, position: int, values: Mapping[str, Any]) -> list[Part]:
         """The answers of every model, and the bytes that the code has."""
-        config, own = self.lens.config, self._ratio(self.first_question(text))
-        batch, bits = self._batch(text, values["task"], values["prompt"]), int(values["bits"])
+        config, asked, bits = self.lens.config, self.first_question(text), int(values["bits"])
+        batch, own = self._batch(asked.passage, values["task"], values["prompt"]), self._ratio(asked)
         ratio = values.get("ratio", own)
         code = self.lens.encode(batch, None if abs(ratio - own) < STEP / 2 else ratio, bits)
         wire = Wire.of(code.vectors[0][_order(code.counts[0], position, values)], bits, config.group)
-        sent, size = wire.to_bytes(), text_bytes(text)
+        sent, size = wire.to_bytes(), text_bytes(asked.passage)
         arrived = LatentCode.of_wires([Wire.from_bytes(sent)], config)
         tokens = int(batch["tokens"][self.models.first.name]["passage_mask"].sum())
         facts = [
@@ -175,19 +178,24 @@ class WireView(LensView):
                 for context, edits in ((bare, [edit]), (full, []), (bare, []))
             ]
             answers.append([name, *said, *kls])
-            sides = [likeliest(model.tokenizer, side[0, 0], TOP) for side in (comparison.clean, from_code)]
+            sides = beside(model.tokenizer, comparison.clean[0, 0], from_code[0, 0], TOP)
             bars.append(Bars(f"What {name} says first", *sides, ("from the text", "from the code")))
         headers = ["model", "from the code", "from the text", "from neither", "KL, code", "KL, neither"]
         return [Figures(items=facts), Grid("", headers, answers, numeric=4), *bars]
 
     @torch.no_grad()
     def first_question(self, text: str) -> Question:
-        """A task that the lens knows, and a prompt for it: words of the passage itself, but for questions."""
-        task, words = self._tasks()[0], text.split()
-        middle = len(words) // 2
-        prompt = QUESTION if task == "answer" else " ".join(words[middle : middle + 3])
-        batch = self._batch(text, task, prompt)
-        return Question(task, prompt, batch, self.lens.encode(batch))
+        """What stands behind the passage, after an empty line. Where nothing does: a prompt for a task that the lens
+        knows, words of the passage itself, but for questions."""
+        task, (passage, prompt) = self._tasks()[0], split(text)
+        if not prompt:
+            words, unknown = passage.split(), self.models.first.tokenizer.unk_token_id
+            asked = self.models.first.tokenizer(QUESTION)["input_ids"]
+            middle = len(words) // 2
+            as_question = task == "answer" and (unknown is None or unknown not in asked)
+            prompt = QUESTION if as_question else " ".join(words[middle : middle + 3])
+        batch = self._batch(passage, task, prompt)
+        return Question(passage, task, prompt, batch, self.lens.encode(batch))
 
     def _tasks(self) -> list[str]:
         """Those that the lens has a soft token for, else all that have a prompt."""
@@ -229,6 +237,12 @@ class WireView(LensView):
         repeated = {**asked.batch, "task": [asked.task] * len(code)}
         edits = [self.lens.soft_tokens(code, repeated, model.name)] if code.vectors.shape[1] else []
         return model.logits(rows, edits, keep=1)[:, -1]
+
+
+def split(text: str) -> tuple[str, str]:
+    """A passage, and what is asked about it: what stands behind the last empty line, if anything does."""
+    passage, _, prompt = text.rpartition("\n\n")
+    return (passage, prompt.strip()) if passage.strip() and prompt.strip() else (text, "")
 
 
 def _chosen(code: LatentCode, kept: Sequence[Sequence[int]]) -> LatentCode:

@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..base.comparing import WholePass, likeliest
+from ..base.comparing import WholePass, beside
 from ..base.explaining import read_tokens
 from ..base.viewing import Bars, Choice, Control, Figures, Grid, LensView, Near, Part, Slider, nats
 from ..frozen import Edit
 from ..objectives import kl_of
 from .coding.code import SparseCode
+from .features.logit_effect import effects
 from .modeling import CrosslayerTranscoder
 from .use.explaining import explain_tokens
 from .use.replacing import Factors
@@ -26,6 +27,7 @@ from .use.replacing import Factors
 MOST = 24  # features with a slider
 TOP = 6  # likeliest tokens
 WORDS = 3  # that a feature makes likelier
+AROUND = 6  # tokens before the one where it is most active, and half as many behind
 CONTINUED = 12  # tokens
 LOUDEST = 4.0  # times
 _INSIDE = "inside"
@@ -38,17 +40,27 @@ class ActiveFeature:
     Args:
         layer, index: which one.
         value: how active it is.
-        likelier: words whose logits it raises most, by what it writes to all its targets.
+        likelier: words whose logits it raises most by itself.
+        label: what it stands for, where the lens knows that.
+        context: where it is most active, the token between brackets, where the lens knows that.
     """
 
     layer: int
     index: int
     value: float
     likelier: list[str]
+    label: str = ""
+    context: str = ""
 
     @property
     def name(self) -> str:
         return f"{self.layer}/{self.index}"
+
+    @property
+    def said(self) -> str:
+        """All that is known of it, in a line."""
+        most = f"; most active at “{self.context}”" if self.context else ""
+        return f"value {self.value:.2f}; makes likelier: {' '.join(self.likelier)}{most}"
 
 
 class TranscoderView(LensView):
@@ -70,19 +82,33 @@ class TranscoderView(LensView):
     def rows(self, text: str, positions: Sequence[int]) -> list[dict[str, Any]]:
         return explain_tokens(self.lens, text, positions)
 
+    @torch.no_grad()
     def near(self, text: str, position: int) -> Near:
         self.require(text, position)
-        (row,) = explain_tokens(self.lens, text, [position], TOP)
+        batch, frozen = self._read(text), self.frozen
+        code, comparison = self._code(text, position), WholePass.of(frozen, batch, torch.tensor([[position]]))
+        after = comparison.edited(self.lens.replaced(batch))
+        counts = [len(own.features) for own in code.entries]
         facts = [
-            ("KL", nats(row["kl"]), "nats between what the model says next by itself and with the lens in place"),
-            ("active", f"{row['active']:,}", f"features on this token, in {len(self.lens.config.window)} layers"),
+            (
+                "KL",
+                nats(float(comparison.kl(after))),
+                "nats between what the model says next by itself and with the lens in place",
+            ),
+            ("active", f"{sum(counts):,}", f"features on this token, in {len(self.lens.config.window)} layers"),
         ]
-        bars = Bars("What the model says next", row["before"], row["after"], ("by itself", "with the lens in place"))
-        code = self._code(text, position)
-        cells = [[str(layer), str(len(own.features))] for layer, own in zip(code.window, code.entries, strict=True)]
-        layers = Grid("Active features", ["layer", "how many"], cells)
-        controls = self.controls(text, position)
-        return Near(self.unit, position, row["token"], [Figures(items=facts), bars, layers], controls, "Predict")
+        likely = beside(frozen.tokenizer, comparison.clean[0, 0], after[0, 0], TOP)
+        parts = [
+            Figures(items=facts),
+            Bars("What the model says next", *likely, ("by itself", "with the lens in place")),
+            Grid(
+                "Active features",
+                ["layer", "how many"],
+                [[str(n), str(c)] for n, c in zip(code.window, counts, strict=True)],
+            ),
+        ]
+        token = frozen.tokenizer.decode(batch["input_ids"][0, position])
+        return Near(self.unit, position, token, parts, self.controls(text, position), "Predict")
 
     def controls(self, text: str, position: int) -> list[Control]:
         """A slider for each of the strongest features, and where the change is made."""
@@ -91,12 +117,13 @@ class TranscoderView(LensView):
         sliders = [
             Slider(
                 feature.name,
-                f"feature {feature.index}",
-                f"value {feature.value:.2f}; makes likelier: {' '.join(feature.likelier)}",
-                f"Layer {feature.layer}, times",
+                f"{feature.index}{f': {feature.label}' if feature.label else ''}",
+                feature.said,
+                f"Features of layer {feature.layer}",
                 value=1.0,
                 high=LOUDEST,
                 step=0.25,
+                factor=True,
             )
             for feature in self.features(text, position)
         ]
@@ -110,11 +137,20 @@ class TranscoderView(LensView):
         for i, (layer, entries) in enumerate(zip(code.window, code.entries, strict=True)):
             written = entries.values * norms[i][entries.features]
             best = written.topk(min(each, len(written))).indices
-            effects = logit_effects(self.lens, i, entries.features[best])
-            for at, effect in zip(best.tolist(), effects, strict=True):
-                words = [self.frozen.tokenizer.decode(w).strip() for w in effect.topk(WORDS).indices.tolist()]
-                shown.append(ActiveFeature(layer, int(entries.features[at]), float(entries.values[at]), words))
+            chosen = entries.features[best]
+            raised = torch.cat([logits for _, logits in effects(self.lens, i, chosen)]) if len(chosen) else []
+            for at, logits in zip(best.tolist(), raised, strict=True):
+                index, value = int(entries.features[at]), float(entries.values[at])
+                words = [self.frozen.tokenizer.decode(word).strip() for word in logits.topk(WORDS).indices.tolist()]
+                shown.append(ActiveFeature(layer, index, value, words, *self._known(layer, index)))
         return shown
+
+    def _known(self, layer: int, index: int) -> tuple[str, str]:
+        """Label and strongest context of a feature, where the lens brings them along."""
+        if self.lens.contexts is None:
+            return "", ""
+        known = self.lens.contexts.of(layer, index)
+        return known["label"], excerpt(known["contexts"][0]) if known["contexts"] else ""
 
     def _code(self, text: str, position: int) -> SparseCode:
         """The features of one token."""
@@ -144,7 +180,7 @@ class TranscoderView(LensView):
             ("turned", str(len(factors)), ", ".join(f"{name} × {f:g}" for name, f in turned.items()) or "nothing yet"),
         ]
         tokenizer = self.frozen.tokenizer
-        likely = [likeliest(tokenizer, side[0], TOP) for side in (before, after)]
+        likely = beside(tokenizer, before[0], after[0], TOP)
         return [
             Figures(items=facts),
             Bars("What is predicted next", *likely),
@@ -165,25 +201,12 @@ class TranscoderView(LensView):
         return made.texts(self.frozen.tokenizer)[0]
 
 
+def excerpt(context: Mapping[str, Any]) -> str:
+    """The tokens round the one where a feature is active, which stands between brackets."""
+    tokens, at = [token.strip() for token in context["tokens"]], context["at"]
+    return " ".join([*tokens[max(0, at - AROUND) : at], f"[{tokens[at]}]", *tokens[at + 1 : at + 1 + AROUND // 2]])
+
+
 def _key(name: str) -> tuple[int, int]:
     layer, _, index = name.partition("/")
     return int(layer), int(index)
-
-
-@torch.no_grad()
-def logit_effects(lens: CrosslayerTranscoder, index: int, features: Tensor) -> Tensor:
-    """What features of a chosen layer do to the logits directly: all that they write, through the unembedding alone,
-    `[n, V]`, about the mean over the vocabulary.
-
-    Args:
-        lens: with its subject.
-        index: which of the chosen layers.
-        features: which of its features, `[n]`.
-    """
-    assert lens.subject is not None
-    source, scale = lens.layers_in_order[index], lens.targets.standardiser.scale
-    written = lens.targets.rows(index, source, features).unflatten(1, (source.reach, -1))
-    total = (written * scale[index : index + source.reach]).sum(1)
-    head = lens.subject.model.get_output_embeddings().weight
-    effects = total.to(head.device, head.dtype) @ head.T
-    return (effects - effects.mean(-1, keepdim=True)).float()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..base.comparing import Applied, apply_lens
+from ..base.comparing import Applied, apply_lens, beside
 from ..base.comparing.rows import of_vectors
 from ..base.explaining import read_tokens
 from ..base.viewing import Amounts, Bars, Figures, Grid, LensView, Near, Spelled, nats
@@ -125,6 +125,7 @@ def look(lens: ConsistencyLens, text: str, position: int, seed: int = 0) -> Look
         len(set(said) & set(row[: int(n)].tolist())) / max(1, len(set(said)))
         for row, n in zip(drawn.ids, drawn.lengths, strict=True)
     ]
+    before, after = beside(frozen.tokenizer, applied.comparison.clean[0, 0], applied.edited[0, 0], TOP)
     return Look(
         position=position,
         token=frozen.tokenizer.decode(ids[0, position]),
@@ -132,7 +133,7 @@ def look(lens: ConsistencyLens, text: str, position: int, seed: int = 0) -> Look
         words=first[0][1],
         kl=float(applied.kl),
         cosine=of_vectors(applied.edits, batch)["cosine"][0],
-        bars=_bars(applied, frozen.tokenizer),
+        bars=[(token, p, q) for (token, p), (_, q) in zip(before, after, strict=True)],
         samples=sorted(samples.values(), key=lambda sample: (-sample.times, -sample.probability)),
         agreement=sum(shared) / len(shared),
         controls=_controls(lens, applied, read, context[0]),
@@ -183,11 +184,3 @@ def _spelled(
         mean = float(chances[row, kept].mean().exp()) if tokens else 0.0
         found.append((said["explanation"], list(zip(tokens, chances[row, kept].exp().tolist(), strict=True)), mean))
     return found
-
-
-def _bars(applied: Applied, tokenizer: Any) -> list[tuple[str, float, float]]:
-    """The likeliest of either side with both their probabilities, by the larger one."""
-    before, after = (logits[0, 0].float().softmax(-1) for logits in (applied.comparison.clean, applied.edited))
-    ids = dict.fromkeys([*before.topk(TOP).indices.tolist(), *after.topk(TOP).indices.tolist()])
-    ordered = sorted(ids, key=lambda i: -max(float(before[i]), float(after[i])))[: TOP + 1]
-    return [(tokenizer.decode([i]), float(before[i]), float(after[i])) for i in ordered]

@@ -76,9 +76,9 @@ def parsed(values: str) -> Any:
         raise BadInput("values", values[:40], "Give a JSON object.", "it is no JSON") from error
 
 
-def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], Follower]:
-    """The components of the tab, the coloured text and the token from near; and what empties the result of a change,
-    which was of another token. Other tabs follow what is opened here."""
+def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], gr.HTML]:
+    """The components of the tab, the coloured text and the token from near; and where the result of a change is, which
+    has to be emptied when another text is read. Other tabs follow what is opened here."""
     strip = gr.HTML(js_on_load=SCRIPTS["tokens"], elem_id="tokens")
     position = gr.Number(precision=0, visible=False)
     detail = gr.HTML(js_on_load=SCRIPTS["panel"], elem_id="near")
@@ -90,14 +90,13 @@ def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], Follower]:
     def open_token(choice: Choice, index: float) -> Iterator[tuple[Any, ...]]:
         yield from opening(desk, choice, index)
 
-    def chosen(event: gr.SelectData) -> int:
-        return int(event.index)
+    def chosen(event: gr.SelectData) -> tuple[int, str]:
+        return int(event.index), ""  # the result that is shown was of another token
 
-    picked = strip.select(chosen, None, position, queue=False, api_visibility="private")
+    picked = strip.select(chosen, None, [position, result], queue=False, api_visibility="private")
     outputs = [desk.choice, detail, desk.notice]
     opened = picked.then(open_token, [desk.choice, position], outputs, api_name="open", **MODEL)
-    forget: Follower = (lambda choice, rows, order: "", [result])
-    desk.follow(opened, [*followers, forget])
+    desk.follow(opened, followers)
 
     @in_turn
     @told(1)
@@ -109,7 +108,7 @@ def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], Follower]:
 
     turned = detail.select(given, None, values, queue=False, api_visibility="private")
     turned.then(change, [desk.choice, values], [result, desk.notice], api_name="change", **MODEL)
-    return [strip, detail], forget
+    return [strip, detail], result
 
 
 def on_demand(

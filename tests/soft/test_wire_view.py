@@ -15,7 +15,7 @@ from consistency_lens.soft.bytes.wire import bytes_of
 from consistency_lens.soft.code import LatentCode
 from consistency_lens.soft.parts.receiver import embedding_table
 from consistency_lens.soft.using import answer, compress_texts
-from consistency_lens.soft.view import ANSWERED, WireView, nearest_words
+from consistency_lens.soft.view import ANSWERED, WireView, nearest_words, split
 
 TEXT = "w1 w2 w3 w4 w5 w6 w7"
 
@@ -56,6 +56,16 @@ def test_its_number_is_the_kl_of_leaving_it_out() -> None:
         )
         kls.append(float((p.exp() * (p - q)).sum().detach()))
     assert row["kl"] == pytest.approx(sum(kls) / len(kls), abs=1e-5)
+
+
+def test_a_prompt_may_stand_behind_the_passage() -> None:
+    shown, asked = view(ratio=2.0), f"{TEXT}\n\nw8 w9"
+    assert split(asked) == (TEXT, "w8 w9") and split(TEXT) == (TEXT, "") and split("\n\nw1") == ("\n\nw1", "")
+    assert shown.positions(asked) == shown.positions(TEXT)
+    start = {control.name: control.start for control in shown.controls(asked, 1)}
+    assert start["prompt"] == "w8 w9"
+    assert facts_of(shown.changed(asked, 1, {}))["as text"] == f"{len(TEXT.encode())} B"
+    assert shown.rows(asked, [2])[0]["kl"] != pytest.approx(shown.rows(TEXT, [2])[0]["kl"])
 
 
 def test_a_passage_of_one_vector_can_be_left_out_whole() -> None:
@@ -104,7 +114,7 @@ def test_slots_are_dropped_and_change_places() -> None:
     assert [value for value, _ in switches.options] == ["1", "2", "3", "4"]
     plain, moved = (part(shown.changed(TEXT, 2, given), Grid).rows for given in ({}, {"swapped": "3"}))
     assert plain != moved
-    code, batch = shown.first_question(TEXT).code, shown._batch(TEXT, "answer", "What is this about?")
+    code, batch = shown.first_question(TEXT).code, shown.first_question(TEXT).batch
     swapped = LatentCode(code.vectors[:, [0, 2, 1, 3]], code.mask)
     name = NAMES[0]
     edit = shown.lens.soft_tokens(swapped, batch, name)

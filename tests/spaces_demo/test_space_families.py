@@ -46,7 +46,7 @@ def test_features_are_turned_over_the_network(client: Any) -> None:
     near, _ = client.predict(3, api_name="/open")
     sliders = [name for name in named(near) if "/" in name]
     assert "Token 3" in near and len(sliders) > 4 and near.count("type='range'") == len(sliders)
-    assert "<legend>Layer 0, times</legend>" in near
+    assert "<legend>Features of layer 0</legend>" in near
     before, said = client.predict(json.dumps({}), api_name="/change")
     after, said = client.predict(json.dumps({sliders[0]: 0}), api_name="/change")
     assert "alert" not in said and "0.000" in before and "0.000" not in after

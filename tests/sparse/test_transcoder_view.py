@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from transcoders import small_lens
 
 from consistency_lens import BadInput, view_of
 from consistency_lens.base.viewing import Bars, Figures, Grid, Slider
-from consistency_lens.sparse.view import MOST, TranscoderView, logit_effects
+from consistency_lens.sparse.features.logit_effect import effects
+from consistency_lens.sparse.view import MOST, ActiveFeature, TranscoderView, excerpt
 
 TEXT = "w1 w2 w3 w4 w5 w6"
 
@@ -34,7 +34,9 @@ def test_rows_are_those_of_the_lens_and_a_row_from_near_says_the_same() -> None:
     assert (near.unit, near.position, near.token) == ("Token", 4, "w4")
     counts = [int(count) for _, count in part(near.parts, Grid, "Active features").rows]
     assert sum(counts) == row["active"] and len(counts) == 4
-    assert dict(part(near.parts, Bars, "What the model says next").before).items() >= dict(row["before"]).items()
+    bars = part(near.parts, Bars, "What the model says next")
+    assert row["before"][0][0] in dict(bars.before) and [t for t, _ in bars.before] == [t for t, _ in bars.after]
+    assert dict(bars.after)[row["after"][0][0]] == pytest.approx(row["after"][0][1], rel=1e-4)
 
 
 def test_sliders_are_of_the_features_that_write_most_and_stay_within_bounds() -> None:
@@ -54,14 +56,17 @@ def test_sliders_are_of_the_features_that_write_most_and_stay_within_bounds() ->
     assert all((c.low, c.high, c.start) == (0.0, 4.0, 1.0) for c in sliders)
 
 
-def test_a_direct_effect_is_what_the_decoder_adds_through_the_unembedding() -> None:
-    lens = small_lens()
-    (effect,) = logit_effects(lens, 1, torch.tensor([5]))
-    source, scale = lens.layers_in_order[1], lens.targets.standardiser.scale
-    assert source.W_dec is not None and lens.subject is not None
-    pieces = source.W_dec[5].view(3, 32) * scale[1:]
-    logits = lens.subject.model.get_output_embeddings().weight @ pieces.sum(0)
-    torch.testing.assert_close(effect, (logits - logits.mean()).detach(), rtol=1e-4, atol=1e-5)
+def test_what_a_feature_makes_likelier_is_its_direct_effect_and_its_label_is_that_of_the_lens() -> None:
+    shown = view()
+    found = shown.features(TEXT, 3)
+    (feature,) = [each for each in found if each.layer == 2][:1]
+    (_, logits) = next(effects(shown.lens, 2))
+    words = [shown.frozen.tokenizer.decode(i) for i in logits[feature.index].topk(3).indices.tolist()]
+    assert feature.likelier == words and feature.label == feature.context == ""
+    context = {"tokens": [" a", " b", " c", " d"], "at": 2}
+    assert excerpt(context) == "a b [c] d"
+    told = ActiveFeature(1, 7, 0.5, ["x"], "wagons", "a b [c] d")
+    assert told.said == "value 0.50; makes likelier: x; most active at “a b [c] d”"
 
 
 @pytest.mark.parametrize("inside", ["model", "lens"])
@@ -71,8 +76,9 @@ def test_turning_a_feature_is_what_amplify_does(inside: str) -> None:
     found = shown.changed(TEXT, 6, {first.name: 0.0, "inside": inside})
     expected = shown.lens.amplify(TEXT, {(first.layer, first.index): 0.0}, inside, 6)
     bars = part(found, Bars, "What is predicted next")
-    assert [t for t, _ in bars.before] == [t for t, _ in expected.before]
-    assert [p for _, p in bars.after] == pytest.approx([p for _, p in expected.after], rel=1e-4)
+    for side, likely in ((bars.before, expected.before), (bars.after, expected.after)):
+        token, chance = likely[0]
+        assert dict(side)[token] == pytest.approx(chance, rel=1e-4)
     facts = {name: value for name, value, _ in part(found, Figures).items}
     assert float(facts["KL"]) == pytest.approx(expected.kl, abs=6e-4) and expected.kl > 0
     assert facts["turned"] == "1"

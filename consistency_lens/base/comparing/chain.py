@@ -70,6 +70,16 @@ def apply_lens(
     return Applied(code, lens.restore(code, batch), comparison)
 
 
+def beside(tokenizer: Any, before: Tensor, after: Tensor, top: int) -> tuple[Likeliest, Likeliest]:
+    """The likeliest next tokens of either of two logits `[V]`, each with its probability on both sides; those that are
+    likely anywhere first, and one more than the `top` at most."""
+    chances = [logits.float().softmax(-1) for logits in (before, after)]
+    ids = dict.fromkeys(i for side in chances for i in side.topk(top).indices.tolist())
+    ordered = sorted(ids, key=lambda i: -max(float(side[i]) for side in chances))[: top + 1]
+    first, second = ([(tokenizer.decode([i]), float(side[i])) for i in ordered] for side in chances)
+    return first, second
+
+
 def likeliest(tokenizer: Any, logits: Tensor, top: int) -> Likeliest:
     """The `top` likeliest next tokens with their probabilities."""
     chances, ids = logits.float().softmax(-1).topk(top)

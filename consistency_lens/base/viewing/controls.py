@@ -44,6 +44,7 @@ class Slider(Control):
     Args:
         value: at first.
         low, high, step: what it may be.
+        factor: whether something is multiplied by it.
     """
 
     kind = "slider"
@@ -52,6 +53,7 @@ class Slider(Control):
     low: float = 0.0
     high: float = 1.0
     step: float = 0.1
+    factor: bool = False
 
     @property
     def start(self) -> float:

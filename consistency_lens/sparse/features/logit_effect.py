@@ -33,9 +33,9 @@ def written_by(lens: CrosslayerTranscoder, index: int, features: Tensor) -> Tens
 
 
 @torch.no_grad()
-def effects(lens: CrosslayerTranscoder, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of all features of a chosen layer, some at a time: the lengths of what they write to each target, `[K, n]`, and
-    their effect on the logits, `[K, V]`.
+def effects(lens: CrosslayerTranscoder, index: int, features: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of features of a chosen layer, default all of them, some at a time: the lengths of what they write to each
+    target, `[K, n]`, and their effect on the logits, `[K, V]`.
 
     The effect is what one unit of activation adds to the logits where the stream is as long as `stream_size` says,
     less its mean over the vocabulary: only differences of logits matter.
@@ -43,7 +43,8 @@ def effects(lens: CrosslayerTranscoder, index: int) -> Iterator[tuple[Tensor, Te
     frozen = model_of(lens)
     columns = max(1, min(frozen.max_length, AT_ONCE // frozen.vocab_size))
     nothing, size, centres = _final(frozen)
-    for part in torch.arange(lens.config.features, device=lens.device).split(columns):
+    wanted = torch.arange(lens.config.features, device=lens.device) if features is None else features
+    for part in wanted.split(columns):
         written = written_by(lens, index, part)
         total = written.sum(1)
         logits = _read_out(frozen, _unit(total) * size) - nothing

@@ -56,6 +56,7 @@ class PreparedTexts:
         share: tuple[int, int] = (0, 1),
         main: bool = True,
         any_process: Callable[[bool], bool] = bool,
+        by_document: bool = False,
     ) -> PreparedTexts:
         """
         Args:
@@ -67,6 +68,7 @@ class PreparedTexts:
             share: this process's number and how many there are, where each makes a part for all.
             main: this process writes, and shows a bar.
             any_process: whether a flag is set on any: all find what was kept, or all make it.
+            by_document: contexts that begin alike run together, for a `make` that reads what they share once.
         """
         columns = dataset.with_format("torch", columns=["input_ids", "position", "doc_id"])[:]
         contexts = columns["input_ids"]
@@ -78,7 +80,7 @@ class PreparedTexts:
             assert known is not None
             return cls(known, keys)
         found: list[tuple[list[int], StartingTexts]] = []
-        mine = _batches(contexts)[number::processes]
+        mine = _batches(contexts, by_document)[number::processes]
         for rows in tqdm(mine, desc="starting texts", unit="batch", leave=False, disable=None if main else True):
             padded = pad_sequence([contexts[i] for i in rows], True, pad_id, padding_side="left")
             mask = pad_sequence([torch.ones_like(contexts[i]) for i in rows], True, 0, padding_side="left")
@@ -146,8 +148,11 @@ def _keep(file: Path, texts: StartingTexts) -> None:
         part.unlink(missing_ok=True)
 
 
-def _batches(contexts: Sequence[Tensor]) -> list[list[int]]:
+def _batches(contexts: Sequence[Tensor], by_document: bool = False) -> list[list[int]]:
     """Rows by length, in batches of about as many tokens each; which go together depends on what they say alone."""
+    if by_document:
+        order = sorted(range(len(contexts)), key=lambda i: contexts[i].numpy().tobytes())
+        return [order[first : first + ROWS] for first in range(0, len(order), ROWS)] or [[]]
     batches: list[list[int]] = [[]]
     for row in sorted(range(len(contexts)), key=lambda i: (len(contexts[i]), contexts[i].numpy().tobytes())):
         rows = len(batches[-1])
