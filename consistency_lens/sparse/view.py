@@ -112,7 +112,7 @@ class TranscoderView(LensView):
 
     def controls(self, text: str, position: int) -> list[Control]:
         """A slider for each of the strongest features, and where the change is made."""
-        options = [("model", "the model, the difference added"), ("lens", "the model with the lens in place")]
+        options = [("model", "the model itself"), ("lens", "the lens in place")]
         where = Choice(_INSIDE, "Changed inside", "every token of the text but its first", "", "model", options)
         sliders = [
             Slider(
