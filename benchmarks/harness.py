@@ -45,6 +45,7 @@ def interleaved(
     warmup: int = 2,
     device: str | torch.device = "cpu",
     budget_s: float = float("inf"),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time several callables round robin.
 
@@ -54,6 +55,8 @@ def interleaved(
         warmup: rounds in front that are not counted.
         device: waited for before the clock is read, where it runs on its own.
         budget_s: no further round is begun after so many seconds.
+        clock: `time.process_time` counts the seconds of this process alone, whatever else the machine does; it is for
+            a CPU, and for a single thread.
     """
     cuda = torch.device(device).type == "cuda"
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -64,12 +67,12 @@ def interleaved(
         for name, step in steps.items():
             if cuda:
                 torch.cuda.synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             step()
             if cuda:
                 torch.cuda.synchronize(device)
             if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: Timing(tuple(times)) for name, times in seconds.items()}
 
 

@@ -29,10 +29,10 @@ from random_runs import SITE, batch_of, random_rows, trainer_of
 from sizes import DTYPES, SIZES, config_of, random_lm
 
 from consistency_lens.base.adapters import add_adapter
-from consistency_lens.budget import Work, memory_of
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.configuration import ConsistencyLensConfig
 from consistency_lens.text.modeling import ConsistencyLens
+from consistency_lens.text.planning import Work, memory_of
 from consistency_lens.text.planning.sizing import sizes_of
 
 WAYS = ("lora", "lora, 4-bit", "three copies", "three copies, cut", "three LoRA copies")

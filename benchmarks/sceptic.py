@@ -12,7 +12,7 @@ What is put in A's place, at the last token of each row's context, in one pass o
   has left one there).
 - `table`: the mean training activation of rows with the same token at P and the same likeliest next token; where
   training has no such pair the mean of P's token, else the mean of all. `fell back` says how often.
-- `probes`: two ridge classifiers on A name the two tokens, then the table.
+- `probes`: two linear discriminants on A name the two tokens, then the table.
 - `mean`: the mean training activation, which scores 0.
 - `swapped`, `dropped`, `replaced`: the lens's own words with the first two exchanged, the second left out, or the
   second replaced by another one of its kind where it is a fact, else by a random word.
@@ -37,7 +37,6 @@ import numpy as np
 import torch
 from harness import arguments, report, show
 from torch import Tensor
-from torch.nn import functional as F
 
 from consistency_lens import AutoLens
 from consistency_lens.activations import Activations
@@ -166,17 +165,17 @@ def looked_up(means: dict[Any, Tensor], last: Sequence[int], following: Sequence
 
 
 def classifier(vectors: Tensor, labels: Tensor) -> Callable[[Tensor], list[int]]:
-    """Ridge regression on one-hot targets."""
+    """Linear discriminants: a Gaussian for each class, all of one shape."""
     classes, target = labels.unique(return_inverse=True)
     mean, scale = vectors.double().mean(0), vectors.double().std(0).clamp_min(1e-6)
-
-    def features(x: Tensor) -> Tensor:
-        return F.pad((x.double() - mean) / scale, (0, 1), value=1.0)
-
-    own = features(vectors)
-    gram = own.T @ own / len(own) + RIDGE * torch.eye(own.shape[1], dtype=torch.double)
-    weight = torch.linalg.solve(gram, own.T @ F.one_hot(target, len(classes)).double() / len(own))
-    return lambda x: classes[(features(x) @ weight).argmax(1)].tolist()
+    x = (vectors.double() - mean) / scale
+    counts = torch.bincount(target).double()
+    means = torch.zeros(len(classes), x.shape[1], dtype=torch.double).index_add_(0, target, x) / counts.unsqueeze(1)
+    apart = x - means[target]
+    within = apart.T @ apart / len(x) + RIDGE * torch.eye(x.shape[1], dtype=torch.double)
+    weight = torch.linalg.solve(within, means.T)
+    offset = (counts / len(x)).log() - (means * weight.T).sum(1) / 2
+    return lambda other: classes[((other.double() - mean) / scale @ weight + offset).argmax(1)].tolist()
 
 
 def in_form(

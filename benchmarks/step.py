@@ -36,8 +36,8 @@ from sizes import DTYPES, SIZES, random_lm
 from step_parts import FIVE, PARTS, Bare, Ours
 
 from consistency_lens.base.adapters import without_adapters
-from consistency_lens.budget import Card, Sizes, Work, hours_of, operations_of
 from consistency_lens.text.modeling import ConsistencyLens
+from consistency_lens.text.planning import Card, Sizes, Work, hours_of, operations_of
 from consistency_lens.text.planning.sizing import sizes_of
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from .evaluation import Report
     from .evaluation.metric import Fidelity
     from .frozen import Decoding, Edit, FrozenLM, FrozenModels, Generated, Prefix, Provenance, ProvenanceMismatch, Site
+    from .soft.arguments import LatentWireArguments
+    from .soft.bytes.wire import Wire
+    from .soft.configuration import LatentWireConfig
+    from .soft.modeling import LatentWire
+    from .soft.trainer import LatentWireTrainer
     from .sparse.arguments import CrosslayerTranscoderArguments
     from .sparse.configuration import CrosslayerTranscoderConfig
     from .sparse.modeling import CrosslayerTranscoder
@@ -66,6 +71,10 @@ _HOMES = {
     "FrozenLM": ".frozen",
     "FrozenModels": ".frozen",
     "Generated": ".frozen",
+    "LatentWire": ".soft.modeling",
+    "LatentWireArguments": ".soft.arguments",
+    "LatentWireConfig": ".soft.configuration",
+    "LatentWireTrainer": ".soft.trainer",
     "LensConfig": ".base.configuration",
     "LensDecoder": ".text.parts.decoder_encoder",
     "LensEncoder": ".text.parts.decoder_encoder",
@@ -81,6 +90,7 @@ _HOMES = {
     "Report": ".evaluation",
     "Site": ".frozen",
     "Steered": ".text.steering",
+    "Wire": ".soft.bytes.wire",
     "evaluate_lens": ".auto",
     "view_of": ".auto",
 }
@@ -112,6 +122,10 @@ __all__ = [
     "FrozenLM",
     "FrozenModels",
     "Generated",
+    "LatentWire",
+    "LatentWireArguments",
+    "LatentWireConfig",
+    "LatentWireTrainer",
     "LensConfig",
     "LensDecoder",
     "LensEncoder",
@@ -127,6 +141,7 @@ __all__ = [
     "Report",
     "Site",
     "Steered",
+    "Wire",
     "evaluate_lens",
     "view_of",
 ]

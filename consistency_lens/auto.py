@@ -215,8 +215,9 @@ def evaluate_lens(
         progress: show a bar.
         of_family: what the report of the family takes besides. For a text lens: `rivals` and `before`, lenses to be
             measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
-            other words. For a transcoder: `beside`, name -> further transcoders of the same sites, `per_layer` (a
-            control of equal size) and `jumprelu` (the lens with thresholds).
+            other words; `sayings`, worlds that say something else of a row; `sure` and `vague`, how its starting texts
+            deal with a guess. For a transcoder: `beside`, name -> further transcoders of the same sites, `per_layer`
+            (a control of equal size) and `jumprelu` (the lens with thresholds).
 
     Returns:
         The report; `save` writes it, `show` prints it.

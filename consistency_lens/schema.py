@@ -157,6 +157,16 @@ def no_other(value: Any, where: str) -> None:
 
 def plain(value: Any, where: str) -> None:
     """Any value of JSON or YAML that is finite in depth and size."""
+    _bounded(value, where, math.nan)
+
+
+def finite(value: Any, where: str) -> None:
+    """The same, and every number in it is finite, too."""
+    _bounded(value, where, math.inf)
+
+
+def _bounded(value: Any, where: str, below: float) -> None:
+    """A value of limited depth and size, whose floats are below this size; with NaN they may be any."""
     left, stack = MOST, [(value, where, 0)]
     while stack:
         found, place, depth = stack.pop()
@@ -170,6 +180,8 @@ def plain(value: Any, where: str) -> None:
                 stack += [(entry, f"{place}[{i}]", depth + 1) for i, entry in enumerate(found)]
             case int() if found.bit_length() > _BITS:
                 raise Unfit(place, found, f"a number of at most {_BITS} bits")
+            case float() if not math.isnan(below) and not abs(found) < below:
+                raise Unfit(place, found, "a finite number")
             case str() if len(found) > LARGEST:
                 raise Unfit(place, found, f"a text of at most {LARGEST} characters")
 

@@ -23,6 +23,7 @@ SECTIONS = {
         *["CrosslayerTranscoder", "CrosslayerTranscoderConfig"],
         *["CrosslayerTranscoderTrainer", "CrosslayerTranscoderArguments"],
     ],
+    "Wires": ["LatentWire", "LatentWireConfig", "LatentWireTrainer", "LatentWireArguments", "Wire"],
     "A frozen LLM": [
         *["FrozenLM", "FrozenModels", "Prefix", "Site", "Edit", "Decoding", "Generated"],
         *["Provenance", "ProvenanceMismatch"],
@@ -34,7 +35,10 @@ SECTIONS = {
     "Blocks and passages": ["BlockArguments", "BlockExtraction", "Blocks", "PassageArguments", "Passages"],
     "Training": ["ConsistencyLensTrainer", "ConsistencyLensArguments"],
     "Judging": ["evaluate_lens", "Report", "Fidelity"],
-    "For a family of your own": ["LensModel", "LensConfig", "LensTrainer", "LensTrainingArguments", "LensView", "view_of"],
+    "For a family of your own": [
+        *["LensModel", "LensConfig", "LensTrainer", "LensTrainingArguments"],
+        *["LensView", "view_of"],
+    ],
     "Errors": ["BadInput"],
 }
 OURS = "consistency_lens"

@@ -189,7 +189,7 @@ def signal_at(number: int, folder: str, what: signal.Signals = signal.SIGKILL, d
     at_each_change(folder, count)
 
 
-def at_each_change(folder: str, act: Callable[[str], None]) -> None:
+def at_each_change(folder: str, act: Callable[[str], object]) -> None:
     """From now on call this with each file that this process opens for writing, swaps in or removes under a folder."""
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:

@@ -39,7 +39,13 @@ def test_what_only_words_have_a_part_in_makes_no_other_baseline(
     assert weights("second") == weights("first")
     assert trained("third", "--kl_weight", "0.5"), "that is part of what the encoder learns from"
     assert weights("third") != weights("first")
+    # One whose weights are no longer those that were noted is trained again.
+    weights_file = next((tmp_path / "first/tail_lens").rglob("*.safetensors"))
+    whole = weights_file.read_bytes()
+    weights_file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert trained("changed", "--lm_weight", "0.2") and weights("changed") == weights("second")
+    weights_file.write_bytes(whole)
     # One that is no longer what was noted is trained again.
-    (tmp_path / "first/tail_lens/baseline.json").write_text('{"key": "another"}')
+    (tmp_path / "changed/tail_lens/baseline.json").write_text('{"key": "another"}')
     assert trained("fourth", "--ground_weight", "0.1"), "no refusal either: its texts quote and are not grounded"
     assert weights("fourth") == weights("second")

@@ -10,20 +10,32 @@ import re
 import runpy
 import shlex
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from block_runs import extract_blocks
+from datasets import Dataset
 from extracting import extract_to, random_texts
 from lens_runs import tiny_lens, tiny_rows
 from passage_models import passage_models
 from snippets import PAGES, ROOT, Snippet, blocks, commands, snippets
 from tiny import shared_lm, tiny_model, tiny_tokenizer
 
-from consistency_lens import ConsistencyLens, CrosslayerTranscoder, FrozenLM, cli, evaluate_lens
+from consistency_lens import (
+    ConsistencyLens,
+    CrosslayerTranscoder,
+    FrozenLM,
+    LatentWire,
+    Passages,
+    cli,
+    evaluate_lens,
+)
 from consistency_lens.errors import BadInput
 
 SNIPPETS = snippets()
@@ -75,6 +87,18 @@ def sparse_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     extract_blocks(Path("outputs/sparse-demo-blocks"), random_texts(60, shortest=6), frozen, sites=TRANSCODED)
     lens = CrosslayerTranscoder.from_subject(frozen, features=48, nonlinearity="topk", k=4)
     lens.save_pretrained(tmp_path / "outputs/sparse-demo/lens")
+    return tmp_path
+
+
+@pytest.fixture
+def wire_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a wire that was never trained, beside its two models and a third one: the form is the same for any."""
+    monkeypatch.chdir(tmp_path)
+    for name, kind in (("left", "llama"), ("right", "gemma3"), ("gpt2", "gpt2")):
+        tiny_model(kind).save_pretrained(name)
+        tiny_tokenizer().save_pretrained(name)
+    models = [FrozenLM.from_pretrained(place, name=name) for place, name in (("left", "base"), ("right", "right"))]
+    LatentWire.from_models(models, ratio=2, bits=4, group=16).save_pretrained("outputs/wire-demo/lens")
     return tmp_path
 
 
@@ -130,11 +154,56 @@ def test_features_are_listed_and_switched_off(sparse_demo: Path) -> None:
         assert len(kind.findall(line)) == len(kind.findall(shown)) == 2
 
 
+def test_features_get_contexts_and_labels(sparse_demo: Path) -> None:
+    lines = SNIPPETS["contexts"].run().splitlines()
+    assert len(lines) == 3 and all(
+        re.match(r"\d/\d+: (after |before )?“.+”, F1 \d\.\d\d \.\.\. .", line) for line in lines
+    )
+
+
 def test_a_transcoder_is_opened_in_the_format_of_others(sparse_demo: Path) -> None:
     snippet = SNIPPETS["circuit_tracer"]
     printed = snippet.run()
     assert form(printed) == form(snippet.shown)
     assert [float(n) for n in re.findall(r"\d\.\d", printed)] == pytest.approx([4.0] * 4, rel=0.05)
+
+
+def test_a_wire_is_trained_in_a_few_lines(tiny_models: Path) -> None:
+    rows = [{"passage": text, "prompt": "w1 w2", "answer": text.split()[0]} for text in random_texts(30, longest=8)]
+    Passages.from_dataset(Dataset.from_list(rows), validation_fraction=0.2, test_fraction=0.2).save("outputs/passages")
+    assert "train_runtime" in SNIPPETS["train_wire"].run({"max_steps=4000": "max_steps=2, use_cpu=True"})
+    assert LatentWire.from_pretrained("outputs/wire/lens").config.names == ["small", "large"]
+
+
+def test_a_text_goes_over_a_wire(wire_demo: Path) -> None:
+    snippet = SNIPPETS["wire"]
+    first, *said = snippet.run().splitlines()
+    assert form(first) == form(snippet.shown.splitlines()[0])
+    assert [line.split(" |")[0] for line in said] == ["base", "right"]
+    assert [line.split(" |")[0] for line in snippet.shown.splitlines()[1:]] == ["base", "right"]
+    assert len(SNIPPETS["add_receiver"].run().splitlines()) == 1
+
+
+def test_a_code_is_sent_to_another_server(wire_demo: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))) | {"path": self.path})
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [{"text": "what it says"}]}).encode())
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        printed = SNIPPETS["vllm"].run({"localhost:8000": f"127.0.0.1:{server.server_port}"})
+    assert printed == "what it says\n"
+    (body,) = asked
+    assert body.keys() == {"path", "model", "prompt_embeds", "max_tokens", "temperature"}
+    assert body["path"] == "/v1/completions"
 
 
 def test_rows_of_your_own_are_trained_on(tiny_models: Path) -> None:

@@ -93,7 +93,8 @@ def test_ci_runs_every_mark_that_a_cpu_can_run() -> None:
     left_out = set(re.findall(r"not (\w+)", options["addopts"][-1]))
     later = re.search(r'^MARKS="(.+)"$', CI, re.MULTILINE)
     assert later is not None
-    assert left_out == marks == {*later[1].split(" or "), "gpu"}
+    # `external` installs another project: minutes that a run here does not have.
+    assert left_out == marks == {*later[1].split(" or "), "gpu", "external"}
 
 
 def test_license_is_apache() -> None:

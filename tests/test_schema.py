@@ -60,6 +60,7 @@ def fits(kind: Kind, value: Any) -> bool:
             [{}, {"a": 1, "b": 2}, {"a": "1"}],
         ),
         (record({}, rest=no_other), [{}], [{"a": None}]),
+        (schema.finite, [{"a": [1, -2.5, "nan", {"b": None}]}], [math.nan, [math.inf], {"a": {"b": -math.inf}}, DEEP]),
         (schema.plain, [{"a": [1, None, "x", {"b": math.nan}]}], [DEEP, {1: 2}, 1 << 2000]),
     ],
     ids=kind_of,

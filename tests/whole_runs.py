@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import pyarrow.parquet as pq
 from extracting import random_texts, run, saved_model, write_jsonl
 
 PROMPT = "w1 <A> w2"
+CLOCKS = re.compile(r"runtime|per_second|seconds|minutes|hours|duration|_time|flops_util|memory")
+# A run that was resumed cost more, and a report took its own time.
+CLOCKS_OF_A_CARD = re.compile(r"(?m)^\| (CPU hours|speed|peak memory) \|.*$|, in [\d.,]+ s\b")
 ROWS = ["--min_position", "4", "--validation_fraction", "0.2", "--test_fraction", "0.2", "--sites", "resid_post.1"]
 SMALL = [
     *["--use_cpu", "--code_length", "3", "--prompt", PROMPT, "--warm_steps", "2", "--max_steps", "4"],
@@ -50,3 +56,47 @@ def rows_of(made: Path) -> Path:
 def losses(folder: Path) -> list[tuple[int, float]]:
     history = json.loads((folder / "history.json").read_text())
     return [(row["step"], row["loss"]) for row in history if "loss" in row]
+
+
+def words_to(place: Path, *more: str) -> list[str]:
+    """A whole run in a folder, on `texts.jsonl` beside it, which goes on wherever it was killed."""
+    named = ["--model_name_or_path", str(saved_model()), "--train_file", str(place.parent / "texts.jsonl")]
+    folders = ["--output_dir", str(place / "run"), "--activations_dir", str(place / "rows"), "--ema_decay", "0.9"]
+    return [*named, *folders, *ROWS, *SMALL, "--documents_per_shard", "32", "--resume_from_checkpoint", "auto", *more]
+
+
+def without_clocks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_clocks(item) for key, item in value.items() if not CLOCKS.search(key)}
+    return [without_clocks(item) for item in value] if isinstance(value, list) else value
+
+
+def ended(place: Path) -> dict[str, Any]:
+    """All that a run leaves for people and for later, but what a clock says."""
+    found: dict[str, Any] = {}
+    for name in ("rows", "run/lens", "run/lens-ema", "run/tail_lens", "run/warm_lens"):
+        for file in sorted((place / name).rglob("*.*")):
+            if file.suffix in (".safetensors", ".arrow"):
+                found[str(file.relative_to(place))] = file.read_bytes()
+    for name in ("run/history.json", "run/report/report.json"):
+        found[name] = without_clocks(json.loads((place / name).read_text()))
+    for file in sorted((place / "run").rglob("*.parquet")):
+        if "checkpoint-" not in str(file):
+            found[str(file.relative_to(place))] = pq.read_table(file).to_pylist()
+    for name in ("rows/README.md", "run/report/report.md", "run/lens/README.md"):
+        found[name] = CLOCKS_OF_A_CARD.sub("", (place / name).read_text())
+    return found
+
+
+def require_same(place: Path, undisturbed: Path) -> None:
+    found, expected = ended(place), ended(undisturbed)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == value, f"{name}: {_apart(found[name], value)}"
+
+
+def _apart(found: Any, expected: Any) -> str:
+    """The lines of one text that the other has not."""
+    if not isinstance(found, str):
+        return ""
+    return "\n".join([*({*found.splitlines()} ^ {*expected.splitlines()})])

@@ -51,7 +51,7 @@ class Bill:
             bytes=round(scale * (rows * (bytes_per_row + 12) + token_bytes)),
             tokens=round(scale * sum(p.length for p in sample)),
             tokens_per_second=tokens_per_second,
-            free_bytes=shutil.disk_usage(folder).free,
+            free_bytes=free_bytes(folder),
             folder=str(folder),
             stored_bytes=stored_bytes,
         )
@@ -108,3 +108,9 @@ def human_time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk that a folder lies on, or will lie on."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free

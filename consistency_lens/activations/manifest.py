@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from .storage import LAYOUT, METADATA, STATISTICS, CorruptShard, Shard, checksum_of
+from .storage import LAYOUT, METADATA, STATISTICS, CorruptShard, Shard, checksum_of, seal_of
 
 FILES, SEAL = "files", "checksum"
+OTHER_KIND = "It is of another family of lenses: name that with --family, or make it anew with run_lens.py extract."
 _AGAIN = "Run the extraction again with --resume, which writes it again, or fetch the folder again if it was copied."
 
 
@@ -27,7 +27,7 @@ def sealed(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata with a checksum of every file beside the shards that says how to read them, and of themselves."""
     files = {name: checksum_of(folder / name) for name in LAYOUT if name != METADATA and (folder / name).is_file()}
     record = json.loads(json.dumps({**metadata, FILES: files}))
-    return {**record, SEAL: _seal(record)}
+    return {**record, SEAL: seal_of(record)}
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         rest = {name: value for name, value in metadata.items() if name != SEAL}
-        whole = metadata[SEAL] == _seal(rest) if SEAL in metadata else FILES not in metadata
+        whole = metadata[SEAL] == seal_of(rest) if SEAL in metadata else FILES not in metadata
         [Shard(**record) for record in metadata["shards"]]
         metadata["splits"].items()
         if "kind" not in metadata:  # rows, which were read at sites; passages are text
@@ -106,7 +106,3 @@ def _require(path: Path, said: Any, expected: list[str]) -> None:
 
 def _changed(path: Path) -> CorruptShard:
     return CorruptShard(f"{path} is changed (its checksum differs). {_AGAIN}")
-
-
-def _seal(record: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_128(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import BadInput
+from ..frozen import FrozenLM
 from .contexts.reader import Vectors
 from .contexts.rows import Prepared
 
@@ -18,16 +19,16 @@ _LARGEST_FLOAT16 = 65504.0
 _ROUNDING = 2.0**-10  # of a whole vector; float16 rounds each normal number to within 2^-11
 
 
-def require_finite(prepared: Sequence[Prepared], vectors: Vectors, model_dtype: torch.dtype) -> None:
+def require_finite(prepared: Sequence[Prepared], vectors: Vectors, model: FrozenLM) -> None:
     """Raise where the model itself gave something that is not a number, and say in which document."""
     for site, values in vectors.items():
         broken = torch.nonzero(~values.isfinite().all(1)).flatten()
         if len(broken):
             owners = np.repeat([p.doc_id for p in prepared], [len(p.positions) for p in prepared])
-            raise not_finite(site, int(owners[int(broken[0])]), model_dtype)
+            raise not_finite(site, int(owners[int(broken[0])]), model.dtype, model.model_id)
 
 
-def not_finite(site: str, doc_id: int, model_dtype: torch.dtype) -> BadInput:
+def not_finite(site: str, doc_id: int, model_dtype: torch.dtype, model: str) -> BadInput:
     """The error of an activation that the model itself got wrong."""
     fix = "Start afresh with --dtype bfloat16 or float32 (and --overwrite), or leave this document out."
     if model_dtype in (torch.float32, torch.float64):  # no other dtype would hold it
@@ -36,7 +37,7 @@ def not_finite(site: str, doc_id: int, model_dtype: torch.dtype) -> BadInput:
         "dtype",
         str(model_dtype).removeprefix("torch."),
         fix,
-        why=f"the activation at {site} in document {doc_id} is infinite or not a number",
+        why=f"the activation of {model} at {site} in document {doc_id} is infinite or not a number",
     )
 
 

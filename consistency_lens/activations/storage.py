@@ -58,6 +58,7 @@ _NOTE = record(
         "documents": named(whole(), most=64),
         "arrays_checksum": _CHECKSUM,
     },
+    {"checksum": _CHECKSUM},
 )
 
 
@@ -178,6 +179,7 @@ class ChunkNote:
     too_short: int
     highest_id: int
     arrays_checksum: str = ""
+    checksum: str = ""  # of all the above; notes of the first versions have none
 
     @staticmethod
     def files(folder: Path) -> list[Path]:
@@ -187,11 +189,18 @@ class ChunkNote:
     def read(file: Path) -> ChunkNote:
         try:
             found = read_json(file, _NOTE, "output_dir", file.name, "It is made again.")
-            return ChunkNote(**found | {"shards": [Shard(**shard) for shard in found["shards"]]})
+            note = ChunkNote(**found | {"shards": [Shard(**shard) for shard in found["shards"]]})
         except BadInput as error:
             raise CorruptShard(f"{file} is damaged ({error.why}).") from error
         except TypeError as error:  # a field that no note has
             raise CorruptShard(f"{file} is damaged ({error}).") from error
+        if note.checksum not in ("", note.sealed().checksum):
+            raise CorruptShard(f"{file} is changed (its checksum differs).")
+        return note
+
+    def sealed(self) -> ChunkNote:
+        """With the checksum that it should have."""
+        return replace(self, checksum=seal_of({**asdict(self), "checksum": ""}))
 
     def file(self, folder: Path) -> Path:
         return folder / PROGRESS / f"{self.index:05d}.json"
@@ -203,7 +212,7 @@ class ChunkNote:
         """Arrays first: a chunk is finished when its JSON is there."""
         write_arrays(self._arrays_file(folder), arrays)
         finished = replace(self, arrays_checksum=checksum_of(self._arrays_file(folder)))
-        write_json(self.file(folder), asdict(finished))
+        write_json(self.file(folder), asdict(finished.sealed()))
 
     def arrays(self, folder: Path) -> dict[str, np.ndarray]:
         return load_file(self._arrays_file(folder))
@@ -215,6 +224,11 @@ class ChunkNote:
         arrays = self._arrays_file(folder)
         if not arrays.exists() or checksum_of(arrays) != self.arrays_checksum:
             raise CorruptShard(f"{arrays} is missing or changed.")
+
+
+def seal_of(record: Mapping[str, Any]) -> str:
+    """The checksum of a record."""
+    return xxhash.xxh3_128(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def write_shard(folder: Path, split: str, index: int, table: pa.Table) -> Shard:

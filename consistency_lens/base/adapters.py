@@ -23,10 +23,16 @@ from ..frozen.loading.compiling import noticing_hooks
 
 
 def add_adapter(
-    model: PreTrainedModel, name: str, rank: int, alpha: int, layers: int | None = None, seed: int = 0
+    model: PreTrainedModel,
+    name: str,
+    rank: int,
+    alpha: int,
+    layers: int | None = None,
+    seed: int = 0,
+    headless: bool = False,
 ) -> None:
     """Put a fresh LoRA on all linear layers of the first `layers` blocks; it changes nothing until it is trained, and
-    is left off."""
+    is left off. A `headless` model, of blocks alone, gets it on all its linear layers."""
     from peft import LoraConfig
 
     if is_adapted(model) and name in model.peft_config:
@@ -38,7 +44,8 @@ def add_adapter(
         warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(seed)
         model.add_adapter(config, name)
-        wanted = {id(layer) for block in blocks_of(model)[:layers] for layer in _layers(block)}
+        blocks = [model] if headless else blocks_of(model)[:layers]
+        wanted = {id(layer) for block in blocks for layer in _layers(block)}
         for layer in _layers(model):
             if id(layer) not in wanted:  # above, or in a tower that text never enters
                 layer.delete_adapter(name)
@@ -51,6 +58,11 @@ def add_adapter(
     for other in model.peft_config:  # adding one makes peft freeze the others
         for parameter in adapter_parameters(model, other).values():
             parameter.requires_grad_(True)
+
+
+def keep_on(model: PreTrainedModel, name: str) -> None:
+    """Let an adapter stay on: of a model that nobody else reads with."""
+    _switch(model, name)
 
 
 def adapter_parameters(model: PreTrainedModel, name: str) -> dict[str, nn.Parameter]:

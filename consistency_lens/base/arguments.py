@@ -9,6 +9,7 @@ from typing import ClassVar
 from transformers import TrainingArguments
 
 from ..errors import BadInput
+from .watching.profiling import parse_steps
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ class LensTrainingArguments(TrainingArguments):
         metadata={"help": "Number of steps between two tables of explanations; 0 writes one with each evaluation."},
     )
     sample_rows: int = field(default=128, metadata={"help": "Number of held-out rows in that table."})
+    profile_steps: str | None = field(
+        default=None,
+        metadata={
+            "help": "Steps under torch's profiler, from 1 on and as in 10:13 without 13; their trace lies in "
+            "output_dir/profile. Default: none."
+        },
+    )
 
     remove_unused_columns: bool = field(
         default=False,
@@ -97,6 +105,11 @@ class LensTrainingArguments(TrainingArguments):
         for name, why in unused.items():
             if vars(self)[name]:
                 raise BadInput(name, vars(self)[name], "Leave it out.", why)
+        if self.profile_steps is not None:
+            parse_steps(self.profile_steps)
+        if self.metric_for_best_model in ("loss", "eval_loss"):
+            fix = "Use eval_kl_recovered, or another number of an evaluation."
+            raise BadInput("metric_for_best_model", self.metric_for_best_model, fix, why="no evaluation has a loss")
         if self.learning_rate < 0:
             raise BadInput("learning_rate", self.learning_rate, "Use a rate above 0.")
         super().__post_init__()

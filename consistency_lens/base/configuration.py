@@ -40,6 +40,8 @@ from .family_card import FamilyCard
 ONE_MODEL = "base"  # the name of the only model of a lens that names none
 WIDEST = 1 << 20  # of a hidden state
 SAVE_AGAIN = "Save it again with the version that made it, or fetch it again."
+# transformers looks for whatever stands there in torch.
+DTYPES = one_of("float64", "float32", "bfloat16", "float16")
 _WORD = text(r"[\w.+-]{1,64}", "a name of at most 64 letters")
 # Of every lens: what settles which one it is.
 OF_A_LENS: dict[str, Kind] = {
@@ -50,7 +52,8 @@ OF_A_LENS: dict[str, Kind] = {
 }
 # What transformers writes beside our own fields.
 _OF_THE_LIBRARY: dict[str, Kind] = {
-    **dict.fromkeys(["transformers_version", "dtype", "torch_dtype", "problem_type"], maybe(_WORD)),
+    **dict.fromkeys(["transformers_version", "problem_type"], maybe(_WORD)),
+    **dict.fromkeys(["dtype", "torch_dtype"], maybe(DTYPES)),
     **dict.fromkeys(["output_hidden_states", "output_attentions", "return_dict", "is_encoder_decoder"], flag),
     **dict.fromkeys(["use_cache", "tie_word_embeddings"], flag),
     "architectures": maybe(many(_WORD, most=8)),

@@ -103,6 +103,31 @@ class Command:
     words: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a family recommends for a training, before anything is loaded.
+
+    Args:
+        record: its numbers, for --json.
+        shown: tables and lines for people, in order.
+        notes: lines behind the commands.
+        chosen: options of the training, by name.
+        data: options of an extraction that has to come before it; None where the training is part of a whole run.
+        engine: that the training is started with: a file of `ds_configs/`.
+        processes: how many there are.
+        per_machine: and how many of them a machine has room for.
+    """
+
+    record: Mapping[str, Any]
+    shown: Sequence[Any]
+    notes: Sequence[str]
+    chosen: dict[str, Any]
+    data: dict[str, Any] | None
+    engine: str
+    processes: int
+    per_machine: int
+
+
 class FamilyRun:
     """A family subclasses it, and says what is its own. It is made anew for each command.
 
@@ -114,6 +139,8 @@ class FamilyRun:
     data_options: ClassVar[type]  # a dataclass: how the family's data is made
     extraction: ClassVar[Callable[..., Any]]  # makes the data from a corpus: `open`, `bill`, `run`
     data: ClassVar[Any]  # what it makes: `load(place)` opens it
+    data_title: ClassVar[str] = "the rows"  # of those options
+    unused: ClassVar[Mapping[str, str]] = {}  # options of all families that do nothing here -> why
     more_options: ClassVar[Mapping[str, type]] = {}  # title of the group -> a dataclass
     commands: ClassVar[tuple[str, ...]] = ()  # beside those that every family has
     uses: ClassVar[Mapping[str, Command]] = {}  # by name: commands that no other family has
@@ -208,6 +235,16 @@ class FamilyRun:
     def cell_of(self, row: Mapping[str, Any]) -> str:
         """The explanation of one of these rows, for a table."""
         return str(row["explanation"])
+
+    def plan(self, config: Any, data_options: Any, given: frozenset[str]) -> Plan:
+        """What `plan` recommends, where that is among the family's `commands`.
+
+        Args:
+            config: of the model.
+            data_options: how the data is made.
+            given: the options that are settled, because somebody named them.
+        """
+        raise NotImplementedError
 
     def export(self, lens: LensModel, to: str, folder: Path, data: Callable[[], Any]) -> Path:
         """Write a lens for one of the tools of `exports`.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..errors import BadInput
@@ -230,4 +230,5 @@ class LensModel(SavedModel):
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """One that the library knows: code that lies beside a lens is not run."""
     with refusing_damage(folder.name, "lens", "Give the subject: its own tokenizer will do."):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Without a configuration at hand it would read the lens's, and warn that it knows no such model.
+        return AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)

@@ -36,6 +36,7 @@ from .watching.callbacks import MovingAverage, accelerator_load
 from .watching.cost import Cost, Meter
 from .watching.measuring import MeasuringTrainer
 from .watching.overall import mean_loss
+from .watching.profiling import Profile
 from .watching.samples import SampleTable
 from .watching.stopping import PatienceKept
 
@@ -116,7 +117,8 @@ class LensTrainer(MeasuringTrainer):
             optimizers=optimizers,
         )
         self.model_init = model_init
-        self.add_callback(PatienceKept(self.callback_handler))
+        sets = self.data.held_out
+        self.add_callback(PatienceKept(self.callback_handler, next(iter(sets)) if isinstance(sets, Mapping) else ""))
         self.require_engine()
         self.can_return_loss = True
         self.label_names: list[str] = []
@@ -126,6 +128,8 @@ class LensTrainer(MeasuringTrainer):
         self.table = SampleTable(lens, self.models, self.batches, self.as_one, self.silent)
         if self.eval_dataset is not None:
             self.add_callback(self.table)
+        if args.profile_steps is not None:
+            self.add_callback(Profile(args.profile_steps, Path(args.output_dir), args.process_index))
         self.take_up()
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:

@@ -33,7 +33,7 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
     if subject.gguf_file is not None:
         return f"{subject.model_name_or_path}/{subject.gguf_file}"
     if subject.model_name_or_path != DEMO:
-        return _place_of(subject.model_name_or_path)
+        return place_of(subject.model_name_or_path)
     from ..demo.probe import DEMO_SITE
     from ..demo.show import accuracy_table, site_table
     from ..demo.subject import load_card, subject_path
@@ -47,7 +47,7 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
     return str(subject_path(progress=False))
 
 
-def _place_of(name: str) -> str:
+def place_of(name: str) -> str:
     """Of a reader of the demo its folder, trained first where this machine has none; else the name itself."""
     if not name.startswith(DEMO_READER):
         return name
@@ -126,7 +126,7 @@ def load_others(subject: SubjectArguments) -> dict[str, FrozenLM]:
     """The further models, under their names."""
     found = {}
     for name, place in subject.others.items():
-        found[name] = load_model(_place_of(place), replace(subject, revision=None))
+        found[name] = load_model(place_of(place), replace(subject, revision=None))
         found[name].name = name
     return found
 

@@ -52,7 +52,7 @@ def settle_folder(request: Request, model: str, site: str, dataset: str) -> Path
         named = broadcast_object_list([str(Path("outputs") / name.replace("/", "-"))])[0]
         request.named_itself = True
     folder = Path(named).expanduser()
-    if not resume and ((there := checkpoints(folder)) or (folder / LENS).exists()):
+    if not goes_on(resume, folder) and ((there := checkpoints(folder)) or (folder / LENS).exists()):
         fix = "Use --resume_from_checkpoint true to go on with it, or another folder." if there else "Use another one."
         raise BadInput("output_dir", str(folder), fix, why="a run lies there already")
     request.folder = folder
@@ -110,6 +110,13 @@ def checkpoint_of(request: Request) -> Path | None:
         why = f"there is no whole checkpoint in {request.values['output_dir']}"
         raise BadInput("resume_from_checkpoint", resume, fix, why)
     return found[-1]
+
+
+def goes_on(resume: str | None, folder: Path) -> bool:
+    """Whether what is resumed is the run in this folder: a checkpoint of another one would go on over it."""
+    if not resume:
+        return False
+    return _is_answer(resume) or not Path(resume).is_dir() or Path(resume).resolve().parent == folder.resolve()
 
 
 def _is_answer(resume: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..schema import LONGEST, flag, many, maybe, named, no_other, number, plain, read_json, record, text, whole
+from ..schema import LONGEST, finite, flag, many, maybe, named, no_other, number, read_json, record, text, whole
 from .about import LENS
 
 AGAIN = "Make it again with: run_lens.py evaluate."
@@ -18,13 +18,17 @@ _EACH = named(_NUMBERS, most=4096)
 _LINE = text(longest=LONGEST)
 _LINES = many(_LINE, most=4096)
 _DATA = record(
-    {"rows": whole(), "documents": whole()},
     {
+        **dict.fromkeys(["rows", "documents"], whole()),
         "split": _NAME,
         "corpus": maybe(_LINE),
-        **dict.fromkeys(["documents_of_split", "near_duplicates_of_split", "seed"], maybe(whole())),
-        **dict.fromkeys(["stored_difference", "seconds"], maybe(number(0))),
+        "seconds": number(0),
     },
+    {
+        **dict.fromkeys(["documents_of_split", "near_duplicates_of_split", "seed"], maybe(whole())),
+        "stored_difference": number(0),
+    },
+    finite,
 )
 _GROUP = record(
     {"name": _NAME, "heading": _LINE},
@@ -62,12 +66,14 @@ _ABOUT = record(
     rest=no_other,
 )
 _PART = record({"rows": whole(), "numbers": _EACH, "differences": _EACH}, rest=no_other)
-_BIN = record({"first": whole(), "last": whole(), "rows": whole(), "numbers": _EACH})
+_BIN = record({"first": whole(), "last": whole(), "rows": whole(), "numbers": _EACH}, rest=finite)
 REPORT = record(
     {
         "verdict": _LINE,
         "remarks": _LINES,
-        "lens": record({"family": _NAME, "subject": _NAME, "sites": many(_NAME, most=4096)}, {"weights": _NAME}),
+        "lens": record(
+            {"family": _NAME, "subject": _NAME, "sites": many(_NAME, most=4096)}, {"weights": _NAME}, finite
+        ),
         "data": _DATA,
         "horizon": whole(0, 1 << 28),
         "groups": named(many(_NAME, most=4096), most=64),
@@ -76,7 +82,7 @@ REPORT = record(
         "traits": _NUMBERS,
         "judged": _EACH,
         "by_position": many(_BIN, most=4096),
-        "training": many(named(plain)),
+        "training": many(named(finite)),
         "definitions": named(_LINE),
     },
     {"gains": _EACH, "about": _ABOUT},

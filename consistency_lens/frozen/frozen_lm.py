@@ -45,7 +45,13 @@ from .loading.load import (
     torch_dtype,
 )
 from .loading.provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
-from .loading.whole import refusing_damage, require_every_weight, require_plausible
+from .loading.whole import (
+    refusing_damage,
+    require_every_weight,
+    require_finite_weights,
+    require_numbers,
+    require_plausible,
+)
 from .prefix import Prefix
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
@@ -128,6 +134,8 @@ class FrozenLM:
             if not folder.is_dir():
                 # A commit from here on: transformers does not say which one it has loaded. Folders of its cache do.
                 known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
+                if known is None:  # an answer that transformers takes for none
+                    raise OSError(f"no {CONFIG_NAME} was found under that name")
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
             source["trust_remote_code"] = False
@@ -140,6 +148,7 @@ class FrozenLM:
         )
         with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
             tokenizer = AutoTokenizer.from_pretrained(**source)
+            require_numbers(config, model_id_or_path)
             require_plausible(config, folder)
             model, found = AutoModelForCausalLM.from_pretrained(
                 **source,
@@ -150,6 +159,7 @@ class FrozenLM:
                 **quantize,
             )
             require_every_weight(model_id_or_path, found)
+            require_finite_weights(model, model_id_or_path)
         if file is not None:
             settle_unpacked(model)
             weights = hash_files([file])

@@ -7,11 +7,10 @@ from ..base.family_card import FamilyCard
 WIRE_CARD = FamilyCard(
     summary="Compresses a text into {code}, which {subject} reads in the text's place.",
     usage=(
-        "from consistency_lens.soft.using import answer, compress_texts\n\n"
-        "code = compress_texts(lens, [text])\n"
-        "print(lens.describe(code)[0]['explanation'])\n"
+        "wire = lens.to_bytes(text)  # compressed, quantised, packed\n"
+        "print(len(wire), 'bytes')\n"
         "for name in lens.config.names:\n"
-        "    print(name, answer(lens, code, ['What is it about?'], name, max_new_tokens=8))\n"
+        "    print(name, lens.answer(wire, 'What is it about?', receiver=name, max_new_tokens=8))\n"
     ),
     watched={
         "kl_recovered": "1 - KL(text || code) / KL(text || no context) over the answer's tokens, in the mean over the "

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from ..base.configuration import WIDEST, LensConfig
+from ..base.configuration import DTYPES, WIDEST, LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from ..frozen.loading.provenance import NAME
@@ -27,6 +27,7 @@ _BACKBONE = record(
         **dict.fromkeys(["num_attention_heads", "num_key_value_heads", "n_head"], maybe(whole(1, 4096))),
         **dict.fromkeys(["hidden_size", "n_embd", "intermediate_size", "n_inner"], maybe(whole(1, WIDEST))),
         "vocab_size": whole(1, 1 << 24),
+        **dict.fromkeys(["dtype", "torch_dtype"], maybe(DTYPES)),
         **dict.fromkeys(["max_position_embeddings", "n_positions"], maybe(whole(1, 1 << 28))),
     },
 )

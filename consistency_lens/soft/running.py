@@ -22,6 +22,8 @@ class WireRun(FamilyRun):
     extraction = WireExtraction
     data = WireData
     several = True
+    data_title = "the passages"
+    unused: ClassVar = {"report_horizon": "whole answers are compared"}
     more_options: ClassVar = {"a wire in use": WireUseOptions}
     uses = USES
     memory_advice = (

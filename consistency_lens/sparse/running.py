@@ -33,6 +33,8 @@ class TranscoderRun(FamilyRun):
     data_options = BlockArguments
     extraction = BlockExtraction
     data = Blocks
+    data_title = "the tokens"
+    unused: ClassVar = {"report_horizon": "whole documents are compared, at all positions"}
     more_options: ClassVar[Mapping[str, type]] = {
         "features": FeatureOptions,
         "lenses that are made beside it": TwinOptions,
@@ -162,7 +164,8 @@ class TranscoderRun(FamilyRun):
             blocks = data()
             blocks.require_model(lens.subject)
             size = self.values["per_device_train_batch_size"]
-            loader = DataLoader(blocks.tokens("train"), batch_size=size, collate_fn=BySite(blocks.sites))
+            by_site: Any = BySite(blocks.sites)
+            loader = DataLoader(blocks.tokens("train"), batch_size=size, collate_fn=by_site)
             batches = [lens.read_of(batch) for batch in islice(loader, CALIBRATED)]
         return export(lens, folder, batches)
 

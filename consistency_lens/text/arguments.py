@@ -11,7 +11,7 @@ from transformers.trainer_utils import SchedulerType
 from ..base.arguments import LensTrainingArguments, Removed
 from ..errors import BadInput
 from ..schedules import Schedule
-from .starting.warm_start import WARM_STARTS
+from .starting.texts import EVIDENCE, KINDS
 
 ESTIMATORS = ("policy", "parallel", "sequential", "none")
 DELTAS = ("off", "stopgrad", "grad")
@@ -68,7 +68,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
         default="onward",
         metadata={
             "help": "Texts that the decoder learns to write and the encoder to read at first.",
-            "choices": list(WARM_STARTS),
+            "choices": list(KINDS),
         },
     )
     warm_steps: int = field(default=600, metadata={"help": "Number of steps of the warm start; 0 for none."})
@@ -89,6 +89,13 @@ class ConsistencyLensArguments(LensTrainingArguments):
     )
     warm_guess_share: float = field(
         default=0.7, metadata={"help": "Share of the warm start after which the decoder, too, says what a guess is."}
+    )
+    warm_evidence: float = field(
+        default=0.5,
+        metadata={
+            "help": "Share of the tokens of a text of warm_start=evidence that are words of the context; the others "
+            "are P's token and what the model says next."
+        },
     )
     warm_learning_rate: float = field(
         default=1e-3, metadata={"help": "Learning rate of all parts during the warm start."}
@@ -124,15 +131,19 @@ class ConsistencyLensArguments(LensTrainingArguments):
         for name, known in (("estimator", ESTIMATORS), ("delta", DELTAS)):
             if vars(self)[name] not in known:
                 raise BadInput(name, vars(self)[name], f"Use one of {', '.join(known)}.")
-        if self.warm_start not in WARM_STARTS:
-            raise BadInput("warm_start", self.warm_start, f"Use one of {', '.join(WARM_STARTS)}.")
+        if self.warm_start not in KINDS:
+            raise BadInput("warm_start", self.warm_start, f"Use one of {', '.join(KINDS)}.")
+        if self.warm_start == EVIDENCE and not self.schedules()["ground"].is_off:
+            fix = "Use ground_weight=0, or warm_start=onward."
+            why = "words of evidence do not stand in a place where they could be judged as a continuation"
+            raise BadInput("ground_weight", self.ground_weight, fix, why)
         if self.rollouts < 2 and self.estimator == "policy":
             raise BadInput("rollouts", self.rollouts, "Use 2 or more: each text is judged against the others.")
         if self.temperature <= 0:
             raise BadInput("temperature", self.temperature, "Use a temperature above 0.")
         if self.warm_steps < 0:
             raise BadInput("warm_steps", self.warm_steps, "Use 0 for no warm start, or a number of steps.")
-        for name in ("warm_sure", "warm_guess_share"):
+        for name in ("warm_sure", "warm_guess_share", "warm_evidence"):
             if not 0 <= vars(self)[name] <= 1:
                 raise BadInput(name, vars(self)[name], "Use a number from 0 to 1.")
         for name in ("warm", "decoder", "encoder", "maps"):

@@ -60,7 +60,10 @@ class BaselineOptions:
 
     tail_baseline: bool = field(
         default=True,
-        metadata={"help": "Baseline: an encoder is also trained on the last T tokens of each context."},
+        metadata={
+            "help": "Baselines: encoders are also trained on the last T tokens of each context, and on P's token with "
+            "what the model says next."
+        },
     )
     keep_warm_start: bool = field(
         default=True,

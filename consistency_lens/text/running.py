@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..activations import Activations, ExtractArguments, Extraction
 from ..base.engines.engine import Engine
-from ..base.family_run import FamilyRun, Run
+from ..base.family_run import FamilyRun, Plan, Run
 from ..base.modeling import LensModel
 from ..base.trainer import LensTrainer
 from ..errors import BadInput
@@ -125,6 +125,11 @@ class TextRun(FamilyRun):
         lens = ConsistencyLens.from_subject(frozen, site, activation_norm=norm, **settings)
         _require_length(lens, frozen, data)
         return lens
+
+    def plan(self, config: Any, data_options: ExtractArguments, given: frozenset[str]) -> Plan:
+        from .planning.plan import Asked, plan
+
+        return plan(config, Asked(self.values, given, self.part(PlanOptions)), data_options)
 
     def callbacks(self, trainer: LensTrainer, folder: Path) -> list[TrainerCallback]:
         return [KeepWarmStart(trainer, folder / WARM)] if self.values["keep_warm_start"] else []

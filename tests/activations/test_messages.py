@@ -18,8 +18,8 @@ from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_a_wider_dtype_is_proposed_where_there_is_one(dtype: torch.dtype) -> None:
-    said = str(not_finite("resid_post.1", 7, dtype))
-    assert "in document 7 is infinite or not a number" in said
+    said = str(not_finite("resid_post.1", 7, dtype, "a-model"))
+    assert "of a-model at resid_post.1 in document 7 is infinite or not a number" in said
     assert ("--dtype bfloat16 or float32" in said) == (dtype.itemsize == 2)
     assert ("Check the weights of the model" in said) == (dtype.itemsize > 2)
 

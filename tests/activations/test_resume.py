@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -27,6 +28,7 @@ from extracting import (
 from tiny import tiny_lm
 
 from consistency_lens.activations import Activations
+from consistency_lens.activations.storage import PROGRESS
 from consistency_lens.errors import BadInput
 
 TEXTS = random_texts(900, shortest=3, longest=90)
@@ -311,3 +313,17 @@ def test_a_failed_start_blocks_no_second_one(tmp_path: Path) -> None:
     extraction_of(SMALL, tmp_path / "rows", overwrite=True).open()
     extraction_of(SMALL, tmp_path / "rows", overwrite=True).open()
     extract_to(tmp_path / "rows", SMALL, resume=True)
+
+
+@pytest.mark.parametrize("field", ["tokens", "too_short", "highest_id", "index"])
+def test_a_note_that_was_changed_is_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str) -> None:
+    """It would lead to other numbers on the card, and in what is checked."""
+    folder = tmp_path / "rows"
+    extract_to(folder, SMALL)
+    whole = written(folder)
+    stop_early(folder, 2)
+    note = folder / PROGRESS / "00001.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {field: 7}))
+    extract_to(folder, SMALL, resume=True)
+    assert written(folder) == whole
+    assert f"{note} is changed (its checksum differs). It is made again now." in caplog.text

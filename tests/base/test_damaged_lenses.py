@@ -98,6 +98,14 @@ def test_a_norm_that_nothing_can_be_divided_by_is_refused(name: str, norm: float
         ConsistencyLensConfig(**{name: norm})
 
 
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("dtype", ["projections", "resid_post.1", "float13", "nn"])
+def test_a_dtype_that_torch_does_not_have_is_refused(name: str, dtype: str, folder: Path) -> None:
+    change_config(folder, **{name: dtype})
+    with pytest.raises(BadInput, match=f"{name}='{dtype}', expected one of float64, float32"):
+        ConsistencyLens.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("length", [60_000, 124])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_text_longer_than_the_context_is_refused_at_load(length: int, known: bool, folder: Path) -> None:

@@ -206,6 +206,15 @@ def test_a_damaged_record_is_refused_by_name(content: str, tmp_path: Path) -> No
         TrainingRecord.load(tmp_path)
 
 
+@pytest.mark.parametrize("corpus", [{"commit": "x"}, {"corpus": 3}])
+def test_a_record_whose_texts_have_no_name_is_refused(corpus: dict[str, Any], tmp_path: Path) -> None:
+    TrainingRecord(name="x", corpus=corpus).save(tmp_path)
+    with pytest.raises(BadInput, match=r"training\.json: corpus"):
+        TrainingRecord.load(tmp_path)
+    TrainingRecord(name="x").save(tmp_path)
+    assert TrainingRecord.load(tmp_path) == TrainingRecord(name="x"), "of rows that say nothing of their texts"
+
+
 def test_the_history_is_what_evaluations_found() -> None:
     log = [
         {"step": 1, "loss": 3.0},

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lens_runs import trainer_of
+from lens_runs import arguments, tiny_lens, tiny_rows, trainer_of
+from tiny import tiny_lm
 from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 
 from consistency_lens.base.watching.stopping import PatienceKept
+from consistency_lens.errors import BadInput
 from consistency_lens.text.arguments import ConsistencyLensArguments
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
@@ -45,6 +47,31 @@ def test_it_stops_where_it_stopped(tmp_path: Path) -> None:
     more = stopping(tmp_path, patience=3)
     more.train(str(tmp_path / "checkpoint-3"))
     assert steps(more) == [1, 2, 3, 4], "with more patience it goes on"
+
+
+def test_of_several_sets_the_first_decides_when_to_stop(tmp_path: Path) -> None:
+    held_out = tiny_rows().splits["validation"]
+    sets = {"near": held_out, "far": tiny_rows().splits["test"]}
+
+    def one() -> ConsistencyLensTrainer:
+        frozen = tiny_lm()
+        args = arguments(tmp_path, **STILL)
+        trainer = ConsistencyLensTrainer(tiny_lens(frozen), args, tiny_rows(), eval_dataset=sets, frozen=frozen)
+        trainer.add_callback(EarlyStoppingCallback(2))
+        return trainer
+
+    first, again = one(), one()
+    first.train()
+    assert steps(first) == [1, 2, 3]
+    again.train(str(tmp_path / "checkpoint-2"))
+    assert steps(again) == [1, 2, 3]
+
+
+def test_a_metric_that_no_evaluation_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"metric_for_best_model='loss': no evaluation has a loss"):
+        trainer_of(tmp_path, **STILL | {"metric_for_best_model": "loss"})
+    with pytest.raises(BadInput, match=r"metric_for_best_model='eval_bleu'.*eval_kl_recovered"):
+        trainer_of(tmp_path, **STILL | {"metric_for_best_model": "eval_bleu"}).train()
 
 
 class Handler:

@@ -203,6 +203,7 @@ def test_null_and_an_empty_list_set_nothing(tmp_path: Path) -> None:
         ("7: 3", "expected a mapping with at most 1048576 names, each a text."),
         ("- a\n- b", "it is not a mapping. Write one 'field: value' on each line."),
         ("a: [b", "Mend the YAML."),
+        ("sites: [" + "a, " * 40_000 + "a]", "it has 120010 characters, and a recipe at most 65536"),
         ("batch_size: [1, 2]", "config='batch_size': the recipe gives it [1, 2]. Give a single value."),
         ("sites: {a: b}", "config='sites': the recipe gives it {'a': 'b'}. Give a single value."),
         (

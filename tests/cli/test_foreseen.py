@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
-from extracting import model_without_weights, random_texts, write_jsonl
+from datasets import Dataset
+from extracting import extraction_of, model_without_weights, random_texts, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import shared_lm
 from whole_runs import PROMPT, ROWS
 
-from consistency_lens import cli
+from consistency_lens import BadInput, cli
+from consistency_lens.activations import Corpus, CorpusArguments
+from consistency_lens.activations.contexts.rows import Prepared
 from consistency_lens.text.planning.foreseen import too_long
 
 REST = [word for word in ROWS if word not in ("--sites", "resid_post.1")]
@@ -83,6 +89,31 @@ def test_contexts_that_leave_no_room_for_a_text(
 ) -> None:
     said = refusal(tmp_path, long_texts, capsys)
     assert "max_length=128: the model takes 128 tokens, a context has 1" in said and "--max_length 124 or less" in said
+
+
+def test_a_long_text_behind_many_short_ones_is_found_before_the_first_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [*random_texts(700, shortest=8, longest=24), *random_texts(20, seed=1, shortest=150, longest=200)]
+    said = refusal(tmp_path, write_jsonl(tmp_path / "texts.jsonl", texts), capsys)
+    assert "max_length=128: the model takes 128 tokens, a context has 1" in said and "--max_length 124 or less" in said
+
+
+def test_a_long_text_of_a_stream_is_found_before_it_is_read(tmp_path: Path) -> None:
+    """A stream cannot be read twice: there, before the pass of its own chunk."""
+    texts = [*random_texts(300, shortest=8, longest=24), " ".join(["w1"] * 100)]
+    source = Dataset.from_dict({"text": texts}).to_iterable_dataset()
+    extraction = extraction_of(Corpus(source, CorpusArguments(), "words"), tmp_path / "rows", documents_per_shard=100)
+    extraction.require_each(partial(_require_short, 30))
+    extraction.open()
+    with pytest.raises(BadInput, match="document 300"):
+        extraction.run(shared_lm("llama"))
+
+
+def _require_short(most: int, prepared: Sequence[Prepared]) -> None:
+    for each in prepared:
+        if each.length > most:
+            raise BadInput("max_length", most, "Cut it.", why=f"document {each.doc_id}")
 
 
 @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -126,7 +126,7 @@ def test_the_demo_is_planned_and_not_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
-    assert cli.main(["plan", "--json"]) == 0
+    assert cli.main(["plan", "--config", "demo", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert not any(tmp_path.iterdir())
     model = new_model(SubjectConfig(), build_tokenizer())

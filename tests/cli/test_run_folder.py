@@ -12,8 +12,9 @@ from threading import Barrier
 import pytest
 
 from consistency_lens.cli.commands.command import _kept
-from consistency_lens.cli.parsing.request import Request, parse
-from consistency_lens.cli.run_folder import Log, Tee, claim, command_of, keep_wandb_run, settle_folder
+from consistency_lens.cli.parsing.options import options_of
+from consistency_lens.cli.parsing.request import Request, new_parser, parse
+from consistency_lens.cli.run_folder import Log, Tee, claim, command_of, goes_on, keep_wandb_run, settle_folder
 from consistency_lens.errors import BadInput
 
 
@@ -113,3 +114,21 @@ def test_of_runs_that_start_together_each_has_a_folder_or_is_refused(tmp_path: P
     assert names == (["run", "run-2", "run-3"] if named_itself else [busy, busy, "run"])
     with ExitStack() as exits:
         assert claim(Request("train", {}), wanted, exits).name == "run", "it is free again"
+
+
+def test_a_checkpoint_of_one_run_does_not_go_on_over_another(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        (tmp_path / run / "lens").mkdir(parents=True)
+    checkpoint = tmp_path / "a/checkpoint-2"
+    checkpoint.mkdir()
+    assert goes_on(str(checkpoint), tmp_path / "a") and goes_on("true", tmp_path / "b")
+    assert not goes_on(str(checkpoint), tmp_path / "b") and not goes_on(None, tmp_path / "a")
+
+
+def test_the_data_of_a_family_has_its_name_in_the_help() -> None:
+    titles = {"text": "the rows", "sparse": "the tokens", "soft": "the passages"}
+    for family, title in titles.items():
+        said = new_parser(options_of(family)).format_help()
+        assert f"\n{title}:\n" in said and ("--report_horizon" in said) is (family == "text")
+    with pytest.raises(BadInput, match="report_horizon=3: of a sparse lens whole documents"):
+        parse(["--config", "sparse_demo", "--report_horizon", "3"])

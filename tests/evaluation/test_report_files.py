@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_reports import report_of
@@ -44,6 +45,32 @@ def test_a_report_that_does_not_say_how_it_is_shown_is_read_all_the_same(report:
     assert old.about.groups[0].name == "lens" and not old.about.alarm
     old.save(tmp_path)
     assert "*text*" in (tmp_path / "report.md").read_text() and Report.load(tmp_path) == old
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("data", "seconds"), None, "data.seconds=None, expected a finite number"),
+        (("data", "split"), 3, "data.split=3"),
+        (("data", "more"), float("-inf"), "data.more=-inf, expected a finite number"),
+        (("lens", "more"), [{"x": float("nan")}], "lens.more[0].x=nan, expected a finite number"),
+        (("training", 0), {"step": 1, "loss": float("inf")}, "training[0].loss=inf, expected a finite number"),
+    ],
+)
+def test_what_no_report_says_is_refused_by_its_field(
+    report: Report, tmp_path: Path, place: tuple[str, Any], value: object, said: str
+) -> None:
+    report.save(tmp_path)
+    stored = json.loads((tmp_path / "report.json").read_text())
+    stored[place[0]][place[1]] = value
+    (tmp_path / "report.json").write_text(json.dumps(stored))
+    with pytest.raises(BadInput, match=re.escape(said)):
+        Report.load(tmp_path)
+    if place[0] == "data" and place[1] != "more":
+        del stored["data"][place[1]]
+        (tmp_path / "report.json").write_text(json.dumps(stored))
+        with pytest.raises(BadInput, match=f"a record with the field {place[1]}"):
+            Report.load(tmp_path)
 
 
 def test_pictures(report: Report, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from families import ROWS, SAVING, Row
+from family_rows import ROWS, SAVING, Row
 
 from consistency_lens.auto import FAMILIES
 from consistency_lens.base.trainer import LensTrainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from families import Row
+from family_rows import Row
 from huggingface_hub import ModelCard
 
 from consistency_lens.auto import evaluate_lens

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import ROWS, Row, know_all, require_equal, weights
+from family_rows import ROWS, Row, know_all, require_equal, weights
 
 from consistency_lens.auto import FAMILIES, AutoLens
 from consistency_lens.base.comparing import apply_lens

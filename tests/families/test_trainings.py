@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from families import ROWS, SAVING, STEPS, Row, know_all, logged, require_equal
+from family_rows import ROWS, SAVING, STEPS, Row, know_all, logged, require_equal
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
@@ -92,7 +92,7 @@ def _killed(name: str, folder: str, data: str) -> None:
 
 def test_a_kill_leaves_no_trace(row: Row, trained: LensTrainer, tmp_path: Path) -> None:
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["families", "consistency_lens.text.trainer"])
+    server.set_forkserver_preload(["family_rows", "consistency_lens.text.trainer"])
     given = (row.name, str(tmp_path / "run"), str(row.saved(tmp_path / "data")))
     process = server.Process(target=_killed, args=given)
     process.start()

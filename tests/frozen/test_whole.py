@@ -15,12 +15,13 @@ from extracting import saved_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model, tiny_tokenizer
+from tiny import TINY_CONFIGS, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer
 
 from consistency_lens.cli.opening import open_model
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM
+from consistency_lens.frozen.loading.whole import require_finite_weights, require_numbers
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -182,3 +183,37 @@ def test_what_is_no_damage_keeps_its_name(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, refusing_damage("somewhere"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_no_number_is_named(folder: Path, number: float) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[UP].view(-1)[7] = number
+
+    rewrite(folder, spoil)
+    assert f"not all numbers are finite in {UP}" in refusal_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan, expected a finite number from 0 to 0.1"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps=-1.0, expected a finite number from 0 to 0.1"),
+        ({"rms_norm_eps": 1e30}, "rms_norm_eps=1e+30"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": float("nan")}}, "rope_theta=nan"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}}, "rope_theta=-5.0, expected"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}}, "rope_theta=inf"),
+        ({"max_position_embeddings": 10**400}, "max_position_embeddings=a number of 1329 bits"),
+        ({"max_position_embeddings": -3}, "max_position_embeddings=-3"),
+    ],
+)
+def test_a_number_that_no_model_can_compute_with_is_named(folder: Path, fields: dict[str, Any], said: str) -> None:
+    change(folder / "config.json", **fields)
+    assert said in refusal_of(folder)
+
+
+def test_numbers_of_models_as_they_are_pass() -> None:
+    """Of every architecture that is known here."""
+    for case in TINY_CONFIGS:
+        require_numbers(tiny_model(case).config, case)
+        require_finite_weights(tiny_model(case), case)

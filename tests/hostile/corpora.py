@@ -1,4 +1,4 @@
-"""Corpora that nobody would write on purpose: texts, tables and files of every kind, read as by an extraction."""
+"""Corpora that nobody would write on purpose, in files of every kind, read as an extraction reads them."""
 
 from __future__ import annotations
 

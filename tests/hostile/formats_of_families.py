@@ -22,12 +22,11 @@ from consistency_lens.soft.using import compress_texts
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.use.circuit_tracer import export
 
-from .lenses import home
+from .lenses import home, shared_lm, small_lens
 from .mutations import spoil_bytes, spoil_json, spoiled
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("sparse", "soft")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "soft"))
 
-from transcoders import small_lens, shared_lm  # isort: skip
 from wire_runs import wire_lens, wire_models  # isort: skip
 
 HEADER = "<4sBBHHBHI"  # as docs and module have it: magic, version, bits, group, d_z, lens id, meta, M

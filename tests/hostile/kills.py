@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from functools import cache
@@ -9,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from extracting import at_each_change, random_texts, run, signal_at, write_jsonl
-from test_killed_stages import require_same, words
+from whole_runs import require_same, words_to
 
 from .lenses import home
 
@@ -23,7 +24,7 @@ def _undisturbed() -> tuple[Path, dict[str, int]]:
     place = home() / "killed" / "once"
     place.mkdir(parents=True)
     write_jsonl(place.parent / "texts.jsonl", random_texts(80, shortest=8, longest=24))
-    code, said = run(words(place), place / "log", write_down, str(place), str(place.parent / "changes"))
+    code, said = run(words_to(place), place / "log", write_down, str(place), str(place.parent / "changes"))
     assert code == 0, said
     changed = (place.parent / "changes").read_text().splitlines()
     return place, {name: sum(each.startswith(str(place / name)) for each in changed) for name in PLACES}
@@ -39,10 +40,10 @@ def whole_run(folder: Path, random: Random) -> str:
     for _ in range(random.randrange(1, 4)):
         name = random.choice([name for name, count in changes.items() if count])
         number, how = random.randrange(1, changes[name] + 1), random.choice([signal.SIGKILL] * 3 + [signal.SIGTERM])
-        code, said = run(words(place), place / "log", signal_at, number, str(place / name), how)
+        code, said = run(words_to(place), place / "log", signal_at, number, str(place / name), how)
         done.append(f"{how.name} at change {number} of {name or 'the run'}: {code}")
         assert code in (0, -signal.SIGKILL, 143, -signal.SIGTERM), f"{done} {said[-2000:]}"
-    code, said = run(words(place), place / "log")
+    code, said = run(words_to(place), place / "log")
     assert code == 0, f"{done} {said[-2000:]}"
     require_same(place, once)
     return "; ".join(done)
@@ -50,5 +51,5 @@ def whole_run(folder: Path, random: Random) -> str:
 
 def write_down(folder: str, out: str) -> None:
     """From now on every change that `signal_at` would count."""
-    lines = open(out, "w", buffering=1, encoding="utf-8")
-    at_each_change(folder, lambda path: print(path, file=lines))
+    lines = os.open(out, os.O_WRONLY | os.O_CREAT)  # for as long as the process lives
+    at_each_change(folder, lambda path: os.write(lines, f"{path}\n".encode()))

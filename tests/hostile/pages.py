@@ -22,6 +22,7 @@ import app  # isort: skip
 import guard  # isort: skip
 import texts  # isort: skip
 
+PATIENT = 120  # seconds for an answer on a busy machine
 PATHS = [
     *["queue/join", "queue/join", "queue/join", "call/read", "cancel", "reset", "upload", "run/read", "api/read"],
     *["file=/etc/passwd", "file=../../etc/passwd", "proxy=http://127.0.0.1:1/", "queue/data?session_hash=x", "info"],
@@ -34,12 +35,22 @@ def _page() -> tuple[str, dict[str, int]]:
     """Its address, and the numbers of its functions by their names."""
     page = app.build(lenses())
     url = str(app.serve(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)[1]).rstrip("/")
-    return url, {each["api_name"]: each["id"] for each in httpx.get(f"{url}/config").json()["dependencies"]}
+    return url, functions(url)
+
+
+def functions(url: str) -> dict[str, int]:
+    """The functions of a page by their names."""
+    found = httpx.get(f"{url}/config", timeout=PATIENT).json()["dependencies"]
+    return {each["api_name"]: each["id"] for each in found}
 
 
 def request(_folder: Path, random: Random) -> str:
     """A request that no browser makes: nothing of this machine is in its answer, and the page goes on."""
-    url, numbers = _page()
+    return ask(*_page(), random)
+
+
+def ask(url: str, numbers: dict[str, int], random: Random) -> str:
+    """The same of any page, with the numbers of its functions."""
     path, method = random.choice(PATHS), random.choice(["POST", "POST", "GET", "PUT", "DELETE", "HEAD", "PATCH"])
     values = [HOSTILE, TEXT, "some_demo_run", *(value for value in VALUES if _is_json(value))]
     sent: Any = {
@@ -58,7 +69,7 @@ def request(_folder: Path, random: Random) -> str:
         case roll if roll < 0.25:
             content = b"x" * (guard.MOST_BYTES + 1)
     try:
-        given: Any = {"content": content, "headers": {"content-type": "application/json"}, "timeout": 20}
+        given: Any = {"content": content, "headers": {"content-type": "application/json"}, "timeout": PATIENT}
         with httpx.stream(method, f"{url}/gradio_api/{path}", **given) as answer:
             said = b"" if "text/event-stream" in answer.headers.get("content-type", "") else answer.read()
     except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:  # hung up on
@@ -67,7 +78,7 @@ def request(_folder: Path, random: Random) -> str:
         raise BadInput("request", path, "Send less.", str(error)) from error
     assert b"Traceback" not in said and b"root:x:" not in said and str(Path(app.__file__).parent).encode() not in said
     assert len(content) <= guard.MOST_BYTES or answer.status_code in (404, 413)
-    assert httpx.get(f"{url}/config", timeout=20).status_code == 200
+    assert httpx.get(f"{url}/config", timeout=PATIENT).status_code == 200
     if answer.status_code >= 400:
         raise BadInput("request", path, "Ask otherwise.", str(answer.status_code))
     return f"{method} {path} {content[:300]!r}: {answer.status_code}"

@@ -31,6 +31,8 @@ from .mutations import spoil_bytes, spoil_json
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join(9 * ['*' + old])}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
+# Where it is there, the fast one: what takes long shall be what is attacked.
+DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 RECIPES = [
     *[BOMB, "a: &a [*a]", "[" * 5000, "learning_rate: " + "9" * 5000, "learning_rate: 2020-99-99", "? {a: 1}\n: 2"],
     *[
@@ -99,7 +101,7 @@ def _seal_again(rows: Path) -> None:
     """As whoever changes the metadata can do, unless nobody can read them."""
     try:
         said = json.loads((rows / "extraction.json").read_text())
-    except RecursionError:
+    except (RecursionError, ValueError):
         return
     if isinstance(said, dict):
         rest = {name: value for name, value in said.items() if name not in (FILES, SEAL)}
@@ -138,7 +140,7 @@ def recipe(folder: Path, random: Random) -> str:
         (folder / "said.json").write_text(json.dumps(said))
         spoil_json(folder / "said.json", random)
         try:
-            path.write_text(yaml.safe_dump(json.loads((folder / "said.json").read_text())), "utf-8")
+            path.write_text(yaml.dump(json.loads((folder / "said.json").read_text()), Dumper=DUMPER), "utf-8")
         except (ValueError, RecursionError, UnicodeError, yaml.YAMLError) as error:
             raise BadInput("recipe", "none", "There is no such YAML.", str(error)[:100]) from error
     found = load_recipe(str(path))

@@ -8,6 +8,7 @@ import pytest
 
 from consistency_lens.errors import BadInput
 from consistency_lens.soft.configuration import LatentWireConfig
+from consistency_lens.soft.options import WireOptions
 
 TWO = {"receivers": ["a", "b"], "widths": [8, 16], "embedding_rms": [0.5, 1.0], "compressor_model": "a"}
 
@@ -34,6 +35,7 @@ TWO = {"receivers": ["a", "b"], "widths": [8, 16], "embedding_rms": [0.5, 1.0], 
         ({"slots": 4, **TWO, "widths": [8]}, "widths"),
         ({"slots": 4, **TWO, "embedding_rms": [1.0]}, "embedding_rms"),
         ({"slots": 4, **TWO, "receivers": ["a", "a"]}, "receivers"),
+        ({"slots": 4, **TWO, "answer_choice": {"c": 1}}, "answer_choice"),
     ],
 )
 def test_it_refuses_by_name(settings: dict[str, Any], named: str) -> None:
@@ -45,6 +47,16 @@ def test_it_says_its_size() -> None:
     assert LatentWireConfig(slots=4, d_z=8, bits=4).code_in_words == "4 vectors of 8 numbers, 4 bits each"
     assert "one vector for 2.5 tokens" in LatentWireConfig(ratio=2.5).code_in_words
     assert LatentWireConfig(slots=4, **TWO).names == ["a", "b"]
+
+
+def test_options_of_the_command_line_become_settings() -> None:
+    found = WireOptions(answer_choice=["right=1"], opening="; ", anchor=" is", nested=[4], ratio=3.0).settings()
+    assert found["answer_choice"] == {"right": 1} and found["nested"] == [4] and found["ratio"] == 3
+    assert found["opening"] == {"answer": "; "} and found["anchor"] == {"answer": " is"}
+    assert WireOptions().settings()["answer_choice"] is None and WireOptions().settings()["anchor"] is None
+    for wrong in (["right"], ["right=one"], ["right=1", "right=0"], ["=1"]):
+        with pytest.raises(BadInput, match="answer_choice"):
+            WireOptions(answer_choice=wrong).choices  # noqa: B018
 
 
 def test_places_of_a_machine_are_not_kept() -> None:

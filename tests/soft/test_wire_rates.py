@@ -104,6 +104,6 @@ def test_adapters_train_in_the_place_of_layers(tmp_path: Path) -> None:
 def test_a_report_measures_other_rates_than_the_lens_has() -> None:
     found = rates_of(LatentWireConfig(ratio=2.0, bits=4), (2.0,))
     assert [rate.name for rate in found] == ["fp16", "int8", "int6", "4x int4", "4x fp16"]
-    assert found[-1] == Rate(16, 4.0) and "one vector for 4.0 tokens" in found[-1].definition
+    assert found[-1] == Rate(16, 4.0) and "one vector for 4 tokens" in found[-1].definition
     assert [rate.name for rate in rates_of(LatentWireConfig(slots=8, bits=16), (4.0,))][-1] == "M=2 fp16"
     assert all(not rate.size for rate in rates_of(LatentWireConfig(slots=8, pooling="learned")))

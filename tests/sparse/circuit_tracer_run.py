@@ -43,7 +43,7 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
             graph.to_pt(f"{settings['graph']}.pt")
             create_graph_files(f"{settings['graph']}.pt", slug="lens", output_path=settings["graph"])
             found["graph_files"] = sorted(path.name for path in Path(settings["graph"]).iterdir())
-            found["page"] = page(Path(folder), 1, 2).model_dump()
+            found["page"] = page(Path(folder), *settings["feature"]).model_dump()
     return found
 
 

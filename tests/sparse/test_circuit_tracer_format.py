@@ -16,7 +16,7 @@ from transcoders import activations, small_lens
 
 from consistency_lens.errors import BadInput
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.use.circuit_tracer import export, names_of, read_export
+from consistency_lens.sparse.use.circuit_tracer import KIND, export, names_of, read_export
 
 KINDS: dict[str, dict[str, Any]] = {
     "jumprelu": {},
@@ -175,13 +175,19 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
     [
         ("W_enc_1.safetensors", {"b_enc_1": torch.full((24,), torch.nan)}, "a weight of layer 1 is not finite"),
         ("W_enc_0.safetensors", {"W_enc_0": torch.zeros(24)}, r"W_enc_0 is \[24\], and should be"),
-        ("config.yaml", None, "config.yaml cannot be read"),
+        ("W_enc_0.safetensors", {"b_enc_0": torch.ones(24, dtype=torch.int64)}, "layer 0 is no float: torch.int64"),
+        ("config.yaml", "model_kind: [", "config.yaml cannot be read"),
+        (
+            "config.yaml",
+            f"model_kind: {KIND}\nfeature_input_hook: [a]\n",
+            "feature_input_hook='a list of 1'",
+        ),
     ],
 )
 def test_damage_is_named_before_anything_is_computed(file: str, tensors: Any, said: str, tmp_path: Path) -> None:
     export(small_lens(), tmp_path / "clt")
-    if tensors is None:
-        (tmp_path / "clt" / file).write_text("model_kind: [")
+    if isinstance(tensors, str):
+        (tmp_path / "clt" / file).write_text(tensors)
     else:
         change(tmp_path / "clt", file, **tensors)
     with pytest.raises(BadInput, match=said):

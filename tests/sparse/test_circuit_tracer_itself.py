@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from block_runs import extract_blocks
@@ -102,8 +103,12 @@ def test_it_opens_an_export(python: Path, made: dict[str, CrosslayerTranscoder],
     assert frozen is not None
     cached(frozen, tmp_path / "home")
     exports = {name: export(lens, tmp_path / name) for name, lens in made.items()}
+    known = made["lens"].contexts
+    assert known is not None
+    row = known.take([int(np.argmax(known.table["active"].to_numpy()))])[0]
     settings = {
         "model": MODEL,
+        "feature": [row["layer"], row["feature"]],
         "ids": IDS,
         "exports": {name: str(folder) for name, folder in exports.items()},
         "features": str(tmp_path / "features.safetensors"),
@@ -143,4 +148,5 @@ def test_it_opens_an_export(python: Path, made: dict[str, CrosslayerTranscoder],
     assert found["lens"]["replacement"] > found["random"]["replacement"] + 0.1
     assert found["lens"]["completeness"] > found["random"]["completeness"]
     assert any(name.startswith("lens") for name in found["graph_files"])
-    assert found["page"]["index"] == 2 and found["page"]["act_max"] > 0
+    assert found["page"]["index"] == row["feature"]
+    assert found["page"]["act_max"] == pytest.approx(row["max"]) and row["max"] > 0

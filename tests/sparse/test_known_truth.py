@@ -175,7 +175,7 @@ def test_a_step_is_patching_written_out() -> None:
         for source in silent.layers_in_order:
             source.W_dec.zero_()
     none = hops._OfLens(frozen, batch, silent)
-    for step in hops._steps(3):
+    for step in hops._steps([0, 1, 2], 3):
         assert float(none.through(*step).abs().max()) == 0 == float(none.jump(*step).abs().max())
 
 

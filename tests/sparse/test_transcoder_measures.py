@@ -19,6 +19,7 @@ from consistency_lens.sparse.coding.documents import DocumentCode
 from consistency_lens.sparse.coding.entries import Entries
 from consistency_lens.sparse.measuring import density, error_nodes, reach
 from consistency_lens.sparse.measuring.rate import (
+    BITS,
     WHOLE,
     fewest_bits,
     index_bits,
@@ -27,6 +28,7 @@ from consistency_lens.sparse.measuring.rate import (
     quantised_edits,
     rate_of,
 )
+from consistency_lens.sparse.report.definitions import of_bits
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_densities_fall_into_their_bins() -> None:
     shares = density.histogram_of(counts, 1_000_000)
     assert shares.sum(1).tolist() == [1.0, 1.0]
     names = density.chart_of(counts, 1_000_000, [0, 1]).places
-    assert len(names) == shares.shape[1] and names[:2] == ("never", "below 1e-5")
+    assert len(names) == shares.shape[1] and names[:2] == ("never", "< 1e-5")
     assert shares[0, 0] == 0.25 and shares[0, 1] == 0.25 and shares[0, 2] == 0.25 and shares[0, -1] == 0.25
     assert shares[1, 0] == 0.5 and shares[1, names.index("1e-01")] == 0.25
 
@@ -153,6 +155,8 @@ def test_the_report_has_them_all(report: Report, tmp_path: Path) -> None:
     assert {"rate", "value_bits", "reach", "with_errors", "values_2", "per_layer"} <= set(report.definitions)
     drawn = {path.name for path in report.save(tmp_path)}
     assert {"density.png", "reach.png", "value_bits.png"} <= drawn
+    (costs,) = (chart.lines["all sites replaced"] for chart in report.about.charts if chart.name == "value_bits")
+    assert costs == tuple(report.number("kl", code).value for code in (*map(of_bits, BITS), "lens"))
     again = Report.load(tmp_path)
     assert again.to_dict() == report.to_dict() and again.about == report.about
 

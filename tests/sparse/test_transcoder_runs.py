@@ -19,6 +19,7 @@ from consistency_lens.cli.parsing.request import parse
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen.sites import resolve_sites
 from consistency_lens.sparse.features.contexts import FeatureContexts
+from consistency_lens.sparse.measuring.twins import equal_features
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.use.circuit_tracer import names_of
 from consistency_lens.sparse.use.dashboards import read_page
@@ -42,7 +43,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(place: Path) -> Path:
     texts = write_jsonl(place / "texts.jsonl", random_texts(60, shortest=8, longest=20))
     words = ["--model_name_or_path", str(saved_model()), "--train_file", str(texts), *SMALL]
-    code, said = run(words, place / "log", os.chdir, place)
+    beside = ["--per_layer", "--ship_jumprelu"]
+    code, said = run([*words, *beside], place / "log", os.chdir, place)
     assert code == 0, said
     (folder,) = (place / "outputs").glob("*_topk3_32_*")
     return folder
@@ -57,8 +59,12 @@ def test_a_whole_run_leaves_lens_report_and_card(made: Path, place: Path) -> Non
     assert made.name.startswith("tiny-llama_8-sites_texts_")
     assert [folder.name for folder in checkpoints(made)] == ["checkpoint-2", "checkpoint-4"]
     report = Report.load(made / "report")
-    assert report.groups["controls"] == ["shuffled", "random", "pca"] and report.data["rows"] == 8
-    assert report.number("l0").value == pytest.approx(3.0)
+    assert report.groups["controls"] == ["shuffled", "random", "pca", "per_layer"] and report.data["rows"] == 8
+    assert report.groups["thresholds"] == ["jumprelu"]
+    assert report.number("l0").value == report.number("l0", "per_layer").value == pytest.approx(3.0)
+    per_layer, shipped = (AutoLens.from_pretrained(made / name, saved_model()) for name in ("per_layer", "jumprelu"))
+    assert per_layer.config.features == equal_features(AutoLens.from_pretrained(made, saved_model()).config) == 56
+    assert not per_layer.config.crosslayer and shipped.config.nonlinearity == "jumprelu"
     lens = AutoLens.from_pretrained(made, subject=FrozenLM.from_pretrained(saved_model()))
     assert isinstance(lens, CrosslayerTranscoder) and set(lens.config.all_sites) == set(
         Blocks.load(blocks_of(place)).sites

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from block_runs import block_extraction, extract_blocks
+from safetensors.torch import save_file
 from tiny import shared_lm, tiny_lm
 from torch.nn import functional
 from transcoder_runs import TEXTS, arguments, blocks, logged, trainer, transcoder
@@ -153,6 +154,12 @@ def test_a_checkpoint_without_its_counts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1" / FILE).unlink()
     with pytest.raises(BadInput, match=FILE):
         trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-1"))
+    file = tmp_path / "checkpoint-2" / FILE
+    whole = file.read_bytes()
+    save_file({"seen": torch.zeros(3)}, file)
+    with pytest.raises(BadInput, match=f"{FILE} does not fit"):
+        trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-2"))
+    file.write_bytes(whole)
     with pytest.raises(BadInput, match="target_l0"):
         trainer(tmp_path, max_steps=2, target_l0=3.0).train(str(tmp_path / "checkpoint-2"))
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from datasets import Dataset, load_from_disk
 from lens_runs import rows_folder, tiny_rows
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import shared_lm
 
 from consistency_lens.activations import Activations
@@ -98,3 +100,36 @@ def test_what_was_made_is_found_again_beside_the_rows(
     assert len(list((tmp_path / "rows").rglob("starting-texts-*"))) == 3
     assert not list((tmp_path / "rows").rglob("*.part"))
     assert len(Activations.load(tmp_path / "rows").splits["train"]) == len(rows)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "changed", "of other rows"])
+def test_what_is_not_as_it_was_written_is_made_again(
+    damage: str, tmp_path: Path, lm: FrozenLM, config: ConsistencyLensConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(rows_folder("llama"), tmp_path / "rows", ignore=shutil.ignore_patterns("starting-texts-*"))
+    rows = load_from_disk(tmp_path / "rows")["train"]
+
+    def prepared() -> PreparedTexts:
+        def make(contexts: dict[str, torch.Tensor]) -> StartingTexts:
+            return StartingTexts.of("onward", contexts, config, lm)
+
+        return PreparedTexts.of(rows, make, config.pad_id, recipe={"kind": "onward"})
+
+    first = prepared()
+    (file,) = (tmp_path / "rows").rglob("starting-texts-*")
+    if damage == "cut off":
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        with safe_open(file, "pt") as stored:
+            said = stored.metadata()
+        tensors = load_file(file)
+        tensors = {n: t[1:].clone() for n, t in tensors.items()} if damage == "of other rows" else tensors
+        tensors["tail"][0] += 1
+        save_file(tensors, file, metadata=said)
+    again = prepared()
+    assert torch.equal(again.texts.words.ids, first.texts.words.ids)
+    assert torch.equal(again.texts.tail, first.texts.tail)
+    assert [record.message for record in caplog.records if "These texts are made again" in record.message]
+    caplog.clear()
+    prepared()
+    assert "made again" not in caplog.text, "the new ones are whole"

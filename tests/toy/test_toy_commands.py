@@ -80,6 +80,7 @@ def test_what_its_options_are(
         (["--config", recipe, "--other_models", "bytes"], "other_models='bytes'"),
         (["--config", recipe, "--other_models", "base=x"], "other_models='base=x'"),
         (["--family", "nobody"], "family='nobody'"),
+        (["--family", "sparse", "--config", "sparse_demo", "--report_horizon", "3"], "report_horizon=3"),
         (["--config", "demo", "--other_models", "bytes=x"], "serves one model"),
     ]:
         assert cli.main([*words, "--output_dir", str(tmp_path / "run")]) == 2

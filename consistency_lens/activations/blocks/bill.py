@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..bill import Bill, human_bytes
+from ..bill import Bill, free_bytes, human_bytes
 from .documents import BlockRules, Tokens
 from .encoding import STORED
 
@@ -68,7 +67,7 @@ class BlockBill(Bill):
             bytes=round(size),
             tokens=round(tokens),
             tokens_per_second=tokens_per_second,
-            free_bytes=shutil.disk_usage(folder).free,
+            free_bytes=free_bytes(folder),
             folder=str(folder),
             stored_bytes=stored_bytes,
             bytes_per_token=per_token,

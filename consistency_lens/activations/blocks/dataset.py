@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
 from ..contexts.rows import SPLITS
-from ..manifest import read_metadata, read_statistics, require_sealed
+from ..manifest import OTHER_KIND, read_metadata, read_statistics, require_sealed
 from ..storage import METADATA, PROGRESS, STATISTICS, Shard
 from .documents import Labels, Tokens, labels_of
 from .encoding import STORED
@@ -57,8 +57,7 @@ class Blocks:
             raise BadInput("blocks", str(folder), fix, why=why)
         metadata = read_metadata(path / METADATA)
         if (kind := metadata.get("kind", "rows")) != KIND:
-            fix = f"Open it with {'Activations' if kind == 'rows' else 'Passages'}.load."
-            raise BadInput("blocks", str(folder), fix, why=f"the folder holds {kind}, not blocks")
+            raise BadInput("blocks", str(folder), OTHER_KIND, why=f"the folder holds {kind}, not blocks")
         require_sealed(path, metadata)
         blocks = cls(path, metadata, read_statistics(path / STATISTICS, metadata))
         shards = blocks.shards()

@@ -45,8 +45,11 @@ class BlockRules:
         if self.tokens_per_block < 1:
             raise BadInput("tokens_per_block", self.tokens_per_block, "Use 1 or more; some thousands are usual.")
         if self.max_length <= self.min_position:
-            fix = f"Use more than min_position = {self.min_position}, so that a token is left."
-            raise BadInput("max_length", self.max_length, fix)
+            fix = f"Use --max_length {self.min_position + 1} or more"
+            fix += f", or a lower --min_position than {self.min_position}." if self.min_position else "."
+            raise BadInput(
+                "max_length", self.max_length, fix, why="documents are cut before the first token that is kept"
+            )
         require_fractions(self)
 
 

@@ -41,20 +41,21 @@ def stored_dtype(name: str, model_dtype: torch.dtype) -> str:
     return name
 
 
-def require_numbers(values: Tensor, sites: Sequence[str], doc_id: np.ndarray) -> None:
+def require_numbers(values: Tensor, sites: Sequence[str], doc_id: np.ndarray, model: str) -> None:
     """Raise where the model itself gave something that is not a number, and say where.
 
     Args:
         values: `[n, L, d]`, in the dtype of the model.
         sites: their names.
         doc_id: the document of each token.
+        model: what it is called.
     """
     broken = ~values.isfinite().all(2)  # [n, L]
     if not bool(broken.any()):
         return
     site = int(torch.nonzero(broken.any(0))[0])  # the first in the pass: from there it spreads, by attention even back
     token = int(torch.nonzero(broken[:, site])[0])
-    raise not_finite(sites[site], int(doc_id[token]), values.dtype)
+    raise not_finite(sites[site], int(doc_id[token]), values.dtype, model)
 
 
 def encode(values: Tensor, dtype: str, sites: Sequence[str], doc_id: np.ndarray) -> Encoded:

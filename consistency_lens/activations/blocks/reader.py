@@ -64,7 +64,7 @@ class BlockReader:
                 total += picked.sum(dtype=torch.float32).to(total.device)
                 into.select(1, number).index_copy_(0, put, picked.to(into))
         if not bool(total.isfinite()):  # the sum of good numbers may overflow, too
-            require_numbers(into, self.sites, labels_of(documents, self.min_position).doc_id)
+            require_numbers(into, self.sites, labels_of(documents, self.min_position).doc_id, self.frozen.model_id)
         return into
 
 

@@ -20,7 +20,7 @@ from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance, Site
 from ...hub import redacted
 from ...schema import require_place
-from ..manifest import read_metadata, read_statistics, require_sealed
+from ..manifest import OTHER_KIND, read_metadata, read_statistics, require_sealed
 from ..storage import METADATA, PROGRESS, STATISTICS, Shard
 from .given import described, survey
 from .stored import require_extraction
@@ -78,8 +78,7 @@ class Activations:
             )
         metadata = read_metadata(folder / METADATA)
         if (kind := metadata.get("kind", "rows")) != "rows":
-            fix = f"Open it with {'Blocks' if kind == 'blocks' else 'Passages'}.load."
-            raise BadInput("activations", str(folder_or_repo), fix, why=f"the folder holds {kind}, not rows")
+            raise BadInput("activations", str(folder_or_repo), OTHER_KIND, why=f"the folder holds {kind}, not rows")
         require_extraction(metadata, str(folder_or_repo))
         require_sealed(folder, metadata)
         statistics = read_statistics(folder / STATISTICS, metadata)

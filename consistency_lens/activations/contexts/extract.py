@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from accelerate import PartialState
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -110,6 +110,7 @@ class Extraction(ChunkedExtraction):
         self.arguments = arguments
         self.rules: RowRules = rules_of(arguments, longest_context(config))
         features_of(self.sites, self.hidden_size, "float32", corpus.features)
+        self._fits: Callable[[Sequence[Prepared]], None] = lambda prepared: None
         self.sample, seen = self._first_rows()
         self.sample_share = len(self.sample) / seen
         self.require_vocabulary(max(int(p.ids.max()) for p in self.sample))
@@ -127,6 +128,18 @@ class Extraction(ChunkedExtraction):
             "Use a smaller --min_position, longer texts, or --sample_by paragraph for a text file.",
             why=f"no document has the {self.rules.min_position + 2} tokens that it takes",
         )
+
+    def require_each(self, fits: Callable[[Sequence[Prepared]], None]) -> None:
+        """Have all documents looked at, by what raises where one does not fit: those that can be read twice now,
+        before the first pass, which costs their tokenisation; those of a stream before they are read."""
+        fits(self.sample)
+        self._fits = fits
+        if isinstance(self.corpus.source, Dataset):
+            for _, documents in tqdm(
+                self.corpus.chunks(SAMPLE_SIZE), "looking for long contexts", delay=3, leave=False
+            ):
+                for prepared in prepare(documents, self.tokenizer, self.rules).values():
+                    fits(prepared)
 
     def plan(self, provenance: Provenance) -> dict[str, Any]:
         return {
@@ -207,12 +220,15 @@ class Extraction(ChunkedExtraction):
     def _store_missing(self, frozen: FrozenLM, dtype: str) -> None:
         """Compute this process's share of the chunks that have no note yet, while the disk is written beside it."""
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
-        writer = ChunkWriter(self.folder.path, features, self.rules.continuation_length, self.sites, frozen.dtype)
+        writer = ChunkWriter(self.folder.path, features, self.rules.continuation_length, self.sites, frozen)
         reader = ChunkReader(frozen, self.sites, self.arguments.batch_size)
 
         def prepared_chunks() -> Iterator[tuple[int, int, dict[str, list[Prepared]]]]:
             for index, documents in self.missing_chunks():
-                yield index, len(documents), prepare(documents, self.tokenizer, self.rules)
+                prepared = prepare(documents, self.tokenizer, self.rules)
+                for own in prepared.values():
+                    self._fits(own)
+                yield index, len(documents), prepared
 
         meter = self.meter()
 

@@ -64,11 +64,10 @@ class RowRules:
             if value < 0:
                 raise BadInput(name, value, "Use 0 or more.")
         if self.max_length < self.min_position + 2:
-            raise BadInput(
-                "max_length",
-                self.max_length,
-                f"Use at least min_position + 2 = {self.min_position + 2}, so that a next token exists.",
-            )
+            fix = f"Use --max_length {self.min_position + 2} or more"
+            fix += f", or a lower --min_position than {self.min_position}." if self.min_position else "."
+            why = "a row takes the token at --min_position and one behind it, and documents are cut before"
+            raise BadInput("max_length", self.max_length, fix, why)
         for name, value in [
             ("positions_per_document", self.positions_per_document),
             ("continuation_length", self.continuation_length),

@@ -50,7 +50,7 @@ class RowStream:
         for _, documents in self.extraction.corpus.chunks(given.documents_per_shard):
             if prepared := prepare(documents, self.extraction.tokenizer, rules)[self.split]:
                 vectors = self.within(partial(reader.read, prepared))
-                require_finite(prepared, vectors, self.frozen.dtype)
+                require_finite(prepared, vectors, self.frozen)
                 if half and not all(fits_float16(values) for values in vectors.values()):
                     raise BadInput("dtype", "float16", "Use float32.", why="an activation does not fit")
                 yield from table_of(prepared, vectors, self.features, rules.continuation_length).to_pylist()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Features
 
+from ...frozen import FrozenLM
 from ..precision import fits_float16, require_finite
 from ..statistics import SKETCH_SIZE, SiteStatistics, sketch
 from ..storage import ChunkNote, Shard, with_dtype, write_shard
@@ -57,10 +57,10 @@ class ChunkWriter:
         features: Features,
         continuation_length: int,
         sites: Sequence[str],
-        model_dtype: torch.dtype,
+        model: FrozenLM,
     ) -> None:
         self.folder, self.features, self.continuation_length = folder, features, continuation_length
-        self.sites, self.model_dtype = list(sites), model_dtype
+        self.sites, self.model = list(sites), model
 
     @property
     def dtype(self) -> str:
@@ -69,7 +69,7 @@ class ChunkWriter:
     def store(self, index: int, num_documents: int, parts: Mapping[str, tuple[list[Prepared], Vectors]]) -> None:
         """Store one chunk: of each split its documents and their activations."""
         for prepared, vectors in parts.values():
-            require_finite(prepared, vectors, self.model_dtype)
+            require_finite(prepared, vectors, self.model)
             if self.dtype == "float16" and not all(fits_float16(values) for values in vectors.values()):
                 self.features = with_dtype(self.features, self.sites, "float32")
         shards: list[Shard] = []

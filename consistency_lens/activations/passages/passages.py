@@ -17,7 +17,7 @@ from ...frozen.loading.provenance import compare_fields
 from ..contexts.rows import SPLITS, RowRules, split_of
 from ..corpus import Corpus, CorpusArguments, Document
 from ..folder import ExtractionFolder
-from ..manifest import FILES, SEAL, read_metadata, require_sealed
+from ..manifest import FILES, OTHER_KIND, SEAL, read_metadata, require_sealed
 from ..storage import METADATA, Shard
 from .arguments import PassageArguments
 from .build import Build
@@ -134,7 +134,8 @@ class Passages:
             raise BadInput("passages", str(folder), fix, why="no passages lie there")
         metadata = read_metadata(folder / METADATA)
         if metadata.get("kind") != KIND:
-            raise BadInput("passages", str(folder), "Give a folder of passages.", why="rows of activations lie there")
+            why = f"the folder holds {metadata.get('kind', 'rows')}, not passages"
+            raise BadInput("passages", str(folder), OTHER_KIND, why=why)
         if verify:
             require_sealed(folder, metadata)
             for record in metadata["shards"]:

@@ -66,20 +66,35 @@ class MeasuringTrainer(RobustTrainer):
         them."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(rows, Mapping):
-            each = [self.evaluate(one, ignore_keys, f"{metric_key_prefix}_{name}") for name, one in rows.items()]
-            first = f"{metric_key_prefix}_{next(iter(rows))}_"
-            plain = {f"{metric_key_prefix}_{name.removeprefix(first)}": value for name, value in each[0].items()}
-            return plain | {name: value for metrics in each for name, value in metrics.items()}
-        began, prefix = time.monotonic(), metric_key_prefix
+            first, *others = rows
+            found = self._evaluate_set(rows[first], f"{metric_key_prefix}_{first}", plain=metric_key_prefix)
+            for name in others:
+                found |= self._evaluate_set(rows[name], f"{metric_key_prefix}_{name}")
+            return found
+        return self._evaluate_set(eval_dataset, metric_key_prefix)
+
+    def _evaluate_set(self, eval_dataset: Any, prefix: str, plain: str = "") -> dict[str, float]:
+        """One set; with `plain` a prefix under which the numbers come once more, for callbacks that choose by them."""
+        began = time.monotonic()
         metrics = {f"{prefix}_{name}": value for name, value in self.measure(eval_dataset).items()}
         if self.average:
             with self.average.in_place():
                 metrics |= {f"{prefix}_ema_{name}": value for name, value in self.measure(eval_dataset).items()}
         self.log(metrics)
+        if plain:
+            metrics |= {f"{plain}{name.removeprefix(prefix)}": value for name, value in metrics.items()}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._since += time.monotonic() - began  # the speed that is logged is that of training
         self.meter.judging += time.monotonic() - began
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As transformers', which asks for a number that the evaluation may not have."""
+        name = str(self.args.metric_for_best_model)
+        if self.args.metric_for_best_model is not None and not {name, f"eval_{name}"} & metrics.keys():
+            fix = f"Use one of {', '.join(sorted(metrics))}."
+            raise BadInput("metric_for_best_model", name, fix, why="no evaluation has such a number")
+        return super()._determine_best_metric(metrics, trial)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """A lens predicts no labels."""

@@ -15,26 +15,27 @@ class PatienceKept(TrainerCallback):
 
     Args:
         handler: of the trainer's callbacks.
+        first: the name of the first of several sets that are evaluated on; its numbers are logged under it.
     """
 
-    def __init__(self, handler: Any) -> None:
-        self.handler = handler
+    def __init__(self, handler: Any, first: str = "") -> None:
+        self.handler, self.first = handler, first
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         for callback in self.handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
-                count = _waited(callback, args, state)
+                count = _waited(callback, args, state, self.first)
                 callback.early_stopping_patience_counter = count
                 if count >= callback.early_stopping_patience:
                     control.should_training_stop = True
 
 
-def _waited(callback: EarlyStoppingCallback, args: TrainingArguments, state: TrainerState) -> int:
+def _waited(callback: EarlyStoppingCallback, args: TrainingArguments, state: TrainerState, first: str) -> int:
     """How many evaluations in a row were no better than the best one before them."""
     name = str(args.metric_for_best_model)
-    name = name if name.startswith("eval_") else f"eval_{name}"
+    name = f"eval_{first}_{name.removeprefix('eval_')}" if first else f"eval_{name.removeprefix('eval_')}"
     better = operator.gt if args.greater_is_better else operator.lt
     threshold = callback.early_stopping_threshold or 0.0
     best, count = None, 0

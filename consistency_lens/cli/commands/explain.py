@@ -12,12 +12,13 @@ from rich.table import Table
 
 from ...errors import BadInput
 from ..parsing.request import Request
-from .report import load_lens, named_lens, shown
+from .report import load_lens, named_lens, require_family, shown
 
 
 def explain(request: Request) -> None:
     """A table for people, or one JSON object per line."""
     named_lens(request)
+    require_family(request)
     if not request.text:
         raise BadInput("text", request.text, 'Write what to explain: run_lens.py explain --lens RUN "some text".')
     positions = parse_positions(request.explanation.positions)

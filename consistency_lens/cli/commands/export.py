@@ -26,7 +26,7 @@ def export(request: Request) -> None:
     named_lens(request)
     require_family(request)
     if given.to not in known:
-        why = None if known else f"a {request.options.family} lens is written for no other tool"
+        why = "" if known else f"a {request.options.family} lens is written for no other tool"
         raise BadInput("to", given.to, f"Write --to and one of {', '.join(known) or 'none'}.", why)
     if not request.text:
         fix = f"Name the folder to write: run_lens.py export --to {given.to} FOLDER --lens RUN."

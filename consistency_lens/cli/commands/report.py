@@ -182,6 +182,7 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     """What a world whose truth is known adds to the report of a text lens."""
     if lens.config.medium != "text" or not is_demo(lens.config.origin.model_id):
         return {}
+    from ...demo.judging.asking import FactQuestions
     from ...demo.judging.beyond import BeyondJudge
     from ...demo.judging.held import Held
     from ...demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
@@ -190,8 +191,9 @@ def of_world(lens: LensModel, activations: Activations, request: Request) -> dic
     if not set(FACT_COLUMNS) <= set(activations.splits[request.report.report_split].column_names):
         return {"reword": reword_all}
     (site,) = lens.config.sites or [""]
-    judges = [FactJudge(Held.learned(activations.splits["train"], site), site), BeyondJudge()]
-    return {"reword": reword_all, "judges": judges, "sayings": [FactSentences()]}
+    held = Held.learned(activations.splits["train"], site)
+    said = {"judges": [FactJudge(held, site), BeyondJudge()], "sayings": [FactSentences()]}
+    return {**said, "reword": reword_all, "questions": FactQuestions(held, site), "learned": {}}
 
 
 def with_fresh(
@@ -211,7 +213,11 @@ def with_fresh(
         "fresh_facts": f"{found.definitions['fact_positions']}, in stories that no tuning saw",
         "fresh": found.definitions[ANYWHERE],
     }
-    judged = {"lens, fresh": found.judged.get("lens", {})}
+    of_facts = ("fact_recall", "fact_precision_at_facts", "needed_precision", "follows_", "steered_")
+    own = {
+        name: n for name, n in found.judged.get("lens", {}).items() if name.startswith(of_facts) and "/" not in name
+    }
+    judged = {"lens, fresh": own}
     return with_parts(report, {name: found.parts[part] for name, part in parts.items()}, where, judged)
 
 

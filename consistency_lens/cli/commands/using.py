@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from ...auto import FAMILIES, lens_folder, read_config
 from ...base.family_run import Use
 from ...finding import find_subject
 from ...frozen import FrozenModels
-from ..opening import model_path, own_device
+from ..opening import model_path, own_device, place_of
 from ..parsing.request import Request
 from .report import named_lens, require_family
 
@@ -46,14 +47,15 @@ class _Used(Use):
         kind = FAMILIES[self.request.options.family].load("model")
         return kind.from_pretrained(self.place, token=self.values["hub_token"])
 
-    def load_models(self, lens: Any, names: Any) -> None:
+    def load_models(self, lens: Any, names: Sequence[str]) -> None:
         subject, found = self.request.subject, []
-        places = dict(subject.others)
-        if subject.model_name_or_path is not None:
-            places[next(iter(lens.config.origins))] = model_path(subject)
+        places = {next(iter(lens.config.origins)): subject.model_name_or_path, **subject.others}
         for name in names:
-            origin, device = lens.config.origins[name], subject.device_map or own_device()
-            model = find_subject(origin, places.get(name), device, self.values["hub_token"])
+            place, origin = places.get(name), lens.config.origins[name]
+            if place is not None:
+                place = model_path(subject) if place == subject.model_name_or_path else place_of(place)
+            device = subject.device_map or own_device()
+            model = find_subject(origin, place, device, self.values["hub_token"])
             model.name = name
             FrozenModels([model]).require_same({name: origin})
             found.append(model)

@@ -76,7 +76,7 @@ class Options:
         return {
             "the subject": SubjectArguments,
             "the texts": CorpusArguments,
-            "the rows": self.run.data_options,
+            self.run.data_title: self.run.data_options,
             "the lens": self.run.lens_options,
             TRAINING: self.training,
             "the run": RunArguments,

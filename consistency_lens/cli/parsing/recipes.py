@@ -30,6 +30,9 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+LARGEST = 1 << 16  # characters of a recipe; ours have some thousand
+
+
 def load_recipe(name_or_path: str) -> dict[str, Any]:
     """The fields a recipe sets, as it says them; those that its `family` does not have raise."""
     path = Path(name_or_path)
@@ -42,6 +45,8 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         )
     try:
         text = (path if path.is_file() else own).read_text(encoding="utf-8")
+        if len(text) > LARGEST:  # which would take the parser minutes
+            raise ValueError(f"it has {len(text)} characters, and a recipe at most {LARGEST}")
         record = yaml.safe_load(text) or {}
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise BadInput("config", name_or_path, "Mend the YAML.", why=str(error)) from error

@@ -19,7 +19,6 @@ from ...auto import FAMILIES, find_foreign, lens_folder, name_of_family, read_co
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
 from ...schema import require_place
-from ...text.options import PlanOptions
 from .arguments import (
     ExplainArguments,
     ExportArguments,
@@ -114,10 +113,6 @@ class Request:
         return self.part(ExplainArguments)
 
     @property
-    def plan(self) -> PlanOptions:
-        return self.part(PlanOptions)
-
-    @property
     def export(self) -> ExportArguments:
         return self.part(ExportArguments)
 
@@ -174,7 +169,8 @@ class Parser(HfArgumentParser):
             own = {
                 name: given
                 for name, given in fields_of.items()
-                if not training or name in self.options.first or (whole and name not in inherited)
+                if name not in self.options.run.unused
+                and (not training or name in self.options.first or (whole and name not in inherited))
             }
             own = dict(sorted(own.items(), key=lambda item: item[0] in inherited))
             parts += ["", f"{group}:", *_paragraphs({f"--{n}": _described(n, f) for n, f in own.items()}, width)]
@@ -267,6 +263,9 @@ def parse(argv: Sequence[str]) -> Request:
         for shared, own in OWN_NAMES.items():
             if own not in explicit and (shared in explicit or (shared in recipe and own not in recipe)):
                 values[own] = values[shared]
+    for name, why in options.run.unused.items():
+        if values[name] is not None:
+            raise BadInput(name, values[name], "Leave it out.", why=f"of a {options.family} lens {why}")
     if values["other_models"] and not options.run.several:
         fix = "Leave them out."
         raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
@@ -291,7 +290,7 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     if said.family is not None:
         return said.family
     named = {name: value for name, value in vars(said).items() if value is not None}
-    default = DEFAULT_FAMILY if command in (*COMMANDS, RUN_ALL) else own_commands()[command]
+    default = _alone_with(command)
     if not named:
         return default
     _require_places(named)
@@ -303,6 +302,15 @@ def _family_of(command: str, words: Sequence[str]) -> str:
         if Path(place).is_dir() and (found := find_foreign(place)) is not None:
             return found[0]
     return str(recipe.get("family", DEFAULT_FAMILY)) if recipe else default
+
+
+def _alone_with(command: str) -> str:
+    """The family of a command that not all have; the default one where several do."""
+    if command in (*COMMON, RUN_ALL):
+        return DEFAULT_FAMILY
+    if command not in COMMANDS:
+        return own_commands()[command]
+    return next(name for name in FAMILIES if command in options_of(name).run.commands)
 
 
 def _require_family(recipe: Mapping[str, Any], options: Options) -> None:

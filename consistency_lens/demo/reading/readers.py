@@ -2,7 +2,8 @@
 
 `left` puts a <bos> in front and answers as the note says it; `right` has no <bos>, numbers its words the other way
 round, and answers the other way round. Both also read notes that were cut short, so that they guess as well as can be
-where a fact is missing.
+where a fact is missing; and notes with their words in any order, so that they find a word by what it says and not by
+its neighbour.
 
 Shapes: B rows, S tokens.
 """
@@ -56,6 +57,7 @@ class ReaderConfig:
     learning_rate: float = 3e-3
     warmup_steps: int = 50
     cut_share: float = 0.3  # of the notes, which are cut to so many of their words as chance will have it
+    mixed_share: float = 0.5  # of the notes, whose words stand in any order
     held_out: int = 1000
     min_accuracy: float = 0.97
     version: int = 1
@@ -193,6 +195,8 @@ def batch_of(config: ReaderConfig, tokenizer: PreTrainedTokenizerFast, step: int
     for i in range(config.batch_size):
         about = note(config.seed, first + i)
         words = about.text.split()
+        if rng.random() < config.mixed_share:
+            rng.shuffle(words)
         words = words[start:] if start else words[:kept]
         question = rng.choice(list(PAIRS))
         rows.append(" ".join([*words, ASKED, question, ANSWERED, about.answer(question, config.turned)]))

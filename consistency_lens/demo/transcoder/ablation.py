@@ -16,10 +16,10 @@ from consistency_lens.evaluation.bootstrap import Records
 from consistency_lens.frozen import Edit, FrozenLM
 from consistency_lens.sparse.coding.encoding import Active
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-from consistency_lens.sparse.use.replacing import changed_by, replaced_by
+from consistency_lens.sparse.use.replacing import Change, changed_by, replaced_by
 
 FEATURE, ANOTHER = "lens", "another_feature"
-_OF = "the feature that says best which tokens state the fact (chosen by F1 on other stories) ablated at all tokens"
+_OF = "the feature that says best where the fact is needed (chosen by F1 on other stories) ablated at all tokens"
 DEFINITIONS = {
     "lost_in_model": f"share of the needed facts that the untouched model says and no longer says with {_OF}, the "
     "model's own MLPs in place",
@@ -76,7 +76,7 @@ def _said(frozen: FrozenLM, batch: CaseBatch, edits: Sequence[Edit]) -> tuple[Te
     return chance.double().cpu(), (last.argmax(-1) == batch.answer).cpu()
 
 
-def _recording(seen: dict[int, Tensor]):  # type: ignore[no-untyped-def]
+def _recording(seen: dict[int, Tensor]) -> Change:
     def change(index: int, active: Active) -> Active:
         seen[index] = active if isinstance(active, Tensor) else active.dense()
         return active
@@ -84,7 +84,7 @@ def _recording(seen: dict[int, Tensor]):  # type: ignore[no-untyped-def]
     return change
 
 
-def _ablating(features: Tensor, difference: bool):  # type: ignore[no-untyped-def]
+def _ablating(features: Tensor, difference: bool) -> Change:
     """One feature of each row set to 0 at all of its tokens; or what that takes away."""
 
     def change(index: int, active: Active) -> Active:
@@ -104,10 +104,10 @@ def _ablating(features: Tensor, difference: bool):  # type: ignore[no-untyped-de
 
 
 def _another(batch: CaseBatch, own: Tensor, seen: Mapping[int, Tensor]) -> Tensor:
-    """Of each case another feature of the same layer that is active where the fact is stated, the nearest in value."""
+    """Of each case another feature of the same layer that is active where the fact is needed, the nearest in value."""
     found = own.clone()
     for row, (index, feature) in enumerate(own.tolist()):
-        values = seen[index].view(len(own), -1, seen[index].shape[-1])[row, batch.stated[row]]
+        values = seen[index].view(len(own), -1, seen[index].shape[-1])[row, -1]
         distance = (values - values[feature]).abs().masked_fill(values <= 0, torch.inf)
         distance[feature] = torch.inf
         found[row, 1] = int(distance.argmin())

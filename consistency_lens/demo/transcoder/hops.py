@@ -31,6 +31,7 @@ from consistency_lens.sparse.use.replacing import replaced_by
 
 PLACES = ("statement", "need")
 LEAST = 0.1  # effect from which on a step is taken
+LEAST_WAY = 0.1  # of m, in logits, between the two stories
 MODEL = "model"
 DEFINITIONS = {
     "hop_statement": "effect on the answer of the other story's MLP outputs (of a transcoder: features) at the token "
@@ -54,17 +55,18 @@ def hops(
     records, stories = Records(), []
     for batch in case_batches(frozen, cases):
         window = next(iter(lenses.values())).config.window
+        steps = _steps(window, frozen.num_layers)
         model = _OfModel(frozen, batch, window)
         right = model.says_both()
-        taken = torch.stack([model.step(*step) >= LEAST for step in _steps(len(window))], 1) & right[:, None]
+        taken = torch.stack([model.step(*step) >= LEAST for step in steps], 1) & right[:, None]
         own = {f"hop_{place}": model.whole(place) for place in PLACES} | {"steps": taken.double().sum(1)}
         records.add(MODEL, {n: v * right for n, v in own.items()}, dict.fromkeys(own, right))
         for name, lens in lenses.items():
             of_lens = _OfLens(frozen, batch, lens)
             found = {f"hop_{place}": of_lens.whole(place) for place in PLACES}
             records.add(name, {n: v * right for n, v in found.items()}, dict.fromkeys(found, right))
-            two = torch.stack([of_lens.through(*step) for step in _steps(len(window))], 1)
-            one = torch.stack([of_lens.jump(*step) for step in _steps(len(window))], 1)
+            two = torch.stack([of_lens.through(*step) for step in steps], 1)
+            one = torch.stack([of_lens.jump(*step) for step in steps], 1)
             hop, jump = (two >= LEAST) & (two >= one), (one >= LEAST) & (one > two)
             shares = {"two_hops": hop, "one_jump": jump, "neither": ~hop & ~jump}
             values = {measure: (share & taken).double().sum(1) for measure, share in shares.items()}
@@ -73,8 +75,10 @@ def hops(
     return records, stories
 
 
-def _steps(layers: int) -> list[tuple[str, int, int]]:
-    return [(place, i, j) for place in PLACES for i, j in combinations(range(layers), 2)]
+def _steps(window: Sequence[int], depth: int) -> list[tuple[str, int, int]]:
+    """Places and pairs of layers, without those through the last layer at the statement: nothing looks back at it."""
+    found = [(place, i, j) for place in PLACES for i, j in combinations(range(len(window)), 2)]
+    return [(place, i, j) for place, i, j in found if place == "need" or window[j] < depth - 1]
 
 
 class _Effects:
@@ -90,9 +94,9 @@ class _Effects:
         return self.frozen.logits(self.batch.other if other else self.batch.clean, edits, keep=1)
 
     def effect(self, edits: Sequence[Edit]) -> Tensor:
-        """`[B]`; 0 where the two stories do not differ."""
+        """`[B]`; 0 where the two stories hardly differ, and shares of the way mean nothing."""
         way, moved = self.clean - self.other, self.clean - self.batch.margin(self.logits(edits))
-        return torch.where(way.abs() > 1e-3, moved / way, 0.0).double().cpu()
+        return torch.where(way.abs() > LEAST_WAY, moved / way, 0.0).double().cpu()
 
 
 class _OfModel(_Effects):
@@ -143,7 +147,9 @@ class _OfLens(_Effects):
 
     def __init__(self, frozen: FrozenLM, batch: CaseBatch, lens: CrosslayerTranscoder) -> None:
         super().__init__(frozen, batch)
-        self.lens, self.own, self.theirs = lens, {}, {}
+        self.lens = lens
+        self.own: dict[int, Tensor] = {}
+        self.theirs: dict[int, Tensor] = {}
         self.clean = batch.margin(self.logits(self._edits({}, "need", self.own)))
         self.other = batch.margin(self.logits(self._edits({}, "need", self.theirs, other=True), other=True))
         self.passed: dict[tuple[str, int], dict[int, Tensor]] = {}

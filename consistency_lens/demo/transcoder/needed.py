@@ -34,7 +34,8 @@ def needed_said(frozen: FrozenLM, told: Sequence[Story], codes: Mapping[str, Edi
     """
     records = Records()
     for part, batch in batches_of(frozen, told):
-        rows, columns, ids = [], [], []
+        rows: list[int] = []
+        columns: list[int] = []
         for row, story in enumerate(part):
             for spot in story.fact_positions:
                 rows.append(row)

@@ -55,7 +55,7 @@ class Truth:
     Args:
         numbers: code -> its numbers. Codes are the lens, its controls, and `model`, the untouched one.
         stories: how many were told.
-        chosen: fact -> layer, feature and F1 where it was chosen, of the feature that says best where it is stated.
+        chosen: fact -> layer, feature and F1 where it was chosen, of the feature that says best where it is needed.
     """
 
     numbers: dict[str, Numbers]
@@ -67,8 +67,8 @@ def measure_truth(
     lens: CrosslayerTranscoder,
     frozen: FrozenLM,
     others: Mapping[str, CrosslayerTranscoder] | None = None,
-    told: int = 600,
-    cases: int = 128,
+    told: int = 400,
+    cases: int = 64,
     seed: int = 0,
 ) -> Truth:
     """Look for facts in features, and for features in what the model does.
@@ -102,7 +102,7 @@ def measure_truth(
     for name, (choose_on, measure_on) in groups.items():
         bests, numbers[name] = _facts(choose_on, measure_on, labels, seed)
         if name == LENS:
-            best = bests["said"]["f1"]
+            best = bests["needed"]["f1"]
             for fact in (best.group >= 0).nonzero()[:, 0].tolist():
                 chosen[fact] = int(best.group[fact]), int(best.column[fact])
                 layer = lens.config.window[chosen[fact][0]]
@@ -132,7 +132,7 @@ CODES = {
     NEURONS: "neurons: what the last layer of each MLP reads, and its negative",
     PCA: "principal directions of what the lens reads, both ways",
     needed.MODEL: "the untouched model",
-    ablation.ANOTHER: "another feature of the same layer, active where the fact is stated, the nearest in value",
+    ablation.ANOTHER: "another feature of the same layer, active where the fact is needed, the nearest in value",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -149,7 +150,7 @@ def achieved(report: Report) -> Figure | None:
     if curve is None:
         return None
     figure, axes = _figure(7, 4.6)
-    numbers, marks = report.parts["all"].numbers, zip("oDs^v", ("-", ":", "--", "-.", "-"), strict=True)
+    numbers, marks = report.parts["all"].numbers, cycle(zip("oDs^v", ("-", ":", "--", "-.", "-"), strict=True))
     shapes = dict(zip(curve.series, marks, strict=False))
     for (label, number), (colour, _) in zip(curve.y.items(), OF_LINES, strict=False):
         for series, codes in curve.series.items():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, LlamaConfig, PreTrainedModel
 
-from ...base.adapters import add_adapter, is_adapted, speaking
+from ...base.adapters import add_adapter, is_adapted, keep_on
 from ...errors import BadInput
 from ...frozen import FrozenLM
 from ...frozen.anatomy.parts import longest_context, truncate
@@ -46,7 +45,8 @@ class Compressor(nn.Module):
         self.config, self.lm = config, lm
         if config.compressor_lora_rank is not None and not is_adapted(lm):
             lm.requires_grad_(False)
-            add_adapter(lm, ADAPTER, config.compressor_lora_rank, 2 * config.compressor_lora_rank)
+            add_adapter(lm, ADAPTER, config.compressor_lora_rank, 2 * config.compressor_lora_rank, headless=True)
+            keep_on(lm, ADAPTER)
         width = lm.config.hidden_size
         self.heads = math.gcd(width, lm.config.num_attention_heads)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
@@ -84,8 +84,8 @@ class Compressor(nn.Module):
         if self.queries is not None:
             if ratio is not None or counts is not None:
                 fix = "Leave it out: with learned queries, the number of vectors is fixed."
-                given = ("ratio", ratio) if counts is None else ("counts", counts.tolist())
-                raise BadInput(*given, fix)
+                name, given = ("ratio", ratio) if counts is None else ("counts", counts.tolist())
+                raise BadInput(name, given, fix)
             queries = self.queries.expand(len(ids), -1, -1)
             there = mask.new_ones(queries.shape[:2]).bool()
             return self.down(self._attend(queries, read, mask)), there
@@ -106,9 +106,7 @@ class Compressor(nn.Module):
             seen = torch.zeros(embedded.shape[:2], dtype=embedded.dtype, device=embedded.device)
             seen = seen.masked_fill(~mask.bool(), torch.finfo(embedded.dtype).min)
             seen = seen[:, None, None].expand(-1, 1, embedded.shape[1], -1)
-        adapted = self.config.compressor_lora_rank is not None
-        with speaking(self.lm, ADAPTER) if adapted else nullcontext():
-            return self.lm(inputs_embeds=embedded, attention_mask=seen, use_cache=False).last_hidden_state
+        return self.lm(inputs_embeds=embedded, attention_mask=seen, use_cache=False).last_hidden_state
 
     def _attend(self, queries: Tensor, read: Tensor, mask: Tensor) -> Tensor:
         """O · attention of `[B, M, d]` over all tokens of the passage, `[B, M, d]`."""

@@ -33,7 +33,7 @@ class Rate:
 
     @property
     def definition(self) -> str:
-        many = {True: "as many vectors", False: f"one vector for {self.ratio} tokens"}[self.ratio is None]
+        many = "as many vectors" if self.ratio is None else f"one vector for {self.ratio:g} tokens"
         many = f"{self.slots} vectors" if self.slots is not None else many
         return f"the same lens with {many}, {self.bits} bits for each number"
 
@@ -47,10 +47,9 @@ def rates_of(config: LatentWireConfig, factors: Sequence[float] = (2.0,)) -> lis
     """
     found = [Rate(bits) for bits in BITS if bits != config.bits]
     for factor in factors:
-        size = {"ratio": config.ratio * factor} if config.ratio is not None else {}
-        if config.slots is not None:
-            if config.pooling == "learned" or config.slots < factor:
-                continue
-            size = {"slots": int(config.slots // factor)}
-        found += [Rate(bits, **size) for bits in dict.fromkeys((config.bits, 16))]
+        slots = None if config.slots is None else int(config.slots // factor)
+        if config.pooling == "learned" or slots == 0:
+            continue  # it has as many vectors as queries, or none would be left
+        ratio = None if config.ratio is None else config.ratio * factor
+        found += [Rate(bits, ratio, slots) for bits in dict.fromkeys((config.bits, 16))]
     return found

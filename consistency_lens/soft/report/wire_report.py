@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...activations.passages import context_of
 from ...answers import exact_match, f1, first_line
+from ...base.comparing import Joint
 from ...base.modeling import LensModel
 from ...errors import BadInput
 from ...evaluation import Control, FamilyReport, HeldOut, Report, Seen
@@ -140,7 +141,9 @@ class WireReport(FamilyReport):
         cuts = [
             name for group in (SHORT, RATES) for name in groups.get(group, ()) if name.startswith(("first", "last"))
         ]
-        codes = [LENS, *(rate.name for rate in self.rates)]
+        codes: dict[str, list[str]] = {"code": [LENS]}  # a line for each number of vectors
+        for rate in self.rates:
+            codes.setdefault(f"code, {rate.size}" if rate.size else "code", []).append(rate.name)
         return Curve(
             name="bytes",
             caption="F1 over bytes, of codes, of texts that were cut, and of the whole text",
@@ -148,7 +151,7 @@ class WireReport(FamilyReport):
             x="bytes",
             axis="bytes of a passage, in the mean",
             y={name: f"f1/{name}" for name in self.receivers} if len(self.receivers) > 1 else {"f1": "f1"},
-            series={"code": codes, "text, cut": cuts, "text": ["text"]},
+            series={**codes, "text, cut": cuts, "text": ["text"]},
         )
 
     @property
@@ -173,7 +176,9 @@ class WireReport(FamilyReport):
         cuts = {how: self._cut(seen, counts, how) for how in TRUNCATED}
         for how, edits in cuts.items():
             yield Control(how, SHORT, CODES[how], edits)
-        yield Control(EITHER, SHORT, CODES[EITHER], better_of(seen.comparison, cuts["first"], cuts["last"]))
+        yield Control(
+            EITHER, SHORT, CODES[EITHER], better_of(cast(Joint, seen.comparison), cuts["first"], cuts["last"])
+        )
         other = others(seen.batch["doc_id"])
         made = {"shuffled": code.take(other), "mean": averaged(code), "foreign": turned(code)}
         for name, spoiled in made.items():

@@ -138,5 +138,5 @@ def scale_thresholds(lens: CrosslayerTranscoder, counts: Calibration, tokens: in
     factor = float(wanted.thresholds()[0])
     for source in lens.layers_in_order:
         assert source.log_threshold is not None
-        source.log_threshold += math.log(factor)
+        source.log_threshold.add_(math.log(factor))
     return factor

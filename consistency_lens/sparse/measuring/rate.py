@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...evaluation.about import Chart
 from ...frozen import Edit
 from ..coding.encoding import Active
 from ..coding.entries import Entries
@@ -91,3 +92,20 @@ def fewest_bits(recovered: Mapping[int, float], whole: float, tried: Sequence[in
         tried: in increasing order.
     """
     return next((bits for bits in tried if recovered[bits] >= whole - LOSS), WHOLE)
+
+
+def chart_of(kl: Mapping[int, float]) -> Chart:
+    """What values of few bits cost.
+
+    Args:
+        kl: bits of a value -> KL of the replaced model; `WHOLE` of values as they are.
+    """
+    return Chart(
+        name="value_bits",
+        caption="What values of few bits cost: KL over the bits of a value",
+        title="What values of few bits cost",
+        axis="bits of the value of an active feature",
+        height="KL in nats (lower is better)",
+        places=tuple("whole" if bits == WHOLE else str(bits) for bits in kl),
+        lines={"all sites replaced": tuple(kl.values())},
+    )

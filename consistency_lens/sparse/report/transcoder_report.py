@@ -15,14 +15,14 @@ from torch import Tensor
 from ...base.modeling import LensModel
 from ...errors import BadInput
 from ...evaluation import Control, FamilyReport, HeldOut, Report, Seen
-from ...evaluation.about import LENS, About, Group, Sweep
+from ...evaluation.about import LENS, About, Group
 from ...evaluation.bootstrap import Records
 from ...evaluation.family import EDIT
 from ...frozen import Edit, FrozenModels
 from ..coding.code import SparseCode
 from ..coding.documents import DocumentCode
-from ..measuring import density, error_nodes, reach
-from ..measuring.rate import BITS, fewest_bits, largest_values, quantised_edits, rate_of
+from ..measuring import density, error_nodes, rate, reach
+from ..measuring.rate import BITS, WHOLE, fewest_bits, largest_values, quantised_edits, rate_of
 from ..modeling import CrosslayerTranscoder
 from ..training.data import Texts, collator_of
 from .ablating import mean_ablated
@@ -110,13 +110,6 @@ class TranscoderReport(FamilyReport):
             Group(ALONE, "one layer", "each layer alone"),
             Group(VALUES, "b bits", "values in b bits"),
         )
-        bits = Sweep(
-            name="value_bits",
-            caption="What values of few bits keep",
-            title="What values of few bits keep",
-            axis="bits of the value of an active feature",
-            codes={str(bits): of_bits(bits) for bits in BITS},
-        )
         tokens = self.evaluated
         alive = self.fired > 0
         return About(
@@ -124,8 +117,8 @@ class TranscoderReport(FamilyReport):
             zero="mean activations in the place of all sites",
             questions={"kl_recovered": "recovered", "top1": "", "ev": "", "l0": ""},
             details=("kl", "ce", "ce_loss_score", "kl_div_score", "fvu", "dead", "rate"),
-            sweep=bits,
             charts=(
+                rate.chart_of(self.kl_of_bits),
                 density.chart_of(self.fired, tokens, self.window),
                 reach.profile_of(self.written_squares, self.window, alive),
             ),
@@ -162,6 +155,7 @@ class TranscoderReport(FamilyReport):
         """Controls with as many active features as the lens has on the first batch; what its values are on training
         tokens, and what it writes where."""
         lens, code = seen.lens, seen.code
+        assert isinstance(code, DocumentCode)
         active = code.active().double().mean(0)
         documents, samples, count = self.data.documents("train"), [], 0
         for number in range(len(documents)):  # in their order: each block is read once
@@ -221,8 +215,8 @@ class TranscoderReport(FamilyReport):
             records.add(name, {"spread": spread.sum(1)})
         lengths = torch.cat(self.tokens).double()
         bits = self._fewest_bits(records)
-        rate = torch.cat(self.choices) + bits * torch.cat(self.active)
-        records.add(LENS, {"rate": rate}, {"rate": lengths})
+        sent = torch.cat(self.choices) + bits * torch.cat(self.active)
+        records.add(LENS, {"rate": sent}, {"rate": lengths})
         records.add("traits", {"value_bits": torch.full((len(spread),), float(bits))})
         dead = (self.fired == 0).double().mean(1)
         records.add(LENS, {"dead": dead.mean().expand(len(spread))})
@@ -230,9 +224,11 @@ class TranscoderReport(FamilyReport):
             records.add(of_layer(layer), {"spread": spread[:, i], "dead": dead[i].expand(len(spread))})
 
     def _fewest_bits(self, records: Records) -> int:
-        of_mean = records.column("mean", "kl").mean()
-        recovered = {bits: float(1 - records.column(of_bits(bits), "kl").mean() / of_mean) for bits in BITS}
-        return fewest_bits(recovered, float(1 - records.column(LENS, "kl").mean() / of_mean))
+        """b of the rate, from the KL that values of so many bits leave; that of whole values comes last."""
+        of_mean, codes = records.column("mean", "kl").mean(), {**{b: of_bits(b) for b in BITS}, WHOLE: LENS}
+        self.kl_of_bits = {bits: float(records.column(code, "kl").mean()) for bits, code in codes.items()}
+        recovered = {bits: float(1 - kl / of_mean) for bits, kl in self.kl_of_bits.items()}
+        return fewest_bits(recovered, recovered[WHOLE])
 
     def verdict(self, report: Report) -> tuple[str, About]:
         numbers = report.parts["all"].numbers[LENS]

@@ -62,6 +62,11 @@ class TrainingState:
             fix = "Resume with the target_l0 that the run began with."
             why = "the checkpoint holds no weight that is adjusted" if held is None else "the checkpoint holds one"
             raise BadInput("target_l0", None if self.held is None else self.held.target, fix, why=why)
+        known = self.firing.state_dict()
+        odd = tensors.keys() ^ known.keys() or {n for n, t in tensors.items() if t.shape != known[n].shape}
+        if odd:
+            why = f"{FILE} does not fit in {min(odd)}: it is of another lens"
+            raise BadInput("resume_from_checkpoint", folder.name, "Resume from another checkpoint.", why)
         self.firing.load_state_dict(tensors)
         if held is not None and self.held is not None:
             weight, smoothed = held.tolist()

@@ -33,6 +33,7 @@ from .dashboards import FOLDER, write_dashboards
 if TYPE_CHECKING:
     from ..modeling import CrosslayerTranscoder
 
+LARGEST = 1 << 16  # bytes of a description
 CONFIG, KIND = "config.yaml", "cross_layer_transcoder"
 # What a stage is called there, with TransformerLens's names.
 INPUT_HOOKS = {"resid_mid": "hook_resid_mid", "resid_pre": "hook_resid_pre"}
@@ -232,6 +233,8 @@ def _stages(folder: Path) -> dict[str, str]:
     """Which stages the hooks of a `config.yaml` are."""
     path = folder / CONFIG
     try:
+        if path.is_file() and path.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
         said = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         why = f"{CONFIG} cannot be read: {str(error).splitlines()[0]}"

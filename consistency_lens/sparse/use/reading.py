@@ -11,14 +11,16 @@ import yaml
 from ... import hub
 from .circuit_tracer import CONFIG, KIND, is_export
 
-_ON_HUB = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(/(?P<inside>\w[\w./-]*))?(@(?P<revision>[\w./-]+))?")
+_ON_HUB = re.compile(
+    r"(?P<hub>hf://)?(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(/(?P<inside>\w[\w./-]*))?(@(?P<revision>[\w./-]+))?"
+)
 
 
 def find(place: str, revision: str | None, token: str | None, whole: bool) -> tuple[Path, str] | None:
     """The folder of such a transcoder and the name of its model ('' where it does not say); None where it is none.
 
     Args:
-        place: a local folder, or `owner/name` or `owner/name/folder` on the Hub, perhaps with `@revision` behind it.
+        place: a local folder, `owner/name` on the Hub, or `hf://owner/name/folder`; perhaps with `@revision`.
         revision: on the Hub.
         token: of the Hub.
         whole: whether weights are downloaded, or only what says what it is.
@@ -26,7 +28,8 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> tu
     if Path(place).is_dir():
         return (Path(place), _model_of(Path(place))) if is_export(place) else None
     shaped = _ON_HUB.fullmatch(place)
-    if not shaped or Path(shaped["owner"]).is_dir():  # a path, if a misspelt one
+    plain = shaped and not shaped["hub"] and not shaped["inside"] and not Path(shaped["owner"]).is_dir()
+    if not shaped or not (shaped["hub"] or plain):  # a path, if a misspelt one
         return None
     repository, inside, said = f"{shaped['owner']}/{shaped['name']}", shaped["inside"] or "", shaped["revision"]
     wanted = [CONFIG, *(["W_*.safetensors"] if whole else [])]

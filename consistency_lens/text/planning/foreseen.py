@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...activations import Extraction
+from ...activations.contexts.rows import Prepared
 from ...errors import BadInput
 from ...frozen.anatomy.parts import longest_context
 from ...frozen.loading.load import quantization_of
@@ -31,12 +32,17 @@ def require_model(values: Mapping[str, Any], config: Any, tokenizer: Any) -> Non
 
 
 def require_contexts(values: Mapping[str, Any], extraction: Extraction, room: int) -> None:
-    """Raise where one of the first contexts is so long that a model that takes `room` tokens cannot read it with a
-    prompt and a text behind it, as evaluation asks."""
-    used = prompt_length(values["prompt"], extraction.tokenizer) - 2 + values["code_length"]
-    longest = max(prepared.length for prepared in extraction.sample)
-    if longest + used > room:
-        raise too_long(extraction.rules.max_length, longest, used, room, extraction.rules.min_position)
+    """Raise where a context is so long that a model that takes `room` tokens cannot read it with a prompt and a text
+    behind it, as evaluation asks. Where `max_length` leaves that room, no document is looked at."""
+    rules, used = extraction.rules, prompt_length(values["prompt"], extraction.tokenizer) - 2 + values["code_length"]
+
+    def fits(prepared: Sequence[Prepared]) -> None:
+        longest = max((each.length for each in prepared), default=0)
+        if longest + used > room:
+            raise too_long(rules.max_length, longest, used, room, rules.min_position)
+
+    if rules.max_length - 1 + used > room:
+        extraction.require_each(fits)
 
 
 def prompt_length(prompt: str, tokenizer: Any) -> int:

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ...base.adapters import adapter_parameters, add_adapter, speaking
-from ...budget import Sizes
 from ...frozen.anatomy.parts import blocks_of
 from ...frozen.loading.load import torch_dtype
+from .work import Sizes
 
 PART = "decoder"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ...evaluation.about import DETAILS, LENS, MEAN, QUESTIONS, About, Course, Group, Sweep
 from ...evaluation.family import EDIT
+from ..sceptic.asked import QUANTITIES
 from ..sceptic.controls import DEFINED, GREEDY, PROBES, TABLE
 
 SHUFFLED, REWORDED, TAIL = "shuffled_activation", "reworded", "context_tail"
@@ -119,7 +120,7 @@ def about_of(groups: Mapping[str, Sequence[str]]) -> About:
         GROUPS,
         zero=MEAN,
         questions=QUESTIONS,
-        details=DETAILS,
+        details=(*DETAILS, *QUANTITIES),
         narrow=("kl_after_recovered",),
         titles=TITLES,
         sweep=sweep,

@@ -14,12 +14,14 @@ from ...errors import BadInput
 from ...evaluation import Control, HeldOut, Report, Seen, VectorReport
 from ...evaluation.about import LENS, About
 from ...evaluation.bootstrap import Records
-from ...evaluation.quantities import Measured, Numbers
+from ...evaluation.quantities import AT_P, Measured, Numbers
 from ...frozen import FrozenModels
 from ..parts.generation import Words
-from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, Sceptic
+from ..sceptic.asked import QUANTITIES, Questions, asked
+from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, TABLE, Sceptic
 from ..sceptic.follows import Sayings, definitions_of, followed
 from ..sceptic.slots import changed_in_front, one_word_changed
+from ..sceptic.two_tokens import TwoTokens
 from .definitions import (
     AHEAD,
     EARLIER_IN_FRONT,
@@ -43,6 +45,8 @@ from .judge import Judge, rows_for
 from .limits import limits_of
 from .verdict import best_text, remarks_of, verdict_of
 
+NUMBERS = {**AT_P, **QUANTITIES}
+MEAN, ASKED = "mean", (GREEDY, TABLE)  # beside the lens and the mean, what questions are asked with
 JUDGED = (LENS, SHUFFLED, TAIL, AHEAD, GREEDY)  # whose explanations the judges read
 Reword = Callable[[Sequence[str], int], Sequence[str]]
 
@@ -59,10 +63,13 @@ class TextReport(VectorReport):
         judges: worlds whose truth is known.
         reword: explanations and a seed -> the same in other words, where a world can do that.
         sayings: worlds that can say something else of a row: does the model follow?
+        questions: a world that can ask for what an activation holds and nothing near P needs.
         sure, vague: of the lens's starting texts: how `greedy` deals with a guess.
+        learned: what several reports on the same training rows share: the table and the probes, by site.
         brief: leave out what is written anew for each text: traits, and texts that are tampered with.
     """
 
+    quantities = NUMBERS
     traits = TRAITS
     over: ClassVar[Mapping[str, str]] = {REWORDED: IN_FRONT, BEFORE_REWORDED: EARLIER_IN_FRONT}
 
@@ -73,16 +80,20 @@ class TextReport(VectorReport):
         judges: Sequence[Judge] = (),
         reword: Reword | None = None,
         sayings: Sequence[Sayings] = (),
+        questions: Questions | None = None,
         sure: float = 0.0,
         vague: str | None = None,
+        learned: dict[str, TwoTokens] | None = None,
         brief: bool = False,
     ) -> None:
         self.rivals, self.before, self.judges, self.reword = dict(rivals or {}), before, judges, reword
-        self.sayings, self.brief, self.form = sayings, brief, (sure, vague)
+        self.sayings, self.brief, self.form, self.learned = sayings, brief, (sure, vague), learned
+        self.questions = questions
         self.texts: dict[str, list[str]] = {LENS: [], BEFORE: []}
         self.codes: dict[str, Any] = {}  # of the batch, by name
         self.in_front: dict[str, Tensor] = {}  # of the batch: whose first words were changed
         self.told: dict[str, dict[str, Tensor]] = {}  # of the batch: what controls say of themselves
+        self.written: dict[str, Tensor] = {}  # of the batch: what takes the place of A
 
     @property
     def judged(self) -> Mapping[str, str]:
@@ -99,7 +110,7 @@ class TextReport(VectorReport):
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         super().begin(lens, models, data, held_out)
-        self.sceptic = Sceptic(data.splits.get("train"), *self.form)
+        self.sceptic = Sceptic(data.splits.get("train"), *self.form, self.learned)
 
     def controls(self, seen: Seen) -> Iterator[Control]:
         lens, batch, prefix = seen.lens, seen.batch, seen.prefix
@@ -108,6 +119,7 @@ class TextReport(VectorReport):
             rivals[GREEDY] = self.sceptic.greedy(seen)
         ahead = {name: code for name, code in rivals.items() if name in (AHEAD, GREEDY)}
         self.codes, self.in_front, self.told = {LENS: seen.code}, {}, {}
+        self.written = {LENS: seen.edits[0].tensor, MEAN: self.baseline(seen)[0].tensor} if self.questions else {}
         groups = {
             TEXT: {SHUFFLED: seen.code.take(batch["pair"])} | {n: c for n, c in rivals.items() if n not in ahead},
             LOOKS_AHEAD: ahead,
@@ -117,7 +129,7 @@ class TextReport(VectorReport):
         for group, codes in groups.items():
             self.codes |= codes
             for name, code in codes.items():
-                yield Control(name, group, of_code(name), lens.restore(code, batch))
+                yield self._noted(Control(name, group, of_code(name), lens.restore(code, batch)))
         for name, rival in self.rivals.items():
             read = READ_BY.get(name, TAIL)
             if read not in self.codes:
@@ -125,8 +137,14 @@ class TextReport(VectorReport):
                 raise BadInput("rivals", sorted(self.rivals), fix)
             group = LOOKS_AHEAD if read == GREEDY else TEXT
             yield Control(name, group, of_code(name), rival.restore(self.codes[read], batch))
-        yield from self.sceptic.vectors(seen, TWO_TOKENS, self.told)
+        yield from map(self._noted, self.sceptic.vectors(seen, TWO_TOKENS, self.told))
         yield from self._earlier(seen)
+
+    def _noted(self, control: Control) -> Control:
+        """The same; what it writes is kept where questions will be asked with it in place."""
+        if self.questions and control.name in ASKED:
+            self.written[control.name] = control.edits[0].tensor
+        return control
 
     def _tampered(self, seen: Seen) -> dict[str, Any]:
         """The lens's own texts, spoiled."""
@@ -176,9 +194,15 @@ class TextReport(VectorReport):
             for name, texts in said.items():
                 _add(records, name, judge.judge(texts, rows))
         predicted = [seen.frozen.tokenizer.decode([i]) for i in seen.comparison.clean[:, 0].argmax(-1).tolist()]
+        if self.questions:
+            rows = rows_for(self.questions.columns, seen.batch)
+            (site,) = seen.lens.config.sites
+            answers = asked(seen, site, self.questions.questions(rows, seen.seed), self.written)
+            for name, measures in answers.items():
+                records.add(name, measures)
         for each in self.sayings:
-            asked = each.texts(said[LENS], predicted, rows_for(each.columns, seen.batch), seen.seed)
-            _add(records, LENS, followed(seen.lens, seen, said[LENS], asked))
+            texts_of = each.texts(said[LENS], predicted, rows_for(each.columns, seen.batch), seen.seed)
+            _add(records, LENS, followed(seen.lens, seen, said[LENS], texts_of))
 
     def _of(self, name: str, seen: Seen) -> LensModel:
         return self.before if name == BEFORE and self.before is not None else seen.lens

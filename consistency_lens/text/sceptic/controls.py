@@ -39,11 +39,18 @@ class Sceptic:
     Args:
         rows: the training rows, for the table and the probes; None where there are none.
         sure, vague: of the lens's starting texts: see `ConsistencyLensArguments.warm_sure` and `warm_vague`.
+        learned: by site, what has been learned from these rows before; what is learned here is put there.
     """
 
-    def __init__(self, rows: Any, sure: float = 0.0, vague: str | None = None) -> None:
+    def __init__(
+        self,
+        rows: Any,
+        sure: float = 0.0,
+        vague: str | None = None,
+        learned: dict[str, TwoTokens] | None = None,
+    ) -> None:
         self.rows, self.sure, self.vague = rows, sure, vague
-        self._two: TwoTokens | None = None
+        self.learned = {} if learned is None else learned
 
     def greedy(self, seen: Seen) -> Words:
         """P's token and the model's own continuation, a guess said or left out as in the lens's starting texts."""
@@ -86,6 +93,6 @@ class Sceptic:
         return [seen.frozen.tokenizer.decode([i]) for i in best.tolist()]
 
     def _learned(self, seen: Seen, site: str) -> TwoTokens:
-        if self._two is None:
-            self._two = TwoTokens.learned(training_pairs(self.rows, seen.frozen, site))
-        return self._two
+        if site not in self.learned:
+            self.learned[site] = TwoTokens.learned(training_pairs(self.rows, seen.frozen, site))
+        return self.learned[site]

@@ -100,10 +100,10 @@ def likeliest_behind(frozen: FrozenLM, contexts: Sequence[np.ndarray], documents
         wanted.setdefault(whole, []).append(row)
     found = torch.zeros(len(contexts), dtype=torch.long)
     for part in _by_length(wholes):  # they are sorted by length already
-        ids = pad_sequence([torch.as_tensor(wholes[i]).long() for i in part], True, 0).to(frozen.device)
+        padded = pad_sequence([torch.as_tensor(wholes[i]).long() for i in part], True, 0).to(frozen.device)
         with taking_turns(frozen.model):
             # Padded on the right: nothing looks to the right. The head meets the columns that are asked for alone.
-            hidden = frozen.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = frozen.model.base_model(input_ids=padded, use_cache=False).last_hidden_state
             rows = [row for i in part for row in wanted[i]]
             at = [(k, place[row][1]) for k, i in enumerate(part) for row in wanted[i]]
             which, columns = torch.tensor(at, device=hidden.device).T

@@ -76,21 +76,25 @@ class TwoTokens:
             self._probes = self._taught()
         mean, scale, heads = self._probes
         features = (vectors.double().cpu() - mean) / scale
-        last, following = (tokens[(features @ weight + prior).argmax(1)] for tokens, weight, prior in heads)
+        last, following = (tokens[(features @ weight + offset).argmax(1)] for tokens, weight, offset in heads)
         return last, following
 
     def _taught(self) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-        """Ridge regression on one-hot targets, on standardised features; a token's prior is its offset."""
+        """Linear discriminants on standardised features: tokens differ in their means and share the spread round them.
+        A fit to one-hot targets would let the rare tokens, of which facts are made, go unread."""
         rows, sums = self.counts.sum().double(), self.sums.double()
         mean = sums.sum(0) / rows
         covariance = self.gram / rows - torch.outer(mean, mean)
         scale = covariance.diagonal().clamp_min(1e-12).sqrt()
-        covariance = covariance / torch.outer(scale, scale) + RIDGE * torch.eye(len(mean), dtype=torch.float64)
-        heads = []
+        covariance, heads = covariance / torch.outer(scale, scale), []
         for side in (0, 1):
             tokens, of_token, counts = self._by_token(side)
-            target = ((of_token.double() - counts.double().unsqueeze(1) * mean) / scale / rows).T
-            heads.append((tokens, torch.linalg.solve(covariance, target), counts.double() / rows))
+            share = counts.double() / rows
+            means = (of_token.double() / counts.double().unsqueeze(1) - mean) / scale  # [C, d]
+            within = covariance - (means * share.unsqueeze(1)).T @ means
+            within += RIDGE * torch.eye(len(mean), dtype=torch.float64)
+            weight = torch.linalg.solve(within, means.T)
+            heads.append((tokens, weight, share.log() - (means * weight.T).sum(1) / 2))
         return mean, scale, heads
 
     def _by_token(self, side: int) -> tuple[Tensor, Tensor, Tensor]:

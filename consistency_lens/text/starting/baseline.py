@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...activations.storage import PROGRESS, write_json
+from ...activations.storage import PROGRESS, checksum_of, seal_of, write_json
 from ...base.engines.engine import Engine
 from ...base.family_run import Run
 from ...base.saving.checkpoint import checkpoints
@@ -86,7 +86,7 @@ def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, s
     PartialState().wait_for_everyone()
     _train(run, lens, training, activations, place)
     if PartialState().is_main_process:
-        write_json(place / KEY, {"key": key})
+        write_json(place / KEY, {"key": key, "weights": _checksum(place)})
         if note is not None:
             _keep(note, place)
     PartialState().wait_for_everyone()
@@ -142,6 +142,9 @@ def _taken(run: Run, note: Path | None, key: str, place: Path) -> bool:
         other = Path(_kept(note, "folder")) if note else None
         if other is None or _kept(other / KEY, "key") != key:
             return False
+        if _kept(other / KEY, "weights") != _checksum(other):
+            run.say(f"context tail: {other} is not as it was trained (its checksum differs). It is trained again now.")
+            return False
         if other != place.resolve():
             part = place.with_name(f".{place.name}.part")
             shutil.rmtree(part, ignore_errors=True)
@@ -152,6 +155,12 @@ def _taken(run: Run, note: Path | None, key: str, place: Path) -> bool:
         return False
     run.say(f"{TITLES[place.name]}: trained before, with the same seed, rows and budget, in {other}")
     return True
+
+
+def _checksum(place: Path) -> str:
+    """Of its configuration and weights."""
+    files = sorted(file for file in place.rglob("*") if file.suffix == ".safetensors" or file.name == CONFIG_NAME)
+    return seal_of({file.relative_to(place).as_posix(): checksum_of(file) for file in files})
 
 
 def _kept(file: Path, name: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import xxhash
 from datasets import Dataset
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 TOKENS = 16_384  # of the contexts of one pass, padding included
 ROWS = 512  # of one pass at most: each gets a distribution over the vocabulary
+_CHECKSUM = "checksum"
 
 
 class PreparedTexts:
@@ -55,6 +56,7 @@ class PreparedTexts:
         share: tuple[int, int] = (0, 1),
         main: bool = True,
         any_process: Callable[[bool], bool] = bool,
+        by_document: bool = False,
     ) -> PreparedTexts:
         """
         Args:
@@ -66,18 +68,19 @@ class PreparedTexts:
             share: this process's number and how many there are, where each makes a part for all.
             main: this process writes, and shows a bar.
             any_process: whether a flag is set on any: all find what was kept, or all make it.
+            by_document: contexts that begin alike run together, for a `make` that reads what they share once.
         """
         columns = dataset.with_format("torch", columns=["input_ids", "position", "doc_id"])[:]
         contexts = columns["input_ids"]
         keys = list(zip(columns["doc_id"].tolist(), columns["position"].tolist(), strict=True))
         number, processes = share
         kept = None if recipe is None else _place(dataset, contexts, {"pad_id": pad_id, **recipe})
-        if kept is not None and not any_process(not kept.is_file()):
-            stored = load_file(kept)
-            ids, mask, tail = (stored[name].long() for name in ("ids", "mask", "tail"))
-            return cls(StartingTexts(Words(ids, mask), tail, pad_id), keys)
+        known = None if kept is None else _kept(kept, len(keys), pad_id)
+        if kept is not None and not any_process(known is None):
+            assert known is not None
+            return cls(known, keys)
         found: list[tuple[list[int], StartingTexts]] = []
-        mine = _batches(contexts)[number::processes]
+        mine = _batches(contexts, by_document)[number::processes]
         for rows in tqdm(mine, desc="starting texts", unit="batch", leave=False, disable=None if main else True):
             padded = pad_sequence([contexts[i] for i in rows], True, pad_id, padding_side="left")
             mask = pad_sequence([torch.ones_like(contexts[i]) for i in rows], True, 0, padding_side="left")
@@ -106,12 +109,38 @@ def _place(dataset: Dataset, contexts: Sequence[Tensor], recipe: Mapping[str, An
     return Path(dataset.cache_files[0]["filename"]).parent / f"starting-texts-{digest.hexdigest()}.safetensors"
 
 
+def _kept(file: Path, rows: int, pad_id: int) -> StartingTexts | None:
+    """What was made before for so many rows; None where there is nothing, or it is not as written."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, "pt") as stored:
+            said = (stored.metadata() or {}).get(_CHECKSUM)
+        tensors = load_file(file)
+        if said != _checksum(tensors) or {len(tensors[name]) for name in ("ids", "mask", "tail")} != {rows}:
+            raise ValueError("its checksum differs")
+    except (OSError, SafetensorError, ValueError, LookupError) as error:
+        logger.warning("%s is damaged (%s). These texts are made again now.", file.name, error)
+        return None
+    ids, mask, tail = (tensors[name].long() for name in ("ids", "mask", "tail"))
+    return StartingTexts(Words(ids, mask), tail, pad_id)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        digest.update(f"{name} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _keep(file: Path, texts: StartingTexts) -> None:
     """Whole or not at all; where nobody may write, the next run makes them again."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     words, tail = texts.words, texts.tail
+    tensors = {"ids": words.ids.int(), "mask": words.mask.bool(), "tail": tail.int()}
     try:
-        save_file({"ids": words.ids.int(), "mask": words.mask.bool(), "tail": tail.int()}, part)
+        save_file(tensors, part, metadata={_CHECKSUM: _checksum(tensors)})
         part.replace(file)
     except (OSError, SafetensorError) as error:
         logger.info("starting texts are not kept: %s", error)
@@ -119,8 +148,11 @@ def _keep(file: Path, texts: StartingTexts) -> None:
         part.unlink(missing_ok=True)
 
 
-def _batches(contexts: Sequence[Tensor]) -> list[list[int]]:
+def _batches(contexts: Sequence[Tensor], by_document: bool = False) -> list[list[int]]:
     """Rows by length, in batches of about as many tokens each; which go together depends on what they say alone."""
+    if by_document:
+        order = sorted(range(len(contexts)), key=lambda i: contexts[i].numpy().tobytes())
+        return [order[first : first + ROWS] for first in range(0, len(order), ROWS)] or [[]]
     batches: list[list[int]] = [[]]
     for row in sorted(range(len(contexts)), key=lambda i: (len(contexts[i]), contexts[i].numpy().tobytes())):
         rows = len(batches[-1])

@@ -17,7 +17,7 @@ from ...frozen import FrozenLM
 from ..arguments import ConsistencyLensArguments
 from ..configuration import ConsistencyLensConfig
 from .prepared import PreparedTexts
-from .texts import StartingTexts
+from .texts import EVIDENCE, StartingTexts
 from .warm_start import Doubt, quoted_of
 
 
@@ -63,6 +63,7 @@ class TextSource:
                 share=(0, 1) if self.spread else (self.args.process_index, self.args.world_size),
                 main=self.args.process_index == 0,
                 any_process=partial(any_process, device=self.args.device),
+                by_document=self.args.warm_start == EVIDENCE,
             )
         keys = zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True)
         return self._prepared.find(list(keys), self.frozen.device)
@@ -78,12 +79,16 @@ class TextSource:
 
     def _made(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
         asked: Callable[[bool], bool] = partial(any_process, device=self.args.device) if self.spread else bool
-        return StartingTexts.of(self.args.warm_start, contexts, self.config, self.frozen, self.doubt, asked)
+        args = self.args
+        return StartingTexts.of(
+            args.warm_start, contexts, self.config, self.frozen, self.doubt, asked, args.warm_evidence
+        )
 
     def _recipe(self) -> dict[str, Any]:
         names = ["code_length", "stop_id", "never_ids", *(["prompt"] if self.args.warm_start == "summary" else [])]
         return {
             "kind": self.args.warm_start,
+            **({"evidence": self.args.warm_evidence} if self.args.warm_start == EVIDENCE else {}),
             "doubt": asdict(self.doubt),
             "subject": self.config.origin.to_dict(),
             **{name: self.config.to_dict()[name] for name in names},

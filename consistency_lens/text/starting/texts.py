@@ -16,7 +16,11 @@ from ...frozen import FrozenLM
 from ...objectives import log_probability_of
 from ..configuration import ConsistencyLensConfig
 from ..parts.generation import Words
-from .warm_start import NO_DOUBT, Doubt, packed, quoted_of, starting_words, tail_of
+from .evidence import evidence_of
+from .warm_start import NO_DOUBT, WARM_STARTS, Doubt, never_empty, packed, quoted_of, starting_words, tail_of
+
+EVIDENCE = "evidence"
+KINDS = (*WARM_STARTS, EVIDENCE)
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,19 @@ class StartingTexts:
         frozen: FrozenLM,
         doubt: Doubt = NO_DOUBT,
         any_process: Callable[[bool], bool] = bool,
+        evidence: float = 0.5,
     ) -> Self:
         """Texts for the contexts of a batch, `input_ids` and `attention_mask`. `doubt` is the subject's, about what it
-        says itself. `any_process` says whether the subject has to be asked by all because one of them needs it."""
+        says itself. `any_process` says whether the subject has to be asked by all because one of them needs it.
+        `evidence` is the share of a text of that kind for words of the context."""
         ids, mask = (contexts[name].to(frozen.device) for name in ("input_ids", "attention_mask"))
+        if kind == EVIDENCE:
+            rows = [own[kept.bool()].cpu() for own, kept in zip(ids, mask, strict=True)]
+            found = evidence_of(rows, config, frozen, evidence, doubt)
+            words, quoted = found.words.to(frozen.device), found.quoted.to(frozen.device)
+            if any_process(not bool((words.lengths > 0).all())):
+                words = never_empty(words, frozen.prefix({"input_ids": ids, "attention_mask": mask}), config)
+            return cls(words, torch.minimum(quoted, words.lengths), config.pad_id)
         words = tail_of(ids, mask, config, config.code_length)
         # Quoting needs no pass of the subject.
         if kind != "context" or any_process(not bool((words.lengths > 0).all())):

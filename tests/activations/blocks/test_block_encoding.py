@@ -127,6 +127,6 @@ def test_the_first_site_where_something_is_no_number_is_named() -> None:
     values[1, 2, 0] = torch.nan
     values[2, 1, 3] = -torch.inf
     with pytest.raises(BadInput, match="at b in document 9 "):
-        require_numbers(values, ["a", "b", "c"], np.array([7, 8, 9]))
-    require_numbers(values[:1], ["a", "b", "c"], np.array([7]))
-    require_numbers(torch.full((2, 1, 4), 3e38), ["a"], np.array([7, 8]))
+        require_numbers(values, ["a", "b", "c"], np.array([7, 8, 9]), "a-model")
+    require_numbers(values[:1], ["a", "b", "c"], np.array([7]), "a-model")
+    require_numbers(torch.full((2, 1, 4), 3e38), ["a"], np.array([7, 8]), "a-model")

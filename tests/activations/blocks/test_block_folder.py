@@ -266,3 +266,9 @@ def test_the_card_says_what_lies_there_and_keeps_what_people_wrote(folder: Path)
     )
     snippet = card.split("```python\n")[1].split("```")[0]
     assert 'Blocks.load("int8")' in snippet
+
+
+def test_the_bill_needs_no_folder_yet(tmp_path: Path) -> None:
+    lm = shared_lm("llama")
+    bill = block_extraction(random_texts(20, shortest=6, longest=12), tmp_path / "a/b/blocks", lm).bill(lm)
+    assert bill.free_bytes > 0 and not (tmp_path / "a").exists()

@@ -212,11 +212,11 @@ def test_a_small_file_that_was_changed_is_named(tmp_path: Path, file: str, old: 
 
 def test_passages_and_activations_are_not_taken_for_each_other(tmp_path: Path) -> None:
     folder = Passages.from_dataset(questions(random_texts(30, shortest=20))).save(tmp_path / "p")
-    with pytest.raises(BadInput, match=r"the folder holds passages.*Open it with Passages\.load"):
+    with pytest.raises(BadInput, match=r"the folder holds passages.*another family"):
         Activations.load(folder)
     rows = extract_to(tmp_path / "rows", random_texts(40))
     assert rows.provenance.sites
-    with pytest.raises(BadInput, match=r"rows of activations lie there\. Give a folder of passages"):
+    with pytest.raises(BadInput, match=r"the folder holds rows, not passages"):
         Passages.load(tmp_path / "rows")
 
 

@@ -146,3 +146,18 @@ def test_texts_for_unknown_tasks_are_refused() -> None:
         PromptFormat(anchor={"anwser": "x"})
     with pytest.raises(BadInput, match=r"max_answer_tokens=0\. Use 1 or more"):
         PromptFormat(max_answer_tokens=0)
+
+
+def test_each_model_learns_the_accepted_answer_that_is_its_own() -> None:
+    row = row_of() | {"answers": ["w5 w6", "w6 w5"]}
+    prompts = PromptFormat(answer_choice={"bytes": 1, "words": 7})
+    said = {name: model.tokenizer.decode(prompts.ids(row, model)["answer_ids"][:-1]) for name, model in MODELS.items()}
+    assert {name: text.strip() for name, text in said.items()} == {
+        "words": "w6 w5",
+        "bytes": "w6 w5",
+        "pieces": "w5 w6",
+    }
+    assert prompts.ids(row_of(), MODELS["words"]) == PromptFormat().ids(row_of(), MODELS["words"])
+    assert PromptFormat(**prompts.to_dict()) == prompts
+    with pytest.raises(BadInput, match="answer_choice"):
+        PromptFormat(answer_choice={"bytes": -1})

@@ -8,9 +8,9 @@ from lens_runs import tiny_lens
 from tiny import TINY_CONFIGS, tiny_lm, tiny_model
 from transformers import AutoConfig
 
-from consistency_lens.budget import Work
-from consistency_lens.budget.memory import trained_of
 from consistency_lens.frozen.anatomy.parts import blocks_of
+from consistency_lens.text.planning import Work
+from consistency_lens.text.planning.memory import trained_of
 from consistency_lens.text.planning.sizing import sizes_of
 
 CASES = [case for case in TINY_CONFIGS if "-" not in case or case == "gemma3-vision"]

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from consistency_lens.budget import Sizes, Work, memory_of
-from consistency_lens.budget.memory import subject_bytes, trained_of
+from consistency_lens.text.planning import Sizes, Work, memory_of
+from consistency_lens.text.planning.memory import subject_bytes, trained_of
 
 SIZES = Sizes(
     weights=1000 + 2 * 400, in_blocks=1000, linear=800, table=400, head=400, depth=10, width=4, words=100, keys=8,

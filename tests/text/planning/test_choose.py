@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from consistency_lens.budget import Card, Sizes, Work, choose, memory_of
 from consistency_lens.errors import BadInput
+from consistency_lens.text.planning import Card, Sizes, Work, choose, memory_of
 
 BIG = Sizes(
     weights=8_030_000_000, in_blocks=6_980_000_000, linear=6_979_000_000, table=525_000_000, head=525_000_000,

@@ -20,7 +20,7 @@ from extracting import ROOT, random_texts, write_jsonl
 from hub_server import TOKEN, Hub, HubServer, Repo, Trouble
 from starlette.requests import Request
 from starlette.responses import Response
-from test_killed_stages import CLOCKS_OF_A_CARD, ended, require_same, without_clocks, words
+from whole_runs import CLOCKS_OF_A_CARD, ended, require_same, without_clocks, words_to
 
 pytestmark = pytest.mark.slow
 REPO = "me/killed"
@@ -58,7 +58,7 @@ def push(server: HubServer, place: Path, death: Death | None = None) -> tuple[in
     setting = {"HF_ENDPOINT": server.url, "HF_HOME": str(place.parent / "client"), "HF_TOKEN": TOKEN}
     setting |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     setting |= {name: value for name, value in os.environ.items() if name not in {*setting, "HF_HUB_OFFLINE"}}
-    asked = [*words(place), "--push_to_hub", "--hub_model_id", REPO, "--hub_strategy", "every_save"]
+    asked = [*words_to(place), "--push_to_hub", "--hub_model_id", REPO, "--hub_strategy", "every_save"]
     place.mkdir(exist_ok=True)
     with (place / "log").open("wb") as log:
         running = subprocess.Popen(

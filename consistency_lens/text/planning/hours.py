@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from .memory import subject_bytes, trained_of
 from .work import BYTES, Card, Sizes, Work
 
+BASELINES = 2  # encoders of texts that no decoder wrote
+
 
 @dataclass(frozen=True)
 class Hours:
@@ -21,7 +23,7 @@ class Hours:
         seconds: part -> of one step of the functional stage.
         warm: seconds of a step of the warm start.
         total: hours of both stages.
-        baseline: hours of the baseline that a report compares with, which is trained as long; none where weights are
+        baseline: hours of the baselines that a report compares with, each trained as long; none where weights are
             spread, since no process holds them when the training is over.
         tokens: per second that pass through the model in the functional stage, over all processes.
     """
@@ -103,7 +105,7 @@ def hours_of(sizes: Sizes, work: Work, card: Card, steps: int, warm_steps: int) 
         seconds,
         warm,
         (warm_steps * warm + functional * step) / 3600,
-        0.0 if work.spread else baseline / 3600,
+        0.0 if work.spread else BASELINES * baseline / 3600,
         tokens,
     )
 

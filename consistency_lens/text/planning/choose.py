@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import BadInput
+from ...errors import BadInput
 from .hours import Hours, hours_of
 from .memory import Memory, memory_of
 from .work import Card, Sizes, Work

@@ -52,6 +52,9 @@ class Row:
         saved: the same in a folder, which is made once.
         plain: the same as somebody else may have made it, in memory; None where the family takes no rows.
         half: rows of half a batch.
+        noisy: its noise is of a batch's number, and not of a row: two processes draw what one draws in two turns.
+        idle: it trains some parts in some steps, and under ZeRO others go on by their momentum meanwhile.
+        together: arguments of its runs in several processes, which an engine takes.
         run: arguments of its short runs, beside those of all.
         controls: some that its report has to have.
         zero, whole: the controls at which nothing and everything is recovered.
@@ -69,6 +72,9 @@ class Row:
     zero: str
     whole: str = "self"
     half: int = 2
+    noisy: bool = False
+    idle: bool = False
+    together: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
 
     def trainer(
@@ -118,6 +124,7 @@ ROWS = {
         plain=_plain_contexts,
         controls=("self", "mean", "shuffled_activation", "token_shuffle"),
         zero="mean",
+        noisy=True,
         run={"warm_steps": 2, "rollouts": 2, "warm_sure": 0.0, "lm_weight": "0"},
     ),
     "sparse": Row(
@@ -132,6 +139,7 @@ ROWS = {
         controls=("self", "mean", "zero", "shuffled", "random", "pca"),
         zero="mean",
         half=32,
+        together={"revive_steps": 0},
         run={"per_device_train_batch_size": 64, "dead_after": 100, "revive_steps": 2, "target_l0": 5.0},
     ),
     "soft": Row(
@@ -146,6 +154,7 @@ ROWS = {
         controls=("text", "none", "first", "shuffled", "mean"),
         zero="none",
         whole="text",
+        idle=True,
     ),
     "toy": Row(
         name="toy",

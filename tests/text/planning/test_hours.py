@@ -12,9 +12,9 @@ from tiny import TINY_CONFIGS, tiny_lm
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
-from consistency_lens.budget import Card, Sizes, Work, hours_of, operations_of
-from consistency_lens.budget.memory import trained_of
 from consistency_lens.text.parts.generation import Noise
+from consistency_lens.text.planning import Card, Sizes, Work, hours_of, operations_of
+from consistency_lens.text.planning.memory import trained_of
 from consistency_lens.text.planning.sizing import sizes_of
 
 CARD = Card(memory=1e9, speed=1e12, bandwidth=1e11, link=1e10)
