@@ -70,12 +70,11 @@ class Look:
             ("agreement", f"{self.agreement:.0%}", "of these words are in another sample, on average"),
         ]
         samples = [(s.text, f"{s.times} ×", f"{s.probability:.2f}", nats(s.kl)) for s in self.samples]
-        alone = [(token, before) for token, before, _ in self.bars]
-        swapped = [(token, after) for token, _, after in self.bars]
+        before, after = ([(token, chances[side]) for token, *chances in self.bars] for side in (0, 1))
         parts = [
             Spelled(items=self.words),
             Figures(items=facts),
-            Bars("What the model says next", alone, swapped, ("by itself", "after the swap")),
+            Bars("What the model says next", before, after, ("by itself", "after the swap")),
             Amounts("In its place, KL in nats", [("the lens", self.kl), *self.controls]),
             Grid("How sure the words are", ["drawn again", "times", "per token", "KL"], samples),
         ]
