@@ -97,8 +97,6 @@ def as_options(record: dict[str, Any], options: Options) -> list[str]:
         if (str in allowed or many) and value is not None:
             fitting: tuple[type, ...] = (str, bool) if bool in allowed else (str,)
             fitting = (str, int, float) if name in options.schedules else fitting
-                (str, int, float) if name in options.schedules else (str, bool) if bool in allowed else (str,)
-            )
             fitting = (int, float) if items & {int, float} else fitting
             for item in value if isinstance(value, list) else [value]:
                 if type(item) not in fitting:
