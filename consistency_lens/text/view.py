@@ -43,7 +43,7 @@ class Look:
     Args:
         position, token: which one.
         explanation: the likeliest words; `words` are its tokens, each with the probability that the decoder gave it.
-        kl: from what the subject says next to what it says with the restored activation in place, in nats.
+        kl: from what the frozen model predicts next to what it says with the restored activation in place, in nats.
         cosine: of the restored activation and the real one.
         bars: likeliest next tokens of either side, with both probabilities.
         samples: drawn from the decoder.
@@ -101,8 +101,8 @@ def look(lens: ConsistencyLens, text: str, position: int, seed: int = 0) -> Look
     """What the lens says of one token, how sure it is, and what else would have done.
 
     Args:
-        lens: with its subject.
-        text: what the subject reads.
+        lens: with its frozen model.
+        text: what the frozen model reads.
         position: the token.
         seed: of the samples.
     """
@@ -144,7 +144,7 @@ def _controls(lens: ConsistencyLens, applied: Applied, read: Tensor, context: Te
     """What knows nothing of this activation, or only what stands before it, and the KL that it leads to.
 
     Args:
-        lens: with its subject.
+        lens: with its frozen model.
         applied: the lens at this token.
         read: activations of the whole text but its first token, `[S - 1, d]`.
         context: ids of the text up to this token.
