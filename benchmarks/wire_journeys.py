@@ -18,7 +18,6 @@ from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.serving.answering import prepared
 from consistency_lens.soft.serving.wire_file import split
-from consistency_lens.soft.using import prompt_batch
 
 QUESTION = "what does it say?"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -161,13 +160,12 @@ def steps(options: Any) -> list[dict[str, Any]]:
     assert lens.models is not None
     batch = collator_of(lens.config, lens.models)(rows)
     tokens = batch["tokens"][model.name]
-    ids, mask = lens.read_of(batch)
+    ids, _ = lens.read_of(batch)
     answers = tokens["answer_ids"].to(model.device)
-    context = prompt_batch(lens, [QUESTION], "answer", model.name)["tokens"][model.name]
-    vectors = int(lens.compressor(ids[:1], mask[:1])[1].sum())
-    width = vectors + tokens["bare"]["input_ids"].shape[1]
-    soft = torch.randn(options.rows, width, model.hidden_size, device=model.device)
-    assert context_of(context)["input_ids"].shape[1] + vectors < width
+    with torch.no_grad():  # what the receiver reads in our step, as embeddings
+        edit = lens.soft_tokens(lens.encode(batch), batch, model.name)
+        own = model.model.get_input_embeddings()(tokens["bare"]["input_ids"].to(model.device))
+        read = torch.cat([own[:, : tokens["bos"]], edit.tensor.to(own), own[:, tokens["bos"] :]], 1)
 
     def ours() -> None:
         lens.zero_grad(set_to_none=True)
@@ -180,7 +178,7 @@ def steps(options: Any) -> list[dict[str, Any]]:
         lens.compressor.lm(input_ids=ids, use_cache=False).last_hidden_state.square().mean().backward()
 
     def receiver() -> None:
-        embedded = soft.clone().requires_grad_()
+        embedded = read.clone().requires_grad_()
         logits = model.model(inputs_embeds=embedded, use_cache=False, logits_to_keep=answers.shape[1]).logits
         cross_entropy(logits.float().flatten(0, 1), answers.flatten()).backward()
 

@@ -119,7 +119,9 @@ def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, ta
         bos: how many tokens stand in front of them all.
     """
     receiver, modes = lens.receiver(name), lens.config.modes or []
-    mode = [receiver.mode_tokens(torch.tensor([modes.index(task)], device=lens.device))[0]] if task in modes else []
+    mode: list[Tensor] = []
+    if task in modes:
+        mode = [receiver.mode_tokens(torch.tensor([modes.index(task)], device=lens.device))[0]]
     rows: list[Tensor] = []
     for wires in texts:
         code = LatentCode.of_wires(list(wires), lens.config)

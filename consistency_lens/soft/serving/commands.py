@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...base.family_run import Command, Use
 from ...errors import BadInput
@@ -25,7 +25,7 @@ def compress(use: Use) -> None:
     if given.output is None:
         raise BadInput("output", None, "Say where to: -o F.wire.")
     texts = _texts(place, given.per_line)
-    rate = {
+    rate: dict[str, Any] = {
         "code_length": given.code_length,
         "window": given.window,
         "size": given.size,
