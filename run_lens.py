@@ -1,6 +1,6 @@
 """Consistency Lens: read an LLM's mind in words.
 
-The offline demo from nothing to a report, on a laptop: a subject, its activations, a lens, and what the lens is worth:
+The offline demo from nothing to a report, on a laptop: a model, its activations, a lens, and what the lens is worth:
 
     accelerate launch run_lens.py
 

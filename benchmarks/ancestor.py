@@ -3,8 +3,8 @@
     python benchmarks/ancestor.py                                    # a model of 134 million weights, some minutes
     python benchmarks/ancestor.py --size qwen3-0.6b --device cuda --dtype bfloat16 --rows 32
 
-The plain way is made of our own slow twins: the subject, and two whole float32 clones of it, each trained and each
-with all its blocks; words are written one after the other with the graph kept (`sequential`); and the subject reads
+The plain way is made of our own slow twins: the model, and two whole float32 clones of it, each trained and each
+with all its blocks; words are written one after the other with the graph kept (`sequential`); and the model reads
 context and horizon from the first token to the last, once clean and once edited. It has no prefix cache, no shared
 weights, no second pass in the place of the graph. The objective is the same for all ways: straight-through words, KL
 over P and the horizon, the vector, Δ without gradient. Ours are `lora` (one set of weights) and `full` (two clones,
@@ -114,7 +114,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 def new_parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
     parser.add_argument("--size", choices=SIZES, default="mid")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the subject")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the frozen model")
     parser.add_argument("--rows", type=int, default=8, help="B, activations per step")
     parser.add_argument("--length", type=int, default=16, help="T, tokens of a text")
     parser.add_argument("--context", type=int, default=128)

@@ -3,16 +3,16 @@
     python benchmarks/memory.py                                   # a model of 134 million weights, three minutes
     python benchmarks/memory.py --size qwen3-0.6b --rows 32 --device cuda --dtype bfloat16
     python benchmarks/memory.py --size llama-3.1-8b --rows 32 --device cuda --dtype bfloat16
-    python benchmarks/memory.py --ways lora "lora, 4-bit" --dtype bfloat16     # what packing the subject saves
+    python benchmarks/memory.py --ways lora "lora, 4-bit" --dtype bfloat16     # what packing the frozen model saves
 
 Each way runs whole steps, optimizer included, in a process of its own; counted is everything: weights, gradients,
 Adam's moments, activations. The ways:
 - `lora`: subject, decoder and encoder are one set of weights with two adapters;
 - `lora, 4-bit`: the same with these weights packed by bitsandbytes;
-- `three copies`: the subject, and two clones of it that are trained;
+- `three copies`: the frozen model, and two clones of it that are trained;
 - `three copies, cut`: the same with the encoder cut above the site, which is our `trainable=full`;
-- `three LoRA copies`: the subject, and two clones of it with an adapter each: what sharing alone saves.
-Clones that are trained are float32, whatever the subject is. `plan` is what the arithmetic of `run_lens.py plan` says.
+- `three LoRA copies`: the frozen model, and two clones of it with an adapter each: what sharing alone saves.
+Clones that are trained are float32, whatever the model is. `plan` is what the arithmetic of `run_lens.py plan` says.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 def new_parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
     parser.add_argument("--size", choices=SIZES, default="mid")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the subject")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the frozen model")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[w for w in WAYS if w != "lora, 4-bit"])
     parser.add_argument("--estimator", choices=["policy", "parallel"], default="policy")
     parser.add_argument("--rows", type=int, default=8, help="B, activations per step")

@@ -1,9 +1,9 @@
-"""Does editing a word change the subject's mind? Steering on the offline subject, where the truth is known.
+"""Does editing a word change the frozen model's mind? Steering on the offline model, where the truth is known.
 
     python benchmarks/steer.py --lens outputs/demo/lens          # 600 stories, a few minutes on one core
     python benchmarks/steer.py --lens outputs/demo/lens --stories 60 --strengths 1 2
 
-At positions where the subject is about to say a fact that the words before do not give away, and where the lens's
+At positions where the frozen model is about to say a fact that the words before do not give away, and where the lens's
 explanation names that fact, the fact's word in the explanation is replaced by another of its kind ("red" by "blue").
 What is added to the activation, times the strength:
 
@@ -13,12 +13,12 @@ What is added to the activation, times the strength:
 - `random direction`: of that norm too.
 - `real difference`: A(twin) - A, where the twin is the story with only that fact changed. At strength 1 it is a swap.
 
-Columns: `new fact` is how often the subject's likeliest next word is then the new fact, `old fact` how often it is
+Columns: `new fact` is how often the model's likeliest next word is then the new fact, `old fact` how often it is
 still the old one, `p new` the mean probability of the new one; `kl` from the unedited subject at that position;
 `off-target x 1000` a thousand times the mean KL over the next 64 tokens of the story, but for those where the unedited
 subject expects a word for the old fact or for the new one; `size` the norm of what is added over that of the
 activation. Intervals are 95 % bootstrap intervals over stories. A second table has `new fact` of the edited words for
-each kind of fact, and beside it `restored`: how often the subject still says the old fact with E(old) in A's place.
+each kind of fact, and beside it `restored`: how often the model still says the old fact with E(old) in A's place.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def numbers(samples: Samples, code: str) -> dict[str, Number | None]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--lens", required=True, help="folder of a lens for the offline subject, or its id on the Hub")
+    parser.add_argument("--lens", required=True, help="folder of a lens for the offline model, or its id on the Hub")
     parser.add_argument("--stories", type=int, default=600, help="which neither subject nor lens has seen")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--seed", type=int, default=0, help="of the choice of new facts, and of the bootstrap")
@@ -174,7 +174,7 @@ def main() -> None:
     for first in range(0, len(cases), BATCH):
         edited += measure(lens, cases[first : first + BATCH], options.strengths, records)
     if not edited:
-        raise SystemExit("No explanation names the fact that the subject is about to say: there is nothing to edit.")
+        raise SystemExit("No explanation names the fact that the model is about to say: there is nothing to edit.")
     kinds = {kind: np.array([case.kind == kind for case in edited]) for kind in KINDS}
     samples = Samples(records, np.array([case.story for case in edited]), kinds, seed=options.seed)
     results: list[dict[str, Any]] = []

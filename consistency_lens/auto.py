@@ -118,7 +118,7 @@ class AutoLens:
         device_map: str | dict[str, Any] | None = None,
         token: str | None = None,
     ) -> LensModel:
-        """A lens of whatever family, with its subject.
+        """A lens of whatever family, with its frozen model.
 
         Args:
             lens_id_or_path: Hub id, folder of a lens, or folder of a run, whose lens is taken.
@@ -126,7 +126,7 @@ class AutoLens:
                 Another one is refused. For a lens of several models a mapping from their names; those that it leaves
                 out are found as the lens says.
             revision: branch, tag or commit of the lens on the Hub.
-            device_map: where a subject that is loaded here goes; as in transformers.
+            device_map: where a frozen model that is loaded here goes; as in transformers.
             token: for a private lens, or a private subject. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)

@@ -19,7 +19,7 @@ _READER_ID = re.compile(r"reader-[0-9a-f]{16}")
 
 
 def is_demo(model_id: str) -> bool:
-    """Whether this is a name that only an offline subject has."""
+    """Whether this is a name that only an offline model has."""
     return bool(_DEMO_ID.fullmatch(model_id))
 
 
@@ -113,7 +113,7 @@ def load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenL
     mine = f"subject-{subject_hash(SubjectConfig())}"
     if model_id != mine:
         fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
-        raise BadInput("subject", model_id, fix, why="the offline subject of another version of the demo world")
+        raise BadInput("subject", model_id, fix, why="the offline model of another version of the demo world")
     return FrozenLM.from_pretrained(subject_path(), device_map=device_map)
 
 

@@ -214,7 +214,7 @@ def _answered(status: int, said: str, repo: str, writing: bool) -> tuple[str, st
         case 403 if _NO_ROOM.search(said):
             return heard, _make_room(owner)
         case 413:
-            return heard, "Upload less at once, or a smaller lens (trainable=lora holds no copy of the subject)."
+            return heard, "Upload less at once, or a smaller lens (trainable=lora holds no copy of the frozen model)."
         case 401 if writing:
             return heard, "The token is not valid (any more): make one with write access, then `hf auth login`."
         case 403 if writing:

@@ -3,6 +3,7 @@ the terminal of a training, and the plots of the report.
 
 python docs/take_pictures.py --lens outputs/demo                       # a run that has its report, into docs/images
 python docs/take_pictures.py --lens outputs/demo --folder /tmp/images
+python docs/take_pictures.py --lens outputs/sparse --only features    # of a transcoder, or of a wire: --only slots
 
 Needs the extra `dev` and a Chromium.
 """
@@ -54,6 +55,7 @@ SCREEN = """<meta charset="utf-8"><style>
 body { margin: 0; background: #1d2330 } pre { margin: 0; padding: 20px; color: #e6e6e6 }
 pre { font: 14px/1.4 "DejaVu Sans Mono", monospace; width: max-content }
 </style>"""
+CHANGED = ("features", "slots")
 PLOTS = ("controls.png", "truncation.png", "position.png", "training.png")
 
 
@@ -64,9 +66,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", default="", help="What is read; default the first of the page's own.")
     parser.add_argument("--words", default="was blue .", help="What the last explanation is changed into under Edit.")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs/images", help="Where the pictures go.")
+    parser.add_argument(
+        "--only", choices=CHANGED, help="Name of the picture of another family's lens; no other is taken."
+    )
     given = parser.parse_args(words)
     given.folder.mkdir(parents=True, exist_ok=True)
     shown = ["--lens", given.lens, *(["--subject", given.subject] if given.subject else [])]
+    if given.only:
+        take_changed(given, shown)
+        return
     with TemporaryDirectory() as scratch, serving(Path(scratch) / "log.txt", *shown) as url, browsing() as browser:
         for prefix, width in WIDTHS.items():
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
@@ -82,6 +90,24 @@ def main(words: Sequence[str] | None = None) -> None:
         keep(page.screenshot(full_page=True), given.folder / "console.png")
     for plot in PLOTS:
         keep((Path(given.lens) / "report" / plot).read_bytes(), given.folder / plot)
+
+
+def take_changed(given: argparse.Namespace, shown: Sequence[str]) -> None:
+    """What a family shows that has something to change: the first slider at 0, or the answers to what is asked."""
+    with TemporaryDirectory() as scratch, serving(Path(scratch) / "log.txt", *shown) as url, browsing() as browser:
+        for prefix, width in WIDTHS.items():
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
+            page.set_default_timeout(1000 * PATIENCE)
+            page.goto(f"{url}/?{urlencode({'__theme': 'light', 'text': given.text})}")
+            page.wait_for_selector("#near form")
+            page.wait_for_function("location.search.includes('position=')", polling=100)
+            if given.only == "features":
+                page.locator("#near input[type=range]").first.focus()
+                page.keyboard.press("Home")
+            else:
+                page.locator("#near button[type=submit]").click()
+            page.wait_for_selector("#changed .numbers")
+            keep(page.screenshot(full_page=True), given.folder / f"{prefix}{given.only}.png")
 
 
 def tabs(page: Any, words: str) -> Iterator[str]:

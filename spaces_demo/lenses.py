@@ -84,7 +84,7 @@ class Lenses:
         return name or self.default
 
     def get(self, name: str | None = None) -> LensModel:
-        """A lens with its subject."""
+        """A lens with its frozen model."""
         name = self.known(name)
         with self._lock:
             if name not in self._kept:

@@ -41,7 +41,7 @@ SENTENCES = [
 
 
 def checked(text: str, frozen: FrozenLM, field: str = "text") -> str:
-    """The text as it may be shown to the subject; raise, in words for people, where it may not."""
+    """The text as it may be shown to the frozen model; raise, in words for people, where it may not."""
     if not isinstance(text, str) or not text.strip():
         raise BadInput(field, text or "", "Write a few words.", "there is nothing to read")
     if len(text) > LONGEST:
@@ -66,7 +66,7 @@ def checked(text: str, frozen: FrozenLM, field: str = "text") -> str:
 
 
 def unknown_words(text: str, frozen: FrozenLM) -> list[str]:
-    """Words that the subject's tokenizer has no token for, each once."""
+    """Words that the frozen model's tokenizer has no token for, each once."""
     unknown = frozen.tokenizer.unk_token_id
     if unknown is None or unknown == frozen.tokenizer.eos_token_id:  # GPT-2's: it spells everything in bytes
         return []

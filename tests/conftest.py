@@ -35,7 +35,7 @@ transformers_logging.disable_progress_bar()
 
 @pytest.fixture(scope="session")
 def subject_folder() -> Path:
-    """The offline subject as users have it, trained once for all slow tests (minutes) in the tests' own cache."""
+    """The offline model as users have it, trained once for all slow tests (minutes) in the tests' own cache."""
     from consistency_lens.demo.subject import subject_path
 
     return subject_path(progress=False)

@@ -1,4 +1,4 @@
-"""`AutoLens`: any lens by its name alone, with the subject it was made for."""
+"""`AutoLens`: any lens by its name alone, with the frozen model it was made for."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_demo_of_another_version_is_named(saved: Path) -> None:
     ("changes", "said"),
     [
         ({"model_type": "llama"}, "its config.json says model_type='llama'. Families we know: "),
-        ({"provenance": None}, "its config.json names no subject"),
+        ({"provenance": None}, "its config.json names no frozen model"),
     ],
 )
 def test_a_folder_that_holds_no_lens(saved: Path, changes: dict[str, Any], said: str) -> None:

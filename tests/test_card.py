@@ -50,7 +50,7 @@ def facts() -> CardFacts:
     return CardFacts(
         name="tiny-lens",
         family="text",
-        summary="Reads what the subject is about to say, in eight words.",
+        summary="Reads what the frozen model is about to say, in eight words.",
         subject="example/tiny",
         subject_revision="0123abc",
         base_model="example/tiny",
@@ -91,7 +91,7 @@ def facts() -> CardFacts:
         settings={"estimator": "policy"},
         history=[{"step": 1000, "kl_recovered": 0.5}, {"step": 2000, "kl_recovered": 0.75}],
         license="apache-2.0",
-        license_note="Inherited from the subject.",
+        license_note="Inherited from the frozen model.",
         citation="@misc{lens, title={A lens}}",
     )
 
@@ -140,7 +140,7 @@ def test_the_hub_reads_base_model_datasets_and_results(facts: CardFacts) -> None
 def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
     text = model_card(facts).replace("\N{NO-BREAK SPACE}", " ")
     for words in [
-        *["Reads what the subject", "example/tiny", "0123abc", "resid\\_post.2", "8 tokens", "a runnable snippet"],
+        *["Reads what the model", "example/tiny", "0123abc", "resid\\_post.2", "8 tokens", "a runnable snippet"],
         *["0.750 [0.700, 0.800]", "| own\\_continuation | 0.400 [0.350, 0.450] |  |", "paraphrase", "0.9M trained"],
         *[
             "0.730 [0.680, 0.780]",

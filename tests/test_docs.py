@@ -347,8 +347,11 @@ def require_command(words: list[str]) -> None:
 
 def require_script(words: list[str]) -> None:
     match words:
-        case ["-m", "venv", _] | ["-m", "consistency_lens.demo"] | ["-m", "tests.hostile", "--minutes", _]:
+        case ["-m", "venv", _] | ["-m", "consistency_lens.demo"]:
             return
+        case ["-m", "tests.hostile", *rest]:
+            known = set(options_of(ROOT / "tests/hostile/__main__.py"))
+            assert {word for word in rest if word.startswith("--")} <= known
         case ["run_lens.py", *rest]:
             every_part_of(cli.parse(rest))
         case [script, *rest]:

@@ -123,8 +123,8 @@ def only_hooks_registers_hooks(path: str, source: str) -> list[str]:
 
 
 def of_no_block(node: ast.Attribute) -> bool:
-    """`cache.layers` and `self._cache.layers` are the layers of a key-value cache, `lm.attention` is the implementation
-    that a `FrozenLM` says it uses."""
+    """`cache.layers` and `self._cache.layers` are the layers of a key-value cache, `lm.attention` is what a `FrozenLM`
+    says of its implementation."""
     owner = ast.unparse(node.value).rpartition(".")[2]
     return owner.endswith("cache") or (node.attr == "attention" and owner == "lm")
 

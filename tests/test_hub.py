@@ -165,9 +165,9 @@ def test_a_private_lens_is_for_those_with_a_token(online: tuple[Hub, HubClient])
 
 
 def push_private_subject(name: str) -> dict[str, Any]:
-    """What a lens says of a subject that only some may see, by its commit."""
+    """What a lens says of a frozen model that only some may see, by its commit."""
     hub.create(name, private=True)
-    hub.upload(Path(saved_model()), name, "a subject")
+    hub.upload(Path(saved_model()), name, "a frozen model")
     origin = FrozenLM.from_pretrained(saved_model()).provenance("resid_post.1").to_dict()
     return origin | {"model_id": name, "weights": f"commit:{HfApi().model_info(name).sha}"}
 
@@ -275,7 +275,7 @@ def test_what_is_no_lens_is_refused_before_its_weights(online: tuple[Hub, HubCli
     tree = repo.commits[repo.heads["main"]] | {"config.json": Blob(b'{"model_type": "llama"}', large=False)}
     repo.commit("main", tree, "no lens")
     asked = len(server.served)
-    with pytest.raises(BadInput, match=r"lens='me/llama': its config.json names no subject"):
+    with pytest.raises(BadInput, match=r"lens='me/llama': its config.json names no frozen model"):
         client(pull, "me/llama")
     assert not any("safetensors" in path for _, path, _ in server.served[asked:])
     repo.commit("main", {}, "empty")

@@ -1,6 +1,6 @@
-"""Adapters on one shared backbone: the subject, the decoder and the encoder are one set of weights.
+"""Adapters on one shared backbone: the frozen model, the decoder and the encoder are one set of weights.
 
-Between passes all adapters are off, so the backbone *is* the subject; a part switches its own on for the length of a
+Between passes all adapters are off, so the backbone *is* the model; a part switches its own on for the length of a
 forward pass. The only file that imports peft.
 """
 
@@ -36,7 +36,7 @@ def add_adapter(
     from peft import LoraConfig
 
     if is_adapted(model) and name in model.peft_config:
-        fix = "Load the subject again: each lens with adapters needs one to itself."
+        fix = "Load the frozen model again: each lens with adapters needs one to itself."
         raise BadInput("subject", model.config.name_or_path, fix, why=f"it carries the {name} of another lens")
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

@@ -183,7 +183,7 @@ class LensConfig(PreTrainedConfig):
 
     @property
     def relation(self) -> str:
-        """To the subject, as the Hub calls it: an `adapter` is nothing without its weights, a `finetune` holds a copy
+        """To the model, as the Hub calls it: an `adapter` is nothing without its weights, a `finetune` holds a copy
         of them that was trained further."""
         return "adapter"
 

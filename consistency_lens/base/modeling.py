@@ -44,7 +44,7 @@ class LensOutput(ModelOutput):
 
     Args:
         code: what the activations were compressed into.
-        edits: what to write into the subject; gradients flow into them.
+        edits: what to write into the frozen model; gradients flow into them.
         terms: loss terms that the lens itself knows, unweighted, by name; the trainer weighs and logs them.
     """
 
@@ -54,7 +54,7 @@ class LensOutput(ModelOutput):
 
 
 class LensModel(SavedModel):
-    """Compress, restore, explain; the subject is never inside.
+    """Compress, restore, explain; the frozen model is never inside.
 
     A batch is what `ActivationCollator` makes; `batch["activations"]` maps each of `config.sites` to `[B, d]`.
     `models` are the frozen LLMs where they are at hand, `subject` the first: `explain` reads texts with it.
@@ -114,7 +114,7 @@ class LensModel(SavedModel):
         raise NotImplementedError
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
-        """Each weight once, also where parts and subject are one model: DeepSpeed, which leaves what is frozen out of
+        """Each weight once, also where parts and model are one model: DeepSpeed, which leaves what is frozen out of
         its checkpoints, does so under a weight's first name alone."""
         found = super().state_dict(*args, prefix=prefix, **kwargs)
         first = {name for name, _ in self.named_parameters()}
@@ -145,7 +145,7 @@ class LensModel(SavedModel):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """What `Trainer` calls. transformers' own would reach into the subject, and recompute without adapters."""
+        """What `Trainer` calls. transformers' own would reach into the model, and recompute without adapters."""
         if activation_checkpointing_kwargs or every_n_layers != 1 or offload:
             fix = "Leave them out: a lens recomputes each block, under the adapter of its forward pass."
             raise BadInput("activation_checkpointing_kwargs", activation_checkpointing_kwargs, fix)
@@ -218,7 +218,7 @@ class LensModel(SavedModel):
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
             config.require_subject(models)
-        # The same one, or the subject would have been refused.
+        # The same one, or the frozen model would have been refused.
         tokenizer = _tokenizer(folder) if models is None else models.first.tokenizer
         cls.require_files(config, folder, models)
         lens = cls.build(config, models if models is None or len(models) > 1 else models.only, tokenizer)
@@ -229,6 +229,6 @@ class LensModel(SavedModel):
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """One that the library knows: code that lies beside a lens is not run."""
-    with refusing_damage(folder.name, "lens", "Give the subject: its own tokenizer will do."):
+    with refusing_damage(folder.name, "lens", "Give the frozen model: its own tokenizer will do."):
         # Without a configuration at hand it would read the lens's, and warn that it knows no such model.
         return AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)

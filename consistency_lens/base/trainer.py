@@ -54,7 +54,7 @@ class LensTrainer(MeasuringTrainer):
         args: the arguments of the run.
         train_dataset: the family's data (for words, `Activations`), the path of a folder of it, or rows that somebody
             made: a `DatasetDict`, a `Dataset` or an `IterableDataset`, as `Activations.from_dataset` takes them.
-            Checked against the subject, and the subject against the lens, first.
+            Checked against the frozen model, and the frozen model against the lens, first.
         eval_dataset: held-out rows, or several sets of them by name. Default: the validation split, if there is one.
         data_collator: makes batches of rows. Default: the family's.
         compute_metrics: numbers of your own, from an `EvalPrediction` whose `predictions` are a dict of arrays with an

@@ -55,12 +55,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """One row of the sample table: what the subject had read, what the lens makes of it, how well that served.
+    """One row of the sample table: what the frozen model had read, what the lens makes of it, how well that served.
 
     Args:
         context: the end of what it had read.
         text: the code, for people.
-        before, after: what the subject predicts, untouched and with what was restored from the code.
+        before, after: what the frozen model predicts, untouched and with what was restored from the code.
         score: how far `after` is from `before`, in nats.
         of_mean: the same with the mean activation: what there was to lose.
     """
@@ -87,7 +87,7 @@ class CardFacts:
         alarm: the verdict is a warning: then it is the card's first line.
         stage: of a lens that has no report yet: how far training is, and what its numbers are.
         subject: the frozen LLM, as id or name. `subject_revision`: its commit or the hash of its weights.
-        base_model: the subject's id on the Hub; None for a subject that is not there. `relation`: to it, as the Hub
+        base_model: the model's id on the Hub; None for a frozen model that is not there. `relation`: to it, as the Hub
             calls it.
         sites: where it reads, in numbers ("resid_post.20").
         code: the size of the code in words ("8 tokens").

@@ -21,7 +21,7 @@ def finish_card(lens: LensModel, report: Report, activations: Activations, plots
     """Write it into the folder of the lens, with the report beside it; what a person has added there stays.
 
     Args:
-        lens: with its subject.
+        lens: with its frozen model.
         report: of this lens, saved in `plots`.
         activations: that it was judged on.
         folder: of the lens. What its training left there is told again.

@@ -1,4 +1,4 @@
-"""Opening what a request names: the subject, its texts, rows that are there. What needs no weights comes first."""
+"""Opening what a request names: the model, its texts, rows that are there. What needs no weights comes first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ console = Console()
 def model_path(subject: SubjectArguments, show: bool = False) -> str:
     """Where the model lies; the demo's is trained first where this machine has none."""
     if subject.model_name_or_path is None:
-        raise BadInput("model_name_or_path", None, f"Name a Hub model, a folder, or {DEMO!r} for the offline subject.")
+        raise BadInput("model_name_or_path", None, f"Name a Hub model, a folder, or {DEMO!r} for the offline model.")
     if subject.gguf_file is not None:
         return f"{subject.model_name_or_path}/{subject.gguf_file}"
     if subject.model_name_or_path != DEMO:
@@ -61,7 +61,7 @@ def place_of(name: str) -> str:
 
 
 def config_of(subject: SubjectArguments) -> Any:
-    """What the subject is, from words alone: nothing is loaded, and the demo's is not trained."""
+    """What the frozen model is, from words alone: nothing is loaded, and the demo's is not trained."""
     if subject.model_name_or_path != DEMO:
         return open_config(model_path(subject), subject.revision)
     from ..demo.subject import model_config

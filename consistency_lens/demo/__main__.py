@@ -1,4 +1,4 @@
-"""`python -m consistency_lens.demo`: train or load the offline subject, and show it and its world."""
+"""`python -m consistency_lens.demo`: train or load the offline model, and show it and its world."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from consistency_lens.demo.subject import load_card, subject_path
 
 
 def main() -> None:
-    """Print one story, the subject's accuracy, and the probe table."""
+    """Print one story, the frozen model's accuracy, and the probe table."""
     console = Console()
     folder = subject_path()
     card = load_card(folder)

@@ -1,4 +1,4 @@
-"""Where the subject holds a fact: linear probes on what `FrozenLM.read` gives, each beside its controls."""
+"""Where the frozen model holds a fact: linear probes on what `FrozenLM.read` gives, each beside its controls."""
 
 from __future__ import annotations
 

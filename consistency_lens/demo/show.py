@@ -1,4 +1,4 @@
-"""The demo world for people: one story with its truth, how good the subject is, and where it keeps what it needs."""
+"""The demo world for people: one story with its truth, how good the model is, and where it keeps what it needs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def describe(story: Story) -> Panel:
 
 
 def accuracy_table(report: SubjectReport) -> Table:
-    """How often the subject says the fact that comes next, by kind of fact."""
+    """How often the frozen model says the fact that comes next, by kind of fact."""
     table = Table(title="Needed facts said, new stories", title_justify="left")
     for column in ("fact", "n", "subject", "possible"):
         table.add_column(column, justify="left" if column == "fact" else "right")

@@ -1,4 +1,4 @@
-"""The offline subject: a small Llama that knows the demo world, trained once on this machine and then cached."""
+"""The offline model: a small Llama that knows the demo world, trained once on this machine and then cached."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SubjectCard:
-    """What is written beside the weights: what the subject is, what it can do, where it keeps what it needs."""
+    """What is written beside the weights: what the frozen model is, what it can do, where it keeps what it needs."""
 
     config: SubjectConfig
     report: SubjectReport
@@ -38,7 +38,7 @@ class SubjectCard:
 
 
 def subject_hash(config: SubjectConfig) -> str:
-    """A name for one subject: another configuration or another world makes another one."""
+    """A name for one frozen model: another configuration or another world makes another one."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for name in WORLD_FILES:
         digest.update((Path(__file__).parent / name).read_bytes())
@@ -46,17 +46,17 @@ def subject_hash(config: SubjectConfig) -> str:
 
 
 def cache_folder(config: SubjectConfig) -> Path:
-    """Where a subject lives, beside the models that come from the Hub."""
+    """Where a frozen model lives, beside the models that come from the Hub."""
     return folder_named(f"subject-{subject_hash(config)}")
 
 
 def folder_named(model_id: str) -> Path:
-    """The same of a subject that may be of another configuration, or of another version of the world."""
+    """The same of a frozen model that may be of another configuration, or of another version of the world."""
     return Path(constants.HF_HOME) / "consistency_lens" / model_id
 
 
 def subject_path(config: SubjectConfig | None = None, *, progress: bool = True) -> Path:
-    """The folder of the subject, trained first where this machine has none; any `from_pretrained` takes it."""
+    """The folder of the frozen model, trained first where this machine has none; any `from_pretrained` takes it."""
     config = config or SubjectConfig()
     folder = cache_folder(config)
     if not folder.is_dir():
@@ -66,7 +66,7 @@ def subject_path(config: SubjectConfig | None = None, *, progress: bool = True) 
 
 
 def load_card(folder: Path) -> SubjectCard:
-    """What was measured when the subject was trained."""
+    """What was measured when the frozen model was trained."""
     stored = json.loads((folder / REPORT_FILE).read_text())
     curriculum = tuple(tuple(part) for part in stored["config"].pop("curriculum"))
     return SubjectCard(
@@ -79,7 +79,7 @@ def load_card(folder: Path) -> SubjectCard:
 def train_subject(
     config: SubjectConfig, *, progress: bool = True
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, SubjectCard]:
-    """Train, measure and probe; raise where the subject fails to know what its stories say."""
+    """Train, measure and probe; raise where the frozen model fails to know what its stories say."""
     tokenizer = build_tokenizer()
     held_out = stories(config.held_out_stories, config.seed, HELD_OUT_START)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -91,10 +91,10 @@ def train_subject(
         report = measure(model, tokenizer, held_out)
         if report.accuracy >= config.min_accuracy:
             break
-        logger.warning("The subject says %.1f %% of the facts it needs: too few.", 100 * report.accuracy)
+        logger.warning("The frozen model says %.1f %% of the facts it needs: too few.", 100 * report.accuracy)
     else:
         raise RuntimeError(
-            f"The offline subject says {report.accuracy:.1%} of {report.num_positions} needed facts after {ATTEMPTS} "
+            f"The offline model says {report.accuracy:.1%} of {report.num_positions} needed facts after {ATTEMPTS} "
             f"attempts, below the {config.min_accuracy:.0%} it must reach; nothing was cached. Train longer "
             f"(steps={config.steps}) or with another seed (seed={config.seed})."
         )
@@ -110,7 +110,7 @@ def new_model(config: SubjectConfig, tokenizer: PreTrainedTokenizerFast) -> Llam
 
 
 def model_config(config: SubjectConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """What the subject is, trained or not."""
+    """What the frozen model is, trained or not."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,

@@ -17,7 +17,7 @@ def require_finite(records: Records, sites: Sequence[str], dtype: torch.dtype) -
     Args:
         records: what was measured; of what was not finite nothing counts.
         sites: where the lens writes.
-        dtype: of the subject.
+        dtype: of the frozen model.
     """
     if _known(records, LENS, "kl"):
         return

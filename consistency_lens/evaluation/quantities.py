@@ -68,7 +68,7 @@ def explained(error: str, spread: str) -> Draws:
 # Of edits at one token P, over P and the tokens that follow.
 AT_P: Mapping[str, Quantity] = {
     "kl": Quantity(
-        "mean KL(M(A) || M(Â)) at P, in nats: how far the subject's next token moves when Â takes A's place"
+        "mean KL(M(A) || M(Â)) at P, in nats: how far the frozen model's next token moves when Â takes A's place"
     ),
     "kl_recovered": Quantity(
         "1 - KL(M(A) || M(Â)) / KL(M(A) || M(μ)), μ the mean training activation: 1 is perfect, 0 is the "

@@ -159,7 +159,7 @@ def _require_exact(found: Mapping[str, Tensor]) -> None:
         worst = float(found[measure].abs().max()) if measure in found else 0.0
         if worst != 0:
             raise RuntimeError(
-                f"The swap is not exact: an activation in its own place moves the subject's output by a "
+                f"The swap is not exact: an activation in its own place moves the frozen model's output by a "
                 f"{measure} of {worst:.2g}. No number of this lens could be trusted. Something in the forward "
                 "pass depends on more than its input: dropout, or kernels that are not deterministic."
             )

@@ -300,14 +300,8 @@ class LatentWire(LensModel):
         from .serving.sending import wires_of_text  # tokenisers of passages know data sets
         from .serving.wire_file import joined
 
-        rate: dict[str, Any] = {
-            "ratio": ratio,
-            "code_length": code_length,
-            "bits": bits,
-            "window": window,
-            "size": size,
-        }
-        return joined([wires_of_text(self, text, **rate)])
+        wires = wires_of_text(self, text, ratio=ratio, code_length=code_length, bits=bits, window=window, size=size)
+        return joined([wires])
 
     def answer(
         self,

@@ -24,7 +24,7 @@ _CHOOSES = ("topk", "batchtopk")
 class CrosslayerTranscoderConfig(LensConfig):
     r"""
     Args:
-        depth (`int`): how many layers the subject has.
+        depth (`int`): how many layers the frozen model has.
         chosen_layers (`list[int]`): which of them are read and written, in increasing order.
         features (`int`): F, features per layer.
         crosslayer (`bool`): whether features of a layer write to all chosen layers from their own on, or to their own
@@ -125,10 +125,10 @@ class CrosslayerTranscoderConfig(LensConfig):
     def for_subject(
         cls, frozen: FrozenLM, layers: str | Sequence[int] = "all", **settings: Any
     ) -> CrosslayerTranscoderConfig:
-        """The configuration of a lens for layers of a subject.
+        """The configuration of a lens for layers of a frozen model.
 
         Args:
-            frozen: the subject.
+            frozen: the frozen model.
             layers: `all`, a window such as `8:18` (18 is not in it), or a list of numbers.
             settings: the fields that are free.
         """

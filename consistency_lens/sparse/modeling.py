@@ -84,10 +84,10 @@ class CrosslayerTranscoder(LensModel):
     def from_subject(
         cls, frozen: FrozenLM, layers: str | Sequence[int] = "all", seed: int = 0, **settings: Any
     ) -> CrosslayerTranscoder:
-        """A new lens for layers of a subject.
+        """A new lens for layers of a frozen model.
 
         Args:
-            frozen: the subject.
+            frozen: the frozen model.
             layers: `all`, a window such as `8:18`, or a list of numbers.
             seed: of the weights.
             settings: fields of `CrosslayerTranscoderConfig`.
@@ -260,7 +260,7 @@ class CrosslayerTranscoder(LensModel):
         return features_of(self, text, top, contexts=contexts)
 
     def amplify(self, text: str, factors: Factors, inside: str = "model", top: int = 5) -> Changed:
-        """What the subject predicts after a text when some features are multiplied.
+        """What the frozen model predicts after a text when some features are multiplied.
 
         Args:
             text: what it reads.

@@ -112,7 +112,7 @@ class TranscoderView(LensView):
 
     def controls(self, text: str, position: int) -> list[Control]:
         """A slider for each of the strongest features, and where the change is made."""
-        options = [("model", "the model, the difference added"), ("lens", "the model with the lens in place")]
+        options = [("model", "the model itself"), ("lens", "the lens in place")]
         where = Choice(_INSIDE, "Changed inside", "every token of the text but its first", "", "model", options)
         sliders = [
             Slider(
@@ -138,7 +138,7 @@ class TranscoderView(LensView):
             written = entries.values * norms[i][entries.features]
             best = written.topk(min(each, len(written))).indices
             chosen = entries.features[best]
-            raised = torch.cat([logits for _, logits in effects(self.lens, i, chosen)]) if len(chosen) else []
+            raised: Any = torch.cat([logits for _, logits in effects(self.lens, i, chosen)]) if len(chosen) else []
             for at, logits in zip(best.tolist(), raised, strict=True):
                 index, value = int(entries.features[at]), float(entries.values[at])
                 words = [self.frozen.tokenizer.decode(word).strip() for word in logits.topk(WORDS).indices.tolist()]

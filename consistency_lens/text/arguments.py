@@ -154,7 +154,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
         if self.quote and self.warm_start == "none":
             raise BadInput("quote", True, "Name a warm_start: its texts are what is quoted.")
         if not self.schedules()["ground"].is_off and self.estimator != "policy":
-            fix = "Use estimator=policy: no gradient leads from the subject's judgement to the choice of words."
+            fix = "Use estimator=policy: no gradient leads from the frozen model's judgement to the choice of words."
             raise BadInput("ground_weight", self.ground_weight, fix, why=f"estimator={self.estimator}")
         cut = self.warm_sure > 0 and self.warm_vague is None and self.warm_start in ("context", "span")
         if cut and not self.schedules()["ground"].is_off:

@@ -13,7 +13,7 @@ TEXT_CARD = FamilyCard(
     ),
     watched={
         **WATCHED,
-        "text_nll": "nats per token of the words under the subject: how natural they are",
+        "text_nll": "nats per token of the words under the frozen model: how natural they are",
         "distinct": "different codes, over all codes",
     },
     template=Path(__file__).with_name("card_template.md"),

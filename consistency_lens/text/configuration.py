@@ -21,7 +21,7 @@ INJECTIONS = ("embedding", "residual")
 LONGEST = 1 << 16  # tokens of a prompt or of a text: longer ones no model of ours takes
 _PLACES = ("_name_or_path", "name_or_path")
 _TOKEN = whole(0, 1 << 24)
-# Of the subject's configuration what decides how large a model is built from it.
+# Of the frozen model's configuration what decides how large a model is built from it.
 _SIZES = {
     **dict.fromkeys(["num_hidden_layers", "n_layer", "num_layers", "n_layers"], maybe(whole(1, 1024))),
     **dict.fromkeys(["num_attention_heads", "num_key_value_heads", "n_head"], maybe(whole(1, 4096))),
@@ -39,7 +39,7 @@ _SUBJECT = record(
 class ConsistencyLensConfig(LensConfig):
     r"""
     Args:
-        subject (`dict`): configuration of the subject, from which both parts are built.
+        subject (`dict`): configuration of the frozen model, from which both parts are built.
         code_length (`int`): T, the most tokens that an explanation may have.
         prompt (`str`): what the decoder is asked; `<A>` in it is where the activation enters.
         prompt_ids (`list[int]`): the prompt as tokens, `placeholder_id` where the activation enters.
@@ -47,11 +47,11 @@ class ConsistencyLensConfig(LensConfig):
         start_id, stop_id, pad_id (`int`): what a text starts with for the encoder, ends with, is filled up with.
         never_ids (`list[int]`): tokens that the decoder never writes: special ones, and ids beyond the tokenizer.
         injection (`str`): `embedding` overwrites the placeholder's embedding with the mapped activation, at the norm
-            of the subject's embeddings; `residual` adds it to the placeholder after the first two layers, at the norm
+            of the model's embeddings; `residual` adds it to the placeholder after the first two layers, at the norm
             that is there.
-        embedding_norm (`float`): mean norm of the subject's embeddings.
-        trainable (`str`): `full`: both parts are clones of the subject; `lora`: both are adapters on the subject's own
-            weights; `projections`: the subject's weights untouched, only the maps are trained.
+        embedding_norm (`float`): mean norm of the frozen model's embeddings.
+        trainable (`str`): `full`: both parts are clones of the model; `lora`: both are adapters on the model's own
+            weights; `projections`: the frozen model's weights untouched, only the maps are trained.
         encoder_trainable (`str`): the same for the encoder alone; default as the decoder.
         lora_rank, lora_alpha (`int`): of the adapters, on all linear layers of the blocks.
     """
@@ -119,7 +119,7 @@ class ConsistencyLensConfig(LensConfig):
 
     @classmethod
     def require_consistent(cls, said: Mapping[str, Any]) -> None:
-        """Tokens are those of the subject."""
+        """Tokens are those of the frozen model."""
         subject = said.get("subject") or {}
         sizes = {**subject, **(subject.get("text_config") or {})}
         vocabulary = sizes.get("vocab_size")
@@ -127,11 +127,11 @@ class ConsistencyLensConfig(LensConfig):
             given = said.get(name) or 0
             highest = max(given, default=0) if isinstance(given, list) else given
             if vocabulary is not None and highest >= vocabulary:
-                raise Unfit(name, highest, f"tokens of its subject, which has {vocabulary}")
+                raise Unfit(name, highest, f"tokens of its frozen model, which has {vocabulary}")
 
     @classmethod
     def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
-        """The configuration of a lens for one site of a subject; `settings` are the fields that are free."""
+        """The configuration of a lens for one site of a frozen model; `settings` are the fields that are free."""
         site = str(frozen.site(site))
         require_site(site)
         require_injection(str(settings.get("injection", cls.injection)), frozen.num_layers)
@@ -178,7 +178,7 @@ class ConsistencyLensConfig(LensConfig):
         return f"at most {self.code_length} tokens of text"
 
     def kind_of(self, part: str) -> str:
-        """How much of the subject's weights `decoder` or `encoder` makes its own."""
+        """How much of the frozen model's weights `decoder` or `encoder` makes its own."""
         return self.trainable if part == "decoder" else str(self.encoder_trainable)
 
     @property

@@ -44,14 +44,14 @@ def rivals(
     - `empty_text`: nothing; the encoder is left with its start token.
     - `random_text`: tokens drawn evenly from those that a text may hold.
     - `other_text`: the end of the partner's context.
-    - `own_continuation`: the token at P and what the subject says next, greedily: what one gets without a lens.
+    - `own_continuation`: the token at P and what the model predicts next, greedily: what one gets without a lens.
     - `context_tail`: the end of the row's own context.
 
     Args:
         config: of the lens.
         batch: with `pair`, the partner of each row.
         prefix: the batch's contexts.
-        frozen: the subject.
+        frozen: the frozen model.
         seed: of the random texts; give each batch its own.
     """
     rows, length, device = len(prefix.input_ids), config.code_length, prefix.input_ids.device
@@ -80,7 +80,7 @@ def tampered(config: ConsistencyLensConfig, code: Words, frozen: FrozenLM, seed:
     Args:
         config: of the lens.
         code: the texts.
-        frozen: the subject, which paraphrases.
+        frozen: the frozen model, which paraphrases.
         seed: of the shuffle; give each batch its own.
     """
     found = {"token_shuffle": shuffled(code, seed)}
@@ -97,15 +97,15 @@ def traits(
 ) -> dict[str, Tensor]:
     """What can be said of each text without its encoder: `[B]` in float32, on the CPU.
 
-    - `text_nll`: nats per token under the subject, behind the decoder's prompt without the activation.
-    - `sample_nll`: the same of the subject's own samples at temperature 1, of the same length and from the tokens that
+    - `text_nll`: nats per token under the frozen model, behind the decoder's prompt without the activation.
+    - `sample_nll`: the same of the model's own samples at temperature 1, of the same length and from the tokens that
       a text may hold: how surprising its ordinary words are to it.
-    - `excerpt_nll`: the same of what the subject says, sampled likewise, behind the row's own context: an excerpt from
+    - `excerpt_nll`: the same of what the model says, sampled likewise, behind the row's own context: an excerpt from
       the middle of something, as a text about a thought is, and surprising by its beginning alone.
     - `length`: tokens.
     - `repetition`: share of the text's bigrams that have come before in it.
     - `round_trip`: 1 where the printed text, tokenised again, is the same tokens.
-    - `retrieval`: whether the subject, shown a context and then the same prompt, finds the text likelier behind its
+    - `retrieval`: whether the model, shown a context and then the same prompt, finds the text likelier behind its
       own context than behind others (see `retrieved`).
 
     Args:
@@ -113,7 +113,7 @@ def traits(
         code: the texts.
         batch: with `doc_id`.
         prefix: the batch's contexts.
-        frozen: the subject.
+        frozen: the frozen model.
         seed: of the samples and of the choice of other contexts; give each batch its own.
     """
     alone = after_prompt(config, frozen, len(code))
@@ -154,9 +154,9 @@ def shortened(words: Words, length: int, pad_id: int) -> Words:
 
 
 def paraphrased(config: ConsistencyLensConfig, words: Words, frozen: FrozenLM) -> Words:
-    """Each text as the subject itself says it in other words: greedily, at most T tokens, up to the end of the line.
+    """Each text as the model itself says it in other words: greedily, at most T tokens, up to the end of the line.
 
-    The subject is shown two examples and then the text (`REWORDING`). It may not say three tokens in a row as the text
+    The model is shown two examples and then the text (`REWORDING`). It may not say three tokens in a row as the text
     has them: a copy would survive whatever the code is. A weak model still rewrites badly, and what is lost then is
     lost to it and not to the code, so that survival is a lower bound; texts of one or two tokens may come back as they
     were.
@@ -191,7 +191,7 @@ def paraphrased(config: ConsistencyLensConfig, words: Words, frozen: FrozenLM) -
 
 
 def sampled(config: ConsistencyLensConfig, prefix: Prefix, like: Words, seed: int) -> Words:
-    """What the subject says behind its contexts at temperature 1, each as long as another text."""
+    """What the frozen model says behind its contexts at temperature 1, each as long as another text."""
     steps = prefix.steps()
 
     def step(last: Tensor | None) -> Tensor:

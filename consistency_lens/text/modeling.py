@@ -59,7 +59,7 @@ class ConsistencyLens(LensModel):
 
     @classmethod
     def from_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLens:
-        """A new lens for one site of a subject: both parts are the subject itself, and both maps the identity."""
+        """A new lens for one site of a model: both parts are the frozen model itself, and both maps the identity."""
         config = ConsistencyLensConfig.for_subject(frozen, site, **settings)
         lens = cls.build(config, frozen, frozen.tokenizer)
         lens.subject = frozen
@@ -67,7 +67,7 @@ class ConsistencyLens(LensModel):
 
     @classmethod
     def build(cls, config: Any, frozen: FrozenLM | None, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """The modules for a configuration. Without a subject only a lens with weights of its own (`full`) can be
+        """The modules for a configuration. Without a frozen model only a lens with weights of its own (`full`) can be
         built, and these are left to be loaded."""
         parts = sorted(("decoder", "encoder"), key=lambda part: config.kind_of(part) != "full")
         lms = {part: backbone(config, frozen, part) for part in parts}  # no clone shall hold the other's adapter
@@ -154,18 +154,18 @@ class ConsistencyLens(LensModel):
         seed: int = 0,
         top: int = 5,
     ) -> Steered:
-        """Change the words of an explanation, and see the subject change its mind.
+        """Change the words of an explanation, and see the frozen model change its mind.
 
         The encoder turns the change into a difference of activations, E(new) - E(old), which is added at the site, at
         this token of the text.
 
         Args:
-            text: what the subject reads.
+            text: what the frozen model reads.
             position: token at whose activation to add; negative ones are counted from the right.
             new_explanation: what the activation shall be about.
             strength: factor on the difference; 0 changes nothing, bit for bit.
             old_explanation: what to change it from; default what the lens says there.
-            continuation_length: how many tokens the subject then says, without the edit and with it.
+            continuation_length: how many tokens the frozen model then says, without the edit and with it.
             temperature: of these continuations; 0 for the likeliest words.
             seed: of these continuations.
             top: how many of the likeliest next tokens to give.
@@ -205,7 +205,7 @@ class ConsistencyLens(LensModel):
 
     def merge_for_release(self) -> Self:
         """The same lens with plain weights in the place of adapters: nobody needs peft to load it, and whoever has
-        codes does not need the subject. What it costs is logged: each part is then a model of its own."""
+        codes does not need the frozen model. What it costs is logged: each part is then a model of its own."""
         return merged(self)
 
     def save_parts(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text judged by the subject itself, with its adapters off: as language, and in the place that it is about.
+"""Text judged by the frozen model itself, with its adapters off: as language, and in the place that it is about.
 
 Shapes: N rows, S prompt length, T tokens of a text, V vocabulary.
 """
@@ -29,7 +29,7 @@ def nll_with_gradient(
     The values are those of `controls.nll_after` behind `controls.after_prompt`; a straight-through gradient flows.
 
     Args:
-        frozen: the subject.
+        frozen: the frozen model.
         config: of the lens.
         words: the texts.
         logits: what the words were chosen from.
@@ -49,7 +49,7 @@ def nll_with_gradient(
 
 def surprise_in_place(prefix: Prefix, words: Words, quoted: int, doubt: Doubt) -> Tensor:
     """`- mean_t log M(t_t | x_0..x_{P-q}, t_<t)`, `[N]`: a text where it belongs, in its row's own context and in the
-    place of the q tokens that it begins with quoting. What the subject would not say there is made up.
+    place of the q tokens that it begins with quoting. What the frozen model would not say there is made up.
 
     Quoted tokens the context itself judges: the right one is no surprise, and a wrong one is more of a surprise than
     M's own words can be, since what it says is false. A general word says nothing false, wherever M knows better: it

@@ -1,4 +1,4 @@
-"""Steering: change the words of an explanation, and the subject's mind is changed by what the encoder makes of that.
+"""Steering: change the words of an explanation, and the model's mind is changed by what the encoder makes of that.
 
 Shapes: B rows, K columns after P, T tokens of a text, V vocabulary, d hidden size.
 """
@@ -30,10 +30,10 @@ REACH = 64  # tokens after P over which side effects are measured, at most
 
 @dataclass(frozen=True)
 class Steered:
-    """What changing the words did to the subject.
+    """What changing the words did to the frozen model.
 
     Args:
-        text: that the subject read.
+        text: that the frozen model read.
         position: P, the token at whose activation the difference was added.
         token: the one at P.
         old_explanation: what the difference starts from.
@@ -41,14 +41,14 @@ class Steered:
         strength: factor on the difference.
         size: norm of what was added over the norm of the activation.
         before, after: likeliest next tokens at P with their probabilities, without and with the edit.
-        kl: from what the subject says next at P without the edit to what it says with it, in nats.
-        continuation_before, continuation_after: what the subject says after P, both from the same noise: where the
+        kl: from what the frozen model predicts next at P without the edit to what it says with it, in nats.
+        continuation_before, continuation_after: what the model says after P, both from the same noise: where the
             edit changes no choice, the words are the same.
-        off_target: what the edit does where it has no business: the mean KL from the subject without the edit to the
+        off_target: what the edit does where it has no business: the mean KL from the model without the edit to the
             subject with it, over the next 64 tokens after P but for those that ask for a changed word. A token counts
-            unless the subject without the edit expects there, as its likeliest next token, one that stands in only one
+            unless the model without the edit expects there, as its likeliest next token, one that stands in only one
             of the two explanations. Both read the same tokens: those of the text, or where the text ends at P,
-            `continuation_before`. P itself never counts. What the subject expects *with* the edit plays no part in
+            `continuation_before`. P itself never counts. What the model expects *with* the edit plays no part in
             the choice, so that saying the new word in a wrong place counts in full; another word for the same thing
             is not known to be one, and counts as well. None where no token is left to count.
         off_target_tokens: how many tokens that is the mean of.
@@ -98,7 +98,7 @@ def steer(
     if new_explanation != old_explanation:  # what the lens itself says is always taken back
         _require_readable(lens, "new_explanation", new_explanation)
     added = strength * difference(lens, [new_explanation], [old_explanation])
-    if not added.square().sum().isfinite():  # what a norm inside the subject would compute
+    if not added.square().sum().isfinite():  # what a norm inside the frozen model would compute
         raise BadInput("strength", strength, "Take a smaller one.", why="so large an edit cannot be computed with")
     edit = Edit(lens.encoder.site, added, mode="add")
     prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
@@ -156,7 +156,7 @@ def kl_per_column(before: Tensor, after: Tensor) -> Tensor:
 def _say(
     lens: ConsistencyLens, prefix: Prefix, edits: list[Edit], length: int, temperature: float, seed: int
 ) -> Words:
-    """What the subject says after P, up to its own end; at temperature 0, the likeliest tokens."""
+    """What the frozen model says after P, up to its own end; at temperature 0, the likeliest tokens."""
     steps = prefix.steps(edits)
     ids = roll_out(
         lambda last: steps(last).float() / (temperature or 1.0), length, Noise(seed if temperature else None)
@@ -191,7 +191,7 @@ def _require_numbers(strength: float, temperature: float, continuation_length: i
     if not (math.isfinite(temperature) and temperature >= 0):
         raise BadInput("temperature", temperature, "Give 0 for the likeliest words, or a positive number to sample.")
     if continuation_length < 1:
-        raise BadInput("continuation_length", continuation_length, "Let the subject say at least one token.")
+        raise BadInput("continuation_length", continuation_length, "Let the frozen model say at least one token.")
 
 
 def _require_known(tokenizer: PreTrainedTokenizerBase, field: str, text: str) -> None:
@@ -201,7 +201,7 @@ def _require_known(tokenizer: PreTrainedTokenizerBase, field: str, text: str) ->
         return
     for word in text.split():
         if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]:
-            raise BadInput(field, word, "Use words of the subject's vocabulary.", why="the tokenizer does not know it")
+            raise BadInput(field, word, "Use words of the model's vocabulary.", why="the tokenizer does not know it")
 
 
 def _require_readable(lens: ConsistencyLens, field: str, text: str) -> None:

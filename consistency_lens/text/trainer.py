@@ -44,14 +44,14 @@ REFERENCE = "reference.safetensors"
 class Rows:
     """What one step is about: activations, where they are judged, and the texts they start from if any are needed."""
 
-    comparison: TokenSwap | None  # None where the subject is not asked
+    comparison: TokenSwap | None  # None where the frozen model is not asked
     original: Tensor  # [N, d]
     pair: Tensor  # [N]
     texts: Words | None  # [N, T]
 
 
 class ConsistencyLensTrainer(LensTrainer):
-    """Trains a `ConsistencyLens`: to write and read starting texts, then on what its own words do to the subject.
+    """Trains a `ConsistencyLens`: to write and read starting texts, then on what its own words do to the frozen model.
 
     The stage is a function of the step, and so is all noise: a resumed run goes on as if it had never stopped.
     """
@@ -102,7 +102,7 @@ class ConsistencyLensTrainer(LensTrainer):
         return (loss, out) if return_outputs else loss
 
     def compute_warm_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """The decoder learns to write a starting text, the encoder to read it; the subject does not judge yet."""
+        """The decoder learns to write a starting text, the encoder to read it; the frozen model does not judge yet."""
         original = inputs["activations"][self.site].float()
         words = self.texts.of(inputs, self.state.max_steps)
         if self.args.quote:
@@ -145,7 +145,7 @@ class ConsistencyLensTrainer(LensTrainer):
         return {"noise": self.noise, "estimator": self.args.estimator}
 
     def terms_of_function(self, rows: Rows, out: ConsistencyLensOutput) -> dict[str, Tensor]:
-        """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the subject is not asked."""
+        """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the frozen model is not asked."""
         if rows.comparison is None or self.schedules["kl"].is_off:
             return {}
         (edit,) = out.edits

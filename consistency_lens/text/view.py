@@ -43,7 +43,7 @@ class Look:
     Args:
         position, token: which one.
         explanation: the likeliest words; `words` are its tokens, each with the probability that the decoder gave it.
-        kl: from what the subject says next to what it says with the restored activation in place, in nats.
+        kl: from what the frozen model predicts next to what it says with the restored activation in place, in nats.
         cosine: of the restored activation and the real one.
         bars: likeliest next tokens of either side, with both probabilities.
         samples: drawn from the decoder.
@@ -70,11 +70,11 @@ class Look:
             ("agreement", f"{self.agreement:.0%}", "of these words are in another sample, on average"),
         ]
         samples = [(s.text, f"{s.times} ×", f"{s.probability:.2f}", nats(s.kl)) for s in self.samples]
-        sides = [[(token, chances[side]) for token, *chances in self.bars] for side in (0, 1)]
+        before, after = ([(token, chances[side]) for token, *chances in self.bars] for side in (0, 1))
         parts = [
             Spelled(items=self.words),
             Figures(items=facts),
-            Bars("What the model says next", *sides, ("by itself", "after the swap")),
+            Bars("What the model says next", before, after, ("by itself", "after the swap")),
             Amounts("In its place, KL in nats", [("the lens", self.kl), *self.controls]),
             Grid("How sure the words are", ["drawn again", "times", "per token", "KL"], samples),
         ]
@@ -101,8 +101,8 @@ def look(lens: ConsistencyLens, text: str, position: int, seed: int = 0) -> Look
     """What the lens says of one token, how sure it is, and what else would have done.
 
     Args:
-        lens: with its subject.
-        text: what the subject reads.
+        lens: with its frozen model.
+        text: what the frozen model reads.
         position: the token.
         seed: of the samples.
     """
@@ -144,7 +144,7 @@ def _controls(lens: ConsistencyLens, applied: Applied, read: Tensor, context: Te
     """What knows nothing of this activation, or only what stands before it, and the KL that it leads to.
 
     Args:
-        lens: with its subject.
+        lens: with its frozen model.
         applied: the lens at this token.
         read: activations of the whole text but its first token, `[S - 1, d]`.
         context: ids of the text up to this token.

@@ -106,8 +106,9 @@ def build(desk: Desk, followers: list[Follower]) -> tuple[list[Any], gr.HTML]:
     def given(event: gr.SelectData) -> str:
         return str(event.value)
 
-    turned = detail.select(given, None, values, queue=False, api_visibility="private")
-    turned.then(change, [desk.choice, values], [result, desk.notice], api_name="change", **MODEL)
+    last: dict[str, Any] = {"trigger_mode": "always_last"}  # of changes that come while one is computed
+    turned = detail.select(given, None, values, queue=False, api_visibility="private", **last)
+    turned.then(change, [desk.choice, values], [result, desk.notice], api_name="change", **last, **MODEL)
     return [strip, detail], result
 
 

@@ -1,4 +1,4 @@
-"""One set of weights for the subject, the decoder and the encoder; with the adapters off it is the subject itself."""
+"""One set of weights for the model, the decoder and the encoder; with the adapters off it is the model itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def activations(rows: int = 4) -> Tensor:
 
 
 def answers(frozen: FrozenLM) -> list[Tensor]:
-    """What the subject says and holds, in each of the ways in which it is asked."""
+    """What the frozen model says and holds, in each of the ways in which it is asked."""
     batch = padded_batch()
     edit = Edit(SITE, activations())
     prefix = frozen.prefix(batch)

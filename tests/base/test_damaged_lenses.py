@@ -109,7 +109,7 @@ def test_a_dtype_that_torch_does_not_have_is_refused(name: str, dtype: str, fold
 @pytest.mark.parametrize("length", [60_000, 124])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_text_longer_than_the_context_is_refused_at_load(length: int, known: bool, folder: Path) -> None:
-    """The prompt has 5 tokens, and the subject takes 128."""
+    """The prompt has 5 tokens, and the frozen model takes 128."""
     subject = shared_lm("llama") if known else None
     change_config(folder, code_length=123)
     assert ConsistencyLens.from_pretrained(folder, subject).config.code_length == 123

@@ -160,6 +160,6 @@ def test_a_family_that_cannot_be_spread_says_so() -> None:
 def test_a_dtype_that_would_change_the_subject(tmp_path: Path) -> None:
     lm = tiny_lm()
     args = arguments(tmp_path, bf16=True)
-    with pytest.raises(BadInput, match=r"dtype='float32': fsdp2 would cast the subject to torch\.bfloat16"):
+    with pytest.raises(BadInput, match=r"dtype='float32': fsdp2 would cast the frozen model to torch\.bfloat16"):
         Engine("fsdp2", 2).require(tiny_lens(lm), lm, args)
     Engine("ddp", 2).require(tiny_lens(lm), lm, args)

@@ -118,7 +118,7 @@ def test_a_run_elsewhere_takes_the_words_of_the_checkpoint_it_goes_on_from(tmp_p
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a subject and a run lie beside each other."""
+    """A folder in which a frozen model and a run lie beside each other."""
     place = tmp_path_factory.mktemp("place")
     (place / "tiny-llama").symlink_to(saved_model())
     subject = FrozenLM.from_pretrained(place / "tiny-llama")

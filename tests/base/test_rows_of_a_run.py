@@ -126,5 +126,5 @@ def test_the_flag_of_transformers_reaches_the_parts_and_not_the_subject(tmp_path
 
 def test_the_folder_of_an_ordinary_model_is_no_lens(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match=r"its config\.json names no subject"):
+    with pytest.raises(BadInput, match=r"its config\.json names no frozen model"):
         ConsistencyLens.from_pretrained(tmp_path, subject=shared_lm("llama"))

@@ -1,4 +1,4 @@
-"""The table of samples: the same rows each time, one file, and what stands in it is what the subject says."""
+"""The table of samples: the same rows each time, one file, and what stands in it is what the frozen model says."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_rows_say_what_the_subject_says(tmp_path: Path) -> None:
 
 
 def test_no_room_for_a_whole_continuation(tmp_path: Path) -> None:
-    """At the end of what the subject can read, a sample says what still fits."""
+    """At the end of what the frozen model can read, a sample says what still fits."""
     frozen = tiny_lm()
     batch = padded_batch((126, 120))
     batch |= {"doc_id": torch.arange(2), "position": torch.tensor([125, 119])}

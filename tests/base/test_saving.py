@@ -1,4 +1,4 @@
-"""What is saved is what comes back, nothing of the subject goes along, and what does not fit is refused."""
+"""What is saved is what comes back, nothing of the frozen model goes along, and what does not fit is refused."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_the_others_run_to_their_tables(load: Load, found: Callable[..., Any]) -
     (row,) = found("step", "--rows", "2", "--repeats", "1", "--memory", "--estimators", "policy", *SMALL)
     assert set(row["memory"]) >= {"rollout", "score", "optimizer", "step"}
     weights = 4e-6 * sum(weight.numel() for weight in load("sizes").random_lm("pilot", 24).model.parameters())
-    assert row["memory"]["always"] > 6 * weights, "the subject, two clones of it, and two moments of each of these"
+    assert row["memory"]["always"] > 6 * weights, "the model, two clones of it, and two moments of each of these"
 
 
 @pytest.mark.distributed

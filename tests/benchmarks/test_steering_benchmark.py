@@ -86,7 +86,7 @@ def test_it_runs_to_its_table(
     by_way = {row["what is added"]: row for row in results if "what is added" in row}
     assert set(by_way) == {"none", *steer.WAYS}
     assert by_way["none"]["kl"]["value"] == by_way["none"]["off-target x 1000"]["value"] == 0.0
-    # A swap with the twin: the subject says the twin's fact, as its own training demands.
+    # A swap with the twin: the frozen model says the twin's fact, as its own training demands.
     assert by_way["real difference"]["new fact"]["value"] > 0.9
     assert by_way["random direction"]["new fact"]["value"] < 0.1
     sizes = [by_way[way]["size"]["value"] for way in ("edited words", "random word", "random direction")]

@@ -45,7 +45,10 @@ def parts(words: list[str]) -> tuple[CorpusArguments, ExtractArguments]:
     return request.corpus, request.extraction
 
 
-@pytest.mark.parametrize("words", [[], ["extract"], ["extract", "--use_cpu"], ["--output_dir", "elsewhere"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["extract", "--config", "demo"], ["extract", "--config", "demo", "--use_cpu"], ["--output_dir", "elsewhere"]],
+)
 def test_where_no_model_and_no_text_is_named_it_is_the_demo(words: list[str]) -> None:
     request, recipe = cli.parse(words), cli.load_recipe("demo")
     assert request.command == ("extract" if "extract" in words else "run")

@@ -26,7 +26,7 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with texts, a subject, and a run that was made of both."""
+    """A folder with texts, a frozen model, and a run that was made of both."""
     folder = tmp_path_factory.mktemp("cards")
     write_jsonl(folder / "texts.jsonl", random_texts(80, shortest=8, longest=24))
     (folder / "tiny-llama").symlink_to(saved_model())

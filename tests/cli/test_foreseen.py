@@ -56,7 +56,7 @@ def refusal(
         (["--site", "resid_post.2"], "site='resid_post.2'. Use one of resid_post.1, or extract this site too"),
         (["--warm_vague", "w1 w2"], "warm_vague='w1 w2': it is 2 tokens or a special one"),
         (["--warm_vague", "<eos>"], "warm_vague='<eos>': it is 1 tokens or a special one"),
-        (["--quantization", "4bit"], "trainable='full': the subject is quantised: 4bit. Use trainable=lora"),
+        (["--quantization", "4bit"], "trainable='full': the frozen model is quantised: 4bit. Use trainable=lora"),
         (["--quantization", "8bit", "--trainable", "lora", "--encoder_trainable", "full"], "quantised: 8bit"),
         (["--code_length", "126"], "code_length=126: the model takes 128 tokens, and the prompt has 4"),
     ],

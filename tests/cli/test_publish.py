@@ -246,7 +246,7 @@ def test_a_subject_of_our_own_is_published_too_and_found_on_another_machine(
     client(take_subject_away)
     assert client(explained_alone, "me/of-our-own") == (SUBJECT, here)
     code, said = client(command, words)
-    assert code == 0 and "Its subject is not published with it" in " ".join(said.split())
+    assert code == 0 and "Its frozen model is not published with it" in " ".join(said.split())
 
 
 def test_a_lens_in_the_cache_is_published_through_its_links(run: Path, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["--repo_id", "me/x"], "lens=None. Name a run folder"),
     (["--lens", "{run}/report", "--repo_id", "me/x"], "there is no such folder"),
     (["--lens", "{run}/lens/report", "--repo_id", "me/x"], "Give the folder of a run that has finished training"),
-    (["--lens", "{model}", "--repo_id", "me/x"], "its config.json names no subject"),
+    (["--lens", "{model}", "--repo_id", "me/x"], "its config.json names no frozen model"),
     (["--lens", "{cut}", "--repo_id", "me/x"], "encoder/adapter_model.safetensors cannot be read"),
     (["--lens", "{linked}", "--repo_id", "me/x"], "README.md is a link that leads out of it. Put the file itself"),
     (["--lens", "{run}", "--repo_id", "me/x", "--space", "--revision", "v2"], "Leave out --space or --revision."),

@@ -131,7 +131,7 @@ def test_kinds_are_told_apart_by_their_words() -> None:
 
 
 def test_one_value_of_a_kind(rows: list[Story]) -> None:
-    """Nothing to bind: the subject does not learn binding in its three minutes."""
+    """Nothing to bind: the frozen model does not learn binding in its three minutes."""
     for row in rows:
         kinds = [fact.kind for fact in row.facts]
         assert len(kinds) == len(set(kinds)) and kinds[0] == "hero"

@@ -1,4 +1,4 @@
-"""The subject is trained once, is whole or absent, and is refused where it does not know its stories."""
+"""The frozen model is trained once, is whole or absent, and is refused where it does not know its stories."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_process_that_comes_second_takes_what_is_there(cache: Path, monkeypa
 
 
 def test_a_killed_training_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
-    """Killed while it writes: the worst moment. What is left is never taken for a subject."""
+    """Killed while it writes: the worst moment. What is left is never taken for a frozen model."""
     code = (
         "import sys, time\n"
         "from consistency_lens.demo import subject\n"

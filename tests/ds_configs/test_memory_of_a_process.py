@@ -1,4 +1,4 @@
-"""Where weights are spread, no process ever holds a whole copy of the subject by itself."""
+"""Where weights are spread, no process ever holds a whole copy of the frozen model by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two real processes read the rows that they train on: with the subject whole, and spread over them."""
+"""Two real processes read the rows that they train on: with the frozen model whole, and spread over them."""
 
 from __future__ import annotations
 

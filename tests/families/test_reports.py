@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 from family_rows import Row
 from huggingface_hub import ModelCard
+from rich.console import Console
 
 from consistency_lens.auto import evaluate_lens
 from consistency_lens.cli.final_card import finish_card
@@ -34,7 +36,10 @@ def test_it_depends_on_the_seed_alone_and_is_saved_whole(row: Row, report: Repor
     assert again.parts == report.parts and again.traits == report.traits
     report.save(tmp_path)
     assert Report.load(tmp_path).to_dict() == report.to_dict()
-    assert all(control in (tmp_path / "report.md").read_text() for control in row.controls)
+    console = Console(width=90, record=True, file=io.StringIO())
+    report.show(console)
+    for said in ((tmp_path / "report.md").read_text(), console.export_text()):
+        assert all(control in said for control in row.controls)
 
 
 @pytest.mark.parametrize(

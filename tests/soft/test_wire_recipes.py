@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,7 +161,9 @@ def test_another_model_learns_to_read_a_compressor_that_stays_as_it_is() -> None
         for row in note_dataset(1200).to_list()
     ]
 
-    def trained(lens: LatentWire, name: str, steps: int) -> LatentWire:
+    turned = [row | {"answers": row["answers"][::-1]} for row in rows]  # as the other model answers
+
+    def trained(lens: LatentWire, rows: list[dict[str, Any]], name: str, steps: int) -> LatentWire:
         collate, models = collator_of(lens.config, lens.models), lens.models
         optimizer = torch.optim.AdamW([p for p in lens.parameters() if p.requires_grad], 2e-3)
         for step in range(steps):
@@ -172,14 +175,14 @@ def test_another_model_learns_to_read_a_compressor_that_stays_as_it_is() -> None
         return lens
 
     left.name = "base"
-    first = trained(LatentWire.from_models(FrozenModels([left]), ratio=2.0), "base", 200)
+    first = trained(LatentWire.from_models(FrozenModels([left]), ratio=2.0), rows, "base", 120)
     new = with_receiver(first, right)
     new.requires_grad_(False)
     new.receiver("right").requires_grad_(True)
     before = [p.detach().clone() for p in new.compressor.parameters()]
-    trained(new, "right", 200)
+    trained(new, turned, "right", 160)
     assert all(torch.equal(p, q) for p, q in zip(new.compressor.parameters(), before, strict=True))
-    batch = collator_of(new.config, new.models)(rows[-200:])
+    batch = collator_of(new.config, new.models)(turned[-200:])
     compared, tokens = Answering.among(right, batch["tokens"]["right"]), batch["tokens"]["right"]
     with torch.no_grad():
         code = new.compress(batch)

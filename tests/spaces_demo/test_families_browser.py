@@ -63,7 +63,7 @@ def test_a_feature_is_switched_off_by_its_slider(
 ) -> None:
     visitor = visit(SPARSE, width=WIDTHS[place], scheme=scheme)
     page = visitor.page
-    assert "24 features" in page.locator("h1 + p").inner_text()
+    visitor.until("document.querySelector('h1 + p')?.innerText.includes('24 features')")
     assert page.get_by_role("tab", name="Edit", exact=True).count() == 0
     page.locator(".token").nth(3).click()
     visitor.near(4)
@@ -93,7 +93,7 @@ def test_every_model_is_asked_about_a_code_whose_slots_and_bytes_can_be_changed(
 ) -> None:
     visitor = visit(SOFT, width=WIDTHS[place], scheme=scheme)
     page = visitor.page
-    assert "read it in the text's place" in page.locator("h1 + p").inner_text()
+    visitor.until("document.querySelector('h1 + p')?.innerText.includes('read it in the text')")
     assert page.locator("#near h3 q").inner_text() == "w5 w6"
     prompt = page.locator("#near input[type=text]")
     prompt.fill("w9 w8")

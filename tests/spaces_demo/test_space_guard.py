@@ -32,7 +32,7 @@ import guard  # isort: skip
 import lenses as places  # isort: skip
 import reports  # isort: skip
 import texts  # isort: skip
-from drawing import unmarked  # isort: skip
+from marking import unmarked  # isort: skip
 from views import compare, report  # isort: skip
 
 JOIN = "gradio_api/queue/join"

@@ -157,5 +157,5 @@ def test_a_folder_stays_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="has finished training"):
         AutoLens.download(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(BadInput, match="names no subject"):
+    with pytest.raises(BadInput, match="names no frozen model"):
         AutoLens.download(os.fspath(tmp_path))

@@ -24,7 +24,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="the Space needs the
 
 USERS = int(os.environ.get("SPACE_LOAD_USERS", "50"))
 SECONDS = float(os.environ.get("SPACE_LOAD_SECONDS", "10"))
-LENS = os.environ.get("SPACE_LOAD_LENS", "")  # another lens than the tiny one, with the folder of its subject
+LENS = os.environ.get("SPACE_LOAD_LENS", "")  # another lens than the tiny one, with the folder of its frozen model
 SUBJECT = os.environ.get("SPACE_LOAD_SUBJECT", "")
 WORDS = os.environ.get("SPACE_LOAD_WORDS", "").split() or [f"w{i}" for i in range(90)]
 PAUSE = (1.0, 4.0)  # seconds in which people look at what they got

@@ -95,7 +95,7 @@ def test_densities_fall_into_their_bins() -> None:
     shares = density.histogram_of(counts, 1_000_000)
     assert shares.sum(1).tolist() == [1.0, 1.0]
     names = density.chart_of(counts, 1_000_000, [0, 1]).places
-    assert len(names) == shares.shape[1] and names[:2] == ("never", "< 1e-5")
+    assert len(names) == shares.shape[1] and names[:3] == ("never", "", "1e-05")
     assert shares[0, 0] == 0.25 and shares[0, 1] == 0.25 and shares[0, 2] == 0.25 and shares[0, -1] == 0.25
     assert shares[1, 0] == 0.5 and shares[1, names.index("1e-01")] == 0.25
 

@@ -152,7 +152,7 @@ def test_a_paraphrase_is_what_the_subject_says_after_the_examples(case: str, cod
 
 
 def test_a_paraphrase_is_no_copy(lm: FrozenLM, config: ConsistencyLensConfig) -> None:
-    """Given as a text what the subject would say anyway, it has to say something else."""
+    """Given as a text what the frozen model would say anyway, it has to say something else."""
     wanted = texts(controls.paraphrased(config, words([], length=LENGTH), lm))[0]
     for _ in range(6):  # what it says depends on the text: look for one that it would copy
         said = paraphrased_slowly(lm, config, wanted)
@@ -205,7 +205,7 @@ def test_traits_are_float32_on_the_cpu(
 
 
 def test_samples_are_the_subjects_own(lm: FrozenLM, config: ConsistencyLensConfig) -> None:
-    """Their first tokens are distributed as the subject says, without those that no text may hold."""
+    """Their first tokens are distributed as the frozen model says, without those that no text may hold."""
     rows = 20_000
     like = words(*([[9, 9]] * rows), length=2)
     prompt = lm.prefix({"input_ids": torch.tensor([PROMPT])})

@@ -20,7 +20,7 @@ from tiny import VOCABULARY, tiny_lm, tiny_tokenizer
 from consistency_lens import AutoLens, ConsistencyLens, FrozenLM
 
 SITE, SIZE, LAYERS, INNER, RANK = "resid_post.1", 32, 4, 64, 2
-# Of the subject, as the first version named them. A new way to hash would refuse every lens there is.
+# Of the frozen model, as the first version named them. A new way to hash would refuse every lens there is.
 WEIGHTS = "sha256:f08494668bc241fb33f21cf95aa227562e5ea3c1fd30e33db0a1b5dafc166135"
 TOKENIZER = "sha256:9c83ec302dae219518a5606682184e8637b6b3a71c321819be0b5fcb9cff07d7"
 SUBJECT = {

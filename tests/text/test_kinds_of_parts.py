@@ -1,4 +1,4 @@
-"""Two parts of different kinds on one subject: neither takes from the other what it needs to learn."""
+"""Two parts of different kinds on one frozen model: neither takes from the other what it needs to learn."""
 
 from __future__ import annotations
 

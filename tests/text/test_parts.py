@@ -1,4 +1,4 @@
-"""The decoder writes what it scores, the encoder reads as the subject does, and neither sees what it must not."""
+"""The decoder writes what it scores, the encoder reads as the frozen model does, and neither sees what it must not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trainable(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def lens(trainable: str, injection: str) -> ConsistencyLens:
-    """On a subject of its own: adapters are put on it."""
+    """On a frozen model of its own: adapters are put on it."""
     return stirred(tiny_lens(tiny_lm(), trainable=trainable, injection=injection))
 
 

@@ -1,4 +1,4 @@
-"""Adapters on a subject in 8 or 4 bits (QLoRA): both parts learn, the packed weights stay, byte for byte."""
+"""Adapters on a frozen model in 8 or 4 bits (QLoRA): both parts learn, the packed weights stay, byte for byte."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rows(frozen: FrozenLM, tmp_path_factory: pytest.TempPathFactory) -> Activati
 
 
 def packed(frozen: FrozenLM) -> dict[str, torch.Tensor]:
-    """The subject's own tensors, as they lie there."""
+    """The frozen model's own tensors, as they lie there."""
     own = {name: tensor for name, tensor in frozen.model.state_dict().items() if "lora" not in name}
     assert any(tensor.dtype in (torch.int8, torch.uint8) for tensor in own.values())
     return {name: tensor.detach().clone() for name, tensor in own.items()}
@@ -71,14 +71,14 @@ def test_both_adapters_learn_and_the_weights_below_stay(
     after = packed(frozen)
     assert after.keys() == weights.keys() and all(torch.equal(after[name], weights[name]) for name in weights)
     again = frozen.logits({"input_ids": torch.tensor([[1, 7, 8]]), "attention_mask": torch.ones(1, 3).long()})
-    assert torch.equal(again, logits), "with the adapters off the subject is itself"
+    assert torch.equal(again, logits), "with the adapters off the frozen model is itself"
 
 
 def test_saved_loaded_and_resumed(tmp_path: Path, frozen: FrozenLM, rows: Activations, folder: Path) -> None:
     undisturbed = trainer_of(tmp_path / "whole", frozen, rows)
     undisturbed.train()
     kept = [name for f in (tmp_path / "whole/checkpoint-4").rglob("*.safetensors") for name in load_file(f)]
-    assert kept and all("lora_" in name or "map." in name for name in kept), "no weights of the subject"
+    assert kept and all("lora_" in name or "map." in name for name in kept), "no weights of the frozen model"
     fresh = FrozenLM.from_pretrained(folder, quantization=frozen.quantization)
     resumed = trainer_of(tmp_path / "whole", fresh, rows)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-4"))
@@ -95,7 +95,7 @@ def test_saved_loaded_and_resumed(tmp_path: Path, frozen: FrozenLM, rows: Activa
 
 
 def test_what_packed_weights_cannot_do_is_refused(frozen: FrozenLM) -> None:
-    with pytest.raises(BadInput, match="a quantised subject cannot be cloned"):
+    with pytest.raises(BadInput, match="a quantised model cannot be cloned"):
         tiny_lens(frozen, trainable="full")
     with pytest.raises(BadInput, match=rf"quantization='{frozen.quantization}': adapters cannot become part"):
         tiny_lens(frozen, trainable="lora").merge_for_release()

@@ -1,4 +1,4 @@
-"""Text in the place that it is about: the context judges quotes, and the subject what else is said there."""
+"""Text in the place that it is about: the context judges quotes, and the frozen model what else is said there."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ KINDS = ["full", "lora", "projections"]
 
 
 def test_a_weight_of_several_names_is_in_the_state_once() -> None:
-    """Without what is frozen, as DeepSpeed asks for it, nothing of the subject is left."""
+    """Without what is frozen, as DeepSpeed asks for it, nothing of the frozen model is left."""
     lens = tiny_lens(tiny_lm(), trainable="lora")
     state = lens.state_dict()
     frozen = [name for name, p in lens.named_parameters() if not p.requires_grad]

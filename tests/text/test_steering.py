@@ -47,7 +47,7 @@ def test_it_is_the_difference_added_by_hand(lens: ConsistencyLens) -> None:
     assert found.size == pytest.approx(float(added.norm() / read.norm()), rel=1e-4)
     for logits, said in ((before[4], found.before), (after[4], found.after)):
         assert [word for word, _ in said] == [frozen.tokenizer.decode(i) for i in logits.topk(5).indices.tolist()]
-    # Tokens 5 to 8 come after P; none that the subject expects there is a changed one, or it would not count.
+    # Tokens 5 to 8 come after P; none that the frozen model expects there is a changed one, or it would not count.
     changed = {frozen.tokenizer.convert_tokens_to_ids(word) for word in ("w8", "w41")}
     free = [i for i in range(5, 9) if int(before[i].argmax()) not in changed]
     by_hand = kl_of(before[free], after[free]).mean()
@@ -133,7 +133,7 @@ def test_side_effects_are_measured_so_far_and_no_further() -> None:
 
 
 def test_where_nothing_is_left_to_count_there_is_no_number() -> None:
-    """The subject ends its text at once: nothing comes after P."""
+    """The frozen model ends its text at once: nothing comes after P."""
     frozen = tiny_lm()
     lens = stirred(tiny_lens(frozen))
     words = [f"w{i}" for i in range(90)]

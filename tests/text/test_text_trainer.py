@@ -100,7 +100,7 @@ def test_a_rollout_is_paired_with_the_same_rollout_of_another_document(tmp_path:
     trainer = stirred_trainer(tmp_path, rollouts=3)
     batch = first_batch(trainer)
     rows = trainer.rows(batch)
-    assert len(rows.pair) == 18 and len(rows.comparison.clean) == 6, "what the subject says untouched is there once"
+    assert len(rows.pair) == 18 and len(rows.comparison.clean) == 6, "what the model says untouched is there once"
     for n in range(18):
         i, g = divmod(n, 3)
         assert torch.equal(rows.original[n], batch["activations"][SITE][i].float())
@@ -203,7 +203,7 @@ def test_vectors_alone_do_not_ask_the_subject(tmp_path: Path, estimator: str, mo
     trainer = stirred_trainer(tmp_path, kl_weight="0", estimator=estimator)
 
     def asked(*args: Any) -> None:
-        raise AssertionError("the subject was asked")
+        raise AssertionError("the frozen model was asked")
 
     monkeypatch.setattr(FrozenLM, "prefix", asked)
     found = losses(trainer)

@@ -1,7 +1,7 @@
 """Which engine spreads the work over processes, what a lens needs under it, and what it refuses.
 
 Under ZeRO-3 and FSDP2 no process holds all weights: the engine puts a module's weights together for the length of its
-forward call. So lens and subject become one module, `Together`, and all of a step happens inside one call of it.
+forward call. So lens and frozen model become one module, `Together`, and all of a step happens inside one call of it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Engine:
         if not self.spreads_weights:
             return
         if frozen.quantization != "none":
-            fix = "Use ds_configs/zero2.json or ddp.yaml: a quantised subject is small enough to be whole."
+            fix = "Use ds_configs/zero2.json or ddp.yaml: a quantised model is small enough to be whole."
             raise BadInput("quantization", frozen.quantization, fix, why=f"{self.name} cannot spread packed weights")
         if args.ema_decay:
             fix = "Use 0, or ds_configs/zero2.json."
@@ -137,7 +137,7 @@ def _copies_of(args: TrainingArguments) -> int | None:
 
 
 def _require_dtype(engine: Engine, lens: LensModel, frozen: FrozenLM, args: Any) -> None:
-    """DeepSpeed and FSDP2 cast every weight they hold: with bf16 a subject in float32 would no longer be the one that
+    """DeepSpeed and FSDP2 cast every weight they hold: with bf16 a model in float32 would no longer be the one that
     made the rows."""
     if engine.is_deepspeed:
         wanted = args.deepspeed_plugin.hf_ds_config.dtype()
@@ -148,8 +148,8 @@ def _require_dtype(engine: Engine, lens: LensModel, frozen: FrozenLM, args: Any)
     inside = engine.spreads_weights or any(p is q for p in lens.parameters() for q in _some(frozen))
     if inside and wanted != frozen.dtype:
         name = str(frozen.dtype).removeprefix("torch.")
-        fix = "Use --bf16 with a subject in bfloat16 (--dtype bfloat16, the rows as well), or neither."
-        raise BadInput("dtype", name, fix, why=f"{engine.name} would cast the subject to {wanted}")
+        fix = "Use --bf16 with a frozen model in bfloat16 (--dtype bfloat16, the rows as well), or neither."
+        raise BadInput("dtype", name, fix, why=f"{engine.name} would cast the frozen model to {wanted}")
 
 
 def _some(frozen: FrozenLM) -> list[nn.Parameter]:
@@ -157,9 +157,9 @@ def _some(frozen: FrozenLM) -> list[nn.Parameter]:
 
 
 class Together(nn.Module):
-    """Lens and subject as one module, each weight once, and one call for all that is done with them.
+    """Lens and frozen model as one module, each weight once, and one call for all that is done with them.
 
-    The engine finds every module in here exactly once, also where decoder, encoder and subject are one set of weights.
+    The engine finds every module in here exactly once, also where decoder, encoder and model are one set of weights.
     """
 
     def __init__(self, lens: LensModel, frozen: FrozenLM | None = None) -> None:
@@ -178,7 +178,7 @@ class Together(nn.Module):
 
     @property
     def language_models(self) -> list[Any]:
-        """The subject and those of the lens, each once."""
+        """The frozen model and those of the lens, each once."""
         return [piece for name, piece in self.pieces.items() if name.endswith("lm") or name == "subject"]
 
     def forward(self, act: Callable[[], Any]) -> Any:
@@ -232,7 +232,7 @@ def spread_zero3(model: Together, dtype: torch.dtype, device: torch.device, give
     a whole copy of their own by writing there.
 
     Args:
-        model: lens and subject.
+        model: lens and frozen model.
         dtype: that the engine computes in; it casts all weights to it.
         device: of this process.
         given: DeepSpeed's configuration; whether parts wait on the host (`offload_param`) hangs on it.

@@ -27,7 +27,7 @@ from .shards import exchange, held_state, is_spread, restore_state, shard_of
 
 
 class EngineTrainer(Trainer):
-    """Hands the lens, or lens and subject together, to an engine; saves and restores what is the engine's.
+    """Hands the lens, or lens and frozen model together, to an engine; saves and restores what is the engine's.
 
     `lens`, `frozen`, `data` and `engine` are set before this class is initialised (`place`).
     """
@@ -65,7 +65,7 @@ class EngineTrainer(Trainer):
                 plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **wider)
 
     def as_one(self, act: Callable[[], Any]) -> Any:
-        """Do something with lens and subject; where their weights are spread, inside one call of what holds them."""
+        """Do something with lens and model; where their weights are spread, inside one call of what holds them."""
         if not self.engine.spreads_weights or self._is_inside:
             return act()
         self._is_inside = True
@@ -137,7 +137,7 @@ class EngineTrainer(Trainer):
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """With --torch_compile accelerate would compile the lens as a whole, anew for each length, up to the limit.
-        And of a stream one process would read and hand out what takes all to read, where the subject is spread. Until
+        And of a stream one process would read and hand out what takes all to read, where the model is spread. Until
         the last pass of a step, FSDP2 would keep the gradients of all weights on each process."""
         made = super()._build_accelerator_args(**kwargs)
         made["gradient_accumulation_plugin"].sync_each_batch |= self.engine.name == "fsdp2"
@@ -150,7 +150,7 @@ class EngineTrainer(Trainer):
         return data.to(self.args.device) if isinstance(data, Tensor) else super()._prepare_input(data)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """transformers would first put together all that an engine holds, the subject too."""
+        """transformers would first put together all that an engine holds, the frozen model too."""
         if not (self.engine.is_deepspeed or self.engine.spreads_weights):
             super().save_model(output_dir, _internal_call)
             return
@@ -159,7 +159,7 @@ class EngineTrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """The engine's own state, without frozen weights: the subject is in no checkpoint."""
+        """The engine's own state, without frozen weights: the frozen model is in no checkpoint."""
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             self.engine.save(Path(output_dir))

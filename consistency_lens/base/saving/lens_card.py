@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..modeling import LensModel
 
 RECORD, CARD = "training.json", "README.md"
-OWN_SUBJECT = re.compile(r"subject-[0-9a-f]{16}")  # what the package calls the subject that it trains itself
+OWN_SUBJECT = re.compile(r"subject-[0-9a-f]{16}")  # what the package calls the frozen model that it trains itself
 LENGTHS = range(16, 64)  # tokens of a text for the snippet
 SHOWN = 9  # rows of the history
 CITATION = """@software{consistency_lens,
@@ -192,7 +192,7 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
     if OWN_SUBJECT.fullmatch(origin.model_id):
         licence = replace(
             licence,
-            note="The package trains this subject on stories that it makes up; nobody has put a "
+            note="The package trains this frozen model on stories that it makes up; nobody has put a "
             "licence on such weights.",
         )
     last = record.history[-1] if record.history else {}
@@ -250,14 +250,14 @@ def write_plain_card(folder: Path, config: LensConfig, record: TrainingRecord, e
 
 
 def hub_id(origin: Provenance) -> str | None:
-    """The subject's id on the Hub, if that is where it came from."""
+    """The frozen model's id on the Hub, if that is where it came from."""
     commit = origin.weights.partition("commit:")[2]
     return origin.model_id if commit not in ("", "None") else None
 
 
 def usage(name: str, config: LensConfig, text: str) -> str:
     """A snippet that runs as it stands, where the lens lies in a folder of this name or in a repository."""
-    # A subject from a folder has to be named; one of the Hub, or one that the package trains itself, is found.
+    # A frozen model from a folder has to be named; one of the Hub, or one that the package trains itself, is found.
     named = {name: literal(each.model_id) for name, each in config.origins.items() if not findable(each)}
     several = "{" + ", ".join(f"{literal(name)}: {each}" for name, each in named.items()) + "}"
     place = several if len(config.origins) > 1 else "".join(named.values())
@@ -286,7 +286,7 @@ def short_text(text: str) -> str:
 
 
 def findable(origin: Provenance) -> bool:
-    """Whether a lens's subject can be loaded by its name alone: from the Hub, or trained by the package itself."""
+    """Whether a lens's model can be loaded by its name alone: from the Hub, or trained by the package itself."""
     return hub_id(origin) is not None or bool(OWN_SUBJECT.fullmatch(origin.model_id))
 
 

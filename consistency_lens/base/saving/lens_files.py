@@ -58,7 +58,7 @@ class SavedModel(PreTrainedModel):
         return [f"{folder}/*" for folder in self.folders]
 
     def files(self) -> dict[str, dict[str, nn.Parameter]]:
-        """All that is saved: file -> name in the file -> parameter. The subject's own weights are in none."""
+        """All that is saved: file -> name in the file -> parameter. The frozen model's own weights are in none."""
         raise NotImplementedError
 
     def save_parts(self, folder: Path) -> None:
@@ -157,7 +157,7 @@ def require_lens(file: Path, place: str | os.PathLike[str]) -> dict[str, Any]:
     """What a configuration says; raise unless it is that of a lens."""
     said: dict[str, Any] = read_json(file, plain, "lens", str(place), SAVE_AGAIN)
     if not isinstance(said, dict) or not said.get("provenance"):
-        raise BadInput("lens", str(place), _NO_LENS, why="its config.json names no subject")
+        raise BadInput("lens", str(place), _NO_LENS, why="its config.json names no frozen model")
     require(said, record(OF_A_LENS), "lens", str(place), SAVE_AGAIN, file.name)
     return said
 

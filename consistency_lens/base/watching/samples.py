@@ -64,9 +64,9 @@ def drawn(rows: Sequence[Mapping[str, Any]], step: int) -> RenderableType:
     title = f"step {step}: {len(picked)} of {len(rows)} held-out activations, from the lowest KL to the highest"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True)
     table.add_column("KL", justify="right", style="bold")
-    table.add_column("the subject has read", ratio=4)
+    table.add_column("the frozen model has read", ratio=4)
     table.add_column("the lens says", ratio=3, style="cyan")
-    table.add_column("the subject goes on", ratio=3)
+    table.add_column("the frozen model goes on", ratio=3)
     table.add_column("with what was restored", ratio=3)
     for row in picked:
         end = row["context"][-90:]

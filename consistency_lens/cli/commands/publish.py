@@ -32,8 +32,8 @@ from .publish_subject import config_with, send_subject, subject_card, subject_fi
 from .report import named_lens
 
 _ALONE = (
-    "Its subject is not published with it: this machine does not have the one that it was made for. Another machine, "
-    "which trains that subject again, may get other weights, and then the lens refuses them."
+    "Its model is not published with it: this machine does not have the one that it was made for. Another machine, "
+    "which trains that frozen model again, may get other weights, and then the lens refuses them."
 )
 _OF_ROWS = (CARD, *LAYOUT, *(f"{split}/data-*.{kind}" for split in SPLITS for kind in ("arrow", "safetensors")))
 
@@ -119,7 +119,7 @@ def _config_of(folder: Path) -> LensConfig:
 def show_bills(
     repo: str, private: bool, files: Mapping[str, Path], config: LensConfig, subject: Mapping[str, Path]
 ) -> None:
-    """Of a lens, and of its subject where that goes along."""
+    """Of a lens, and of its frozen model where that goes along."""
     show_bill(repo, "model", private, files)
     if f"{REPORT}/report.json" not in files:
         console.print("There is no report: the card has no numbers. `run_lens.py evaluate --lens ...` makes one.")
@@ -160,7 +160,7 @@ def send_lens(
     revision: str | None = None,
     private: bool | None = None,
 ) -> str:
-    """A lens, and before it its subject where nobody else could have it."""
+    """A lens, and before it its frozen model where nobody else could have it."""
     config = _config_of(files[CONFIG_NAME].parent)
     with TemporaryDirectory(prefix="consistency-lens-") as scratch:
         files = _with_card(files, Path(scratch), repo, token, revision)

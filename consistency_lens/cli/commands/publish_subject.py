@@ -1,4 +1,4 @@
-"""A subject that the package trained itself goes to the Hub beside its lens: trained again on another machine, its
+"""A model that the package trained itself goes to the Hub beside its lens: trained again on another machine, its
 weights would not be the same to the last bit, and the lens would refuse it."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Nobody has put a licence on such weights.
 
 
 def subject_files(config: LensConfig) -> dict[str, Path]:
-    """Name in the repository -> file; none of a subject that is to be had elsewhere, or is not on this machine."""
+    """Name in the repository -> file; none of a model that is to be had elsewhere, or is not on this machine."""
     origin = config.origin
     folder = folder_named(origin.model_id)
     if not is_demo(origin.model_id) or not folder.is_dir():
@@ -64,7 +64,7 @@ def subject_card(files: Mapping[str, Path], origin: Provenance) -> str:
     accuracy = "most"
     if REPORT_FILE in files:
         kind = record({"report": record({"accuracy": number(0, 1)})})
-        fix = f"Take the folder {files[REPORT_FILE].parent.name} out of the cache: the subject is then trained again."
+        fix = f"Take the folder {files[REPORT_FILE].parent.name} out of the cache: the model is then trained again."
         report = read_json(files[REPORT_FILE], kind, "subject", origin.model_id, fix)["report"]
         accuracy = f"{report['accuracy']:.1%}"
     return CARD_TEXT.format(name=origin.model_id, accuracy=accuracy)
@@ -80,12 +80,12 @@ def send_subject(
         card.write_text(subject_card(files, origin), encoding="utf-8")
         publish_card(card, Path(scratch), repo, token)
         with hub.staged({**files, CARD: card}) as folder:
-            address = hub.upload(folder, repo, "Upload a subject", token)
+            address = hub.upload(folder, repo, "Upload a frozen model", token)
     return replace(origin, published=f"{repo}@{address.rpartition('/')[2]}")
 
 
 def config_with(origin: Provenance, config: Path, scratch: Path) -> Path:
-    """A copy of a lens's configuration that says where its subject lies."""
+    """A copy of a lens's configuration that says where its frozen model lies."""
     said = json.loads(config.read_text(encoding="utf-8"))
     copy = scratch / CONFIG_NAME
     copy.write_text(json.dumps(said | {"provenance": origin.to_dict()}, indent=2) + "\n", encoding="utf-8")

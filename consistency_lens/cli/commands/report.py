@@ -82,7 +82,7 @@ def report_folder(request: Request, home: Path | None) -> Path:
 
 
 def load_lens(request: Request) -> LensModel:
-    """The lens that is named, with the subject that is named or that it was made for."""
+    """The lens that is named, with the frozen model that is named or that it was made for."""
     where, subject, token = named_lens(request), request.subject, request.values["hub_token"]
     others = load_others(subject)
     if subject.model_name_or_path is None:
@@ -93,7 +93,7 @@ def load_lens(request: Request) -> LensModel:
 
 
 def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
-    """For a second lens beside this one: the same subject, or, since adapters of two lenses do not go onto one set of
+    """For a second lens beside this one: the same model, or, since adapters of two lenses do not go onto one set of
     weights, a second copy."""
     assert lens.subject is not None
     if not lens.config.has_adapters:

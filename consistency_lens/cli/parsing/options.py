@@ -74,7 +74,7 @@ class Options:
     def groups(self) -> dict[str, type]:
         """Title -> the dataclass of the options below it."""
         return {
-            "the subject": SubjectArguments,
+            "the frozen model": SubjectArguments,
             "the texts": CorpusArguments,
             self.run.data_title: self.run.data_options,
             "the lens": self.run.lens_options,

@@ -95,7 +95,8 @@ def as_options(record: dict[str, Any], options: Options) -> list[str]:
             raise BadInput("config", name, "Give a single value.", why=f"the recipe gives it {value!r}")
         items = {item for kind in allowed if get_origin(kind) is list for item in get_args(kind)}
         if (str in allowed or many) and value is not None:
-            fitting = (str, int, float) if name in options.schedules else (str, bool) if bool in allowed else (str,)
+            fitting: tuple[type, ...] = (str, bool) if bool in allowed else (str,)
+            fitting = (str, int, float) if name in options.schedules else fitting
             fitting = (int, float) if items & {int, float} else fitting
             for item in value if isinstance(value, list) else [value]:
                 if type(item) not in fitting:

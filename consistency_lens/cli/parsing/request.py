@@ -208,7 +208,7 @@ def new_parser(options: Options, whole: bool = False) -> Parser:
         whole,
         prog="run_lens.py",
         allow_abbrev=False,
-        usage=f"accelerate launch run_lens.py [{'|'.join(COMMANDS)}] [--config recipe] [--any_field value]",
+        usage="accelerate launch run_lens.py [command] [--config recipe] [--any_field value]",
         epilog="Recipes: " + ", ".join(recipe_names()) + ". demo is the default where no model and no text is named.",
     )
     parser.add_argument("--config", default=None)

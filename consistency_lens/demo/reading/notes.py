@@ -1,7 +1,7 @@
 """Notes of the demo world: what is true of a story in eight words, and a question for each two of them.
 
 A note says four pairs of facts in any order: how the child feels, where the friend lives, what colour the thing has,
-what the pet eats. Nothing in it can be left out: each word is one of ten to twenty-two, 33 bits in all.
+what the pet eats. Nothing in it can be left out: each word is one of ten to twenty-two, 34 bits in all.
 """
 
 from __future__ import annotations

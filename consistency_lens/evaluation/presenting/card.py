@@ -87,7 +87,7 @@ def _picked(rows: int, baseline: str) -> str:
     return (
         f"Of {rows} held-out rows drawn by chance, the half that matters most: there {baseline} in the place of what "
         "is restored does most harm. Of that half, the three with the lowest KL and the three with the highest, from "
-        "what the subject predicts to what it predicts with what was restored from the code alone. Most rows lie "
+        "what the frozen model predicts to what it predicts with what was restored from the code alone. Most rows lie "
         "between."
     )
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from ...evaluation.about import Chart
 
 EDGES = tuple(10 ** (step / 2) for step in range(-10, 1))  # half a decade each, from 1e-5 to 1
-_RARE = "< 1e-5"
 
 
 def histogram_of(counts: Tensor, tokens: int) -> Tensor:
@@ -29,8 +28,8 @@ def histogram_of(counts: Tensor, tokens: int) -> Tensor:
 
 def chart_of(counts: Tensor, tokens: int, window: Sequence[int]) -> Chart:
     """The histogram as a picture."""
-    named = ("" if i % 2 or i == 0 else f"{low:.0e}" for i, low in enumerate(EDGES[:-1]))  # of each decade, the first
-    names = ["never", _RARE, *named]
+    # Of each decade the first bin is named; what is active more rarely than 1e-5 lies between it and `never`.
+    names = ["never", "", *("" if i % 2 else f"{low:.0e}" for i, low in enumerate(EDGES[:-1]))]
     shares = histogram_of(counts, tokens)
     return Chart(
         name="density",

@@ -52,7 +52,7 @@ def export(
     """Write a lens as circuit-tracer reads it: beside the folder, whose place it takes when it is whole.
 
     Args:
-        lens: of all layers of its subject, with `relu` or `jumprelu`.
+        lens: of all layers of its frozen model, with `relu` or `jumprelu`.
         folder: a new or empty one, or an earlier export of as many layers.
         batches: activations `[N, L, d]` for thresholds, where the lens has `topk` or `batchtopk`.
     """

@@ -47,7 +47,7 @@ def features_of(
     of these with their `scores`, how many are `active`, and, where they are asked for, the `contexts` of each.
 
     Args:
-        lens: with its subject; of one that knows no contexts, labels are empty.
+        lens: with its frozen model; of one that knows no contexts, labels are empty.
         text: what the model reads, as a string or as token ids.
         top: how many features to name.
         positions: tokens of the text, negative ones counted from its end; default all but the first.
@@ -90,7 +90,7 @@ def require_inside(inside: str) -> None:
 
 @torch.no_grad()
 def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str, top: int) -> Changed:
-    """What the subject predicts next, before and after features are multiplied at every token but the first."""
+    """What the frozen model predicts next, before and after features are multiplied at every token but the first."""
     require_inside(inside)
     frozen, ids = read_tokens(lens, text)
     batch = {"input_ids": ids}

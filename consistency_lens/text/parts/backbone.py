@@ -1,4 +1,4 @@
-"""The language model of each part of a lens: a clone of the subject, or the subject itself."""
+"""The language model of each part of a lens: a clone of the frozen model, or the frozen model itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..configuration import ConsistencyLensConfig
 
 
 def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) -> PreTrainedModel:
-    """The language model for one part. Without a subject only one with weights of its own (`full`) can be made, and
+    """The language model for one part. Without a model only one with weights of its own (`full`) can be made, and
     these are left to be loaded."""
     kind = config.kind_of(part)
     if frozen is None and kind != "full":
@@ -46,14 +46,14 @@ def cut(lm: PreTrainedModel, config: ConsistencyLensConfig, part: str) -> PreTra
 
 
 def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
-    """Plain weights in float32: those of the subject, with what an adapter adds to them."""
+    """Plain weights in float32: those of the frozen model, with what an adapter adds to them."""
     if frozen.quantization != "none":
-        raise BadInput("trainable", "full", "Use trainable=lora: a quantised subject cannot be cloned and trained.")
+        raise BadInput("trainable", "full", "Use trainable=lora: a quantised model cannot be cloned and trained.")
     return without_adapters(in_float32(copy.deepcopy(frozen.model)), adapter)
 
 
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
-    with refusing_damage("config.json", "lens", "Save or download it again: what it says of the subject is damaged."):
+    with refusing_damage("config.json", "lens", "Save or download it again: what it says of the model is damaged."):
         # Without what names code of its own: transformers would ask whether to run that.
         said = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
         subject = AutoConfig.for_model(**said)

@@ -40,13 +40,13 @@ _RESIDUAL_SITE = Site("resid_post", 1)
 
 
 class LensPart(SavedModel):
-    """A language model and a map between it and the subject's activations.
+    """A language model and a map between it and the frozen model's activations.
 
     Saved alone, it lies as in a whole lens: the other part may be saved beside it.
 
     Args:
         config: of the lens.
-        lm: the language model; its own clone, or the subject itself.
+        lm: the language model; its own clone, or the frozen model itself.
         trainable: `full`, `lora` or `projections`; default as the configuration says.
     """
 
@@ -64,7 +64,7 @@ class LensPart(SavedModel):
         with torch.no_grad():
             self.map.weight.copy_(torch.eye(config.hidden_size))
             self.map.bias.zero_()
-        if self.trainable == "full":  # otherwise it is the subject, frozen, maybe with the other part's adapter on it
+        if self.trainable == "full":  # otherwise it is the model, frozen, maybe with the other part's adapter on it
             lm.requires_grad_(True)
 
     @classmethod
@@ -126,7 +126,7 @@ class LensPart(SavedModel):
             case "full":
                 self.lm.config.save_pretrained(folder / self.name)
             case "lora":
-                # peft names the folder that the subject was loaded from.
+                # peft names the folder that the frozen model was loaded from.
                 said = copy(self.lm.peft_config[self.name])
                 said.base_model_name_or_path = self.config.origin.model_id
                 said.save_pretrained(str(folder / self.name))
@@ -278,7 +278,7 @@ class LensDecoder(LensPart):
 
 
 class LensEncoder(LensPart):
-    """Words -> activation: the subject's layers up to the site read the text; the last token's state is mapped."""
+    """Words -> activation: the model's layers up to the site read the text; the last token's state is mapped."""
 
     name = "encoder"
 

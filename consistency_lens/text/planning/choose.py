@@ -45,7 +45,7 @@ def choose(
     """
     if given.get("trainable") == "full" and given.get("quantization", "none") != "none":
         fix = "Use --trainable lora, or leave --quantization out: packed weights cannot be trained."
-        raise BadInput("trainable", "full", fix, why=f"the subject is packed, quantization={given['quantization']}")
+        raise BadInput("trainable", "full", fix, why=f"the model is packed, quantization={given['quantization']}")
     found, least = [], None
     for way in _ways(sizes, work, card, given):
         options = [Option(w, memory_of(sizes, w), hours_of(sizes, w, card, steps, warm_steps))
@@ -63,7 +63,7 @@ def choose(
 
 
 def _ways(sizes: Sizes, work: Work, card: Card, given: Mapping[str, Any]) -> Iterator[Work]:
-    """In the order in which one would take them: plain subjects before packed ones, whole weights before spread, and
+    """In the order in which one would take them: plain models before packed ones, whole weights before spread, and
     those spread within a machine before those spread over all."""
     kinds = ("full", "lora") if sizes.weights < SMALL else ("lora", "full")
     for shards in _shards(work.processes, card.machine):

@@ -27,8 +27,8 @@ def require_model(values: Mapping[str, Any], config: Any, tokenizer: Any) -> Non
     vague_id(values["warm_vague"], tokenizer, {stop, *tokenizer.all_special_ids})
     packed = quantization_of(config) if values["quantization"] == "none" else values["quantization"]
     if "full" in (values["trainable"], values["encoder_trainable"]) and packed != "none":
-        fix = "Use trainable=lora: a quantised subject cannot be cloned and trained."
-        raise BadInput("trainable", "full", fix, why=f"the subject is quantised: {packed}")
+        fix = "Use trainable=lora: a quantised model cannot be cloned and trained."
+        raise BadInput("trainable", "full", fix, why=f"the frozen model is quantised: {packed}")
 
 
 def require_contexts(values: Mapping[str, Any], extraction: Extraction, room: int) -> None:

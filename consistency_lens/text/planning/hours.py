@@ -92,7 +92,7 @@ def hours_of(sizes: Sizes, work: Work, card: Card, steps: int, warm_steps: int) 
         seconds["between cards"] = _sending(sizes, work, card)
     once = {name: seconds[name] for name in ("teacher-forced", "encoder") if name in seconds}
     warm = (sum(once.values()) + seconds.get("reference", 0.0)) / work.rollouts + seconds["optimizer"]
-    warm += seconds["prefix"] + seconds["rollout"] / work.rollouts  # the starting texts, which the subject says
+    warm += seconds["prefix"] + seconds["rollout"] / work.rollouts  # the starting texts, which the frozen model says
     warm += seconds.get("between cards", 0.0)
     step = sum(seconds.values())
     judged = (

@@ -38,7 +38,7 @@ class Memory:
 
 
 def subject_bytes(sizes: Sizes, work: Work) -> float:
-    """Weights of the frozen subject, whole."""
+    """Weights of the frozen model, whole."""
     plain = BYTES[work.dtype]
     if work.quantization == "none":
         return sizes.weights * plain

@@ -241,7 +241,7 @@ def tables_of(
 def _hindered(option: Option, card: Card) -> str:
     """Why it cannot be done, if it cannot."""
     if option.work.trainable == "full" and option.work.quantization != "none":
-        return "cannot be trained: the subject is packed"
+        return "cannot be trained: the frozen model is packed"
     return "" if option.memory.peak <= card.memory else "does not fit"
 
 

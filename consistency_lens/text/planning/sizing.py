@@ -20,7 +20,7 @@ def sizes_of(config: PreTrainedConfig, dtype: str = "bfloat16", rank: int = 16) 
     """
     Args:
         config: of any model whose architecture is known.
-        dtype: of the subject.
+        dtype: of the frozen model.
         rank: of the adapters that blocks may carry.
     """
     model = _meta(config, "float32")

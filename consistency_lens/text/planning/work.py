@@ -51,8 +51,8 @@ class Work:
     Args:
         site_depth: how many blocks the encoder has: those up to the site.
         trainable: `full`, `lora` or `projections`.
-        dtype: of the subject.
-        quantization: of the subject.
+        dtype: of the frozen model.
+        quantization: of the frozen model.
         autocast: whether what is trained computes in bfloat16 (`bf16`).
         checkpointing: whether decoder and encoder recompute their blocks.
         rows: B, activations per process and pass.

@@ -12,9 +12,9 @@ from ..sceptic.controls import DEFINED, GREEDY, PROBES, TABLE
 
 SHUFFLED, REWORDED, TAIL = "shuffled_activation", "reworded", "context_tail"
 TRAINED_TAIL = "context_tail_trained"  # a rival that learned to read such tails
-# A text control that knows what the subject will say: what one gets without a lens. It is no sign of blindness.
+# A text control that knows what the frozen model will say: what one gets without a lens. It is no sign of blindness.
 AHEAD = "own_continuation"
-TRAINED_GREEDY = f"{GREEDY}_trained"  # a rival that learned to read what the subject says next
+TRAINED_GREEDY = f"{GREEDY}_trained"  # a rival that learned to read what the frozen model predicts next
 READ_BY = {TRAINED_GREEDY: GREEDY}  # rival -> the code that it reads; all others read the tail
 TEXT, LOOKS_AHEAD, TAMPERED, TWO_TOKENS, SLOTS = "text", "ahead", "tampered", "two_tokens", "slots"
 # What needs no decoder: a lens is worth what it has above the best of these.
@@ -37,9 +37,9 @@ TITLES = {
     "code": "Is it language, or a private code?",
 }
 TRAITS = {
-    "text_nll": "nats per token of the text under the subject, behind the decoder's prompt without the activation",
-    "sample_nll": "nats per token of the subject's own samples of the same length",
-    "excerpt_nll": "nats per token of what the subject itself says next, sampled, of the same length, and judged like "
+    "text_nll": "nats per token of the text under the model, behind the decoder's prompt without the activation",
+    "sample_nll": "nats per token of the frozen model's own samples of the same length",
+    "excerpt_nll": "nats per token of what the model itself says next, sampled, of the same length, and judged like "
     "text_nll: without the context it belongs to",
     "text_nll_above_excerpts": "text_nll minus excerpt_nll: how much less natural the text is than an excerpt from "
     "the middle of what M says",
@@ -62,13 +62,13 @@ CODES = {
     "context_tail": "the last tokens of A's own context, read by the lens's own encoder",
     "context_tail_trained": "the last tokens of A's own context, read by an encoder trained on them with the same "
     "objective and budget",
-    "own_continuation": "P's token and what the subject itself says next: it looks ahead, and is what one gets "
+    "own_continuation": "P's token and what the frozen model itself says next: it looks ahead, and is what one gets "
     "without a lens",
     **DEFINED,
     TRAINED_GREEDY: f"the text of {GREEDY}, read by an encoder trained on such texts with the same objective and "
     "budget",
     "token_shuffle": "the lens's tokens in another order",
-    "paraphrase": "the lens's text, rewritten by the subject",
+    "paraphrase": "the lens's text, rewritten by the frozen model",
     "reworded": "the lens's text in other words and another order, by a world that knows its synonyms; over the rows "
     "whose first two words changed",
 }

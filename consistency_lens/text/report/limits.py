@@ -115,7 +115,7 @@ def _naturalness(report: Report) -> str:
     above: Number | None = report.traits.get("text_nll_above_samples")
     if above is None or above.low <= 0:
         return ""
-    return f"Its words are less natural than the subject's own: {above} nats per token above what it would say itself."
+    return f"Its words are less natural than the model's own: {above} nats per token above what it would say itself."
 
 
 def _size(report: Report) -> str:

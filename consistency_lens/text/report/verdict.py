@@ -26,7 +26,7 @@ class Verdict:
 
 
 def best_text(report: Report, name: str = "kl_recovered", part: str = "all") -> str | None:
-    """The strongest text control that sees neither an activation nor what the subject will say."""
+    """The strongest text control that sees neither an activation nor what the frozen model will say."""
     numbers = report.parts[part].numbers
     codes = [c for c in report.groups.get("text", []) if c != SHUFFLED and name in numbers[c]]
     return max(codes, key=lambda code: numbers[code][name].value, default=None)
@@ -161,7 +161,7 @@ def _no_better_than_the_mean(score: Number, fve: Number | None) -> str:
 
 
 def _kept_when_reworded(report: Report) -> Number | None:
-    """The world knows its synonyms, so where it has reworded, that counts; else the subject's own paraphrase."""
+    """The world knows its synonyms, so where it has reworded, that counts; else the frozen model's own paraphrase."""
     for code in (REWORDED, "paraphrase"):
         if "kl_recovered" in report.retention.get(code, {}):
             return report.retention[code]["kl_recovered"]

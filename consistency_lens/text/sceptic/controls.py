@@ -27,7 +27,7 @@ READ = {
     NEXT_READ: "how often the probe names the model's likeliest next token",
 }
 DEFINED = {
-    GREEDY: "P's token and what the subject says next, in the form of the lens's starting texts: no decoder wrote it",
+    GREEDY: "P's token and what it predicts next, in the form of the lens's starting texts: no decoder wrote it",
     TABLE: "the mean training activation of rows with the same token at P and the same likeliest next token",
     PROBES: "that table, at what two linear probes on A read: P's token and the next token",
     LOGIT_LENS: "A itself through the last norm and the head, with no layer in between",

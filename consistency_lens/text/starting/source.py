@@ -27,7 +27,7 @@ class TextSource:
     Args:
         args: of the training.
         config: of the lens.
-        frozen: the subject.
+        frozen: the frozen model.
         rows: that are trained on.
         spread: weights are spread over processes: then all make the same passes, and so all texts.
     """

@@ -49,8 +49,8 @@ class StartingTexts:
         any_process: Callable[[bool], bool] = bool,
         evidence: float = 0.5,
     ) -> Self:
-        """Texts for the contexts of a batch, `input_ids` and `attention_mask`. `doubt` is the subject's, about what it
-        says itself. `any_process` says whether the subject has to be asked by all because one of them needs it.
+        """Texts for the contexts of a batch, `input_ids` and `attention_mask`. `doubt` is the model's, about what it
+        says itself. `any_process` says whether the frozen model has to be asked by all because one of them needs it.
         `evidence` is the share of a text of that kind for words of the context."""
         ids, mask = (contexts[name].to(frozen.device) for name in ("input_ids", "attention_mask"))
         if kind == EVIDENCE:
@@ -61,7 +61,7 @@ class StartingTexts:
                 words = never_empty(words, frozen.prefix({"input_ids": ids, "attention_mask": mask}), config)
             return cls(words, torch.minimum(quoted, words.lengths), config.pad_id)
         words = tail_of(ids, mask, config, config.code_length)
-        # Quoting needs no pass of the subject.
+        # Quoting needs no pass of the frozen model.
         if kind != "context" or any_process(not bool((words.lengths > 0).all())):
             prefix = frozen.prefix({"input_ids": ids, "attention_mask": mask})
             words = starting_words(kind, prefix, config, frozen, doubt=doubt)

@@ -1,4 +1,4 @@
-"""Starting texts that cost no other model: what the subject has read and what it says, in at most T tokens.
+"""Starting texts that cost no other model: what the frozen model has read and what it says, in at most T tokens.
 
 The decoder learns to write such a text from the activation and the encoder to read it, before either is trained on
 function: from nothing, the two invent a code whose words mean nothing.
@@ -76,16 +76,16 @@ def starting_words(
     if that is special, the likeliest token that a text may hold.
 
     Args:
-        kind: `context`: the last T tokens of the context; `continuation`: the T tokens that the subject goes on with,
+        kind: `context`: the last T tokens of the context; `continuation`: the T tokens that the model goes on with,
             greedily; `onward`: the token at P and then the continuation; `span`: the last T // 2 of the context and
-            then the continuation; `summary`: what the subject says when it is prompted behind the context.
+            then the continuation; `summary`: what the frozen model says when it is prompted behind the context.
         prefix: the contexts.
         config: of the lens.
-        frozen: the subject.
+        frozen: the frozen model.
         length: T; default `config.code_length`.
-        summary_prompt: what the subject is asked for a `summary`; default `config.prompt`, with "this" where the
+        summary_prompt: what the frozen model is asked for a `summary`; default `config.prompt`, with "this" where the
             activation would enter.
-        doubt: what becomes of tokens in what the subject says that it is not sure of.
+        doubt: what becomes of tokens in what the frozen model says that it is not sure of.
     """
     if kind not in WARM_STARTS or kind == "none":
         texts = ", ".join(name for name in WARM_STARTS if name != "none")
@@ -138,7 +138,7 @@ def tail_of(input_ids: Tensor, mask: Tensor, config: ConsistencyLensConfig, leng
 
 
 def said_after(prefix: Prefix, config: ConsistencyLensConfig, length: int, doubt: Doubt = NO_DOUBT) -> Words:
-    """What the subject goes on with, greedily, up to the first token that no text may hold."""
+    """What the frozen model goes on with, greedily, up to the first token that no text may hold."""
     ids, probability = prefix.continue_greedily(length)
     return packed(*doubt.of(ids, probability, barred(ids, config).cumsum(1) == 0), config.pad_id)
 
