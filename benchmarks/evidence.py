@@ -23,7 +23,7 @@ from harness import arguments, report, show
 from consistency_lens.activations import Activations, Corpus, CorpusArguments, ExtractArguments, Extraction
 from consistency_lens.demo.probe import DEMO_SITE
 from consistency_lens.demo.stories import story_dataset
-from consistency_lens.demo.subject import load_subject
+from consistency_lens.demo.subject import subject_path
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.configuration import ConsistencyLensConfig
 from consistency_lens.text.starting.evidence import Evidence, evidence_of
@@ -74,7 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    results = run(load_subject(), DEMO_SITE, options)
+    results = run(FrozenLM.from_pretrained(subject_path()), DEMO_SITE, options)
     ratio = median(row["ratio"] for row in results)
     note = f"median ratio {ratio:.2f}, target {TARGET:g}: {'met' if ratio <= TARGET else 'missed'}"
     show(f"evidence of {results[0]['rows']} rows", list(results[0]), [list(row.values()) for row in results], note)

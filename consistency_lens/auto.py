@@ -258,7 +258,7 @@ def _require_no_path(place: str) -> None:
     beside = path.parent if path.name != RUN_LENS else path.parent.parent
     found = sorted(run for run in beside.glob("*") if (run / RUN_LENS / CONFIG_NAME).is_file()) if parts else []
     there = f" Here are: {', '.join(map(str, found[:5]))}." if found else ""
-    raise BadInput("lens", place, f"Give the folder of a run or of a lens, or an id on the Hub.{there}", NO_FOLDER)
+    raise BadInput("lens", place, f"Name a folder that is there, or write an id as in owner/name.{there}", NO_FOLDER)
 
 
 def find_foreign(

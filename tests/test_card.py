@@ -140,7 +140,8 @@ def test_the_hub_reads_base_model_datasets_and_results(facts: CardFacts) -> None
 def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
     text = model_card(facts).replace("\N{NO-BREAK SPACE}", " ")
     for words in [
-        *["Reads what the model", "example/tiny", "0123abc", "resid\\_post.2", "8 tokens", "a runnable snippet"],
+        *["Reads what the frozen model", "example/tiny", "0123abc", "resid\\_post.2", "8 tokens"],
+        "a runnable snippet",
         *["0.750 [0.700, 0.800]", "| own\\_continuation | 0.400 [0.350, 0.450] |  |", "paraphrase", "0.9M trained"],
         *[
             "0.730 [0.680, 0.780]",

@@ -82,7 +82,7 @@ def test_people_get_a_table_and_a_command(folder: Path, capsys: pytest.CaptureFi
         (["--rollouts", "0"], "rollouts=0. Use 2"),
         (["--lora_rank", "0"], "lora_rank=0. Use 1"),
         (["--code_length", "-1"], "code_length=-1. Give the explanation at least one token"),
-        (["--max_length", "-1"], "max_length=-1. Use at least"),
+        (["--max_length", "-1"], "max_length=-1: a row takes the token at --min_position"),
         (["--max_length", "9999"], "max_length=9999. The model takes at most 2048 tokens"),
         (["--trainable", "full", "--quantization", "4bit"], "trainable='full': the model is packed, quantization=4"),
         (["--trainable", "full"], "--trainable lora"),

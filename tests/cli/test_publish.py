@@ -246,7 +246,7 @@ def test_a_subject_of_our_own_is_published_too_and_found_on_another_machine(
     client(take_subject_away)
     assert client(explained_alone, "me/of-our-own") == (SUBJECT, here)
     code, said = client(command, words)
-    assert code == 0 and "Its frozen model is not published with it" in " ".join(said.split())
+    assert code == 0 and "Its model is not published with it" in " ".join(said.split())
 
 
 def test_a_lens_in_the_cache_is_published_through_its_links(run: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_card_is_named_as_it_was_given() -> None:
 
 
 def test_packed_weights_cannot_be_trained() -> None:
-    with pytest.raises(BadInput, match=r"trainable='full': the frozen model is packed, quantization=8bit\. Use"):
+    with pytest.raises(BadInput, match=r"trainable='full': the model is packed, quantization=8bit\. Use"):
         choose(BIG, WORK, card(72e9), 12_000, 4_000, 64, {"trainable": "full", "quantization": "8bit"})
 
 
