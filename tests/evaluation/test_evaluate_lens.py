@@ -157,8 +157,8 @@ def test_what_does_not_belong_together_is_refused(rows: Activations) -> None:
     with pytest.raises(BadInput, match="Use 0 to 3") as caught:
         judged(rows, lens, horizon=4)
     assert caught.value.field == "horizon"
-    for settings in ({"max_rows": 0}, {"max_rows": -3}, {"batch_size": 1}):
-        with pytest.raises(BadInput, match="each row needs a partner"):
+    for settings, why in (({"max_rows": 0}, "Use 1"), ({"max_rows": -3}, "Use 1"), ({"batch_size": 1}, "a partner")):
+        with pytest.raises(BadInput, match=why):
             judged(rows, lens, **settings)
 
 

@@ -125,7 +125,7 @@ def test_a_name_from_a_lens_is_text_in_markdown(monkeypatch: pytest.MonkeyPatch)
     name = "[x](https://example.com) ![y](z) **b** <img src=x> `c` $d$"
     monkeypatch.setattr(subject, "model_id", name)
     shown = [each.value for each in app.build(lenses()).blocks.values() if type(each).__name__ == "Markdown"]
-    (head,) = (text for text in shown if "thinking at" in text)
+    (head,) = (text for text in shown if "read at" in text)
     assert unmarked(name) in head and name not in head
     assert not set("[]()!*<>`$") & set(unmarked(name)) and unmarked("gpt2") == "gpt2"
 
