@@ -135,8 +135,8 @@ def kill_and_resume(tmp_path: Path, kind: str, moments: list[dict[str, int]]) ->
     assert train(killed, kind, resume=True) == 0
     logged, _, _ = ended(undisturbed)
     steps = [entry for entry in logged if "loss" in entry]
-    assert len(steps) == STEPS and "loss/start" in steps[0]
-    assert ("loss/start" in steps[WARM]) == ("quote" in KINDS[kind]), "texts are wanted to the end"
+    writes = "quote" not in KINDS[kind]  # what quotes has no decoder to teach
+    assert len(steps) == STEPS and ("loss/start" in steps[0]) == writes and "loss/start" not in steps[WARM]
     require_same(undisturbed, killed)
 
 
