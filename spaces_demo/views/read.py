@@ -13,6 +13,7 @@ from drawing import near, notice, parts, tokens
 from links import Choice
 from looks import Row
 from reports import measured_since
+from texts import LONGEST as LONGEST_TEXT
 from texts import unknown_words
 
 from consistency_lens import BadInput, view_of
@@ -21,6 +22,8 @@ SCRIPTS = {
     name: (Path(__file__).parents[1] / f"{name}.js").read_text(encoding="utf-8") for name in ("tokens", "panel")
 }
 LONGEST = 20_000  # characters of all values of a panel
+# A request that is too large would be refused before anybody could say why: one character too many is enough for that.
+CUT = f"(lens, text) => [lens, String(text ?? '').slice(0, {LONGEST_TEXT + 1})]"
 
 
 def reading(desk: Desk, wanted: Choice) -> Iterator[tuple[Any, ...]]:
@@ -122,6 +125,6 @@ def on_demand(
     def read(name: str, text: str) -> Iterator[tuple[Any, ...]]:
         yield from reading(desk, Choice(name, text))
 
-    work = event(read, [desk.lens, text or desk.text], outputs, api_name="read", **MODEL)
+    work = event(read, [desk.lens, text or desk.text], outputs, api_name="read", js=CUT, **MODEL)
     desk.follow(work, followers)
     return work
