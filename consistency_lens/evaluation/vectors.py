@@ -99,32 +99,6 @@ class VectorReport(FamilyReport):
         records.add(ROW, {"direction_spread": (directions - directions.mean(0)).square().sum(-1)})
 
 
-def at_every_token(
-    sites: Sequence[str], means: Mapping[str, Tensor], seed: int, lm: str | None = None
-) -> Iterator[Control]:
-    """`self`, `mean`, `zero` and `noise` at every column of some sites, computed inside the pass.
-
-    Args:
-        sites: where the lens writes.
-        means: mean training activation of each site, `[d]`.
-        seed: of the noise.
-        lm: which model; default the first.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    values = {
-        "self": lambda site, flowing: flowing,
-        "mean": lambda site, flowing: means[site].to(flowing).expand_as(flowing),
-        "zero": lambda site, flowing: torch.zeros_like(flowing),
-        "noise": lambda site, flowing: noise_like(flowing, generator),
-    }
-
-    def edit(site: str, value: Any) -> Edit:
-        return Edit(site, lambda read: value(site, read[site]), None, lm=lm, reads=(site,))
-
-    for name, value in values.items():
-        yield Control(name, EDIT, EDITS[name], [edit(site, value) for site in sites])
-
-
 def noise_like(vector: Tensor, generator: torch.Generator) -> Tensor:
     """A random direction at the norm of each vector."""
     direction = torch.randn(vector.shape, generator=generator).to(vector)

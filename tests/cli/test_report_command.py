@@ -7,8 +7,8 @@ from lens_runs import tiny_lens, tiny_rows
 from tiny import shared_lm, tiny_model, tiny_tokenizer
 
 from consistency_lens import cli
-from consistency_lens.cli.commands.report import of_world
 from consistency_lens.cli.parsing.request import parse
+from consistency_lens.cli.world import of_world
 from consistency_lens.demo.judging.judge import reword_all
 from consistency_lens.frozen import FrozenLM
 

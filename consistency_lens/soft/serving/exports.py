@@ -86,12 +86,13 @@ def vllm_chat(
         max_tokens: of the answer.
         more: other fields of the request.
     """
-    model, edit, _ = prepared(lens, [one_text(wire)], [question], receiver, task)
+    assert lens.models is not None
+    model = lens.models[receiver_named(lens.config.names, receiver)]
     if model.tokenizer.chat_template is None:
         fix = "Use vllm_completion, which needs none, or set the tokenizer's chat_template."
         raise BadInput("receiver", model.name, fix, why=f"the tokenizer of {model.model_id} has no chat template")
     text = prompts_of(lens.config).opening.get(task, "") + question
-    part = {"type": "prompt_embeds", "data": encoded(edit.tensor[0].to(model.dtype).cpu())}
+    part = {"type": "prompt_embeds", "data": encoded(soft_prompt(lens, wire, receiver, task))}
     content = [part, {"type": "text", "text": text}]
     return {"model": model.model_id, "messages": [{"role": "user", "content": content}]} | _greedy(max_tokens) | more
 
