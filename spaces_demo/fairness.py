@@ -1,5 +1,5 @@
-"""Nobody fills the line in which all wait, nor the memory: who has enough waiting is told so and is not let in once more,
-and what nobody came to hear is forgotten."""
+"""Nobody fills the line in which all wait, nor the memory: who has enough waiting is told so, and is not let in once
+more; what nobody came to hear is forgotten."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class OnePlaceEach:
             self.listening -= Counter(heard)
 
     def forget(self) -> None:
-        """Let go of what waits for visitors who do not listen. Gradio keeps that of 2,000, however large it is, and the
-        names of what each has ever asked for good."""
+        """Let go of what waits for visitors who do not listen. Gradio keeps that of 2,000, however large it is, and
+        for good the names of what each has asked."""
         queue = self.page._queue
         lines = queue.event_queue_per_concurrency_id.values()
         batches = [*(job for job in queue.active_jobs if job), *(line.queue for line in lines)]
