@@ -107,6 +107,7 @@ class FrozenLM:
         known_as: str | None = None,
         token: str | None = None,
         gguf_file: str | None = None,
+        trust_remote_code: bool = False,
     ) -> FrozenLM:
         """Load from the Hub, from a folder or from a GGUF file.
 
@@ -122,6 +123,8 @@ class FrozenLM:
             known_as: its `model_id`, where it goes by another name than that of its folder.
             token: for a private or gated model. Default: of this machine.
             gguf_file: a file of the folder or repository, whose weights are unpacked into a model like any other.
+            trust_remote_code: run the code that lies beside the model; it can do whatever you can. Nothing that is
+                loaded, neither a lens nor rows nor a recipe, sets this.
         """
         if gguf_file is not None:
             model_id_or_path = f"{model_id_or_path}/{gguf_file}"
@@ -138,7 +141,7 @@ class FrozenLM:
                     raise OSError(f"no {CONFIG_NAME} was found under that name")
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
-            source["trust_remote_code"] = False
+            source["trust_remote_code"] = trust_remote_code
             with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
                 config = AutoConfig.from_pretrained(**source)
         wanted_dtype = torch_dtype(dtype)

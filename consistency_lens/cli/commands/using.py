@@ -55,7 +55,7 @@ class _Used(Use):
             if place is not None:
                 place = model_path(subject) if place == subject.model_name_or_path else place_of(place)
             device = subject.device_map or own_device()
-            model = find_subject(origin, place, device, self.values["hub_token"])
+            model = find_subject(origin, place, device, self.values["hub_token"], subject.trust_remote_code)
             model.name = name
             FrozenModels([model]).require_same({name: origin})
             found.append(model)

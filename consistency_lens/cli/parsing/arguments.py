@@ -50,6 +50,14 @@ class SubjectArguments:
         },
     )
 
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Permission to run the code that lies beside the models named here; it can do whatever you can. "
+            "Given on the command line alone: no recipe and no lens gives it."
+        },
+    )
+
     @property
     def others(self) -> dict[str, str]:
         """Name -> place of each further model."""
@@ -64,7 +72,7 @@ class SubjectArguments:
 
     def loading(self) -> dict[str, Any]:
         """How to load it, wherever it lies."""
-        names = ("revision", "dtype", "quantization", "attn_implementation")
+        names = ("revision", "dtype", "quantization", "attn_implementation", "trust_remote_code")
         return {name: vars(self)[name] for name in names}
 
 
