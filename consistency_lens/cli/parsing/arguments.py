@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...auto import DEFAULT_FAMILY
 from ...base.configuration import ONE_MODEL
 from ...errors import BadInput
 from ...frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
@@ -80,7 +81,9 @@ class SubjectArguments:
 class RunArguments:
     """The run itself."""
 
-    family: str = field(default="text", metadata={"help": "Family of the lens, named after the medium of its code."})
+    family: str = field(
+        default=DEFAULT_FAMILY, metadata={"help": "Family of the lens, named after the medium of its code."}
+    )
     activations: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub dataset of activations that are there already. Default: activations_dir."},

@@ -11,9 +11,10 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 
+from ...auto import DEFAULT_FAMILY
 from ...errors import BadInput
 from ...schema import plain, require
-from .options import DEFAULT_FAMILY, USUAL, Options, options_of
+from .options import USUAL, Options, options_of
 
 # What a recipe says of its texts: of no use where the command line names a file instead of a dataset, or one instead
 # of a file.
