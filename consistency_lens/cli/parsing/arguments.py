@@ -59,6 +59,19 @@ class SubjectArguments:
         },
     )
 
+    sequential: bool = field(
+        default=False,
+        metadata={
+            "help": "One model at a time on the device, of a lens that serves several; the others wait in the CPU's "
+            "memory."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.sequential and self.device_map is not None:
+            fix = "Leave out device_map, or sequential."
+            raise BadInput("sequential", True, fix, why="a device map says where all models lie")
+
     @property
     def others(self) -> dict[str, str]:
         """Name -> place of each further model."""
