@@ -77,6 +77,7 @@ class CardFacts:
         numbers, controls: fidelity; the primary number for inputs that know nothing of the row.
         parts: the same over rows that somebody named.
         sections: further numbers of the family, under its own headings.
+        listings: rows for people, each with a `title`, `columns` and `rows` of texts.
         evaluated_on, evaluated_split, evaluated_rows, evaluated_documents: what the numbers were measured on.
         good, bad: rows for people, best and worst: see `columns`. `picked`: out of which, and how.
         plots: caption -> path in the repository. `report`: path of the whole report there.
@@ -119,6 +120,7 @@ class CardFacts:
     controls: Sequence[Control] = ()
     parts: Sequence[Part] = ()
     sections: Sequence[Section] = ()
+    listings: Sequence[Any] = ()
     evaluated_on: str = ""
     evaluated_split: str = ""
     evaluated_rows: int = 0

@@ -54,6 +54,7 @@ def with_report(facts: CardFacts, report: Report, rows: Sequence[Row] = ()) -> C
         picked=_picked(len(rows), about.zero) if good else "",
         plots={caption: f"{REPORT}/{name}.png" for name, caption in about.pictures.items()},
         report=f"{REPORT}/{MARKDOWN}",
+        listings=about.listings,
         limits=about.limits,
     )
 
