@@ -13,7 +13,7 @@ import yaml
 
 from ...auto import DEFAULT_FAMILY
 from ...errors import BadInput
-from ...former import WHY
+from ...options import WHY
 from ...schema import plain, require
 from .options import USUAL, Options, options_of
 

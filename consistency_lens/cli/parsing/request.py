@@ -18,7 +18,7 @@ from ...activations import CorpusArguments
 from ...auto import DEFAULT_FAMILY, FAMILIES, find_foreign, lens_folder, name_of_family, read_config
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
-from ...former import WHY
+from ...options import WHY
 from ...schema import require_place
 from .arguments import (
     ExplainArguments,
