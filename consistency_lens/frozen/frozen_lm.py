@@ -34,16 +34,7 @@ from .hooks import Write, reading
 from .loading.compiling import compile_blocks
 from .loading.function import function_of
 from .loading.gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
-from .loading.load import (
-    ATTENTION,
-    DTYPES,
-    QUANTIZATION,
-    choose_attention,
-    own_code_refused,
-    quantization_options,
-    settle_quantized,
-    torch_dtype,
-)
+from .loading.load import choose_attention, own_code_refused, quantization_options, settle_quantized, torch_dtype
 from .loading.provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
 from .loading.whole import (
     refusing_damage,
@@ -58,8 +49,6 @@ from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["ATTENTION", "DTYPES", "QUANTIZATION", "FrozenLM"]
 
 
 class FrozenLM:

@@ -8,7 +8,7 @@ from typing import Any
 from ...auto import DEFAULT_FAMILY
 from ...base.configuration import ONE_MODEL
 from ...errors import BadInput
-from ...frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
+from ...frozen.loading.load import ATTENTION, DTYPES, QUANTIZATION
 
 
 @dataclass
