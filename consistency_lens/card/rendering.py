@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from ..columns import heading, shown
 from .facts import CardFacts, Measured
 
 
@@ -94,6 +95,7 @@ def render_card(template_text: str, facts: Mapping[str, Any], partial: str = "")
     )
     environment.filters.update(cell=cell, yaml=_yaml, interval=_interval, count="{:,}".format)
     environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups, literal=literal)
+    environment.filters.update(heading=heading, shown=shown)
     return environment.get_template("card").render(facts)
 
 

@@ -18,6 +18,7 @@ from ...activations import CorpusArguments
 from ...auto import DEFAULT_FAMILY, FAMILIES, find_foreign, lens_folder, name_of_family, read_config
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
+from ...former import WHY
 from ...schema import require_place
 from .arguments import (
     ExplainArguments,
@@ -248,8 +249,8 @@ def parse(argv: Sequence[str]) -> Request:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
-        if (gone := options.training.removed.get(given.removeprefix("--"))) is not None:
-            raise BadInput("option", given, gone.instead, why="there is no such option any more")
+        if (gone := options.former.get(given.removeprefix("--"))) is not None:
+            raise BadInput("option", given, gone.instead, WHY)
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
