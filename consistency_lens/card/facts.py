@@ -79,7 +79,7 @@ class CardFacts:
 
     Args:
         name: title of the card and name of the model in the evaluation results.
-        family: "text", "sparse" or "soft": the medium of the code.
+        family: the medium of the code, as the table of families names it.
         partial: a template whose blocks take the place of those of the frame; '' where the frame is enough.
         task: what the numbers are about, for the metadata.
         summary: one sentence: what the lens reads.

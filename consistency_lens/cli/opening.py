@@ -63,7 +63,7 @@ def place_of(name: str) -> str:
 def config_of(subject: SubjectArguments) -> Any:
     """What the frozen model is, from words alone: nothing is loaded, and the demo's is not trained."""
     if subject.model_name_or_path != DEMO:
-        return open_config(model_path(subject), subject.revision)
+        return open_config(model_path(subject), subject.revision, subject.trust_remote_code)
     from ..demo.subject import model_config
     from ..demo.tokenizer import build_tokenizer
     from ..demo.training import SubjectConfig
@@ -71,27 +71,33 @@ def config_of(subject: SubjectArguments) -> Any:
     return model_config(SubjectConfig(), build_tokenizer())
 
 
-def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
+def open_subject(subject: SubjectArguments) -> tuple[Any, Any]:
+    """Configuration and tokenizer of the model that is named."""
+    return open_model(model_path(subject), subject.revision, subject.trust_remote_code)
+
+
+def open_model(path: str, revision: str | None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """Configuration and tokenizer."""
-    config = open_config(path, revision)
+    config = open_config(path, revision, trust_remote_code)
+    how = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         if is_gguf(path):
             return config, AutoTokenizer.from_pretrained(**named(find_gguf(path, revision)))
         with refusing_damage(path), own_code_refused(path):
-            return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+            return config, AutoTokenizer.from_pretrained(path, **how)
     except BadInput:
         raise
     except (OSError, ValueError) as error:
         raise _no_model(path, error) from error
 
 
-def open_config(path: str, revision: str | None) -> Any:
+def open_config(path: str, revision: str | None, trust_remote_code: bool = False) -> Any:
     """What the model is, without its weights."""
     try:
         if is_gguf(path):
             return gguf_config(find_gguf(path, revision))
         with refusing_damage(path), own_code_refused(path):
-            return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+            return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except BadInput:
         raise
     except (OSError, ValueError) as error:

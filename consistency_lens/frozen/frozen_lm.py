@@ -34,16 +34,7 @@ from .hooks import Write, reading
 from .loading.compiling import compile_blocks
 from .loading.function import function_of
 from .loading.gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
-from .loading.load import (
-    ATTENTION,
-    DTYPES,
-    QUANTIZATION,
-    choose_attention,
-    own_code_refused,
-    quantization_options,
-    settle_quantized,
-    torch_dtype,
-)
+from .loading.load import choose_attention, own_code_refused, quantization_options, settle_quantized, torch_dtype
 from .loading.provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
 from .loading.whole import (
     refusing_damage,
@@ -58,8 +49,6 @@ from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["ATTENTION", "DTYPES", "QUANTIZATION", "FrozenLM"]
 
 
 class FrozenLM:
@@ -109,6 +98,7 @@ class FrozenLM:
         known_as: str | None = None,
         token: str | None = None,
         gguf_file: str | None = None,
+        trust_remote_code: bool = False,
     ) -> FrozenLM:
         """Load from the Hub, from a folder or from a GGUF file.
 
@@ -124,6 +114,8 @@ class FrozenLM:
             known_as: its `model_id`, where it goes by another name than that of its folder.
             token: for a private or gated model. Default: of this machine.
             gguf_file: a file of the folder or repository, whose weights are unpacked into a model like any other.
+            trust_remote_code: run the code that lies beside the model; it can do whatever you can. Nothing that is
+                loaded, neither a lens nor rows nor a recipe, sets this.
         """
         if gguf_file is not None:
             model_id_or_path = f"{model_id_or_path}/{gguf_file}"
@@ -140,7 +132,7 @@ class FrozenLM:
                     raise OSError(f"no {CONFIG_NAME} was found under that name")
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
-            source["trust_remote_code"] = False
+            source["trust_remote_code"] = trust_remote_code
             with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
                 config = AutoConfig.from_pretrained(**source)
         wanted_dtype = torch_dtype(dtype)

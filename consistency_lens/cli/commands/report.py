@@ -14,7 +14,7 @@ from rich.text import Text
 from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...auto import AutoLens, evaluate_lens, family_at, family_of, lens_folder, read_config, report_of
+from ...auto import AutoLens, evaluate_lens, family_at, family_of, lens_folder, read_config, report_of, world_of
 from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
@@ -29,7 +29,6 @@ from ..final_card import finish_card
 from ..opening import console, device_of, in_turn, load_model, load_others, model_path, open_data, short
 from ..parsing.request import Request, run_of
 from ..run_folder import HISTORY, REPORT, Log, read_history
-from ..world import of_world, with_fresh, with_world
 
 SHOWN, WORDS, HORIZON = 4, 14, 8
 
@@ -162,10 +161,10 @@ def judge_run(
     given, token = request.report, request.values["hub_token"]
     assert lens.models is not None
     beside |= {name: compared(name, place, lens, token) for name, place in request.family.compared.items()}
-    world = of_world(lens, activations, request)
+    world = world_of(lens)
     record = TrainingRecord.load(home)
     form = request.family.report_form(record.settings if record else {})
-    of_family = {**beside, **form, **world}
+    of_family = {**beside, **form, **world.options(lens, activations, given.report_split)}
     main = PartialState().is_main_process
     held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
     report = evaluate_lens(
@@ -180,9 +179,7 @@ def judge_run(
         progress=main,
         **of_family,
     )
-    report = with_world(report, lens, of_family)
-    if world.get("judges"):
-        report = with_fresh(report, lens, activations, main, {**of_family, "before": None})
+    report = world.completed(report, lens, activations, of_family, main)
     if main:
         report.save(folder / REPORT)
         ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is

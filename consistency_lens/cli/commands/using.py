@@ -54,7 +54,8 @@ class _Used(Use):
             place, origin = places.get(name), lens.config.origins[name]
             if place is not None:
                 place = model_path(subject) if place == subject.model_name_or_path else place_of(place)
-            model = find_subject(origin, place, device_of(subject), self.values["hub_token"])
+            device, trusted = device_of(subject), subject.trust_remote_code
+            model = find_subject(origin, place, device, self.values["hub_token"], trusted)
             model.name = name
             FrozenModels([model]).require_same({name: origin})
             found.append(model)
