@@ -90,6 +90,8 @@ FAMILIES = {
         view=".soft.view:WireView",
     ),
 }
+for _family in FAMILIES.values():
+    _family.load("model")  # now `AutoConfig` and `AutoModel` of transformers know them as well
 
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:
