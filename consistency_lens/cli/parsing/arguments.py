@@ -175,7 +175,13 @@ class ExplainArguments:
 class ExportArguments:
     """What `export` writes, and where to; the folder stands behind the command."""
 
-    to: str | None = field(default=None, metadata={"help": "Tool that the lens is exported to, as in circuit-tracer."})
+    to: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tool that the lens is exported to, as in circuit-tracer; for skill, the folder of skills "
+            "(default .agents/skills)."
+        },
+    )
     subfolder: str | None = field(
         default=None,
         metadata={

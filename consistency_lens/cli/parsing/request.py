@@ -41,9 +41,10 @@ COMMANDS = {
     "plan": "estimate what fits on which GPU, and how long it takes, from a model's configuration alone",
     "env": "print what a bug report needs to say about this machine",
     "export": "write a lens in the format of another tool: export --to TOOL FOLDER --lens ...",
+    "skill": "write what a coding agent should know of this package into a folder of skills: skill --to FOLDER",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
-COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env")  # what every family has
+COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env", "skill")  # what every family has
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
 
@@ -335,7 +336,7 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command in ("publish", "env"):
+    if command in ("publish", "env", "skill"):
         return {}
     if command in ("evaluate", "explain", "export") or command not in (*COMMANDS, RUN_ALL):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
