@@ -160,7 +160,7 @@ def start(words: Sequence[str], log: Path, first: Callable[..., None] | None = N
     seconds of importing torch.
     """
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["consistency_lens.cli", "extracting"])
+    server.set_forkserver_preload(["consistency_lens.cli.commands.command", "consistency_lens.cli.runs", "extracting"])
     process = server.Process(target=_main, args=(list(words), str(log), first, arguments))
     process.start()
     return Run(process, log)

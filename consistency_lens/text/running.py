@@ -47,6 +47,7 @@ class TextRun(FamilyRun):
     extraction = Extraction
     data = Activations
     more_options: ClassVar = {"the baselines": BaselineOptions, "the plan": PlanOptions}
+    read_by: ClassVar = {"the plan": ("plan",)}
     commands = ("plan",)
     companions = (TAIL, GREEDY, WARM)
     memory_advice = (
@@ -118,11 +119,8 @@ class TextRun(FamilyRun):
         self.require_model(frozen.model.config, frozen.tokenizer)
         set_seed(self.values["seed"])
         (site,) = sites
-        name = data.provenance.at(str(frozen.site(site))).sites[0]
-        mean, variance = (data.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
         settings = {key: value for key, value in asdict(self.part(LensOptions)).items() if key != "site"}
-        norm = float((mean**2 + variance).sum() ** 0.5)
-        lens = ConsistencyLens.from_subject(frozen, site, activation_norm=norm, **settings)
+        lens = ConsistencyLens.from_subject(frozen, site, data, **settings)
         _require_length(lens, frozen, data)
         return lens
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -186,7 +188,10 @@ def judge_run(
         if ours:
             request.family.beside(lens, activations, home)
         card = finish_card(lens, report, activations, folder / REPORT, home) if ours else None
-        report.show(console)
+        if request.command == "evaluate" and request.explanation.json:
+            sys.stdout.write(json.dumps(report.to_dict(), indent=1) + "\n")
+            return report
+        report.show(console, given.full_report)
         console.print()
         console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))
         console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)
