@@ -198,8 +198,8 @@ class LensModel(SavedModel):
         if isinstance(what, Code):
             return self.describe(what)
         length = Decoding.max_new_tokens if generate is True else int(generate)
-        drawn = {"do_sample": True, "temperature": temperature} if temperature else {}
-        decoding = Decoding(length, **drawn) if generate is not False else None
+        drawn = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
+        decoding = drawn if generate is not False else None
         return explain_texts(self, what, positions, top, batch_size, decoding)
 
     def explain_one(

@@ -13,10 +13,19 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
-from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...auto import AutoLens, evaluate_lens, family_at, family_of, lens_folder, read_config, report_of, world_of
+from ...auto import (
+    AutoLens,
+    evaluate_lens,
+    family_at,
+    family_of,
+    is_ours,
+    lens_folder,
+    read_config,
+    report_of,
+    world_of,
+)
 from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
@@ -77,7 +86,7 @@ def report_folder(request: Request, home: Path | None) -> Path:
     where = named_lens(request)
     if request.values["output_dir"] is not None:
         return Path(request.values["output_dir"])
-    if home is None and (Path(where) / CONFIG_NAME).is_file():
+    if home is None and is_ours(where):
         return Path(where)
     return home or Path("outputs") / short(where.strip("/.").replace("/", "-"))
 
@@ -184,7 +193,7 @@ def judge_run(
     report = world.completed(report, lens, activations, of_family, main)
     if main:
         report.save(folder / REPORT)
-        ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is
+        ours = is_ours(str(home))  # no other project's, which stays as it is
         if ours:
             request.family.beside(lens, activations, home)
         card = finish_card(lens, report, activations, folder / REPORT, home) if ours else None

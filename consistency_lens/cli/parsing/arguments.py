@@ -35,7 +35,10 @@ class SubjectArguments:
     )
     quantization: str = field(
         default="none",
-        metadata={"help": "Quantization of the weights, by bitsandbytes.", "choices": list(QUANTIZATION)},
+        metadata={
+            "help": "Quantization of the weights, by bitsandbytes; fp8 by torchao.",
+            "choices": list(QUANTIZATION),
+        },
     )
     attn_implementation: str = field(
         default="auto",

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import DEFAULT_FAMILY, FAMILIES, find_foreign, lens_folder, name_of_family, read_config
+from ...auto import DEFAULT_FAMILY, FAMILIES, family_at, find_foreign, lens_folder
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
 from ...former import WHY
@@ -218,10 +218,8 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     recipe = _recipe(command, named | {"model_name_or_path": None})
     if not recipe and said.lens is not None:
         place = lens_folder(said.lens)
-        if (Path(place) / CONFIG_NAME).is_file():
-            return name_of_family(read_config(place)[0], said.lens)
-        if Path(place).is_dir() and (found := find_foreign(place)) is not None:
-            return found[0]
+        if (Path(place) / CONFIG_NAME).is_file() or (Path(place).is_dir() and find_foreign(place)):
+            return family_at(place)
     return str(recipe.get("family", DEFAULT_FAMILY)) if recipe else default
 
 
