@@ -223,14 +223,14 @@ class FamilyRun:
         """What `evaluate_lens` is given beside the lens: the lenses that the run kept, by the name of their folder."""
         return {}
 
+    @property
+    def compared(self) -> Mapping[str, str]:
+        """Lenses that options name, for the report: argument of `evaluate_lens`, and option -> where the lens lies."""
+        return {}
+
     def explain(self, lens: LensModel, text: str, positions: Sequence[int] | None) -> list[dict[str, Any]]:
         """The rows that `explain` shows of a text."""
         return lens.explain(text, positions)
-
-    @property
-    def shown_after(self) -> str:
-        """What `explain` calls the prediction that stands beside the clean one."""
-        return "with the swap"
 
     def cell_of(self, row: Mapping[str, Any]) -> str:
         """The explanation of one of these rows, for a table."""

@@ -15,10 +15,11 @@ from typing import Any
 import jinja2
 import yaml
 
+from ..columns import heading, shown
 from .facts import CardFacts, Measured
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """Foreign words in a Markdown line or table cell: shown as they are, never as markup, links or our own markers."""
     text = re.sub(r"\s+", " ", str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
@@ -99,8 +100,9 @@ def _compiled(template_text: str, partial: str) -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(cell=_cell, yaml=_yaml, interval=_interval, count="{:,}".format)
+    environment.filters.update(cell=cell, yaml=_yaml, interval=_interval, count="{:,}".format)
     environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups, literal=literal)
+    environment.filters.update(heading=heading, shown=shown)
     return environment.get_template("card")
 
 

@@ -106,7 +106,7 @@ def open_config(path: str, revision: str | None, trust_remote_code: bool = False
 
 def load_model(path: str, subject: SubjectArguments, device_map: Any = None) -> FrozenLM:
     try:
-        device_map = device_map or subject.device_map or own_device()
+        device_map = device_map or device_of(subject)
         return FrozenLM.from_pretrained(path, **subject.loading(), device_map=device_map)
     except OSError as error:
         raise _no_model(path, error) from error
@@ -117,7 +117,7 @@ def load_subject_of(request: Request, data: Any, spread: bool = False) -> Frozen
     the CPU."""
     device_map: Any = {"": "cpu"} if spread and own_device() else None
     if request.subject.model_name_or_path is None:
-        device_map = device_map or request.subject.device_map or own_device()
+        device_map = device_map or device_of(request.subject)
         return find_subject(data.provenance, device_map=device_map, token=request.values["hub_token"])
     return load_model(model_path(request.subject), request.subject, device_map)
 
@@ -125,7 +125,14 @@ def load_subject_of(request: Request, data: Any, spread: bool = False) -> Frozen
 def with_others(request: Request, frozen: FrozenLM) -> Any:
     """The model, or with the others that are named, all of them by name."""
     others = load_others(request.subject)
-    return FrozenModels([frozen, *others.values()]) if others else frozen
+    return in_turn(FrozenModels([frozen, *others.values()]), request.subject) if others else frozen
+
+
+def in_turn(models: FrozenModels, subject: SubjectArguments) -> FrozenModels:
+    """The models; with `sequential`, no two of them lie on this process's device."""
+    if subject.sequential:
+        models.take_turns(PartialState().device)
+    return models
 
 
 def load_others(subject: SubjectArguments) -> dict[str, FrozenLM]:
@@ -135,6 +142,11 @@ def load_others(subject: SubjectArguments) -> dict[str, FrozenLM]:
         found[name] = load_model(place_of(place), replace(subject, revision=None))
         found[name].name = name
     return found
+
+
+def device_of(subject: SubjectArguments) -> Any:
+    """Where a model is loaded to, as a device map."""
+    return subject.device_map or ({"": "cpu"} if subject.sequential else own_device())
 
 
 def own_device() -> dict[str, Any] | None:

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...columns import PREDICTIONS, heading, shown
 from ...errors import BadInput
 from ..parsing.request import Request
-from .report import load_lens, named_lens, require_family, shown
+from .report import load_lens, named_lens, require_family
 
 
 def explain(request: Request) -> None:
@@ -32,16 +33,15 @@ def explain(request: Request) -> None:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
         return
     table = Table(header_style="dim", box=None)
-    for name in ("#", "token", "explanation", "KL", "says next", family.shown_after):
-        table.add_column(name, justify="right" if name in ("#", "KL") else "left", overflow="fold")
+    for name in ("position", "token", "explanation", "kl", *PREDICTIONS):
+        table.add_column(heading(name), justify="right" if name in ("position", "kl") else "left", overflow="fold")
     for row in rows:
         table.add_row(
             str(row["position"]),
             f"[bold cyan]{escape(row['token'])}[/]",
             f"[bold]{escape(family.cell_of(row))}[/]",
             f"{row['kl']:.3f}",
-            escape(shown(row["before"][:2])),
-            escape(shown(row["after"][:2])),
+            *(escape(shown(row[side])) for side in PREDICTIONS),
         )
     Console().print(table)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...auto import DEFAULT_FAMILY
 from ...base.configuration import ONE_MODEL
 from ...errors import BadInput
-from ...frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
+from ...frozen.loading.load import ATTENTION, DTYPES, QUANTIZATION
 
 
 @dataclass
@@ -58,6 +59,19 @@ class SubjectArguments:
         },
     )
 
+    sequential: bool = field(
+        default=False,
+        metadata={
+            "help": "One model at a time on the device, of a lens that serves several; the others wait in the CPU's "
+            "memory."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.sequential and self.device_map is not None:
+            fix = "Leave out device_map, or sequential."
+            raise BadInput("sequential", True, fix, why="a device map says where all models lie")
+
     @property
     def others(self) -> dict[str, str]:
         """Name -> place of each further model."""
@@ -80,7 +94,9 @@ class SubjectArguments:
 class RunArguments:
     """The run itself."""
 
-    family: str = field(default="text", metadata={"help": "Family of the lens, named after the medium of its code."})
+    family: str = field(
+        default=DEFAULT_FAMILY, metadata={"help": "Family of the lens, named after the medium of its code."}
+    )
     activations: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub dataset of activations that are there already. Default: activations_dir."},
@@ -159,7 +175,13 @@ class ExplainArguments:
 class ExportArguments:
     """What `export` writes, and where to; the folder stands behind the command."""
 
-    to: str | None = field(default=None, metadata={"help": "Tool that the lens is exported to, as in circuit-tracer."})
+    to: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tool that the lens is exported to, as in circuit-tracer; for skill, the folder of skills "
+            "(default .agents/skills)."
+        },
+    )
     subfolder: str | None = field(
         default=None,
         metadata={

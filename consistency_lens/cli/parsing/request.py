@@ -15,9 +15,10 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import FAMILIES, find_foreign, lens_folder, name_of_family, read_config
+from ...auto import DEFAULT_FAMILY, FAMILIES, find_foreign, lens_folder, name_of_family, read_config
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
+from ...former import WHY
 from ...schema import require_place
 from .arguments import (
     ExplainArguments,
@@ -27,7 +28,7 @@ from .arguments import (
     RunArguments,
     SubjectArguments,
 )
-from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
+from .options import OWN_NAMES, TRAINING, Options, help_of, options_of
 from .recipes import as_options, less, load_recipe, meant, recipe_names
 
 DEMO = "demo"
@@ -35,14 +36,15 @@ RUN_ALL = "run"
 COMMANDS = {
     "extract": "read a corpus at some sites of a model, and store the rows as Arrow",
     "train": "train a lens on rows that are there",
-    "evaluate": "judge a lens on held-out documents, beside every control",
-    "explain": "say in words what each token of a text makes the model think",
-    "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
+    "evaluate": "measure a lens on held-out documents, beside every control",
+    "explain": "show the code of each token of a text, and what the model predicts with it in place",
+    "plan": "estimate what fits on which GPU, and how long it takes, from a model's configuration alone",
     "env": "print what a bug report needs to say about this machine",
     "export": "write a lens in the format of another tool: export --to TOOL FOLDER --lens ...",
+    "skill": "write what a coding agent should know of this package into a folder of skills: skill --to FOLDER",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
-COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env")  # what every family has
+COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env", "skill")  # what every family has
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
 
@@ -248,8 +250,8 @@ def parse(argv: Sequence[str]) -> Request:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
-        if (gone := options.training.removed.get(given.removeprefix("--"))) is not None:
-            raise BadInput("option", given, gone.instead, why="there is no such option any more")
+        if (gone := options.former.get(given.removeprefix("--"))) is not None:
+            raise BadInput("option", given, gone.instead, WHY)
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
@@ -334,7 +336,7 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command in ("publish", "env"):
+    if command in ("publish", "env", "skill"):
         return {}
     if command in ("evaluate", "explain", "export") or command not in (*COMMANDS, RUN_ALL):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
