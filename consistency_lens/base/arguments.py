@@ -8,7 +8,7 @@ from typing import ClassVar
 from transformers import TrainingArguments
 
 from ..errors import BadInput
-from ..former import Formerly
+from ..options import Formerly
 from .watching.profiling import parse_steps
 
 

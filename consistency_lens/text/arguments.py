@@ -10,7 +10,7 @@ from transformers.trainer_utils import SchedulerType
 
 from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
-from ..former import Former
+from ..options import Former
 from ..schedules import Schedule
 from .starting.texts import EVIDENCE, KINDS
 

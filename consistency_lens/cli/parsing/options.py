@@ -14,7 +14,7 @@ from ...auto import FAMILIES
 from ...base.arguments import LensTrainingArguments
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
-from ...former import Former, Formerly
+from ...options import Former, Formerly
 from .arguments import (
     ExplainArguments,
     ExportArguments,

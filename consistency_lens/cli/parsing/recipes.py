@@ -12,7 +12,7 @@ import yaml
 
 from ...auto import DEFAULT_FAMILY
 from ...errors import BadInput
-from ...former import WHY
+from ...options import WHY
 from ...schema import plain, require
 from .commands import packaged, recipe_names
 from .options import USUAL, Options, options_of

@@ -17,7 +17,7 @@ from ...activations import CorpusArguments
 from ...auto import DEFAULT_FAMILY, FAMILIES, family_at, find_foreign, lens_folder
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
-from ...former import WHY
+from ...options import WHY
 from ...schema import require_place
 from .arguments import (
     ExplainArguments,
