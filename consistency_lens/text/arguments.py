@@ -74,17 +74,16 @@ class ConsistencyLensArguments(LensTrainingArguments):
     )
     warm_steps: int = field(default=600, metadata={"help": "Number of steps of the warm start; 0 for none."})
     warm_sure: float = field(
-        default=0.3,
+        default=0.0,
         metadata={
             "help": "Probability below which a token of a starting text is a guess, under the model "
-            "or the decoder, and is "
-            "left out; 0 keeps whole texts."
+            "or the decoder: the text ends there, or says warm_vague instead. 0 keeps whole texts."
         },
     )
     warm_vague: str | None = field(
         default=None,
         metadata={
-            "help": "Word of one token in the place of a guess, such as 'something'. Default: the "
+            "help": "Word of one token in the place of a guess of warm_sure, such as 'something'. Default: the "
             "text ends at a guess."
         },
     )

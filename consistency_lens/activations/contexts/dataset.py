@@ -151,6 +151,12 @@ class Activations:
         self.provenance.at(site)
         return torch.from_numpy(self.statistics[f"{site}.mean"]).float()
 
+    def norm(self, site: str) -> float:
+        """Root mean square norm of the training activations of a site."""
+        (name,) = self.provenance.at(site).sites
+        mean, variance = (self.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
+        return float((mean**2 + variance).sum() ** 0.5)
+
     def require_model(self, frozen: FrozenLM, ignore: Sequence[str] = ()) -> None:
         """Raise unless this model made the rows; `ignore` names provenance fields that may differ."""
         frozen.require_vocabulary(self.metadata["highest_token_id"])
