@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from accelerate import PartialState
@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
 from ...frozen.anatomy.parts import longest_context
+from ...options import option
 from ..chunked import ChunkedExtraction, ahead, room_of
 from ..corpus import Corpus
 from ..storage import ChunkNote
@@ -32,36 +33,26 @@ SAMPLE_SIZE = 256
 class BlockArguments:
     """What to read at all positions, and where to put it."""
 
-    output_dir: str = field(default="outputs/blocks", metadata={"help": "Folder for the blocks."})
-    sites: list[str] = field(
-        default_factory=lambda: ["resid_mid.*", "mlp_out.*"],
-        metadata={"help": "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers)."},
+    output_dir: str = option("outputs/blocks", "Folder for the blocks.")
+    sites: list[str] = option(
+        ["resid_mid.*", "mlp_out.*"],
+        "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers).",
     )
-    min_position: int = field(
-        default=1, metadata={"help": "First position that is kept (default 1: position 0 is an attention sink)."}
+    min_position: int = option(1, "First position that is kept (default 1: position 0 is an attention sink).")
+    max_length: int | None = option(None, "Tokens of a document at most. Default: 512, or the model's context.")
+    tokens_per_block: int = option(4096, "Tokens of a block at most; some blocks are shuffled together.")
+    validation_fraction: float = option(0.05, "Share of documents held out for choosing.")
+    test_fraction: float = option(0.05, "Share of documents held out for reporting.")
+    storage_dtype: str = option(
+        "auto",
+        "Dtype of the stored activations. auto: the model's own. int8 has a scale per channel and block.",
+        ["auto", "float16", "bfloat16", "float32", "int8"],
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens of a document at most. Default: 512, or the model's context."}
-    )
-    tokens_per_block: int = field(
-        default=4096, metadata={"help": "Tokens of a block at most; some blocks are shuffled together."}
-    )
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    storage_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Dtype of the stored activations. auto: the model's own. int8 has a scale per channel and block.",
-            "choices": ["auto", "float16", "bfloat16", "float32", "int8"],
-        },
-    )
-    batch_size: int = field(default=16, metadata={"help": "Documents per forward pass, of similar length."})
-    documents_per_shard: int = field(
-        default=256, metadata={"help": "Documents of a chunk: what is lost at most when killed."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the split."})
-    resume: bool = field(default=False, metadata={"help": "Go on with an interrupted extraction in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an extraction in output_dir."})
+    batch_size: int = option(16, "Documents per forward pass, of similar length.")
+    documents_per_shard: int = option(256, "Documents of a chunk: what is lost at most when killed.")
+    seed: int = option(0, "Seed of the split.")
+    resume: bool = option(False, "Go on with an interrupted extraction in output_dir.")
+    overwrite: bool = option(False, "Replace an extraction in output_dir.")
 
 
 class BlockExtraction(ChunkedExtraction):

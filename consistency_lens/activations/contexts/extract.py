@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from accelerate import PartialState
@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
 from ...frozen.anatomy.parts import longest_context
+from ...options import option
 from ..bill import Bill
 from ..chunked import ChunkedExtraction, ahead, room_of
 from ..corpus import Corpus
@@ -36,42 +37,29 @@ SAMPLE_SIZE = 256
 class ExtractArguments:
     """What to read, and where to put it."""
 
-    output_dir: str = field(default="outputs/activations", metadata={"help": "Folder for the rows."})
-    sites: list[str] = field(
-        default_factory=lambda: ["resid_post.2/3"],
-        metadata={
-            "help": "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a "
-            "layer, -1, or 2/3."
-        },
+    output_dir: str = option("outputs/activations", "Folder for the rows.")
+    sites: list[str] = option(
+        ["resid_post.2/3"],
+        "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a layer, -1, or 2/3.",
     )
-    positions_per_document: int = field(
-        default=4, metadata={"help": "Number of rows per document, each at its own position."}
+    positions_per_document: int = option(4, "Number of rows per document, each at its own position.")
+    min_position: int = option(16, "First position that may be read; early ones are attention sinks.")
+    max_length: int | None = option(
+        None, "Number of tokens after which a document is cut. Default: 512, or the model's context."
     )
-    min_position: int = field(
-        default=16, metadata={"help": "First position that may be read; early ones are attention sinks."}
+    continuation_length: int = option(8, "Number of true next tokens kept with each row.")
+    validation_fraction: float = option(0.05, "Share of documents held out for choosing.")
+    test_fraction: float = option(0.05, "Share of documents held out for reporting.")
+    storage_dtype: str = option(
+        "auto",
+        "Dtype of the stored vectors. auto: float16 for a half-precision model if every value fits, else float32.",
+        ["auto", "float16", "float32"],
     )
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Number of tokens after which a document is cut. Default: 512, or the model's context."},
-    )
-    continuation_length: int = field(default=8, metadata={"help": "Number of true next tokens kept with each row."})
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    storage_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Dtype of the stored vectors. auto: float16 for a half-precision model if every "
-            "value fits, else float32.",
-            "choices": ["auto", "float16", "float32"],
-        },
-    )
-    batch_size: int = field(default=32, metadata={"help": "Number of documents per forward pass, of similar length."})
-    documents_per_shard: int = field(
-        default=512, metadata={"help": "Number of documents per file: what a kill loses at most."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the split and of the positions."})
-    resume: bool = field(default=False, metadata={"help": "Resume an interrupted extraction in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Overwrite an extraction in output_dir."})
+    batch_size: int = option(32, "Number of documents per forward pass, of similar length.")
+    documents_per_shard: int = option(512, "Number of documents per file: what a kill loses at most.")
+    seed: int = option(0, "Seed of the split and of the positions.")
+    resume: bool = option(False, "Resume an interrupted extraction in output_dir.")
+    overwrite: bool = option(False, "Overwrite an extraction in output_dir.")
 
 
 def rules_of(given: ExtractArguments, model_length: int) -> RowRules:
