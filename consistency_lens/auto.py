@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import CONFIG_NAME
 
 from . import hub
+from .base.foreign import Foreign
 from .base.modeling import LensModel
 from .base.saving.lens_files import fetch_config, require_lens
 from .errors import BadInput
 from .finding import find_models, is_demo, load_demo, load_named
-from .frozen import FrozenLM
+from .frozen import FrozenLM, FrozenModels
 from .schema import require_place
 
 if TYPE_CHECKING:
     from .base.viewing import LensView
     from .evaluation import FamilyReport, Report
+    from .evaluation.world import World
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 NO_FOLDER = "there is no such folder"
@@ -38,6 +40,7 @@ class Family:
         report: its `FamilyReport`: controls, numbers of its own, sentences.
         foreign: finds lenses that other projects have saved, in a format that it reads; '' where it reads none.
         view: its `LensView`: what the explorer shows of its codes, and what can be changed. Default: rows for people.
+        world: its `World`: what the offline model's world, whose truth is known, adds to the report. Default: nothing.
     """
 
     model_type: str
@@ -49,6 +52,7 @@ class Family:
     report: str
     foreign: str = ""
     view: str = ".base.viewing:LensView"
+    world: str = ".evaluation.world:World"
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -66,7 +70,9 @@ FAMILIES = {
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
         report=".text.report:TextReport",
+        foreign=".text.others.reading:find",
         view=".text.view:TextView",
+        world=".demo.judging.world:FactWorld",
     ),
     "sparse": Family(
         model_type="crosslayer_transcoder",
@@ -78,6 +84,7 @@ FAMILIES = {
         report=".sparse.report.transcoder_report:TranscoderReport",
         foreign=".sparse.use.reading:find",
         view=".sparse.view:TranscoderView",
+        world=".demo.transcoder.world:FeatureWorld",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -90,6 +97,9 @@ FAMILIES = {
         view=".soft.view:WireView",
     ),
 }
+DEFAULT_FAMILY = "text"  # of a recipe that names none
+for _family in FAMILIES.values():
+    _family.load("model")  # now `AutoConfig` and `AutoModel` of transformers know them as well
 
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:
@@ -136,7 +146,7 @@ class AutoLens:
             found = find_foreign(place, revision, token)
             if found is None:
                 raise
-            return _open_foreign(*found, subject, device_map, token)
+            return _open_foreign(found[1], subject, device_map, token)
         family = family_of(config, str(lens_id_or_path))
         kind = family.load("config")
         settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
@@ -176,6 +186,15 @@ def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
 def view_of(lens: LensModel) -> LensView:
     """What the explorer shows of a lens, and what can be changed, as its family says it."""
     found: LensView = _family_of_lens(lens, "Make a consistency_lens.LensView of it yourself.").load("view")(lens)
+    return found
+
+
+def world_of(lens: LensModel) -> World:
+    """What is known of the texts of a lens's model: of the offline model's, what the family says; else nothing."""
+    from .evaluation.world import World
+
+    family = _family_of_lens(lens, "Make a consistency_lens.evaluation.world.World of it yourself.")
+    found: World = family.load("world")() if is_demo(lens.config.origin.model_id) else World()
     return found
 
 
@@ -263,13 +282,13 @@ def _require_no_path(place: str) -> None:
 
 def find_foreign(
     place: str, revision: str | None = None, token: str | None = None, whole: bool = True
-) -> tuple[str, Path, str] | None:
-    """A lens that another project has saved: the family that reads it, its folder, and the name of its model. None
-    where no family knows the format. Without `whole`, weights stay where they are."""
+) -> tuple[str, Foreign] | None:
+    """A lens that another project has saved, and the family that reads it. None where no family knows the format.
+    Without `whole`, weights stay where they are."""
     for name, family in FAMILIES.items():
         found = family.load("foreign")(place, revision, token, whole) if family.foreign else None
         if found is not None:
-            return name, *found
+            return name, found
     return None
 
 
@@ -284,10 +303,17 @@ def family_at(place: str, token: str | None = None) -> str:
         return found[0]
 
 
-def _open_foreign(
-    family: str, folder: Path, model_id: str, subject: Any, device_map: Any, token: str | None
-) -> LensModel:
+def is_ours(place: str) -> bool:
+    """Whether a lens lies in this folder as we save it: only there is anything written beside it."""
+    try:
+        return Path(place).is_dir() and bool(read_config(place))
+    except BadInput:
+        return False
+
+
+def _open_foreign(found: Foreign, subject: Any, device_map: Any, token: str | None) -> LensModel:
     """With the model that is given, or that it names itself."""
+    model_id = found.model_id
     if subject is None and not model_id:
         raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
     if subject is None or isinstance(subject, (str, os.PathLike)):
@@ -295,5 +321,5 @@ def _open_foreign(
             subject = load_demo(model_id, device_map)
         else:
             subject = load_named(str(subject or model_id), device_map, token)
-    lens: LensModel = FAMILIES[family].load("model").from_pretrained(folder, subject=subject)
+    lens: LensModel = found.open(FrozenModels.of(subject).only)
     return lens

@@ -130,6 +130,12 @@ class Activations(Recorded):
         self.provenance.at(site)
         return torch.from_numpy(self.statistics[f"{site}.mean"]).float()
 
+    def norm(self, site: str) -> float:
+        """Root mean square norm of the training activations of a site."""
+        (name,) = self.provenance.at(site).sites
+        mean, variance = (self.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
+        return float((mean**2 + variance).sum() ** 0.5)
+
 
 class ActivationCollator:
     """Rows to a batch, each with a partner from another document.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...auto import DEFAULT_FAMILY
 from ...base.configuration import ONE_MODEL
 from ...errors import BadInput
-from ...frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
+from ...frozen.loading.load import ATTENTION, DTYPES, QUANTIZATION
 
 
 @dataclass
@@ -34,7 +35,10 @@ class SubjectArguments:
     )
     quantization: str = field(
         default="none",
-        metadata={"help": "Quantization of the weights, by bitsandbytes.", "choices": list(QUANTIZATION)},
+        metadata={
+            "help": "Quantization of the weights, by bitsandbytes; fp8 by torchao.",
+            "choices": list(QUANTIZATION),
+        },
     )
     attn_implementation: str = field(
         default="auto",
@@ -50,6 +54,27 @@ class SubjectArguments:
         },
     )
 
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Permission to run the code that lies beside the models named here; it can do whatever you can. "
+            "Given on the command line alone: no recipe and no lens gives it."
+        },
+    )
+
+    sequential: bool = field(
+        default=False,
+        metadata={
+            "help": "One model at a time on the device, of a lens that serves several; the others wait in the CPU's "
+            "memory."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.sequential and self.device_map is not None:
+            fix = "Leave out device_map, or sequential."
+            raise BadInput("sequential", True, fix, why="a device map says where all models lie")
+
     @property
     def others(self) -> dict[str, str]:
         """Name -> place of each further model."""
@@ -64,7 +89,7 @@ class SubjectArguments:
 
     def loading(self) -> dict[str, Any]:
         """How to load it, wherever it lies."""
-        names = ("revision", "dtype", "quantization", "attn_implementation")
+        names = ("revision", "dtype", "quantization", "attn_implementation", "trust_remote_code")
         return {name: vars(self)[name] for name in names}
 
 
@@ -72,7 +97,9 @@ class SubjectArguments:
 class RunArguments:
     """The run itself."""
 
-    family: str = field(default="text", metadata={"help": "Family of the lens, named after the medium of its code."})
+    family: str = field(
+        default=DEFAULT_FAMILY, metadata={"help": "Family of the lens, named after the medium of its code."}
+    )
     activations: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub dataset of activations that are there already. Default: activations_dir."},
@@ -122,6 +149,10 @@ class ReportArguments:
             "all that rows have."
         },
     )
+    full_report: bool = field(
+        default=False,
+        metadata={"help": "Full report: every table is shown, and not the headline alone; report.md has them anyway."},
+    )
 
     def __post_init__(self) -> None:
         for name in ("report_rows", "report_batch_size"):
@@ -137,13 +168,21 @@ class ExplainArguments:
     positions: str | None = field(
         default=None,
         metadata={
-            "help": "Positions of tokens to explain, as in 3,5 or (with =) --positions=-2,-1. "
+            "help": "Positions of tokens to explain, as in 3,5 or 2:10 or (with =) --positions=-2,-1. "
             "Default: all but the first."
+        },
+    )
+    output: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["-o"],
+            "help": "File that explain writes, -o F.parquet or -o F.jsonl, and compress, -o F.wire. An explain "
+            "that was killed goes on where it was.",
         },
     )
     json: bool = field(
         default=False,
-        metadata={"help": "JSON on stdout and nothing else: an object per token; for plan, a single one."},
+        metadata={"help": "JSON on stdout and nothing else: an object per token, or a single one for a command."},
     )
 
 
@@ -151,7 +190,13 @@ class ExplainArguments:
 class ExportArguments:
     """What `export` writes, and where to; the folder stands behind the command."""
 
-    to: str | None = field(default=None, metadata={"help": "Tool that the lens is exported to, as in circuit-tracer."})
+    to: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tool that the lens is exported to, as in circuit-tracer; for skill, the folder of skills "
+            "(default .agents/skills)."
+        },
+    )
     subfolder: str | None = field(
         default=None,
         metadata={
