@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...errors import BadInput
-from ..contexts.rows import RowRules
 from ..corpus import CorpusArguments
+from ..documents import SplitArguments, SplitRules
 
 FORMATS = ("text", "squad", "hotpotqa", "columns")
 
 
 @dataclass
-class PassageArguments(CorpusArguments):
+class PassageArguments(SplitArguments, CorpusArguments):
     """Which texts to read, and how they become passages with prompts and answers."""
 
     passage_format: str = field(
@@ -45,9 +45,6 @@ class PassageArguments(CorpusArguments):
         default=0.0, metadata={"help": "Share of passage recall, with format text; continuation takes what is left."}
     )
     reconstruction_share: float = field(default=0.2, metadata={"help": "Share of reconstruction, with format text."})
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    seed: int = field(default=0, metadata={"help": "Seed of the split, the tasks and the spans."})
 
     def __post_init__(self) -> None:
         if self.passage_format not in FORMATS:
@@ -66,14 +63,9 @@ class PassageArguments(CorpusArguments):
         shares = (self.recall_share, self.reconstruction_share)
         if not (min(shares) >= 0 and sum(shares) <= 1):
             raise BadInput("recall_share", shares, "Recall and reconstruction are shares of 1 together at most.")
-        self.split_rules  # noqa: B018  raises where the fractions cannot be
+        SplitRules.of(self)
 
     @property
     def least_words(self) -> int:
         """Words of the shortest passage: a recall has to find its prompt and its answer there."""
         return self.prompt_words + self.answer_words
-
-    @property
-    def split_rules(self) -> RowRules:
-        """What `split_of` asks for, the same as for rows."""
-        return RowRules(validation_fraction=self.validation_fraction, test_fraction=self.test_fraction, seed=self.seed)
