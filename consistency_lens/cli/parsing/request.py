@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import FAMILIES, family_at, find_foreign, lens_folder
+from ...auto import DEFAULT_FAMILY, FAMILIES, family_at, find_foreign, lens_folder
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
 from ...schema import require_place
@@ -27,7 +27,7 @@ from .arguments import (
     RunArguments,
     SubjectArguments,
 )
-from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, help_of, options_of
+from .options import OWN_NAMES, TRAINING, Options, help_of, options_of
 from .recipes import as_options, less, load_recipe, meant, recipe_names
 
 DEMO = "demo"
@@ -35,9 +35,9 @@ RUN_ALL = "run"
 COMMANDS = {
     "extract": "read a corpus at some sites of a model, and store the rows as Arrow",
     "train": "train a lens on rows that are there",
-    "evaluate": "judge a lens on held-out documents, beside every control",
-    "explain": "say in words what each token of a text makes the model think",
-    "plan": "reckon what fits on which GPU, and how long it takes, from a model's configuration alone",
+    "evaluate": "measure a lens on held-out documents, beside every control",
+    "explain": "show the code of each token of a text, and what the model predicts with it in place",
+    "plan": "estimate what fits on which GPU, and how long it takes, from a model's configuration alone",
     "env": "print what a bug report needs to say about this machine",
     "export": "write a lens in the format of another tool: export --to TOOL FOLDER --lens ...",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
