@@ -98,6 +98,8 @@ FAMILIES = {
     ),
 }
 DEFAULT_FAMILY = "text"  # of a recipe that names none
+for _family in FAMILIES.values():
+    _family.load("model")  # now `AutoConfig` and `AutoModel` of transformers know them as well
 
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:

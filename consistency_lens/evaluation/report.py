@@ -135,11 +135,16 @@ class Report:
             raise BadInput("report", str(folder), "Make one with: run_lens.py evaluate.", why=f"there is no {JSON}")
         return cls.from_dict(read_report(path, str(folder)))
 
-    def show(self, console: Console | None = None) -> None:
-        """Print what matters."""
+    def show(self, console: Console | None = None, whole: bool = False) -> None:
+        """Print what it comes to: the verdict, and the lens beside its best controls.
+
+        Args:
+            console: of rich; default stdout.
+            whole: print every table that answers a question, too.
+        """
         from .presenting.terminal import show
 
-        show(self, console)
+        show(self, console, whole)
 
 
 def with_parts(

@@ -47,6 +47,7 @@ class TextRun(FamilyRun):
     extraction = Extraction
     data = Activations
     more_options: ClassVar = {"the baselines": BaselineOptions, "the plan": PlanOptions}
+    read_by: ClassVar = {"the plan": ("plan",)}
     commands = ("plan",)
     companions = (TAIL, GREEDY, FRESH, WARM)
     memory_advice = (
@@ -119,9 +120,8 @@ class TextRun(FamilyRun):
         self.require_model(frozen.model.config, frozen.tokenizer)
         set_seed(self.values["seed"])
         (site,) = sites
-        name = data.provenance.at(str(frozen.site(site))).sites[0]
         settings = {key: value for key, value in asdict(self.part(LensOptions)).items() if key != "site"}
-        lens = ConsistencyLens.from_subject(frozen, site, activation_norm=data.norm(name), **settings)
+        lens = ConsistencyLens.from_subject(frozen, site, data, **settings)
         _require_length(lens, frozen, data)
         return lens
 

@@ -178,5 +178,5 @@ def test_out_of_memory_says_what_helps_in_order_and_what_is_kept(
     assert "in an evaluation" not in watched and watched.endswith("goes on from there.")
     assert memory.advice(request, short) == said
     assert said.endswith(f"--resume_from_checkpoint {made / 'checkpoint-4'} goes on from there.")
-    whole = cli.parsing.request.new_parser(request.options).format_help()
-    assert all(word.strip(",") in whole for word in said.split() if word[:2] == "--")
+    known = {f"--{name}" for name in request.options.names}
+    assert all(word.strip(",") in known for word in said.split() if word[:2] == "--")

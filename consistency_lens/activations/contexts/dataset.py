@@ -152,8 +152,9 @@ class Activations:
         return torch.from_numpy(self.statistics[f"{site}.mean"]).float()
 
     def norm(self, site: str) -> float:
-        """Root of the mean squared norm of the training activations of a site."""
-        mean, variance = (self.statistics[f"{site}.{kind}"] for kind in ("mean", "variance"))
+        """Root mean square norm of the training activations of a site."""
+        (name,) = self.provenance.at(site).sites
+        mean, variance = (self.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
         return float((mean**2 + variance).sum() ** 0.5)
 
     def require_model(self, frozen: FrozenLM, ignore: Sequence[str] = ()) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +30,7 @@ from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
 from ...base.saving.lens_card import TrainingRecord
-from ...card import Explanation
+from ...columns import PREDICTIONS, heading, shown
 from ...errors import BadInput
 from ...evaluation import Report
 from ...evaluation.examples import examples
@@ -195,7 +197,10 @@ def judge_run(
         if ours:
             request.family.beside(lens, activations, home)
         card = finish_card(lens, report, activations, folder / REPORT, home) if ours else None
-        report.show(console)
+        if request.command == "evaluate" and request.explanation.json:
+            sys.stdout.write(json.dumps(report.to_dict(), indent=1) + "\n")
+            return report
+        report.show(console, given.full_report)
         console.print()
         console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))
         console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)
@@ -204,18 +209,15 @@ def judge_run(
     return report
 
 
-def table_of(rows: Sequence[Explanation]) -> Table:
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What the model had read, what the lens made of it, what the model predicts without and with the edits."""
     title = f"{len(rows)} explanations"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
-    for name in ("context, up to the token that is read", "explanation", "KL", "predicts", "with the edits"):
-        table.add_column(name, justify="right" if name == "KL" else "left", overflow="fold")
+    for name in ("context", "explanation", "kl", *PREDICTIONS):
+        table.add_column(heading(name), justify="right" if name == "kl" else "left", overflow="fold")
     for row in rows:
-        context = Text(" ".join(row.context.split()[-WORDS:]))
+        context = Text(" ".join(row["context"].split()[-WORDS:]))
         context.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold cyan")
-        table.add_row(context, Text(row.text, "bold"), f"{row.score:.3f}", Text(row.before), Text(row.after))
+        predicted = (Text(shown(row[side])) for side in PREDICTIONS)
+        table.add_row(context, Text(row["explanation"], "bold"), f"{row['kl']:.3f}", *predicted)
     return table
-
-
-def shown(predictions: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{token.strip() or repr(token)} {chance:.2f}" for token, chance in predictions)

@@ -149,6 +149,10 @@ class ReportArguments:
             "all that rows have."
         },
     )
+    full_report: bool = field(
+        default=False,
+        metadata={"help": "Full report: every table is shown, and not the headline alone; report.md has them anyway."},
+    )
 
     def __post_init__(self) -> None:
         for name in ("report_rows", "report_batch_size"):
@@ -164,13 +168,21 @@ class ExplainArguments:
     positions: str | None = field(
         default=None,
         metadata={
-            "help": "Positions of tokens to explain, as in 3,5 or (with =) --positions=-2,-1. "
+            "help": "Positions of tokens to explain, as in 3,5 or 2:10 or (with =) --positions=-2,-1. "
             "Default: all but the first."
+        },
+    )
+    output: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["-o"],
+            "help": "File that explain writes, -o F.parquet or -o F.jsonl, and compress, -o F.wire. An explain "
+            "that was killed goes on where it was.",
         },
     )
     json: bool = field(
         default=False,
-        metadata={"help": "JSON on stdout and nothing else: an object per token; for plan, a single one."},
+        metadata={"help": "JSON on stdout and nothing else: an object per token, or a single one for a command."},
     )
 
 
@@ -178,7 +190,13 @@ class ExplainArguments:
 class ExportArguments:
     """What `export` writes, and where to; the folder stands behind the command."""
 
-    to: str | None = field(default=None, metadata={"help": "Tool that the lens is exported to, as in circuit-tracer."})
+    to: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tool that the lens is exported to, as in circuit-tracer; for skill, the folder of skills "
+            "(default .agents/skills)."
+        },
+    )
     subfolder: str | None = field(
         default=None,
         metadata={

@@ -13,9 +13,6 @@ from .sending import WINDOW
 class WireUseOptions:
     """A wire in use: `compress`, `answer` and `serve`."""
 
-    output: str | None = field(
-        default=None, metadata={"aliases": ["-o"], "help": "File that compress writes: -o F.wire."}
-    )
     code_length: int | None = field(
         default=None, metadata={"help": "Number of vectors of each text, in the place of the lens's own rate."}
     )

@@ -29,8 +29,8 @@ from ...base.family_run import Run
 from ...base.saving.checkpoint import checkpoints
 from ...base.saving.lens_card import CARD
 from ...errors import BadInput
-from ...frozen.loading.provenance import own_version
 from ...schema import read_json, record, text
+from ...version import own_version
 from ..arguments import ConsistencyLensArguments
 from ..modeling import ConsistencyLens
 from .source import WrittenTexts
