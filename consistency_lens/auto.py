@@ -22,6 +22,7 @@ from .schema import require_place
 if TYPE_CHECKING:
     from .base.viewing import LensView
     from .evaluation import FamilyReport, Report
+    from .evaluation.world import World
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 NO_FOLDER = "there is no such folder"
@@ -38,6 +39,7 @@ class Family:
         report: its `FamilyReport`: controls, numbers of its own, sentences.
         foreign: finds lenses that other projects have saved, in a format that it reads; '' where it reads none.
         view: its `LensView`: what the explorer shows of its codes, and what can be changed. Default: rows for people.
+        world: its `World`: what the offline model's world, whose truth is known, adds to the report. Default: nothing.
     """
 
     model_type: str
@@ -49,6 +51,7 @@ class Family:
     report: str
     foreign: str = ""
     view: str = ".base.viewing:LensView"
+    world: str = ".evaluation.world:World"
 
     def load(self, part: str) -> Any:
         """One of the classes, by the name of its field."""
@@ -67,6 +70,7 @@ FAMILIES = {
         run=".text.running:TextRun",
         report=".text.report:TextReport",
         view=".text.view:TextView",
+        world=".demo.judging.world:FactWorld",
     ),
     "sparse": Family(
         model_type="crosslayer_transcoder",
@@ -78,6 +82,7 @@ FAMILIES = {
         report=".sparse.report.transcoder_report:TranscoderReport",
         foreign=".sparse.use.reading:find",
         view=".sparse.view:TranscoderView",
+        world=".demo.transcoder.world:FeatureWorld",
     ),
     "soft": Family(
         model_type="latent_wire",
@@ -90,6 +95,7 @@ FAMILIES = {
         view=".soft.view:WireView",
     ),
 }
+DEFAULT_FAMILY = "text"  # of a recipe that names none
 
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:
@@ -176,6 +182,15 @@ def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:
 def view_of(lens: LensModel) -> LensView:
     """What the explorer shows of a lens, and what can be changed, as its family says it."""
     found: LensView = _family_of_lens(lens, "Make a consistency_lens.LensView of it yourself.").load("view")(lens)
+    return found
+
+
+def world_of(lens: LensModel) -> World:
+    """What is known of the texts of a lens's model: of the offline model's, what the family says; else nothing."""
+    from .evaluation.world import World
+
+    family = _family_of_lens(lens, "Make a consistency_lens.evaluation.world.World of it yourself.")
+    found: World = family.load("world")() if is_demo(lens.config.origin.model_id) else World()
     return found
 
 

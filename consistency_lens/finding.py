@@ -63,10 +63,12 @@ def find_subject(
     place: str | os.PathLike[str] | None = None,
     device_map: str | dict[str, Any] | None = None,
     token: str | None = None,
+    trust_remote_code: bool = False,
 ) -> FrozenLM:
     """The model that a lens, or rows, were made with: from `place`, or from where its name leads.
 
-    The caller compares the provenance; here it only settles where to look and how to load.
+    The caller compares the provenance; here it only settles where to look and how to load. Code is run of a `place`
+    alone, which somebody here has named.
     """
     if place is None and origin.published:
         return _load_published(origin, device_map, token)
@@ -87,6 +89,7 @@ def find_subject(
         "revision": commit if commit not in ("", "None") and not Path(where).is_dir() else None,
         "dtype": origin.dtype,
         "quantization": origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
+        "trust_remote_code": trust_remote_code and place is not None,
     }
     return load_named(where, device_map, token, **how)
 

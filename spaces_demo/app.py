@@ -32,7 +32,7 @@ TITLE = "Consistency Lens"
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
 PLAIN = ["system-ui", "sans-serif"]
 THEME = gr.themes.Default(primary_hue="blue", font=PLAIN, font_mono=["ui-monospace", "monospace"])
-MOST_VISITORS = 500  # of whom it is remembered what they read
+MOST_VISITORS = 100  # of whom it is remembered what they read
 FORGET = 3600  # seconds after which what Gradio has put on the disk goes
 
 

@@ -20,7 +20,7 @@ from texts import checked, glimpse
 
 from consistency_lens import BadInput, LensModel
 
-REMEMBERED = 256  # scans
+REMEMBERED = 1 << 12  # rows, about 2.5 kB each
 BEYOND = 1e15  # what no number on the page needs
 Follower = tuple[Callable[..., Any], list[Any]]  # what a tab shows of a choice and its rows, and where
 # All work of models waits in one line: whoever came first is served first, whatever the tab.
@@ -51,7 +51,7 @@ class Scans:
         assert rows is not None and len(rows) == of
         with self._lock:
             self._kept[name, text] = rows
-            while len(self._kept) > REMEMBERED:
+            while len(self._kept) > 1 and sum(map(len, self._kept.values())) > REMEMBERED:
                 self._kept.popitem(last=False)
 
 

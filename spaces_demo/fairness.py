@@ -1,10 +1,13 @@
-"""Nobody fills the line in which all wait: who has enough waiting is told so, and is not let in once more."""
+"""Nobody fills the line in which all wait, nor the memory: who has enough waiting is told so, and is not let in once
+more; what nobody came to hear is forgotten."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import parse_qs
 
 import gradio as gr
 from guard import Guard
@@ -12,9 +15,10 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-MOST_WAITING = 500  # of everybody
+MOST_WAITING = 100  # of everybody
 MOST_EACH = 8  # waiting, of one address
 ENOUGH = f"You have {MOST_EACH} requests waiting already. Wait for one of them, or stop it."
+UNHEARD = 32  # visitors whose answers are kept though none of them listens
 HERE = ("127.0.0.1", "::1")
 _ASKS = ("/queue/join", "/call/")
 
@@ -46,6 +50,7 @@ class OnePlaceEach:
 
     def __init__(self, app: ASGIApp, page: gr.Blocks) -> None:
         self.app, self.page = app, page
+        self.listening: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asks = scope["type"] == "http" and scope["method"] == "POST" and any(part in scope["path"] for part in _ASKS)
@@ -53,7 +58,26 @@ class OnePlaceEach:
         if visitor is not None and self.waiting(visitor) >= MOST_EACH:
             await JSONResponse({"detail": ENOUGH}, 429)(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        if asks:
+            self.forget()
+        heard = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [])[:1]
+        self.listening.update(heard)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.listening -= Counter(heard)
+
+    def forget(self) -> None:
+        """Let go of what waits for visitors who do not listen. Gradio keeps that of 2,000, however large it is, and
+        for good the names of what each has asked."""
+        queue = self.page._queue
+        lines = queue.event_queue_per_concurrency_id.values()
+        batches = [*(job for job in queue.active_jobs if job), *(line.queue for line in lines)]
+        busy = {event.session_hash for batch in batches for event in batch} | self.listening.keys()
+        idle = [session for session in queue.pending_event_ids_session if session not in busy]
+        for session in idle[:-UNHEARD]:
+            queue.pending_event_ids_session.pop(session)
+            queue.pending_messages_per_session.pop(session, None)
 
     def waiting(self, visitor: str) -> int:
         """How many of his are in line; what is being computed is not."""

@@ -12,6 +12,7 @@ TOO_LARGE = f"A request may have {MOST_BYTES >> 10} kB. Shorten the text."
 CLOSED = "This page takes no files, and nothing else but what it asks for itself."
 # What the page and clients of its API send; `run` and `api` are there to be told to wait in line.
 _TAKEN = re.compile(r"(?:^|/)gradio_api/(?:queue/join|call/[^/]+(?:/[^/]+)?|cancel|reset|run/[^/]+|api/[^/]+)/?$")
+_WRITES = re.compile(r"(?:^|/)gradio_api/deep_link/?$")  # a file for each request, though it only asks
 
 
 class Guard:
@@ -27,9 +28,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not (
-            scope["method"] == "POST" and _TAKEN.search(scope["path"])
-        ):
+        reads = scope["method"] in ("GET", "HEAD", "OPTIONS") and not _WRITES.search(scope["path"])
+        if not reads and not (scope["method"] == "POST" and _TAKEN.search(scope["path"])):
             await JSONResponse({"detail": CLOSED}, 404)(scope, receive, send)
             return
         body = await _body(scope, receive)

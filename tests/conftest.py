@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 # Before anything imports huggingface_hub, which reads these once.
-_HOME = tempfile.TemporaryDirectory(prefix="consistency-lens-tests-", ignore_cleanup_errors=True)
-os.environ |= {"HF_HOME": _HOME.name, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+# With `pytest -n`, the workers inherit the folder: the offline model is trained once for all of them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _HOME = tempfile.TemporaryDirectory(prefix="consistency-lens-tests-", ignore_cleanup_errors=True)
+    os.environ |= {"HF_HOME": _HOME.name, "TRACKIO_DIR": f"{_HOME.name}/trackio"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-os.environ["TRACKIO_DIR"] = f"{_HOME.name}/trackio"
 os.environ |= {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}  # servers here are on loopback
 # What a machine may have set: caches that win over HF_HOME, somebody's token, another Hub, a lens for the Space.
 for name in (

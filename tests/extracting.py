@@ -146,7 +146,7 @@ class Run(NamedTuple):
     process: Any
     log: Path
 
-    def end(self, timeout: float = 300) -> tuple[int, str]:
+    def end(self, timeout: float = 900) -> tuple[int, str]:
         """Exit code, negative for a signal, and what was printed."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, "it hangs"

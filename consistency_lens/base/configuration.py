@@ -79,7 +79,7 @@ class LensConfig(PreTrainedConfig):
     """
 
     model_type = "lens"
-    medium = ""  # of the code: "text", "sparse" or "soft"
+    medium = ""  # of the code: the family's folder, and its key in the table of families
     card = FamilyCard()
 
     sites: list[str] | None = None

@@ -228,6 +228,11 @@ class FamilyRun:
         """What `evaluate_lens` is given beside the lens: the lenses that the run kept, by the name of their folder."""
         return {}
 
+    @property
+    def compared(self) -> Mapping[str, str]:
+        """Lenses that options name, for the report: argument of `evaluate_lens`, and option -> where the lens lies."""
+        return {}
+
     def explain(self, lens: LensModel, text: str, positions: Positions) -> list[dict[str, Any]]:
         """The rows that `explain` shows of a text."""
         return lens.explain(text, positions)

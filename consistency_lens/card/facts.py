@@ -79,7 +79,7 @@ class CardFacts:
 
     Args:
         name: title of the card and name of the model in the evaluation results.
-        family: "text", "sparse" or "soft": the medium of the code.
+        family: the medium of the code, as the table of families names it.
         partial: a template whose blocks take the place of those of the frame; '' where the frame is enough.
         task: what the numbers are about, for the metadata.
         summary: one sentence: what the lens reads.
@@ -97,6 +97,7 @@ class CardFacts:
         numbers, controls: fidelity; the primary number for inputs that know nothing of the row.
         parts: the same over rows that somebody named.
         sections: further numbers of the family, under its own headings.
+        listings: rows for people, each with a `title`, `columns` and `rows` of texts.
         evaluated_on, evaluated_split, evaluated_rows, evaluated_documents: what the numbers were measured on.
         good, bad: explanations, best and worst. `picked`: out of which, and how.
         plots: caption -> path in the repository. `report`: path of the whole report there.
@@ -139,6 +140,7 @@ class CardFacts:
     controls: Sequence[Control] = ()
     parts: Sequence[Part] = ()
     sections: Sequence[Section] = ()
+    listings: Sequence[Any] = ()
     evaluated_on: str = ""
     evaluated_split: str = ""
     evaluated_rows: int = 0

@@ -17,7 +17,7 @@ import yaml
 from .facts import CardFacts, Measured
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """Foreign words in a Markdown line or table cell: shown as they are, never as markup, links or our own markers."""
     text = re.sub(r"\s+", " ", str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
@@ -92,7 +92,7 @@ def render_card(template_text: str, facts: Mapping[str, Any], partial: str = "")
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(cell=_cell, yaml=_yaml, interval=_interval, count="{:,}".format)
+    environment.filters.update(cell=cell, yaml=_yaml, interval=_interval, count="{:,}".format)
     environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups, literal=literal)
     return environment.get_template("card").render(facts)
 

@@ -63,7 +63,7 @@ def place_of(name: str) -> str:
 def config_of(subject: SubjectArguments) -> Any:
     """What the frozen model is, from words alone: nothing is loaded, and the demo's is not trained."""
     if subject.model_name_or_path != DEMO:
-        return open_config(model_path(subject), subject.revision)
+        return open_config(model_path(subject), subject.revision, subject.trust_remote_code)
     from ..demo.subject import model_config
     from ..demo.tokenizer import build_tokenizer
     from ..demo.training import SubjectConfig
@@ -71,27 +71,33 @@ def config_of(subject: SubjectArguments) -> Any:
     return model_config(SubjectConfig(), build_tokenizer())
 
 
-def open_model(path: str, revision: str | None) -> tuple[Any, Any]:
+def open_subject(subject: SubjectArguments) -> tuple[Any, Any]:
+    """Configuration and tokenizer of the model that is named."""
+    return open_model(model_path(subject), subject.revision, subject.trust_remote_code)
+
+
+def open_model(path: str, revision: str | None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """Configuration and tokenizer."""
-    config = open_config(path, revision)
+    config = open_config(path, revision, trust_remote_code)
+    how = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         if is_gguf(path):
             return config, AutoTokenizer.from_pretrained(**named(find_gguf(path, revision)))
         with refusing_damage(path), own_code_refused(path):
-            return config, AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+            return config, AutoTokenizer.from_pretrained(path, **how)
     except BadInput:
         raise
     except (OSError, ValueError) as error:
         raise _no_model(path, error) from error
 
 
-def open_config(path: str, revision: str | None) -> Any:
+def open_config(path: str, revision: str | None, trust_remote_code: bool = False) -> Any:
     """What the model is, without its weights."""
     try:
         if is_gguf(path):
             return gguf_config(find_gguf(path, revision))
         with refusing_damage(path), own_code_refused(path):
-            return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+            return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except BadInput:
         raise
     except (OSError, ValueError) as error:
@@ -100,7 +106,7 @@ def open_config(path: str, revision: str | None) -> Any:
 
 def load_model(path: str, subject: SubjectArguments, device_map: Any = None) -> FrozenLM:
     try:
-        device_map = device_map or subject.device_map or own_device()
+        device_map = device_map or device_of(subject)
         return FrozenLM.from_pretrained(path, **subject.loading(), device_map=device_map)
     except OSError as error:
         raise _no_model(path, error) from error
@@ -111,7 +117,7 @@ def load_subject_of(request: Request, data: Any, spread: bool = False) -> Frozen
     the CPU."""
     device_map: Any = {"": "cpu"} if spread and own_device() else None
     if request.subject.model_name_or_path is None:
-        device_map = device_map or request.subject.device_map or own_device()
+        device_map = device_map or device_of(request.subject)
         return find_subject(data.provenance, device_map=device_map, token=request.values["hub_token"])
     return load_model(model_path(request.subject), request.subject, device_map)
 
@@ -119,7 +125,14 @@ def load_subject_of(request: Request, data: Any, spread: bool = False) -> Frozen
 def with_others(request: Request, frozen: FrozenLM) -> Any:
     """The model, or with the others that are named, all of them by name."""
     others = load_others(request.subject)
-    return FrozenModels([frozen, *others.values()]) if others else frozen
+    return in_turn(FrozenModels([frozen, *others.values()]), request.subject) if others else frozen
+
+
+def in_turn(models: FrozenModels, subject: SubjectArguments) -> FrozenModels:
+    """The models; with `sequential`, no two of them lie on this process's device."""
+    if subject.sequential:
+        models.take_turns(PartialState().device)
+    return models
 
 
 def load_others(subject: SubjectArguments) -> dict[str, FrozenLM]:
@@ -129,6 +142,11 @@ def load_others(subject: SubjectArguments) -> dict[str, FrozenLM]:
         found[name] = load_model(place_of(place), replace(subject, revision=None))
         found[name].name = name
     return found
+
+
+def device_of(subject: SubjectArguments) -> Any:
+    """Where a model is loaded to, as a device map."""
+    return subject.device_map or ({"": "cpu"} if subject.sequential else own_device())
 
 
 def own_device() -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from .commands.publish import publish_run
 from .commands.report import judge_run, require_split
 from .commands.train import CommandRun, require_trainable, train
 from .ending import show_next
-from .opening import load_subject_of, model_path, open_data, open_model, require_held_out, short, with_others
+from .opening import load_subject_of, open_data, open_subject, require_held_out, short, with_others
 from .parsing.request import Request
 from .run_folder import LENS, Log, begin, checkpoint_of, claim, command_of, settle_folder
 
@@ -37,7 +37,7 @@ def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, repor
     folder = settle_folder(request, short(model), _named(sites), short(corpus))
     engine = require_trainable(request, folder, resumed)
     if request.subject.model_name_or_path is not None:
-        config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
+        config, tokenizer = open_subject(request.subject)
         family.require_model(config, tokenizer)
         data.provenance.at(*map(str, resolve_sites(sites, config.get_text_config().num_hidden_layers)))
     folder = begin_run(folder, request, argv, resumed, exits)
@@ -51,7 +51,7 @@ def run_all(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
         train_on_rows(request, argv, exits, report=True)
         return
     resumed, family = checkpoint_of(request), request.family
-    config, tokenizer = open_model(model_path(request.subject), request.subject.revision)
+    config, tokenizer = open_subject(request.subject)
     family.require_model(config, tokenizer)
     layers = config.get_text_config().num_hidden_layers
     offered = [str(site) for site in resolve_sites(request.extraction.sites, layers)]

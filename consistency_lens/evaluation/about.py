@@ -33,6 +33,19 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Rows for people, as they are: `rows` have a text for each of the `columns`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        return cls(stored["title"], tuple(stored["columns"]), tuple(tuple(row) for row in stored["rows"]))
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A picture of codes of growing size, up to the lens's own; `codes` maps the label of a size to its code."""
 
@@ -133,6 +146,7 @@ class About:
             the card of `truth` and `code`.
         lines: codes whose KL is drawn over the position.
         sweep, course, charts, curve: further pictures.
+        listings: rows for people, in the report and on the card.
         good, alarm: the verdict is good news; it is a warning that has to come first.
         limits: what the lens gets wrong, in sentences, the gravest first.
     """
@@ -150,6 +164,7 @@ class About:
     course: Course | None = None
     charts: tuple[Chart, ...] = ()
     curve: Curve | None = None
+    listings: tuple[Listing, ...] = ()
     good: bool = False
     alarm: bool = False
     limits: tuple[str, ...] = ()
@@ -179,7 +194,8 @@ class About:
         plain = stored.items()
         read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain}
         read["groups"] = tuple(Group(**group) for group in stored["groups"])
-        read["charts"] = tuple(Chart.from_dict(chart) for chart in stored.get("charts", ()))
+        for name, several in (("charts", Chart), ("listings", Listing)):
+            read[name] = tuple(several.from_dict(each) for each in stored.get(name, ()))
         for name, kind in (("sweep", Sweep), ("course", Course), ("curve", Curve)):
             read[name] = kind(**stored[name]) if stored.get(name) else None
         return cls(**read)

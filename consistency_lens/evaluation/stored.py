@@ -47,6 +47,7 @@ _CHART = record(
     },
     rest=no_other,
 )
+_LISTING = record({"title": _LINE, "columns": many(_LINE, most=16), "rows": many(_LINES, most=4096)}, rest=no_other)
 _CURVE = {
     **dict.fromkeys(["caption", "title", "axis"], _LINE),
     **{"name": _FILE, "x": _NAME, "y": named(_NAME, most=64), "series": named(many(_NAME, most=4096), most=64)},
@@ -60,6 +61,7 @@ _ABOUT = record(
         "sweep": maybe(record({"name": _FILE, **_SWEEP}, rest=no_other)),
         "course": maybe(record(dict.fromkeys(["caption", "title", "x", "axis"], _LINE), rest=no_other)),
         "charts": many(_CHART, most=64),
+        "listings": many(_LISTING, most=64),
         "curve": maybe(record(_CURVE, rest=no_other)),
         **dict.fromkeys(["good", "alarm"], flag),
     },

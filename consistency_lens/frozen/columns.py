@@ -5,6 +5,8 @@ Shapes: B rows, K chosen columns.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..errors import BadInput
@@ -40,3 +42,11 @@ def columns_of(positions: int | torch.Tensor, input_ids: torch.Tensor) -> torch.
             "positions", positions, f"The rows have {width} columns: use 0 to {width - 1}, or negative ones."
         )
     return columns.expand(rows, -1)
+
+
+def require_visible(positions: Any, columns: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+    """Raise where an edit stands on padding; only where looking costs no wait for the device."""
+    visible = mask if mask is not None and mask.device.type == "cpu" else None
+    if visible is not None and columns is not None and not visible.gather(1, columns).all():
+        fix = "Give each row columns of its own tokens, counted with its padding."
+        raise BadInput("positions", positions, fix, why="a column of padding")

@@ -26,7 +26,7 @@ from ..errors import BadInput
 from .anatomy.parts import blocks_of, longest_context, offered
 from .anatomy.proving import prove
 from .anatomy.swap_proof import require_exact_swap
-from .columns import columns_of
+from .columns import columns_of, require_visible
 from .generation.decoding import Decoding
 from .generation.generating import Generated, generate
 from .generation.passes import EditedPass
@@ -53,6 +53,7 @@ from .loading.whole import (
     require_plausible,
 )
 from .prefix import Prefix
+from .seat import Seat, require_movable
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
 
@@ -87,8 +88,9 @@ class FrozenLM:
             fix = "Pass the plain causal LM of transformers, with its head; to compile it, call FrozenLM.compile()."
             raise BadInput("model", type(model).__name__, fix)
         self.quantization = settle_quantized(model)
-        self.model = model.eval().requires_grad_(False)
-        prove(self.model)
+        self._model = model.eval().requires_grad_(False)
+        self._seat: Seat | None = None
+        prove(model)
         self.tokenizer = tokenizer
         self.model_id = public_name(model_id or model.config.name_or_path or type(model).__name__)
         self.name = name
@@ -107,6 +109,7 @@ class FrozenLM:
         known_as: str | None = None,
         token: str | None = None,
         gguf_file: str | None = None,
+        trust_remote_code: bool = False,
     ) -> FrozenLM:
         """Load from the Hub, from a folder or from a GGUF file.
 
@@ -122,6 +125,8 @@ class FrozenLM:
             known_as: its `model_id`, where it goes by another name than that of its folder.
             token: for a private or gated model. Default: of this machine.
             gguf_file: a file of the folder or repository, whose weights are unpacked into a model like any other.
+            trust_remote_code: run the code that lies beside the model; it can do whatever you can. Nothing that is
+                loaded, neither a lens nor rows nor a recipe, sets this.
         """
         if gguf_file is not None:
             model_id_or_path = f"{model_id_or_path}/{gguf_file}"
@@ -138,7 +143,7 @@ class FrozenLM:
                     raise OSError(f"no {CONFIG_NAME} was found under that name")
                 revision = Path(known).parent.name
             source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
-            source["trust_remote_code"] = False
+            source["trust_remote_code"] = trust_remote_code
             with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
                 config = AutoConfig.from_pretrained(**source)
         wanted_dtype = torch_dtype(dtype)
@@ -172,12 +177,24 @@ class FrozenLM:
         return lm
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The causal LM. Of models that share a seat, the one that is asked for takes it."""
+        if self._seat is not None:
+            self._seat.take(self._model)
+        return self._model
+
+    def share(self, seat: Seat) -> None:
+        """Lie on its device only while in use."""
+        require_movable(self._model, self.name, self.quantization)
+        self._seat = seat
+
+    @property
     def config(self) -> PreTrainedConfig:
-        return self.model.config.get_text_config()
+        return self._model.config.get_text_config()
 
     @property
     def num_layers(self) -> int:
-        return len(blocks_of(self.model))
+        return len(blocks_of(self._model))
 
     @property
     def hidden_size(self) -> int:
@@ -185,7 +202,7 @@ class FrozenLM:
 
     @property
     def vocab_size(self) -> int:
-        return self.model.get_input_embeddings().num_embeddings
+        return self._model.get_input_embeddings().num_embeddings
 
     @property
     def max_length(self) -> int:
@@ -194,16 +211,16 @@ class FrozenLM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return self._seat.device if self._seat else self._model.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        return self._model.dtype
 
     @property
     def attention(self) -> str:
         """The attention implementation in use."""
-        return self.model.config._attn_implementation
+        return self._model.config._attn_implementation
 
     def to(self, device: str | torch.device) -> FrozenLM:
         self.model.to(device)
@@ -216,12 +233,12 @@ class FrozenLM:
     @property
     def sites(self) -> list[str]:
         """All sites that can be read and edited in this model, in the order of the forward pass."""
-        return offered(self.model)
+        return offered(self._model)
 
     def provenance(self, *sites: str | Site) -> Provenance:
         """What identifies this model and these of its sites."""
         if self._weights is None:
-            self._weights = hash_tensors(self.model.state_dict())
+            self._weights = hash_tensors(self._model.state_dict())
         return Provenance(
             model_id=self.model_id,
             weights=self._weights,
@@ -234,10 +251,8 @@ class FrozenLM:
         )
 
     def compile(self, **options: Any) -> FrozenLM:
-        """Compile each block with `torch.compile(**options)`; reading and editing go on working.
-
-        `torch.compile(model)` from outside would not do: compiled code does not notice hooks that come later, and
-        edits would be dropped without a word.
+        """Compile each block with `torch.compile(**options)`; reading and editing go on working. After
+        `torch.compile(model)` from outside they would not: compiled code does not notice hooks that come later.
         """
         compile_blocks(self.model, **options)
         return self
@@ -346,22 +361,14 @@ class FrozenLM:
                 why = f"the edit at {site} is computed before the pass gets there"
                 raise BadInput("reads", str(below), f"Read {site} itself or a site below it.", why=why)
         if not isinstance(edit.value, torch.Tensor):
-            self._require_visible(edit, columns, mask)
+            require_visible(edit.positions, columns, mask)
             return Write(site, edit.value, columns, edit.mode == "add", reads=reads)
         value = edit.value if edit.value.dim() == 3 else edit.value.reshape(-1, 1, edit.value.shape[-1])
         if value.shape[0] not in (1, rows) or value.shape[1] not in (1, count) or value.shape[2] != self.hidden_size:
             shape = f"[{rows}, {count}, {self.hidden_size}] for {rows} rows and {count} columns"
             raise BadInput("value", list(edit.value.shape), f"Give {shape}; rows and columns may be 1.")
-        self._require_visible(edit, columns, mask)
+        require_visible(edit.positions, columns, mask)
         return Write(site, value.expand(rows, count, -1), columns, edit.mode == "add")
-
-    @staticmethod
-    def _require_visible(edit: Edit, columns: torch.Tensor | None, mask: torch.Tensor | None) -> None:
-        """Raise where an edit stands on padding; only where looking costs no wait for the device."""
-        visible = mask if mask is not None and mask.device.type == "cpu" else None
-        if visible is not None and columns is not None and not visible.gather(1, columns).all():
-            fix = "Give each row columns of its own tokens, counted with its padding."
-            raise BadInput("positions", edit.positions, fix, why="a column of padding")
 
     def require_vocabulary(self, highest_id: int, field: str = "input_ids") -> None:
         """Raise where rows hold token ids that this model does not have."""

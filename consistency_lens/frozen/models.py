@@ -11,6 +11,7 @@ import torch
 from ..errors import BadInput
 from .frozen_lm import FrozenLM
 from .loading.provenance import Provenance
+from .seat import Seat
 from .sites import Edit, Site
 
 
@@ -109,6 +110,13 @@ class FrozenModels(Mapping[str, FrozenLM]):
         for name, device in places.items():
             self[name].to(device)
         return self
+
+    def take_turns(self, device: str | torch.device) -> Seat:
+        """From now on only the model that is in use lies on the device; the others wait in the CPU's memory."""
+        seat = Seat(device)
+        for model in self.values():
+            model.share(seat)
+        return seat
 
     def require_names(self, names: Sequence[str], theirs: str = "the lens") -> None:
         """Raise unless the models have these names, in this order."""

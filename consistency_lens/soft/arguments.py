@@ -60,6 +60,13 @@ class LatentWireArguments(LensTrainingArguments):
             "use; never above what train_ratio says at that step. Default: train_ratio alone."
         },
     )
+    receiver_batches: int = field(
+        default=1,
+        metadata={
+            "help": "Number of batches in a row that the same receiver reads; with --sequential, models change places "
+            "between them."
+        },
+    )
     receiver_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the adapters. Default: learning_rate."}
     )
@@ -70,6 +77,8 @@ class LatentWireArguments(LensTrainingArguments):
         self.schedules()
         if self.kd_words < 1:
             raise BadInput("kd_words", self.kd_words, "Use 1 or more.")
+        if self.receiver_batches < 1:
+            raise BadInput("receiver_batches", self.receiver_batches, "Use 1 or more.")
         if not self.kd_temperature > 0:
             raise BadInput("kd_temperature", self.kd_temperature, "Use a number above 0.")
         if not self.first_weight >= 0:

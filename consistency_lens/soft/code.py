@@ -16,6 +16,7 @@ from ..base.modeling import Code
 from ..errors import BadInput
 from .bytes.wire import Wire, bytes_of
 from .configuration import LatentWireConfig
+from .serving.identity import DIGITS
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LatentCode(Code):
         found = []
         for count in self.counts:
             width = self.vectors.shape[-1]
-            size = bytes_of(count, width, config.bits, config.group)
+            size = sent_bytes(count, width, config.bits, config.group)
             said = f"{count} vectors of {width} numbers at {config.bits} bits, {size} bytes"
             found.append({"explanation": said, "vectors": count, "bytes": size})
         return found
@@ -84,3 +85,8 @@ class LatentCode(Code):
         counts = torch.tensor([wire.M for wire in wires])
         vectors = torch.nn.utils.rnn.pad_sequence([wire.codes() for wire in wires], batch_first=True)
         return cls(vectors, torch.arange(int(counts.max())) < counts[:, None])
+
+
+def sent_bytes(M: int, d_z: int, bits: int, group: int) -> int:
+    """How many bytes a code has on its way: header, the id of its lens, scales, packed values, checksum."""
+    return bytes_of(M, d_z, bits, group, "0" * DIGITS)

@@ -12,6 +12,23 @@ RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio 
 
 
 @dataclass
+class WireReportOptions:
+    """Lenses that a wire is compared with, or read by."""
+
+    other_wire: str | None = field(
+        default=None,
+        metadata={
+            "help": "Wire of the same models that was trained apart from this one, such as with another seed: its "
+            "codes are a control."
+        },
+    )
+    text_lens: str | None = field(
+        default=None,
+        metadata={"help": "Text lens of one of the models: the report shows what it writes of each vector."},
+    )
+
+
+@dataclass
 class WireOptions:
     """What the lens is. It goes to the Hub with the weights."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..activations.passages.formats import columns_of
@@ -11,7 +11,7 @@ from ..base.family_run import FamilyRun
 from ..frozen import FrozenModels
 from .extraction import WireData, WireDataOptions, WireExtraction
 from .modeling import LatentWire
-from .options import WireOptions
+from .options import WireOptions, WireReportOptions
 from .serving.commands import USES
 from .serving.options import WireUseOptions
 
@@ -24,10 +24,12 @@ class WireRun(FamilyRun):
     several = True
     data_title = "the passages"
     unused: ClassVar = {"report_horizon": "whole answers are compared"}
-    more_options: ClassVar = {"a wire in use": WireUseOptions}
+    more_options: ClassVar = {"a wire in use": WireUseOptions, "the report of a wire": WireReportOptions}
     read_by: ClassVar = {
         "a wire in use": ("answer", "serve"),
-        **dict.fromkeys(("code_length", "size", "per_line", "window", "bits", "ratio"), ("compress",)),
+        "the report of a wire": ("run", "evaluate"),
+        **dict.fromkeys(("code_length", "size", "per_line", "window"), ("compress",)),
+        **dict.fromkeys(("bits", "ratio"), ("run", "train", "compress")),
         **dict.fromkeys(("port", "largest_wire"), ("serve",)),
     }
     uses = USES
@@ -41,6 +43,10 @@ class WireRun(FamilyRun):
     def tag(self) -> str:
         settings = self.part(WireOptions).settings()
         return f"_{settings['slots']}_vectors" if settings["slots"] else f"_{settings['ratio']:g}x"
+
+    @property
+    def compared(self) -> Mapping[str, str]:
+        return {name: place for name, place in vars(self.part(WireReportOptions)).items() if place is not None}
 
     def texts(self, named: Any) -> Any:
         """Of questions, with the columns of their format."""

@@ -1,4 +1,4 @@
-"""What training a wire takes of a GPU's memory, by arithmetic on configurations: no weight is loaded.
+"""What a wire takes, by arithmetic: memory of its training, on configurations alone, and operations of its use.
 
 Adapters read and write float32; a receiver has no gradients of its own, only of what passes through it.
 """
@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ..errors import BadInput
 from ..frozen.anatomy.parts import blocks_of
@@ -30,8 +31,9 @@ def memory_of(
     d_z: int,
     lora_rank: int | None = None,
     bytes_per_weight: int = 2,
+    sequential: bool = False,
 ) -> dict[str, float]:
-    """Gigabytes (1e9 bytes) of each part, and of all.
+    """Gigabytes (1e9 bytes) of each part, and of all that lies on the device.
 
     Args:
         models: configurations of the receivers by name; the compressor starts from the first.
@@ -43,16 +45,17 @@ def memory_of(
         d_z: size of a vector.
         lora_rank: of the compressor's adapters; None where it is trained whole.
         bytes_per_weight: of a receiver.
+        sequential: only one receiver lies there at a time: the largest counts.
     """
     if layers < 1:
         raise BadInput("layers", layers, "Use 1 or more.")
-    found: dict[str, float] = {}
+    found, receivers = dict[str, float](), dict[str, float]()
     widest, vocabulary = 0.0, 0
     for number, (name, config) in enumerate(models.items()):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         width, blocks = config.hidden_size, blocks_of(model)
-        found[name] = bytes_per_weight * _numbers(model)
+        receivers[name] = bytes_per_weight * _numbers(model)
         found[f"adapter of {name}"] = TRAINED * (width * (d_z + 1) + width * (width + 1))
         read = rows * (slots + other_tokens)
         widest = max(widest, KEPT * read * width * len(blocks))
@@ -64,9 +67,51 @@ def memory_of(
             found["compressor"] = 4 * frozen + TRAINED * (trained + pooling)
             kept = rows * passage_tokens * width * layers
             found["activations of the compressor"] = 2 * KEPT * kept  # in float32
+    found |= {"the largest receiver": max(receivers.values())} if sequential else receivers
     found["activations of a receiver"] = widest
     found["logits"] = 4 * 3 * rows * other_tokens * vocabulary  # themselves, their gradient, the teacher's
     return {name: value / 1e9 for name, value in {**found, "all": sum(found.values())}.items()}
+
+
+def share_of_moving(gigabytes: float, batches: int, seconds: float, receivers: int = 2, speed: float = 10.0) -> float:
+    """Which share of a training, one receiver at a time on the device, passes while models change places.
+
+    Args:
+        gigabytes: of a receiver, in the mean.
+        batches: in a row that the same receiver reads (`receiver_batches`).
+        seconds: that a batch takes.
+        receivers: how many there are; the next one is drawn, and may be the same.
+        speed: gigabytes per second from the CPU's memory to the device.
+    """
+    moving = gigabytes / speed * (1 - 1 / receivers)
+    return moving / (moving + batches * seconds)
+
+
+def operations_of(weights: int, config: PretrainedConfig, tokens: Tensor) -> Tensor:
+    """Floating-point operations of transformer blocks over so many tokens, `[B]`: two for each weight and token, and
+    four for each pair of tokens and coordinate of attention, as if none of them were masked.
+
+    Args:
+        weights: numbers in the matrices of the blocks.
+        config: of the model's text part.
+        tokens: of each row, `[B]`.
+    """
+    said = config.to_dict()
+    heads = said.get("num_attention_heads") or 0
+    width = heads * (said.get("head_dim") or config.hidden_size // max(heads, 1))
+    tokens = tokens.double()
+    return 2 * weights * tokens + 4 * config.num_hidden_layers * width * tokens**2
+
+
+def prefill_of(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """The same of a causal LM up to the logits of the first token that it writes."""
+    head = model.get_output_embeddings().weight.numel()
+    return operations_of(matrices_of(blocks_of(model)), model.config.get_text_config(), tokens) + 2 * head
+
+
+def matrices_of(module: torch.nn.Module) -> int:
+    """Numbers in the matrices of a module."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 2)
 
 
 def _numbers(module: Any) -> int:

@@ -63,8 +63,8 @@ class LatentWireTrainer(LensTrainer):
     @property
     def receiver(self) -> str:
         """The model that reads in this step: of (seed, turn), so that all processes take the same one."""
-        names = self.lens.config.names
-        return names[int(np.random.default_rng([self.args.seed, self.turn]).integers(len(names)))]
+        names, run = self.lens.config.names, self.turn // self.args.receiver_batches
+        return names[int(np.random.default_rng([self.args.seed, run]).integers(len(names)))]
 
     @property
     def size(self) -> int:

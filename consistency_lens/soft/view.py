@@ -26,6 +26,7 @@ from .code import LatentCode
 from .data import collator_of, prompts_of
 from .modeling import LatentWire
 from .parts.windows import window_of
+from .serving.identity import identity_of
 
 TOP = 6  # likeliest tokens
 WORDS = 3  # that are nearest to a vector
@@ -153,14 +154,15 @@ class WireView(LensView):
         batch, own = self._batch(asked.passage, values["task"], values["prompt"]), self._ratio(asked)
         ratio = values.get("ratio", own)
         code = self.lens.encode(batch, None if abs(ratio - own) < STEP / 2 else ratio, bits)
-        wire = Wire.of(code.vectors[0][_order(code.counts[0], position, values)], bits, config.group)
-        sent, size = wire.to_bytes(), text_bytes(asked.passage)
-        arrived = LatentCode.of_wires([Wire.from_bytes(sent)], config)
+        sent = code.vectors[0][_order(code.counts[0], position, values)]
+        wire = Wire.of(sent, bits, config.group, identity_of(self.lens))
+        data, size = wire.to_bytes(), text_bytes(asked.passage)
+        arrived = LatentCode.of_wires([Wire.from_bytes(data)], config)
         tokens = int(batch["tokens"][self.models.first.name]["passage_mask"].sum())
         facts = [
             (
                 "on the wire",
-                f"{len(sent):,} B",
+                f"{len(data):,} B",
                 f"{wire.M} vectors of {wire.d_z} numbers at {bits} bits, header and all",
             ),
             ("as text", f"{size['utf8']:,} B", f"UTF-8; {size['zlib']:,} B with zlib, {size['zstd']:,} B with zstd"),

@@ -13,7 +13,7 @@ from looks import Row
 from marking import safe
 from texts import checked
 
-from consistency_lens import BadInput, ConsistencyLens, Steered
+from consistency_lens import BadInput, Steered, view_of
 
 TOP = 6
 
@@ -56,11 +56,11 @@ def steering(
     """What came of it, and a notice."""
     if position is not None:
         choice = choice.at(position_of(position))
-    choice, lens = desk.settled(choice)
-    if not isinstance(lens, ConsistencyLens):
+    choice, chosen = desk.settled(choice)
+    lens: Any = chosen
+    if not view_of(lens).speaks:
         why = f"the code of {choice.lens} holds no words"
         raise BadInput("lens", choice.lens, "Turn what stands under Read, or choose a lens that writes words.", why)
-    assert lens.subject is not None
     words = checked(words, lens.subject, "explanation")
     yield gr.skip(), notice("The model is thinking again …", "busy")
     found = lens.steer(

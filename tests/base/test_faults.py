@@ -69,11 +69,14 @@ def test_dates_in_disorder_are_put_in_order(tmp_path: Path) -> None:
 
 
 class Killer(TrainerCallback):
-    """Kills the worker that brings the batches, the hard way."""
+    """Kills the worker that brings the batches, the hard way; processes that other tests have started live on."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.before = set(multiprocessing.active_children())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 2:
-            for worker in multiprocessing.active_children():
+            for worker in set(multiprocessing.active_children()) - self.before:
                 assert worker.pid is not None
                 os.kill(worker.pid, signal.SIGKILL)
 

@@ -28,6 +28,7 @@ def test_there_are_recipes() -> None:
         "transcoder_gpt2",
         "wire_demo",
         "wire_llama_qwen",
+        "wire_smollm2_gemma",
     }
 
 

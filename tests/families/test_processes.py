@@ -16,6 +16,7 @@ from two_processes import in_two_processes
 
 from consistency_lens.auto import AutoLens
 from consistency_lens.base.trainer import LensTrainer
+from consistency_lens.errors import BadInput
 
 pytestmark = pytest.mark.distributed
 SHARED = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": STEPS}
@@ -82,3 +83,20 @@ def test_two_processes_are_one(row: Row, alone: LensTrainer, engine: str, tmp_pa
         first, second = (load_file(end / "model.safetensors") for end in ends)
         assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
         assert type(AutoLens.from_pretrained(ends[0], subject=row.models())) is type(alone.lens)
+
+
+def spread(rank: int, folder: str) -> None:
+    """A trainer of a wire under ZeRO-3."""
+    with_zero()
+    try:
+        ROWS["soft"].trainer(folder, deepspeed=str(ROOT / "ds_configs/zero3.json"))
+    except BadInput as refused:
+        Path(f"{folder}/{rank}.txt").write_text(str(refused))
+
+
+def test_the_weights_of_several_models_are_not_spread(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    in_two_processes(spread, str(tmp_path))
+    for rank in (0, 1):
+        said = (tmp_path / f"{rank}.txt").read_text()
+        assert said.startswith("engine='zero3'") and "ds_configs/zero2.json" in said

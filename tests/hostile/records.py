@@ -17,10 +17,11 @@ from transformers import TrainerState
 from consistency_lens import BadInput, Report
 from consistency_lens.activations import Activations
 from consistency_lens.activations.manifest import FILES, SEAL, sealed
+from consistency_lens.auto import DEFAULT_FAMILY
 from consistency_lens.base.saving.checkpoint import require_complete
 from consistency_lens.base.saving.lens_card import TrainingRecord, facts_of
 from consistency_lens.card import model_card
-from consistency_lens.cli.parsing.options import DEFAULT_FAMILY, options_of
+from consistency_lens.cli.parsing.options import options_of
 from consistency_lens.cli.parsing.recipes import as_options, load_recipe
 from consistency_lens.cli.run_folder import first_command, read_history
 

@@ -16,8 +16,11 @@ from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, FrozenModels, ProvenanceMismatch
 from consistency_lens.objectives import answer_nll_of
 from consistency_lens.soft.bytes.wire import Wire
+from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.report.answering import Answering
+from consistency_lens.soft.serving.identity import identity_of
+from consistency_lens.soft.using import compress_texts
 
 
 def test_at_one_token_per_vector_the_start_is_the_text() -> None:
@@ -123,9 +126,13 @@ def test_it_is_compared_over_the_answer_with_the_text() -> None:
 def test_a_code_is_what_comes_out_of_its_bytes(bits: int) -> None:
     lens, batch = wire_lens(ratio=2.0, bits=bits, group=8), batch_of()
     code = lens.compress(batch)
-    sent = [wire.to_bytes() for wire in lens.wire(code, "me")]
-    assert [len(each) for each in sent] == [row["bytes"] + 2 for row in lens.describe(code)]
-    again = lens.from_wire([Wire.from_bytes(each) for each in sent], "me")
+    me = identity_of(lens)
+    sent = [wire.to_bytes() for wire in lens.wire(code, me)]
+    assert [len(each) for each in sent] == [row["bytes"] for row in lens.describe(code)]
+    assert len(lens.to_bytes(batch["passage"][0])) == lens.describe(code)[0]["bytes"], (
+        "what is reported is what is sent"
+    )
+    again = lens.from_wire([Wire.from_bytes(each) for each in sent], me)
     assert torch.equal(again.vectors, code.vectors) and torch.equal(again.mask, code.mask)
     ours, theirs = (
         apply_lens(lens, wire_models(), batch).comparison.edited(lens.restore(c, batch)) for c in (code, again)
@@ -207,4 +214,10 @@ def test_what_cannot_be_compressed_is_refused() -> None:
         lens.compressor(torch.ones(1, 200, dtype=torch.long), torch.ones(1, 200))
     with pytest.raises(BadInput, match="1 to 4"):
         wire_lens(layers=5)
+    with pytest.raises(BadInput, match="bos='always': the tokenizer of tiny-turned has no BOS token"):
+        collator_of(wire_lens(bos="always").config, wire_models())
+    with pytest.raises(BadInput, match=r"texts=\[\]"):
+        compress_texts(lens, [])
+    with pytest.raises(BadInput, match="passage"):
+        compress_texts(lens, ["w1", " "])
     assert isinstance(lens.config, LensConfig) and lens.config.medium == "soft"

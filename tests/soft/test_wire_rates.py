@@ -10,9 +10,10 @@ from test_wire_trainer import trainer_of
 from wire_runs import NAMES, batch_of, wire_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.soft.bytes.wire import bytes_of
+from consistency_lens.soft.code import sent_bytes
 from consistency_lens.soft.configuration import LatentWireConfig
 from consistency_lens.soft.report.rates import Rate, rates_of
+from consistency_lens.soft.serving.identity import identity_of
 
 
 def test_each_step_draws_a_ratio_below_what_the_schedule_allows(tmp_path: Path) -> None:
@@ -48,8 +49,8 @@ def test_a_smaller_vector_is_the_first_coordinates_and_arrives_as_such(tmp_path:
     lens, batch = wire_lens(ratio=2.0, nested=[16, 8], bits=8, group=8), batch_of(6)
     whole, small = lens.encode(batch), lens.encode(batch, size=8)
     assert small.vectors.shape[-1] == 8 and torch.equal(small.vectors, whole.vectors[..., :8])
-    wires = lens.wire(small)
-    assert [len(wire.to_bytes()) for wire in wires] == [bytes_of(n, 8, 8, 8) for n in small.counts]
+    wires = lens.wire(small, identity_of(lens))
+    assert [len(wire.to_bytes()) for wire in wires] == [sent_bytes(n, 8, 8, 8) for n in small.counts]
     assert [row["bytes"] for row in lens.describe(small)] == [len(wire.to_bytes()) for wire in wires]
     arrived = lens.from_wire(wires)
     for name in NAMES:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lens_runs import tiny_lens
+from tiny import tiny_lm, tiny_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from wire_runs import NAMES, batch_of, wire_lens, wire_models, wire_passages
 
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import HeldOut, Report, evaluate
 from consistency_lens.soft.code import LatentCode
 from consistency_lens.soft.report.controls import averaged, others, truncated, whole_text
+from consistency_lens.soft.report.spelling import at_vectors
 from consistency_lens.soft.report.wire_report import WireReport
+from consistency_lens.soft.sizing import prefill_of
 
 
 def report_of(longest_answer: int | None = None, oracle_rows: int = 0, **settings: object) -> Report:
@@ -23,7 +30,10 @@ def report_of(longest_answer: int | None = None, oracle_rows: int = 0, **setting
 
 def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     report = report_of(ratio=1.0, oracle_rows=2)
-    cuts, spoiled = ["first", "last", "thinned", "least_expected", "either"], ["shuffled", "mean", "foreign"]
+    cuts, spoiled = (
+        ["first", "last", "thinned", "least_expected", "either"],
+        ["shuffled", "mean", "foreign", "untrained"],
+    )
     rates = ["int8", "int6", "int4", "2x fp16", "first 2x", "last 2x", "shuffled 2x"]
     assert [*report.parts["all"].numbers] == ["text", "none", "lens", *cuts, *spoiled, *rates]
     for name in NAMES:
@@ -56,6 +66,17 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     assert report.judged["lens"]["bytes"].value > report.judged["int4"]["bytes"].value
     assert report.judged["2x fp16"]["bytes"].value < report.judged["lens"]["bytes"].value
     assert report.judged["text"]["bytes"].value == report.traits["utf8"].value
+    assert report.number("kl", "untrained").value == report.number("kl").value, "it is not trained yet"
+    for name in NAMES:
+        text, code, fewer = (report.judged[each][f"prefill/{name}"].value for each in ("text", "lens", "2x fp16"))
+        assert fewer < text < code, "as many vectors as tokens, and the adapter"
+    assert report.traits["prefill_ratio"].value < 1 and report.traits["compressing"].value > 0
+    listings = {listing.title.split()[1]: listing for listing in report.about.listings}
+    assert [*listings] == list(NAMES)
+    for name, listing in listings.items():
+        right = [row[-1] == "yes" for row in listing.rows]
+        assert sum(right) == min(5, round(report.number(f"em/{name}").value * 10)) and right.count(False) == 5
+        assert all((row[2] in row[3].split(" / ")) == (row[-1] == "yes") for row in listing.rows)
     curve = report.about.curve
     assert (
         curve is not None
@@ -66,6 +87,54 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     report.save(tmp_path)
     assert Report.load(tmp_path).to_dict() == report.to_dict()
     assert "another passage" in (tmp_path / "report.md").read_text() and (tmp_path / "bytes.png").is_file()
+
+
+def test_another_wire_is_a_control_and_a_text_lens_reads_the_vectors(tmp_path: Path) -> None:
+    other, text_lens = wire_lens(ratio=1.0, layers=1), tiny_lens(tiny_lm())
+    with torch.no_grad():
+        other.compressor.down.weight.copy_(other.compressor.down.weight.flip(0))
+    of_family = WireReport(0, (), 0, other_wire=other, text_lens=text_lens)
+    held_out = HeldOut("test", batch_size=6, horizon=0)
+    report = evaluate(wire_lens(ratio=1.0), wire_models(), wire_passages(), of_family, held_out, progress=False)
+    assert report.number("kl", "other_wire").value > 2 * report.number("kl").value
+    assert 0 <= report.traits["spelled"].value <= 1 and 0 <= report.traits["spelled_of_another"].value <= 1
+    (listing,) = report.about.listings
+    assert listing.title.startswith("What a text lens of words writes") and len(listing.rows) == 10
+    assert all(row[1].count(" · ") == len(row[0].split()) - 1 for row in listing.rows), "one text for each vector"
+    report.save(tmp_path)
+    assert Report.load(tmp_path).about == report.about and listing.title in (tmp_path / "report.md").read_text()
+    for given, named in (({"other_wire": wire_lens(d_z=16)}, "other_wire"), ({"text_lens": other}, "text_lens")):
+        with pytest.raises(BadInput, match=named):
+            WireReport(**given).begin(wire_lens(), wire_models(), wire_passages(), held_out)
+
+
+def test_what_soft_tokens_are_in_the_model() -> None:
+    """Of a code that is the embeddings themselves: the activations of the text."""
+    lens, batch, model = wire_lens(calibrate=False, ratio=1.0), batch_of(3), wire_models()["words"]
+    code, tokens, reader = lens.compress(batch), batch["tokens"]["words"], tiny_lens(tiny_lm())
+    found = at_vectors(model, lens.soft_tokens(code, batch, "words").tensor, code.mask, tokens["bos"], reader)
+    row, length = 1, int(tokens["passage_mask"][1].sum())
+    ids = torch.tensor([[model.tokenizer.bos_token_id, *tokens["passage_ids"][row, :length].tolist()]])
+    expected = model.read({"input_ids": ids}, "resid_post.1")["resid_post.1"][0, 1:]
+    start = code.counts[0]
+    torch.testing.assert_close(found["resid_post.1"][start : start + length], expected, rtol=1e-2, atol=1e-2)
+
+
+def test_operations_are_those_that_are_made() -> None:
+    """Against torch's own count; elementwise work is in neither."""
+    lens, batch = wire_lens(slots=2), batch_of([0])
+    model: Any = tiny_model("llama", attn_implementation="eager")
+    ids = torch.ones(1, 9, dtype=torch.long)
+    with FlopCounterMode(display=False) as counted:
+        model(ids, logits_to_keep=1)
+    assert counted.get_total_flops() == pytest.approx(float(prefill_of(model, torch.tensor([9]))), rel=0.01)
+    lens.compressor.lm.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+        lens.compress(batch)
+    tokens = batch["tokens"]["words"]["passage_mask"].sum(1)
+    assert counted.get_total_flops() == pytest.approx(
+        float(lens.compressor.operations(tokens, torch.tensor([2]))), rel=0.02
+    )
 
 
 def cuts_beside(code: str) -> list[str]:

@@ -64,6 +64,14 @@ def test_a_whole_run_from_text_to_report(tmp_path: Path, capsys: pytest.CaptureF
     card = (run / "lens/README.md").read_text()
     assert "3 vectors of 32 numbers, 8 bits each" in card and "nats per answer token" in card
     models = {"base": str(saved_model()), "bytes": str(tmp_path / "bytes")}
+    again = ["evaluate", "--family", "soft", "--lens", str(run), "--activations", str(tmp_path / "passages")]
+    again += ["--model_name_or_path", models["base"], "--other_models", f"bytes={models['bytes']}", "--sequential"]
+    again += ["--report_rows", "4", "--report_batch_size", "4", "--output_dir", str(tmp_path / "again"), "--use_cpu"]
+    assert cli.main([*again, "--other_wire", str(run)]) == 0, capsys.readouterr().err
+    numbers = json.loads((tmp_path / "again/report/report.json").read_text())["parts"]["all"]["numbers"]
+    assert numbers["other_wire"]["kl"] == numbers["lens"]["kl"] != numbers["untrained"]["kl"]
+    for option, said in (("--text_lens", "it reads none of the receivers"), ("--device_map", "sequential=True")):
+        assert cli.main([*again, option, str(run)]) == 2 and said in " ".join(capsys.readouterr().err.split())
     lens = AutoLens.from_pretrained(run, subject=models)
     assert isinstance(lens, LatentWire) and lens.config.modes == ["recall"] and lens.config.names == ["base", "bytes"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from wire_runs import NAMES, rows_of, wire_lens, wire_models, wire_passages
 
 from consistency_lens.activations.passages import Passages, PromptFormat
 from consistency_lens.errors import BadInput
-from consistency_lens.frozen import FrozenLM
+from consistency_lens.frozen import FrozenLM, FrozenModels
 from consistency_lens.soft.arguments import LatentWireArguments
 from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
@@ -53,6 +54,29 @@ def test_one_receiver_reads_in_each_step_by_seed_and_step(tmp_path: Path) -> Non
 
     first = chosen(0)
     assert first == chosen(0) != chosen(1) and min(first.count(name) for name in NAMES) > 10
+
+
+def test_receivers_read_in_runs_and_take_turns_on_the_device(tmp_path: Path) -> None:
+    """The losses are those of models that all stay where they are."""
+    told = {"receiver_batches": 2, "max_steps": 8}
+    apart = trainer_of(tmp_path, **told)
+    readers = []
+    for step in range(8):
+        apart.state.global_step = step
+        readers.append(apart.receiver)
+    assert readers[::2] == readers[1::2] and len(set(readers)) == 2
+    apart.state.global_step = 0
+    apart.train()
+    own = [FrozenLM(copy.deepcopy(m.model), m.tokenizer, m.model_id, name=name) for name, m in wire_models().items()]
+    models = FrozenModels(own)
+    seat = models.take_turns("cpu")
+    args = arguments(tmp_path, **told)
+    trainer = LatentWireTrainer(wire_lens(slots=3), args, wire_passages(), frozen=models)
+    before = seat.changes
+    trainer.train()
+    losses = [[entry["loss"] for entry in each.state.log_history if "loss" in entry] for each in (apart, trainer)]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+    assert 0 < seat.changes - before <= 4
 
 
 def test_it_logs_its_terms_and_measures_each_receiver(tmp_path: Path) -> None:
@@ -97,6 +121,7 @@ def test_prompts_are_those_of_the_lens(tmp_path: Path) -> None:
         ({"kd_words": 0}, "kd_words"),
         ({"kd_temperature": 0.0}, "kd_temperature"),
         ({"first_weight": -1.0}, "first_weight"),
+        ({"receiver_batches": 0}, "receiver_batches"),
         ({"receiver_learning_rate": -1.0}, "receiver_learning_rate"),
         ({"train_ratio": "0.5"}, "train_ratio"),
         ({"train_ratio": "linear(1, 4, 9, warmup=2)"}, "train_ratio"),

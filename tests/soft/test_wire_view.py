@@ -11,8 +11,7 @@ from wire_runs import NAMES, wire_lens
 from consistency_lens import BadInput, view_of
 from consistency_lens.activations.passages import context_of
 from consistency_lens.base.viewing import Bars, Figures, Grid, Slider, Switches
-from consistency_lens.soft.bytes.wire import bytes_of
-from consistency_lens.soft.code import LatentCode
+from consistency_lens.soft.code import LatentCode, sent_bytes
 from consistency_lens.soft.parts.receiver import embedding_table
 from consistency_lens.soft.using import answer, compress_texts
 from consistency_lens.soft.view import ANSWERED, WireView, nearest_words, split
@@ -93,7 +92,7 @@ def test_the_answers_are_those_of_the_lens() -> None:
 @pytest.mark.parametrize("bits", [16, 4])
 def test_bytes_are_those_of_the_wire_beside_those_of_the_text(bits: int) -> None:
     facts = facts_of(view(ratio=2.0).changed(TEXT, 1, {"bits": str(bits)}))
-    assert facts["on the wire"] == f"{bytes_of(4, 32, bits, 32)} B" and facts["as text"] == f"{len(TEXT.encode())} B"
+    assert facts["on the wire"] == f"{sent_bytes(4, 32, bits, 32)} B" and facts["as text"] == f"{len(TEXT.encode())} B"
 
 
 def test_the_rate_decides_how_many_vectors_there_are() -> None:

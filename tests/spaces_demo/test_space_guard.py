@@ -68,6 +68,7 @@ def test_no_file_is_taken(address: str, path: str) -> None:
     answer = httpx.post(f"{address}/gradio_api/{path}", files=files)
     assert answer.status_code == 404 and answer.json() == {"detail": guard.CLOSED}
     assert httpx.put(f"{address}/{JOIN}", content=b"x").status_code == 404
+    assert httpx.get(f"{address}/gradio_api/deep_link?session_hash=x").status_code == 404, "it would write one"
 
 
 def test_what_gradio_writes_goes_after_a_while() -> None:

@@ -29,7 +29,7 @@ def extract(request: Request, command: str, folder: str | None = None) -> tuple[
     if folder is not None:
         arguments = replace(arguments, output_dir=folder, resume=not arguments.overwrite)
     path = model_path(subject, show=True)
-    config, tokenizer = open_model(path, subject.revision)
+    config, tokenizer = open_model(path, subject.revision, subject.trust_remote_code)
     extraction = request.options.run.extraction(open_corpus(request), tokenizer, config, arguments, command)
     if folder is not None:
         request.family.require_extraction(extraction)

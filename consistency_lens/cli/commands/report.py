@@ -16,7 +16,7 @@ from rich.text import Text
 from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...auto import AutoLens, evaluate_lens, family_at, lens_folder, report_of
+from ...auto import AutoLens, evaluate_lens, family_at, family_of, lens_folder, read_config, report_of, world_of
 from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
@@ -26,12 +26,11 @@ from ...errors import BadInput
 from ...evaluation import Report
 from ...evaluation.examples import examples
 from ...finding import find_subject
-from ...frozen import FrozenLM
+from ...frozen import FrozenLM, FrozenModels
 from ..final_card import finish_card
-from ..opening import console, load_model, load_others, model_path, open_data, own_device, short
+from ..opening import console, device_of, in_turn, load_model, load_others, model_path, open_data, short
 from ..parsing.request import Request, run_of
 from ..run_folder import HISTORY, REPORT, Log, read_history
-from ..world import of_world, with_fresh, with_world
 
 SHOWN, WORDS, HORIZON = 4, 14, 8
 
@@ -88,10 +87,13 @@ def load_lens(request: Request) -> LensModel:
     where, subject, token = named_lens(request), request.subject, request.values["hub_token"]
     others = load_others(subject)
     if subject.model_name_or_path is None:
-        device_map = subject.device_map or own_device()
-        return AutoLens.from_pretrained(where, others or None, device_map=device_map, token=token)
-    first = load_model(model_path(subject), subject)
-    return AutoLens.from_pretrained(where, {ONE_MODEL: first, **others} if others else first, token=token)
+        lens = AutoLens.from_pretrained(where, others or None, device_map=device_of(subject), token=token)
+    else:
+        first = load_model(model_path(subject), subject)
+        lens = AutoLens.from_pretrained(where, {ONE_MODEL: first, **others} if others else first, token=token)
+    assert lens.models is not None
+    in_turn(lens.models, subject)
+    return lens
 
 
 def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
@@ -101,8 +103,8 @@ def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
     if not lens.config.has_adapters:
         return lens.subject
     if request.subject.model_name_or_path is None:
-        device_map = request.subject.device_map or own_device()
-        return find_subject(lens.config.origin, device_map=device_map, token=request.values["hub_token"])
+        token = request.values["hub_token"]
+        return find_subject(lens.config.origin, device_map=device_of(request.subject), token=token)
     return load_model(model_path(request.subject), request.subject)
 
 
@@ -111,6 +113,22 @@ def companion(name: str, home: Path | None, lens: LensModel, request: Request) -
     if home is None or not (home / name / "config.json").is_file():
         return None
     return AutoLens.from_pretrained(home / name, subject=model_for_another(lens, request))
+
+
+def compared(option: str, place: str, lens: LensModel, token: str | None) -> LensModel:
+    """A lens that an option names, for the models of another lens or for one of them."""
+    config, _ = read_config(lens_folder(place), token=token)
+    kind = family_of(config, place).load("config")
+    origins = kind.from_dict(kind.require_record(config, place)).origins
+    models = lens.models
+    assert models is not None
+    known = {model.provenance("embed").weights: model for model in models.values()}
+    if missing := [origin.model_id for origin in origins.values() if origin.weights not in known]:
+        fix = f"Name a lens that was made for {' or '.join(models)}."
+        raise BadInput(option, place, fix, why=f"it was made for {missing[0]}")
+    if list(origins) != list(models):
+        models = FrozenModels([known[origin.weights] for origin in origins.values()])
+    return AutoLens.from_pretrained(place, models if len(origins) > 1 else models.first, token=token)
 
 
 def require_split(activations: Activations, split: str) -> None:
@@ -142,12 +160,13 @@ def judge_run(
     """
     others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
     beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
-    given = request.report
+    given, token = request.report, request.values["hub_token"]
     assert lens.models is not None
-    world = of_world(lens, activations, request)
+    beside |= {name: compared(name, place, lens, token) for name, place in request.family.compared.items()}
+    world = world_of(lens)
     record = TrainingRecord.load(home)
     form = request.family.report_form(record.settings if record else {})
-    of_family = {**beside, **form, **world}
+    of_family = {**beside, **form, **world.options(lens, activations, given.report_split)}
     main = PartialState().is_main_process
     held = int(activations.metadata.get("rules", {}).get("continuation_length", 0))
     report = evaluate_lens(
@@ -162,9 +181,7 @@ def judge_run(
         progress=main,
         **of_family,
     )
-    report = with_world(report, lens, of_family)
-    if world.get("judges"):
-        report = with_fresh(report, lens, activations, main, {**of_family, "before": None})
+    report = world.completed(report, lens, activations, of_family, main)
     if main:
         report.save(folder / REPORT)
         ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is

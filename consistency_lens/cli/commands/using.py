@@ -14,7 +14,7 @@ from ...auto import FAMILIES, lens_folder, read_config
 from ...base.family_run import Use
 from ...finding import find_subject
 from ...frozen import FrozenModels
-from ..opening import model_path, own_device, place_of
+from ..opening import device_of, in_turn, model_path, place_of
 from ..parsing.request import Request
 from .report import named_lens, require_family
 
@@ -54,12 +54,12 @@ class _Used(Use):
             place, origin = places.get(name), lens.config.origins[name]
             if place is not None:
                 place = model_path(subject) if place == subject.model_name_or_path else place_of(place)
-            device = subject.device_map or own_device()
-            model = find_subject(origin, place, device, self.values["hub_token"])
+            device, trusted = device_of(subject), subject.trust_remote_code
+            model = find_subject(origin, place, device, self.values["hub_token"], trusted)
             model.name = name
             FrozenModels([model]).require_same({name: origin})
             found.append(model)
-        lens.models = FrozenModels(found)
+        lens.models = in_turn(FrozenModels(found), subject)
 
     def say(self, text: str) -> None:
         Console(stderr=True).print(escape(text), soft_wrap=True, highlight=False)

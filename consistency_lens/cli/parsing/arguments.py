@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...auto import DEFAULT_FAMILY
 from ...base.configuration import ONE_MODEL
 from ...errors import BadInput
 from ...frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
@@ -50,6 +51,27 @@ class SubjectArguments:
         },
     )
 
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Permission to run the code that lies beside the models named here; it can do whatever you can. "
+            "Given on the command line alone: no recipe and no lens gives it."
+        },
+    )
+
+    sequential: bool = field(
+        default=False,
+        metadata={
+            "help": "One model at a time on the device, of a lens that serves several; the others wait in the CPU's "
+            "memory."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.sequential and self.device_map is not None:
+            fix = "Leave out device_map, or sequential."
+            raise BadInput("sequential", True, fix, why="a device map says where all models lie")
+
     @property
     def others(self) -> dict[str, str]:
         """Name -> place of each further model."""
@@ -64,7 +86,7 @@ class SubjectArguments:
 
     def loading(self) -> dict[str, Any]:
         """How to load it, wherever it lies."""
-        names = ("revision", "dtype", "quantization", "attn_implementation")
+        names = ("revision", "dtype", "quantization", "attn_implementation", "trust_remote_code")
         return {name: vars(self)[name] for name in names}
 
 
@@ -72,7 +94,9 @@ class SubjectArguments:
 class RunArguments:
     """The run itself."""
 
-    family: str = field(default="text", metadata={"help": "Family of the lens, named after the medium of its code."})
+    family: str = field(
+        default=DEFAULT_FAMILY, metadata={"help": "Family of the lens, named after the medium of its code."}
+    )
     activations: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub dataset of activations that are there already. Default: activations_dir."},

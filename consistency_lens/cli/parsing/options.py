@@ -23,7 +23,6 @@ from .arguments import (
     SubjectArguments,
 )
 
-DEFAULT_FAMILY = "text"
 TRAINING = "training"
 # Data and training both have a folder and a seed. In a whole run the plain names are the training's, and the data has
 # names of its own; `extract`, which trains nothing, takes either.

@@ -10,10 +10,11 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 
+from ...auto import DEFAULT_FAMILY
 from ...errors import BadInput
 from ...schema import plain, require
 from .commands import packaged, recipe_names
-from .options import DEFAULT_FAMILY, USUAL, Options, options_of
+from .options import USUAL, Options, options_of
 
 # What a recipe says of its texts: of no use where the command line names a file instead of a dataset, or one instead
 # of a file.
@@ -22,6 +23,7 @@ SOURCE = (
     *["text_column", "keep_columns"],
 )
 SECRETS = {"hub_token"}
+PERMISSIONS = {"trust_remote_code"}  # of whoever types; a recipe may be somebody else's
 PLAN = "the plan"
 
 
@@ -58,6 +60,8 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
             del record[key]
         elif key in removed:
             raise BadInput(key, record[key], removed[key].instead, why="there is no such option any more")
+        elif key in PERMISSIONS:
+            raise BadInput(key, record[key], f"Write --{key} on the command line.", why="a recipe cannot permit it")
         elif key not in names:
             fix = f"{meant(str(key), names)}--help_all lists all fields."
             raise BadInput("config", key, fix, why="an unknown field")
@@ -120,7 +124,7 @@ def as_recipe(values: dict[str, Any]) -> str:
         for name, known in options.fields_of(group).items():
             value = values[name]
             unusual = group == PLAN or name == "family" or (name in options.inherited and name not in USUAL)
-            if name not in SECRETS and value not in (None, [], known.default if unusual else None):
+            if name not in SECRETS | PERMISSIONS and value not in (None, [], known.default if unusual else None):
                 given[name] = value
         if given:
             dumped = yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=110)

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import FAMILIES, find_foreign, lens_folder, name_of_family, read_config
+from ...auto import DEFAULT_FAMILY, FAMILIES, find_foreign, lens_folder, name_of_family, read_config
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
 from ...schema import require_place
@@ -27,7 +27,7 @@ from .arguments import (
     SubjectArguments,
 )
 from .commands import COMMANDS, COMMON, RUN_ALL, program, recipe_names
-from .options import DEFAULT_FAMILY, OWN_NAMES, TRAINING, Options, options_of
+from .options import OWN_NAMES, TRAINING, Options, options_of
 from .recipes import as_options, less, load_recipe, meant
 
 DEMO = "demo"

@@ -51,6 +51,7 @@ def with_report(facts: CardFacts, report: Report, rows: Sequence[Explanation] = 
         picked=_picked(len(rows), about.zero) if good else "",
         plots={caption: f"{REPORT}/{name}.png" for name, caption in about.pictures.items()},
         report=f"{REPORT}/{MARKDOWN}",
+        listings=about.listings,
         limits=about.limits,
     )
 

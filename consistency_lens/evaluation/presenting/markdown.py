@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...card.rendering import cell
 from ..about import LENS
 from ..report import Report
 from .tables import Table, codes_of, headings, tables_of
@@ -30,6 +31,10 @@ def markdown_of(report: Report, plots: Mapping[str, Path]) -> str:
     for table in tables_of(report):
         lines += [f"## {table.title}", "", *_table(table, headings(report)), ""]
     lines += _positions(report)
+    for listing in report.about.listings:
+        lines += [f"## {listing.title}", "", f"| {' | '.join(listing.columns)} |", "|---" * len(listing.columns) + "|"]
+        lines += [f"| {' | '.join(map(cell, row))} |" for row in listing.rows]
+        lines.append("")
     codes = codes_of(report)
     known = {code for code, _ in codes}
     lines += ["## What is what", "", "| code | meaning |", "|---|---|"]

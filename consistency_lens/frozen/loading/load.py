@@ -123,6 +123,8 @@ def choose_attention(
         )
     if wanted != "auto":
         return wanted
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # code of its own, or no causal model: loading it tells
+        return "eager"
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     half = (config.dtype if dtype == "auto" else dtype) in (torch.float16, torch.bfloat16)
     if half and architecture._supports_flash_attn and _is_on_gpu(device_map) and torch.cuda.is_available():
@@ -158,5 +160,8 @@ def own_code_refused(place: str | Path, field: str = "model_name_or_path") -> It
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
-        fix = "Take a model whose architecture transformers itself knows."
+        fix = (
+            "Take a model whose architecture transformers itself knows; or, if you have read that code, name the "
+            "model yourself, with --trust_remote_code (FrozenLM.from_pretrained(..., trust_remote_code=True))."
+        )
         raise BadInput(field, str(place), fix, why="it holds code of its own, which is not run") from None

@@ -26,6 +26,7 @@ from ...frozen.anatomy.parts import longest_context, truncate
 from ...frozen.loading.load import in_float32
 from ...frozen.loading.whole import refusing_damage
 from ..configuration import LatentWireConfig
+from ..sizing import matrices_of, operations_of
 from .windows import counts_of, means_over, window_of
 
 BYTES = 256
@@ -117,6 +118,13 @@ class Compressor(nn.Module):
         found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.bool()[:, None, None])
         return self.out(found.transpose(1, 2).flatten(2))
 
+    def operations(self, tokens: Tensor, vectors: Tensor) -> Tensor:
+        """Floating-point operations for passages of so many tokens and codes of so many vectors, `[B]` each."""
+        width, words = self.lm.config.hidden_size, self.lm.get_input_embeddings()
+        read = operations_of(matrices_of(self.lm) - matrices_of(words), self.lm.config, tokens)
+        projected = 4 * width**2 * (tokens + vectors) + 2 * self.down.weight.numel() * vectors
+        return read + projected + 4 * width * tokens.double() * vectors
+
     def _require_tokens(self, ids: Tensor, mask: Tensor) -> None:
         longest, limit = ids.shape[1], longest_context(self.lm.config)
         if longest > limit:
@@ -141,7 +149,7 @@ def first_layers(frozen: FrozenLM, layers: int) -> PreTrainedModel:
     if frozen.model.config is not frozen.config:
         why = f"{frozen.model_id} has parts beside its language model"
         raise BadInput("start", "lm", "Start from a model of text alone.", why=why)
-    lm = truncate(in_float32(copy.deepcopy(frozen.model)), layers).base_model
+    lm = in_float32(truncate(copy.deepcopy(frozen.model), layers)).base_model
     return lm.requires_grad_(True).eval()
 
 

@@ -25,6 +25,8 @@ CODES = {
     "mean": "each vector the mean of all vectors of the batch",
     "foreign": "the same code in other coordinates, turned by a rotation drawn at random: as informative, and of "
     "another compressor's making",
+    "untrained": "the code of the passage from the compressor that this one started from, before any training",
+    "other_wire": "the code of the passage from the compressor of another wire, which was trained apart from this one",
 }
 
 JUDGED = {
@@ -37,6 +39,10 @@ ORACLE = {
     "read",
     "oracle_first_token": "first_token behind these codes",
     "oracle_gap": "nll of the lens's code minus oracle_nll, on the same rows: what was not written",
+}
+PREFILL = {
+    "prefill": "billions of floating-point operations of a receiver before the first token of its answer, behind the "
+    "text or behind a code",
 }
 PLACES = {
     "answer_early": "the answer stands in the first third of its passage",

@@ -23,8 +23,7 @@ from ...evaluation.about import LENS, About, Curve, Group
 from ...evaluation.bootstrap import Records
 from ...frozen import Edit, FrozenModels
 from ..bytes.text_bytes import text_bytes
-from ..bytes.wire import bytes_of
-from ..code import LatentCode
+from ..code import LatentCode, sent_bytes
 from ..data import collator_of, passages_for
 from .controls import averaged, better_of, cut, others, own_words, texts_at, turned, whole_text
 from .definitions import (
@@ -33,6 +32,7 @@ from .definitions import (
     JUDGED,
     ORACLE,
     PLACES,
+    PREFILL,
     RATES,
     READ,
     SHORT,
@@ -43,8 +43,12 @@ from .definitions import (
 )
 from .dropping import least_expected
 from .fitting import fitted, some_rows
+from .listing import Answered
+from .others import others_of, recoded
+from .prefill import GIGA, prefills
 from .rates import Rate, rates_of
 from .rescoring import JOINT, rescored
+from .spelling import Spelling
 
 
 class WireReport(FamilyReport):
@@ -55,22 +59,33 @@ class WireReport(FamilyReport):
             many as the longest answer of a batch has.
         factors: so many times fewer vectors, at which the same lens is measured, too.
         oracle_rows: so many rows for whose answers codes are fitted.
+        other_wire: a wire of the same models and size of a vector, trained apart from this one.
+        text_lens: a lens in words of one of the receivers.
     """
 
     kept = ()
     traits: ClassVar[Mapping[str, str]] = {
         "vectors": "vectors of a code",
         "tokens_per_vector": "tokens of the compressor's passage for each vector",
-        "bytes": "bytes of a wire: header, scales, packed values and checksum",
+        "bytes": "bytes of a wire as it is sent: header, id of the lens, scales, packed values and checksum",
         "utf8": "bytes of the passage as UTF-8",
         "zlib": "bytes of the passage compressed by zlib at level 9",
         "zstd": "bytes of the passage compressed by zstd at level 19",
         "bytes_ratio": "bytes of the passage as UTF-8 over those of the wire: below 1, the wire is the longer one",
         "zstd_ratio": "bytes of the passage compressed by zstd over those of the wire",
+        "prefill_ratio": "prefill behind the passage's text over that behind its code, in the mean over the receivers",
+        "compressing": "billions of floating-point operations of the compressor for a passage",
+        "spelled": "share of the passage's words that a text lens writes of its vectors, on a few rows",
+        "spelled_of_another": "share of another passage's words that it writes of them: what chance gives",
     }
 
     def __init__(
-        self, longest_answer: int | None = None, factors: Sequence[float] = (2.0,), oracle_rows: int = 16
+        self,
+        longest_answer: int | None = None,
+        factors: Sequence[float] = (2.0,),
+        oracle_rows: int = 16,
+        other_wire: LensModel | None = None,
+        text_lens: LensModel | None = None,
     ) -> None:
         if longest_answer is not None and longest_answer < 0:
             raise BadInput("longest_answer", longest_answer, "Use 0 for no generation, a number of tokens, or None.")
@@ -80,6 +95,9 @@ class WireReport(FamilyReport):
             raise BadInput("oracle_rows", oracle_rows, "Use 0 or more.")
         self.longest_answer, self.factors, self.oracle_rows = longest_answer, factors, oracle_rows
         self.sizes: dict[str, torch.Tensor] = {}  # code -> bytes of each row of the batch at hand
+        self.vectors: dict[str, torch.Tensor] = {}  # code of another rate -> how many vectors each row has
+        self.other_wire, self.text_lens, self.answered = other_wire, text_lens, Answered()
+        self.spelling: Spelling | None = None
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         config: Any = lens.config
@@ -93,6 +111,8 @@ class WireReport(FamilyReport):
         # Where receivers answer in forms of their own, one cannot score what another says.
         self.joint = len(self.receivers) > 1 and not config.answer_choice and self.longest_answer != 0
         self.left = self.oracle_rows
+        self.others = others_of(lens, models, self.other_wire)
+        self.spelling = Spelling(self.text_lens, models) if self.text_lens else None
         each = [f"{number}/{name}" for name in self.receivers for number in ("kl", "nll", "first_token", "em")]
         self.compared = ("kl_recovered", "nll", "first_token", "em", *each)
 
@@ -156,8 +176,9 @@ class WireReport(FamilyReport):
 
     @property
     def judged(self) -> Mapping[str, str]:
+        each = ORACLE | PREFILL
         return JUDGED | {
-            f"{name}/{receiver}": definition for name, definition in ORACLE.items() for receiver in self.receivers
+            f"{name}/{receiver}": definition for name, definition in each.items() for receiver in self.receivers
         }
 
     def baseline(self, seen: Seen) -> list[Edit]:
@@ -181,6 +202,7 @@ class WireReport(FamilyReport):
         )
         other = others(seen.batch["doc_id"])
         made = {"shuffled": code.take(other), "mean": averaged(code), "foreign": turned(code)}
+        made |= {name: recoded(wire, code, seen.batch, seen.lens.config) for name, wire in self.others.items()}
         for name, spoiled in made.items():
             yield Control(name, SPOILED, CODES[name], seen.lens.restore(spoiled, seen.batch))
         yield from self._rates(seen, other)
@@ -191,8 +213,8 @@ class WireReport(FamilyReport):
         for rate in self.rates:
             code = seen.lens.encode(seen.batch, rate.ratio, rate.bits, rate.slots)
             config = seen.lens.config
-            sizes = [bytes_of(count, config.d_z, rate.bits, config.group) for count in code.counts]
-            self.sizes[rate.name] = torch.tensor(sizes).float()
+            sizes = [sent_bytes(count, config.d_z, rate.bits, config.group) for count in code.counts]
+            self.sizes[rate.name], self.vectors[rate.name] = torch.tensor(sizes).float(), torch.tensor(code.counts)
             yield Control(rate.name, RATES, rate.definition, seen.lens.restore(code, seen.batch))
             if not rate.size or rate.size in known:
                 continue
@@ -225,7 +247,10 @@ class WireReport(FamilyReport):
             longest = self.longest_answer or tokens["answer_ids"].shape[1]
             made = model.generate(context_of(tokens), dealt[name], max_new_tokens=longest)
             answers[name] = [first_line(text) for text in made.texts(model.tokenizer)]
-            found |= {f"{number}/{name}": value for number, value in _scores(answers[name], seen.batch).items()}
+            scores = _scores(answers[name], seen.batch)
+            found |= {f"{number}/{name}": value for number, value in scores.items()}
+            if edits is seen.edits:
+                self.answered.add(name, seen.batch, answers[name], scores["em"])
         means = {
             number: torch.stack([found[f"{number}/{name}"] for name in seen.models]).mean(0) for number in ("em", "f1")
         }
@@ -244,7 +269,17 @@ class WireReport(FamilyReport):
         as_text = {name: torch.tensor([float(each[name]) for each in plain]) for name in ("utf8", "zlib", "zstd")}
         traits = {"vectors": vectors, "tokens_per_vector": lengths / vectors, "bytes": size, **as_text}
         ratios = {"bytes_ratio": as_text["utf8"] / size, "zstd_ratio": as_text["zstd"] / size}
+        prefill = {name: prefills(seen, counts) for name, counts in {**self.vectors, LENS: vectors}.items()}
+        prefill["text"] = prefills(seen, None)
+        ratios["prefill_ratio"] = torch.stack(
+            [text / prefill[LENS][name] for name, text in prefill["text"].items()]
+        ).mean(0)
+        traits["compressing"] = seen.lens.compressor.operations(lengths, vectors) / GIGA
+        if self.spelling:
+            traits |= self.spelling.recalls(seen.lens, code, seen.batch, others(seen.batch["doc_id"]))
         records.add("traits", traits | ratios)
+        for name, numbers in prefill.items():
+            records.add(name, numbers)
         for name, own in {**self.sizes, LENS: size, "text": as_text["utf8"]}.items():
             records.add(name, {"bytes": own})
         records.add(LENS, self._fitted(seen))
@@ -287,14 +322,21 @@ class WireReport(FamilyReport):
                 f"{nats['none']} without context, {nats[cut]} with as many tokens of the text ({cut}), "
                 f"{nats['shuffled']} with another passage's code: {judged if used else 'ignores the code'}."
             )
-        return " ".join(said), replace(report.about, good=good)
+        listings = [*self.answered.listings(), *([self.spelling.listing()] if self.spelling else [])]
+        return " ".join(said), replace(report.about, good=good, listings=tuple(listings))
 
     def remarks(self, report: Report) -> list[str]:
         ratio = report.traits["bytes_ratio"].value
         size = "shorter" if ratio > 1 else "longer"
+        text, code = (
+            sum(report.judged[name][f"prefill/{receiver}"].value for receiver in self.receivers)
+            for name in ("text", LENS)
+        )
         return [
+            f"Before the first token, the receivers together compute {text:.3g} billion operations behind the text "
+            f"and {code:.3g} behind the code; compressing takes {report.traits['compressing']} for a passage.",
             f"A wire has {report.traits['bytes']} bytes, header, scales and checksum counted, and is {size} than its "
-            f"text, which has {report.traits['utf8']} as UTF-8 and {report.traits['zstd']} compressed by zstd."
+            f"text, which has {report.traits['utf8']} as UTF-8 and {report.traits['zstd']} compressed by zstd.",
         ]
 
 

@@ -13,12 +13,13 @@ from xxhash import xxh3_64
 if TYPE_CHECKING:
     from ..modeling import LatentWire
 
+DIGITS = 16
 _SAMPLE = 1 << 16  # numbers of a weight; a training step changes nearly all that it has
 
 
 def identity_of(lens: LatentWire) -> str:
-    """16 hexadecimal digits. Of a large weight it reads evenly spaced numbers: reading all of them would take longer
-    than compressing a text."""
+    """`DIGITS` hexadecimal digits. Of a large weight it reads evenly spaced numbers: reading all of them would take
+    longer than compressing a text."""
     digest = xxh3_64()
     for name, parameter in sorted(lens.compressor.named_parameters()):
         digest.update(f"{name} {tuple(parameter.shape)}".encode())

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME as FOREIGN
 
 from ...base.adapters import add_adapter, without_adapters
 from ...base.saving.lens_files import HEADS, require_shapes, saved_shapes
@@ -49,6 +50,9 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
     """Plain weights in float32: those of the frozen model, with what an adapter adds to them."""
     if frozen.quantization != "none":
         raise BadInput("trainable", "full", "Use trainable=lora: a quantised model cannot be cloned and trained.")
+    if type(frozen.model).__module__.partition(".")[0] == FOREIGN:
+        why = f"{frozen.model_id} is code of its own, without which a copy in a lens could not be loaded"
+        raise BadInput("trainable", "full", "Use trainable=lora, which trains the model itself.", why)
     return without_adapters(in_float32(copy.deepcopy(frozen.model)), adapter)
 
 

@@ -1,0 +1,61 @@
+"""`FactWorld`: what the offline world adds to the report of a lens that writes words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from consistency_lens.activations import Activations
+from consistency_lens.base.modeling import LensModel
+from consistency_lens.demo.judging.asking import FactQuestions
+from consistency_lens.demo.judging.beyond import BeyondJudge
+from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
+from consistency_lens.demo.judging.held import Held
+from consistency_lens.demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
+from consistency_lens.demo.judging.sentences import FactSentences
+from consistency_lens.evaluation import HeldOut, Report, evaluate
+from consistency_lens.evaluation.report import with_parts
+from consistency_lens.evaluation.world import World
+from consistency_lens.text.report import TextReport
+
+OF_FACTS = ("fact_recall", "fact_precision_at_facts", "needed_precision", "follows_", "steered_")
+
+
+class FactWorld(World):
+    """Rows that say which facts their story states are compared with the words of their explanations."""
+
+    def options(self, lens: LensModel, data: Activations, split: str) -> dict[str, Any]:
+        if not set(FACT_COLUMNS) <= set(data.splits[split].column_names):
+            return {"reword": reword_all}
+        (site,) = lens.config.sites or [""]
+        held = Held.learned(data.splits["train"], site)
+        return {
+            "judges": [FactJudge(held, site), BeyondJudge()],
+            "sayings": [FactSentences()],
+            "reword": reword_all,
+            "questions": FactQuestions(held, site),
+            "learned": {},
+        }
+
+    def completed(
+        self, report: Report, lens: LensModel, data: Activations, of_family: Mapping[str, Any], progress: bool
+    ) -> Report:
+        """With what the lens does on stories that no tuning saw, at thousands of fact positions."""
+        if not of_family.get("judges"):
+            return report
+        assert lens.models is not None
+        (site,) = lens.config.sites or [""]
+        rows = fresh_rows(data, lens.models.first, site)
+        given = {**of_family, "judges": [*of_family["judges"], Drawn()], "brief": True, "before": None}
+        held_out = HeldOut(FRESH, horizon=0)
+        found = evaluate(lens, lens.models, rows, TextReport(**given), held_out, progress=progress)
+        parts = {"fresh_facts": "fact_positions", "fresh": ANYWHERE}
+        where = {
+            "fresh_facts": f"{found.definitions['fact_positions']}, in stories that no tuning saw",
+            "fresh": found.definitions[ANYWHERE],
+        }
+        numbers = found.judged.get("lens", {}).items()
+        own = {name: number for name, number in numbers if name.startswith(OF_FACTS) and "/" not in name}
+        return with_parts(
+            report, {name: found.parts[part] for name, part in parts.items()}, where, {"lens, fresh": own}
+        )
