@@ -162,29 +162,6 @@ def test_training_stops_early_where_nothing_gets_better_and_keeps_the_best(made:
     assert checkpoints(place / "early")[0].name == "checkpoint-2", "the first was the best"
 
 
-@pytest.mark.slow
-def test_the_demo_from_end_to_end(tmp_path: Path, subject_folder: Path) -> None:
-    """All of it but the length of the training."""
-    short = ["--warm_steps", "8", "--max_steps", "12", "--eval_steps", "6", "--save_steps", "6", "--report_rows", "64"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "run_lens.py", "--use_cpu", *short, "--eval_rows", "64"],
-        cwd=tmp_path,
-        env=os.environ | {"COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for title in ("Needed facts said, new stories", "first row: document", "verdict", "4 explanations"):
-        assert title in done.stdout
-    (folder,) = (tmp_path / "outputs").glob("demo_resid_post.2_demo_lr*")
-    report = Report.load(folder / "report")
-    assert {"fact_recall", "fact_words"} <= set(report.judged["lens"])  # precision, once a text says a fact word
-    assert "reworded" in report.groups["tampered"] and "context_tail_trained" in report.groups["text"]
-    assert len(Activations.load(tmp_path / "outputs/demo-activations").splits["train"]) > 10_000
-
-
 @pytest.mark.parametrize("kind", ["lora", "projections"])
 def test_a_lens_on_the_weights_of_its_subject(made: Path, place: Path, kind: str) -> None:
     """Adapters of the lens and of its baseline need weights of their own; maps alone do not."""
