@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from ...errors import BadInput
 from ...options import option
-from ..contexts.rows import RowRules
 from ..corpus import CorpusArguments
+from ..documents import SplitArguments, SplitRules
 
 FORMATS = ("text", "squad", "hotpotqa", "columns")
 
 
 @dataclass
-class PassageArguments(CorpusArguments):
+class PassageArguments(SplitArguments, CorpusArguments):
     """Which texts to read, and how they become passages with prompts and answers."""
 
     passage_format: str = option(
@@ -36,9 +36,6 @@ class PassageArguments(CorpusArguments):
     answer_words: int = option(16, "Words of the answer of a recall or a continuation, with format text.")
     recall_share: float = option(0.0, "Share of passage recall, with format text; continuation takes what is left.")
     reconstruction_share: float = option(0.2, "Share of reconstruction, with format text.")
-    validation_fraction: float = option(0.05, "Share of documents held out for choosing.")
-    test_fraction: float = option(0.05, "Share of documents held out for reporting.")
-    seed: int = option(0, "Seed of the split, the tasks and the spans.")
 
     def __post_init__(self) -> None:
         if self.passage_format not in FORMATS:
@@ -57,14 +54,9 @@ class PassageArguments(CorpusArguments):
         shares = (self.recall_share, self.reconstruction_share)
         if not (min(shares) >= 0 and sum(shares) <= 1):
             raise BadInput("recall_share", shares, "Recall and reconstruction are shares of 1 together at most.")
-        self.split_rules  # noqa: B018  raises where the fractions cannot be
+        SplitRules.of(self)
 
     @property
     def least_words(self) -> int:
         """Words of the shortest passage: a recall has to find its prompt and its answer there."""
         return self.prompt_words + self.answer_words
-
-    @property
-    def split_rules(self) -> RowRules:
-        """What `split_of` asks for, the same as for rows."""
-        return RowRules(validation_fraction=self.validation_fraction, test_fraction=self.test_fraction, seed=self.seed)

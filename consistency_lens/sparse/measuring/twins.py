@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate import PartialState
 from torch import Tensor
@@ -17,6 +17,7 @@ from transformers.utils import CONFIG_NAME
 from ...activations.blocks import Blocks, BySite
 from ...base.family_run import Run
 from ...base.saving.checkpoint import checkpoints
+from ...options import option
 from ..coding.folding import with_settings
 from ..configuration import CrosslayerTranscoderConfig
 from ..modeling import CrosslayerTranscoder
@@ -29,19 +30,15 @@ CALIBRATED_ON = 65_536  # tokens, at most
 class TwinOptions:
     """What a run makes beside its own lens."""
 
-    per_layer: bool = field(
-        default=False,
-        metadata={
-            "help": "Per-layer transcoders with as many parameters, trained for as many steps on the same tokens: a "
-            "control of the report."
-        },
+    per_layer: bool = option(
+        False,
+        "Per-layer transcoders with as many parameters, trained for as many steps on the same tokens: a control of "
+        "the report.",
     )
-    ship_jumprelu: bool = field(
-        default=False,
-        metadata={
-            "help": "A topk or batchtopk lens as a jumprelu as well, in the folder jumprelu: one threshold per layer, "
-            "at which as many features are active on held-out tokens. The report compares the two."
-        },
+    ship_jumprelu: bool = option(
+        False,
+        "A topk or batchtopk lens as a jumprelu as well, in the folder jumprelu: one threshold per layer, at which "
+        "as many features are active on held-out tokens. The report compares the two.",
     )
 
 
