@@ -160,7 +160,12 @@ def start(words: Sequence[str], log: Path, first: Callable[..., None] | None = N
     seconds of importing torch and what draws.
     """
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["consistency_lens.cli", "extracting", "matplotlib.backends.backend_agg"])
+    libraries = [
+        "consistency_lens.cli.commands.command",
+        "consistency_lens.cli.runs",
+        "matplotlib.backends.backend_agg",
+    ]
+    server.set_forkserver_preload([*libraries, "extracting"])
     process = server.Process(target=_main, args=(list(words), str(log), first, arguments))
     process.start()
     return Run(process, log)

@@ -11,7 +11,7 @@ from consistency_lens.cli.parsing.options import Options, options_of
 from consistency_lens.cli.parsing.recipes import load_recipe
 from consistency_lens.cli.parsing.request import parse
 from consistency_lens.errors import BadInput
-from consistency_lens.former import Former
+from consistency_lens.options import Former
 
 FORMER = [(options_of(family), name) for family in FAMILIES for name in options_of(family).former]
 

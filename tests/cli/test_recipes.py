@@ -24,6 +24,7 @@ def test_there_are_recipes() -> None:
         "gpt2",
         "llama3_8b_lora",
         "qwen3_0.6b",
+        "smollm2",
         "sparse_demo",
         "transcoder_gpt2",
         "wire_demo",
@@ -98,7 +99,11 @@ def test_no_secret_is_written_down() -> None:
     ("words", "theirs", "ours"),
     [
         (["--family", "sparse"], "text", "sparse_demo, transcoder_gpt2"),
-        (["train", "--config", "sparse_demo", "--family", "text"], "sparse", "demo, gpt2, llama3_8b_lora"),
+        (
+            ["train", "--config", "sparse_demo", "--family", "text"],
+            "sparse",
+            "demo, gpt2, llama3_8b_lora, qwen3_0.6b, smollm2",
+        ),
     ],
 )
 def test_a_recipe_of_another_family_is_refused(words: list[str], theirs: str, ours: str) -> None:

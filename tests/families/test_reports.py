@@ -40,7 +40,7 @@ def test_it_depends_on_the_seed_alone_and_is_saved_whole(row: Row, report: Repor
     report.save(tmp_path)
     assert Report.load(tmp_path).to_dict() == report.to_dict()
     console = Console(width=90, record=True, file=io.StringIO())
-    report.show(console)
+    report.show(console, whole=True)
     for said in ((tmp_path / "report.md").read_text(), console.export_text()):
         assert all(control in said for control in row.controls)
 

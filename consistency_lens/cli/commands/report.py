@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,10 +13,19 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
-from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...auto import AutoLens, evaluate_lens, family_at, family_of, lens_folder, read_config, report_of, world_of
+from ...auto import (
+    AutoLens,
+    evaluate_lens,
+    family_at,
+    family_of,
+    is_ours,
+    lens_folder,
+    read_config,
+    report_of,
+    world_of,
+)
 from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
@@ -34,7 +45,7 @@ SHOWN, WORDS, HORIZON = 4, 14, 8
 
 
 def evaluate(request: Request, exits: ExitStack) -> Report:
-    """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
+    """Evaluate a lens that is saved. The report goes into output_dir, or else beside the lens."""
     home, split = run_of(named_lens(request)), request.report.report_split
     try:
         activations = open_data(request)
@@ -75,7 +86,7 @@ def report_folder(request: Request, home: Path | None) -> Path:
     where = named_lens(request)
     if request.values["output_dir"] is not None:
         return Path(request.values["output_dir"])
-    if home is None and (Path(where) / CONFIG_NAME).is_file():
+    if home is None and is_ours(where):
         return Path(where)
     return home or Path("outputs") / short(where.strip("/.").replace("/", "-"))
 
@@ -182,11 +193,14 @@ def judge_run(
     report = world.completed(report, lens, activations, of_family, main)
     if main:
         report.save(folder / REPORT)
-        ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is
+        ours = is_ours(str(home))  # no other project's, which stays as it is
         if ours:
             request.family.beside(lens, activations, home)
         card = finish_card(lens, report, activations, folder / REPORT, home) if ours else None
-        report.show(console)
+        if request.command == "evaluate" and request.explanation.json:
+            sys.stdout.write(json.dumps(report.to_dict(), indent=1) + "\n")
+            return report
+        report.show(console, given.full_report)
         console.print()
         console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))
         console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)

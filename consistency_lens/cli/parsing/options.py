@@ -14,7 +14,7 @@ from ...auto import FAMILIES
 from ...base.arguments import LensTrainingArguments
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
-from ...former import Former, Formerly
+from ...options import Former, Formerly
 from .arguments import (
     ExplainArguments,
     ExportArguments,
@@ -48,6 +48,7 @@ _CHANGED_HELP = {
     "there is one, else from the beginning; 'last-checkpoint' of hub_model_id; or one on the Hub, as in "
     "owner/name/checkpoint-40.",
     "push_to_hub": "Push the lens at each save and at the end. With extract: publish the rows as a dataset.",
+    "overwrite": "Overwrite what lies in output_dir, or the file that explain writes.",
     "report_to": "Trackers: trackio, wandb, tensorboard or none.",
     "use_cpu": "Compute on the CPU even where there is a GPU.",
     "seed": "Seed of the training.",

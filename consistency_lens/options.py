@@ -1,14 +1,28 @@
-"""Options and arguments of before: each that is gone says what stands in its place."""
+"""What classes of arguments are made of: options with a help text, and those of before, which are refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from .errors import BadInput
 
 WHY = "there is no such option any more"
+
+
+def option(default: Any, help: str, choices: Iterable[Any] | None = None) -> Any:
+    """A field of a dataclass of arguments.
+
+    Args:
+        default: its value where none is given; a list is copied.
+        help: a sentence that begins with the noun it sets and names unit and default.
+        choices: the values that are taken.
+    """
+    metadata = {"help": help} | ({} if choices is None else {"choices": list(choices)})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
