@@ -24,6 +24,7 @@ from ..frozen import FrozenLM, Provenance
 from ..frozen.anatomy.parts import longest_context
 from ..frozen.loading.provenance import hash_tokenizer
 from ..frozen.sites import resolve_sites
+from ..options import option
 from .bill import Bill, free_bytes
 from .corpus import Corpus, Document
 from .documents import DocumentRules, Tokens
@@ -44,15 +45,14 @@ class ReadArguments:
     output_dir: str = ""
     sites: list[str] = field(default_factory=list)
     min_position: int = 0
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Number of tokens after which a document is cut. Default: 512, or the model's context."},
+    max_length: int | None = option(
+        None, "Number of tokens after which a document is cut. Default: 512, or the model's context."
     )
     storage_dtype: str = "auto"
     batch_size: int = 1
     documents_per_shard: int = 1
-    resume: bool = field(default=False, metadata={"help": "Resume an interrupted extraction in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Overwrite an extraction in output_dir."})
+    resume: bool = option(False, "Resume an interrupted extraction in output_dir.")
+    overwrite: bool = option(False, "Overwrite an extraction in output_dir.")
 
 
 class ChunkedExtraction:

@@ -7,7 +7,7 @@ number of processes or interruptions, and why a stream has what an extraction st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import Any, ClassVar, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import BadInput
+from ..options import option
 from .corpus import Document
 
 SPLITS = ("train", "validation", "test")
@@ -24,9 +25,9 @@ SPLITS = ("train", "validation", "test")
 class SplitArguments:
     """Which documents are held out."""
 
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    seed: int = field(default=0, metadata={"help": "Seed of the split and of all that is drawn from the documents."})
+    validation_fraction: float = option(0.05, "Share of documents held out for choosing.")
+    test_fraction: float = option(0.05, "Share of documents held out for reporting.")
+    seed: int = option(0, "Seed of the split and of all that is drawn from the documents.")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
+from ...options import option
 from ..chunked import ChunkedExtraction, Disk, ReadArguments, ahead
 from ..corpus import Document
 from ..documents import SPLITS, SplitArguments, Tokens
@@ -30,28 +31,20 @@ from .writer import BlockWriter
 class BlockArguments(SplitArguments, ReadArguments):
     """What to read at all positions, and where to put it."""
 
-    output_dir: str = field(default="outputs/blocks", metadata={"help": "Folder for the blocks."})
-    sites: list[str] = field(
-        default_factory=lambda: ["resid_mid.*", "mlp_out.*"],
-        metadata={"help": "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers)."},
+    output_dir: str = option("outputs/blocks", "Folder for the blocks.")
+    sites: list[str] = option(
+        ["resid_mid.*", "mlp_out.*"],
+        "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers).",
     )
-    min_position: int = field(
-        default=1, metadata={"help": "First position that is kept (default 1: position 0 is an attention sink)."}
+    min_position: int = option(1, "First position that is kept (default 1: position 0 is an attention sink).")
+    tokens_per_block: int = option(4096, "Tokens of a block at most; some blocks are shuffled together.")
+    storage_dtype: str = option(
+        "auto",
+        "Dtype of the stored activations. auto: the model's own. int8 has a scale per channel and block.",
+        ["auto", "float16", "bfloat16", "float32", "int8"],
     )
-    tokens_per_block: int = field(
-        default=4096, metadata={"help": "Tokens of a block at most; some blocks are shuffled together."}
-    )
-    storage_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Dtype of the stored activations. auto: the model's own. int8 has a scale per channel and block.",
-            "choices": ["auto", "float16", "bfloat16", "float32", "int8"],
-        },
-    )
-    batch_size: int = field(default=16, metadata={"help": "Documents per forward pass, of similar length."})
-    documents_per_shard: int = field(
-        default=256, metadata={"help": "Documents of a chunk: what is lost at most when killed."}
-    )
+    batch_size: int = option(16, "Documents per forward pass, of similar length.")
+    documents_per_shard: int = option(256, "Documents of a chunk: what is lost at most when killed.")
 
 
 class BlockExtraction(ChunkedExtraction):

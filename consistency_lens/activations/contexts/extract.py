@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
+from ...options import option
 from ..bill import Bill
 from ..chunked import SAMPLE_SIZE, ChunkedExtraction, Disk, ReadArguments, ahead
 from ..corpus import Document
@@ -31,33 +32,21 @@ logger = logging.getLogger(__name__)
 class ExtractArguments(SplitArguments, ReadArguments):
     """What to read, and where to put it."""
 
-    output_dir: str = field(default="outputs/activations", metadata={"help": "Folder for the rows."})
-    sites: list[str] = field(
-        default_factory=lambda: ["resid_post.2/3"],
-        metadata={
-            "help": "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a "
-            "layer, -1, or 2/3."
-        },
+    output_dir: str = option("outputs/activations", "Folder for the rows.")
+    sites: list[str] = option(
+        ["resid_post.2/3"],
+        "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a layer, -1, or 2/3.",
     )
-    positions_per_document: int = field(
-        default=4, metadata={"help": "Number of rows per document, each at its own position."}
+    positions_per_document: int = option(4, "Number of rows per document, each at its own position.")
+    min_position: int = option(16, "First position that may be read; early ones are attention sinks.")
+    continuation_length: int = option(8, "Number of true next tokens kept with each row.")
+    storage_dtype: str = option(
+        "auto",
+        "Dtype of the stored vectors. auto: float16 for a half-precision model if every value fits, else float32.",
+        ["auto", "float16", "float32"],
     )
-    min_position: int = field(
-        default=16, metadata={"help": "First position that may be read; early ones are attention sinks."}
-    )
-    continuation_length: int = field(default=8, metadata={"help": "Number of true next tokens kept with each row."})
-    storage_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Dtype of the stored vectors. auto: float16 for a half-precision model if every "
-            "value fits, else float32.",
-            "choices": ["auto", "float16", "float32"],
-        },
-    )
-    batch_size: int = field(default=32, metadata={"help": "Number of documents per forward pass, of similar length."})
-    documents_per_shard: int = field(
-        default=512, metadata={"help": "Number of documents per file: what a kill loses at most."}
-    )
+    batch_size: int = option(32, "Number of documents per forward pass, of similar length.")
+    documents_per_shard: int = option(512, "Number of documents per file: what a kill loses at most.")
 
 
 class Extraction(ChunkedExtraction):

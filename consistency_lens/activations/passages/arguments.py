@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...errors import BadInput
+from ...options import option
 from ..corpus import CorpusArguments
 from ..documents import SplitArguments, SplitRules
 
@@ -15,36 +16,26 @@ FORMATS = ("text", "squad", "hotpotqa", "columns")
 class PassageArguments(SplitArguments, CorpusArguments):
     """Which texts to read, and how they become passages with prompts and answers."""
 
-    passage_format: str = field(
-        default="text",
-        metadata={
-            "help": "Layout of the source. text: any text, from which prompts and answers are cut; squad: context, "
-            "question, answers; hotpotqa: context of titles and sentences, question, answer; columns: any names.",
-            "choices": list(FORMATS),
-        },
+    passage_format: str = option(
+        "text",
+        "Layout of the source. text: any text, from which prompts and answers are cut; squad: context, question, "
+        "answers; hotpotqa: context of titles and sentences, question, answer; columns: any names.",
+        FORMATS,
     )
-    passage_column: str = field(default="passage", metadata={"help": "Column of the passage, with format columns."})
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompt, with format columns."})
-    answer_column: str = field(
-        default="answer", metadata={"help": "Column of the answer, or of a list of them, with format columns."}
+    passage_column: str = option("passage", "Column of the passage, with format columns.")
+    prompt_column: str = option("prompt", "Column of the prompt, with format columns.")
+    answer_column: str = option("answer", "Column of the answer, or of a list of them, with format columns.")
+    skip_unanswerable: bool = option(False, "Leave out questions that have no answer.")
+    passage_words: int = option(128, "Words per passage, with format text.")
+    prompt_words: int = option(8, "Words of the prompt of a recall, with format text.")
+    lead_words: int = option(
+        1,
+        "Words of a continuation that the prompt gives, with format text. A model without a BOS token needs 1 or "
+        "more.",
     )
-    skip_unanswerable: bool = field(default=False, metadata={"help": "Leave out questions that have no answer."})
-    passage_words: int = field(default=128, metadata={"help": "Words per passage, with format text."})
-    prompt_words: int = field(default=8, metadata={"help": "Words of the prompt of a recall, with format text."})
-    lead_words: int = field(
-        default=1,
-        metadata={
-            "help": "Words of a continuation that the prompt gives, with format text. A model without a BOS token "
-            "needs 1 or more."
-        },
-    )
-    answer_words: int = field(
-        default=16, metadata={"help": "Words of the answer of a recall or a continuation, with format text."}
-    )
-    recall_share: float = field(
-        default=0.0, metadata={"help": "Share of passage recall, with format text; continuation takes what is left."}
-    )
-    reconstruction_share: float = field(default=0.2, metadata={"help": "Share of reconstruction, with format text."})
+    answer_words: int = option(16, "Words of the answer of a recall or a continuation, with format text.")
+    recall_share: float = option(0.0, "Share of passage recall, with format text; continuation takes what is left.")
+    reconstruction_share: float = option(0.2, "Share of reconstruction, with format text.")
 
     def __post_init__(self) -> None:
         if self.passage_format not in FORMATS:
