@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import CONFIG_NAME
 
 from . import hub
+from .base.foreign import Foreign
 from .base.modeling import LensModel
 from .base.saving.lens_files import fetch_config, require_lens
 from .errors import BadInput
 from .finding import find_models, is_demo, load_demo, load_named
-from .frozen import FrozenLM
+from .frozen import FrozenLM, FrozenModels
 from .schema import require_place
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ FAMILIES = {
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
         report=".text.report:TextReport",
+        foreign=".text.others.reading:find",
         view=".text.view:TextView",
         world=".demo.judging.world:FactWorld",
     ),
@@ -96,6 +98,8 @@ FAMILIES = {
     ),
 }
 DEFAULT_FAMILY = "text"  # of a recipe that names none
+for _family in FAMILIES.values():
+    _family.load("model")  # now `AutoConfig` and `AutoModel` of transformers know them as well
 
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:
@@ -142,7 +146,7 @@ class AutoLens:
             found = find_foreign(place, revision, token)
             if found is None:
                 raise
-            return _open_foreign(*found, subject, device_map, token)
+            return _open_foreign(found[1], subject, device_map, token)
         family = family_of(config, str(lens_id_or_path))
         kind = family.load("config")
         settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
@@ -278,13 +282,13 @@ def _require_no_path(place: str) -> None:
 
 def find_foreign(
     place: str, revision: str | None = None, token: str | None = None, whole: bool = True
-) -> tuple[str, Path, str] | None:
-    """A lens that another project has saved: the family that reads it, its folder, and the name of its model. None
-    where no family knows the format. Without `whole`, weights stay where they are."""
+) -> tuple[str, Foreign] | None:
+    """A lens that another project has saved, and the family that reads it. None where no family knows the format.
+    Without `whole`, weights stay where they are."""
     for name, family in FAMILIES.items():
         found = family.load("foreign")(place, revision, token, whole) if family.foreign else None
         if found is not None:
-            return name, *found
+            return name, found
     return None
 
 
@@ -299,10 +303,17 @@ def family_at(place: str, token: str | None = None) -> str:
         return found[0]
 
 
-def _open_foreign(
-    family: str, folder: Path, model_id: str, subject: Any, device_map: Any, token: str | None
-) -> LensModel:
+def is_ours(place: str) -> bool:
+    """Whether a lens lies in this folder as we save it: only there is anything written beside it."""
+    try:
+        return Path(place).is_dir() and bool(read_config(place))
+    except BadInput:
+        return False
+
+
+def _open_foreign(found: Foreign, subject: Any, device_map: Any, token: str | None) -> LensModel:
     """With the model that is given, or that it names itself."""
+    model_id = found.model_id
     if subject is None and not model_id:
         raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
     if subject is None or isinstance(subject, (str, os.PathLike)):
@@ -310,5 +321,5 @@ def _open_foreign(
             subject = load_demo(model_id, device_map)
         else:
             subject = load_named(str(subject or model_id), device_map, token)
-    lens: LensModel = FAMILIES[family].load("model").from_pretrained(folder, subject=subject)
+    lens: LensModel = found.open(FrozenModels.of(subject).only)
     return lens

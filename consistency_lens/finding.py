@@ -88,7 +88,7 @@ def find_subject(
     how = {
         "revision": commit if commit not in ("", "None") and not Path(where).is_dir() else None,
         "dtype": origin.dtype,
-        "quantization": origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
+        "quantization": origin.quantization if origin.quantization in ("8bit", "4bit", "fp8") else "none",
         "trust_remote_code": trust_remote_code and place is not None,
     }
     return load_named(where, device_map, token, **how)

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
 
 from ..errors import BadInput
+from ..options import Formerly
 from .watching.profiling import parse_steps
 
 
-@dataclass(frozen=True)
-class Removed:
-    """An option of before.
-
-    Args:
-        off: the value at which it did nothing, which old recipes may still say; None where every value did nothing.
-        instead: what to do in its place.
-    """
-
-    off: str | None = None
-    instead: str = "Leave it out."
-
-
 @dataclass
-class LensTrainingArguments(TrainingArguments):
+class LensTrainingArguments(Formerly, TrainingArguments):
     """Changed defaults, against transformers': `remove_unused_columns=False` (the frozen LM reads all of them),
     `per_device_train_batch_size=32`, `logging_steps=10`, `logging_first_step=True`, `metric_for_best_model=
     "eval_kl_recovered"` (higher is better), `dataloader_drop_last=True` (what is left of an epoch may be a single row,
@@ -34,7 +21,6 @@ class LensTrainingArguments(TrainingArguments):
     """
 
     usual: ClassVar[tuple[str, ...]] = ()  # own options that --help shows; --help_all shows the others, too
-    removed: ClassVar[Mapping[str, Removed]] = {}  # options of before, by name
     shown_terms: ClassVar[tuple[str, ...]] = ()  # of the loss, on the progress bar; none: all of them
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1")  # of an evaluation, in one line
 

@@ -15,7 +15,7 @@ from ..errors import BadInput
 from ..frozen import Decoding, FrozenLM
 from ..frozen.texts import token_ids
 from .comparing import apply_lens
-from .comparing.rows import of_vectors
+from .comparing.rows import rows_of
 from .explanations import Explanations
 
 if TYPE_CHECKING:
@@ -61,20 +61,9 @@ def explain_one(
         part = wanted[first : first + batch_size]
         batch = lens.contexts_of(text, part)
         applied = apply_lens(lens, lens.models or frozen, batch)
-        kl, more = applied.kl, of_vectors(applied.edits, batch)
-        for i, (position, described) in enumerate(zip(part, lens.describe(applied.code), strict=True)):
-            before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.last_column(i))
-            rows.append(
-                {
-                    "position": position,
-                    "token": frozen.tokenizer.decode(ids[0, position]),
-                    **described,
-                    "kl": float(kl[i]),
-                    **{name: values[i] for name, values in more.items()},
-                    "before": before,
-                    "after": after,
-                }
-            )
+        found = rows_of(lens, frozen, applied, batch, top)
+        for position, row in zip(part, found, strict=True):
+            rows.append({"position": position, "token": frozen.tokenizer.decode(ids[0, position]), **row})
     return Explanations(rows, tokens_of(frozen, ids[0]))
 
 

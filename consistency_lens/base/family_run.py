@@ -237,11 +237,6 @@ class FamilyRun:
         """The rows that `explain` shows of a text."""
         return lens.explain(text, positions)
 
-    @property
-    def shown_after(self) -> str:
-        """What `explain` calls the prediction that stands beside the clean one."""
-        return "with the swap"
-
     def cell_of(self, row: Mapping[str, Any]) -> str:
         """The explanation of one of these rows, for a table."""
         return str(row["explanation"])

@@ -1,6 +1,6 @@
 """Cards from facts: a template is filled with what was measured, then merged with what a person has written."""
 
-from .facts import CardFacts, Control, Explanation, Measured, Part, Section
+from .facts import CardFacts, Control, Measured, Part, Section
 from .merging import FRONT_MATTER, SECTION, merge_card, readdress, write_card
 from .rendering import literal, model_card, model_card_template, render_card
 
@@ -9,7 +9,6 @@ __all__ = [
     "SECTION",
     "CardFacts",
     "Control",
-    "Explanation",
     "Measured",
     "Part",
     "Section",

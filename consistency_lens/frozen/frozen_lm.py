@@ -34,16 +34,7 @@ from .hooks import Write, reading
 from .loading.compiling import compile_blocks
 from .loading.function import function_of
 from .loading.gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
-from .loading.load import (
-    ATTENTION,
-    DTYPES,
-    QUANTIZATION,
-    choose_attention,
-    own_code_refused,
-    quantization_options,
-    settle_quantized,
-    torch_dtype,
-)
+from .loading.load import choose_attention, own_code_refused, quantization_options, settle_quantized, torch_dtype
 from .loading.provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
 from .loading.whole import (
     refusing_damage,
@@ -58,8 +49,6 @@ from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["ATTENTION", "DTYPES", "QUANTIZATION", "FrozenLM"]
 
 
 class FrozenLM:
@@ -117,8 +106,8 @@ class FrozenLM:
             model_id_or_path: Hub id or local folder; a path of either that ends in `.gguf` names a file in it.
             revision: branch, tag or commit on the Hub; what it resolved to is written into the provenance.
             dtype: `auto` takes the checkpoint's own, or a name like `bfloat16`.
-            quantization: `8bit` or `4bit` through bitsandbytes; `none` takes the checkpoint as it was saved, which may
-                already be quantised.
+            quantization: `8bit` or `4bit` through bitsandbytes, `fp8` through torchao on GPUs that have such numbers;
+                `none` takes the checkpoint as it was saved, which may already be quantised.
             attn_implementation: `auto` takes the fastest that is installed and that the architecture supports.
             device_map: as in transformers; None loads onto the CPU.
             name: what an `Edit` calls it.

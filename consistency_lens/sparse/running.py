@@ -132,10 +132,6 @@ class TranscoderRun(FamilyRun):
         options: FeatureOptions = self.part(FeatureOptions)
         return options
 
-    @property
-    def shown_after(self) -> str:
-        return "changed" if self.shown.factors else "replaced"
-
     def explain(self, lens: Any, text: str, positions: Positions) -> list[dict[str, Any]]:
         """With labels; where features are changed, what that does in the place of what the lens does."""
         return explain_tokens(lens, text, positions, factors=self.shown.factors, inside=self.shown.inside)

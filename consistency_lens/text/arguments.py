@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from transformers.trainer_utils import SchedulerType
 
-from ..base.arguments import LensTrainingArguments, Removed
+from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
+from ..options import Former
 from ..schedules import Schedule
 from .starting.texts import EVIDENCE, KINDS
 
@@ -30,12 +31,12 @@ class ConsistencyLensArguments(LensTrainingArguments):
         *("warm_start", "warm_steps", "warm_sure", "warm_vague", "warm_learning_rate"),
         *("kl_weight", "mse_weight", "lm_weight", "ground_weight", "encoder_learning_rate", "ema_decay"),
     )
-    removed: ClassVar[Mapping[str, Removed]] = {
-        "anchor": Removed("none", "No anchor kept words nearer to language than lm_weight and ground_weight do."),
-        "direction_weight": Removed("0.0", "Use mse_weight."),
-        "norm_weight": Removed("0.0", "Use mse_weight."),
-        "entropy_weight": Removed("0.0", "Use a lower learning_rate, or reference_weight."),
-        **dict.fromkeys(("anchor_share", "replay_weight"), Removed()),
+    former: ClassVar[Mapping[str, Former]] = {
+        "anchor": Former("No anchor kept words nearer to language than lm_weight and ground_weight do.", "none"),
+        "direction_weight": Former("Use mse_weight.", "0.0"),
+        "norm_weight": Former("Use mse_weight.", "0.0"),
+        "entropy_weight": Former("Use a lower learning_rate, or reference_weight.", "0.0"),
+        **dict.fromkeys(("anchor_share", "replay_weight"), Former()),
     }
     shown_terms: ClassVar[tuple[str, ...]] = ("start", "kl", "mse", "policy")
     shown_numbers: ClassVar[tuple[str, ...]] = (
@@ -73,17 +74,16 @@ class ConsistencyLensArguments(LensTrainingArguments):
     )
     warm_steps: int = field(default=600, metadata={"help": "Number of steps of the warm start; 0 for none."})
     warm_sure: float = field(
-        default=0.3,
+        default=0.0,
         metadata={
             "help": "Probability below which a token of a starting text is a guess, under the model "
-            "or the decoder, and is "
-            "left out; 0 keeps whole texts."
+            "or the decoder: the text ends there, or says warm_vague instead. 0 keeps whole texts."
         },
     )
     warm_vague: str | None = field(
         default=None,
         metadata={
-            "help": "Word of one token in the place of a guess, such as 'something'. Default: the "
+            "help": "Word of one token in the place of a guess of warm_sure, such as 'something'. Default: the "
             "text ends at a guess."
         },
     )

@@ -65,6 +65,13 @@ class BaselineOptions:
             "what the model says next."
         },
     )
+    fresh_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Fresh encoder: when the lens is trained, a new encoder learns to read its texts with the same "
+            "objective and budget; the report says what share of the score it reaches."
+        },
+    )
     keep_warm_start: bool = field(
         default=True,
         metadata={

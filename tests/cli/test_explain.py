@@ -68,7 +68,7 @@ def test_texts_come_as_words_a_file_stdin_or_a_dataset(
     assert lines(capsys.readouterr().out) == rows[:4]
     assert explain(lens, *TEXTS[:2]) == 0
     said = capsys.readouterr().out
-    assert "text 0" in said and "text 1" in said and "with the swap" in said
+    assert "text 0" in said and "text 1" in said and "with the edits" in said
 
 
 def test_a_table_has_one_type_in_each_column(

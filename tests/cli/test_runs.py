@@ -221,4 +221,4 @@ def test_explain_as_a_table_and_as_json(made: Path, place: Path, capsys: pytest.
     assert rows == [{"doc_id": 0, **row} for row in expected] and [row["position"] for row in rows] == [2, 4]
     assert cli.main(words) == 0
     table = capsys.readouterr().out
-    assert all(f"w{i}" in table for i in range(1, 5)) and "with the swap" in table
+    assert all(f"w{i}" in table for i in range(1, 5)) and "with the edits" in table

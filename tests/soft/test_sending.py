@@ -222,6 +222,10 @@ def test_texts_and_learned_queries_are_counted() -> None:
 
 def test_bytes_are_compressed_too() -> None:
     lens = wire_lens(start="byte", byte_width=32, byte_heads=2, slots=4)
-    (wires,) = split(lens.to_bytes("w1 w2 é", window=5))
-    assert counts(wires) == [4, 4]
+    text, parts = "aéé ééé ééé", ["aéé ", "ééé ", "ééé"]  # no window ends within a letter of two bytes
+    (wires,) = split(lens.to_bytes(text, window=11))
+    assert counts(wires) == [4, 4, 4]
+    assert sum(counts(split(lens.to_bytes(text, window=1))[0])) == len(text.encode())
+    for wire, part in zip(wires, parts, strict=True):
+        assert torch.allclose(wire.codes(), split(lens.to_bytes(part))[0][0].codes(), atol=1e-3), part
     assert isinstance(lens.answer(wires, "w90", "words", max_new_tokens=2), str)

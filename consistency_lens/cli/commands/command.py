@@ -27,6 +27,7 @@ from .export import export
 from .extract import extract
 from .publish import publish
 from .report import evaluate
+from .skill import install_skill
 from .using import use
 
 
@@ -91,6 +92,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             publish(request)
         case "env":
             show_environment(request)
+        case "skill":
+            install_skill(request)
         case command if command in request.options.run.uses:
             use(request)
         case _:

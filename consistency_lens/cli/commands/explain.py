@@ -22,12 +22,13 @@ from ...activations.corpus import FILE_FORMATS, Document
 from ...auto import lens_folder, read_config
 from ...base.explaining import Positions
 from ...base.family_run import FamilyRun
+from ...columns import PREDICTIONS, heading, shown
 from ...errors import BadInput
 from ...frozen.loading.provenance import hash_files
 from ..explained import ExplainedFile
 from ..opening import open_corpus
 from ..parsing.request import Request
-from .report import load_lens, named_lens, require_family, shown
+from .report import load_lens, named_lens, require_family
 
 TOGETHER = 16  # documents that are read from a corpus at once
 STDIN = "-"
@@ -123,16 +124,15 @@ def _state_of(lens: str) -> str:
 
 def table_of(rows: Sequence[Mapping[str, Any]], family: FamilyRun) -> Table:
     table = Table(header_style="dim", box=None)
-    for name in ("#", "token", "explanation", "KL", "says next", family.shown_after):
-        table.add_column(name, justify="right" if name in ("#", "KL") else "left", overflow="fold")
+    for name in ("position", "token", "explanation", "kl", *PREDICTIONS):
+        table.add_column(heading(name), justify="right" if name in ("position", "kl") else "left", overflow="fold")
     for row in rows:
         table.add_row(
             str(row["position"]),
             f"[bold cyan]{escape(row['token'])}[/]",
             f"[bold]{escape(family.cell_of(row))}[/]",
             f"{row['kl']:.3f}",
-            escape(shown(row["before"][:2])),
-            escape(shown(row["after"][:2])),
+            *(escape(shown(row[side])) for side in PREDICTIONS),
         )
     return table
 

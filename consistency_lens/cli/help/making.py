@@ -54,6 +54,7 @@ _OF_OPTION = {
     "model_name_or_path": (*COMPUTES, "plan", "uses"),
     "other_models": (*COMPUTES, "uses"),
     "repo_id": ("publish", "export"),
+    "to": ("export", "skill"),
     "private": ("publish", "export", "extract"),
     "hub_dataset_id": ("publish", "extract"),
 }
@@ -61,7 +62,8 @@ _OF_OPTION = {
 
 def made() -> str:
     """The file as it has to be: an option that families share stands there once."""
-    families, found = {}, {}
+    families: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
     for family in FAMILIES:
         options = options_of(family)
         own = {name: {"help": use.help, "words": use.words} for name, use in options.run.uses.items()}

@@ -97,7 +97,7 @@ def _of_recipe(name: str | None) -> str | None:
     if name is None:
         return None
     path = Path(name) if Path(name).is_file() else packaged(name)
-    lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines() if path.is_file() else []
     return next((line.partition(":")[2].split("#")[0].strip() for line in lines if line.startswith("family:")), None)
 
 

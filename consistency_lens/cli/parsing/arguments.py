@@ -8,7 +8,7 @@ from typing import Any
 from ...auto import DEFAULT_FAMILY
 from ...base.configuration import ONE_MODEL
 from ...errors import BadInput
-from ...frozen.frozen_lm import ATTENTION, DTYPES, QUANTIZATION
+from ...frozen.loading.load import ATTENTION, DTYPES, QUANTIZATION
 
 
 @dataclass
@@ -35,7 +35,10 @@ class SubjectArguments:
     )
     quantization: str = field(
         default="none",
-        metadata={"help": "Quantization of the weights, by bitsandbytes.", "choices": list(QUANTIZATION)},
+        metadata={
+            "help": "Quantization of the weights, by bitsandbytes; fp8 by torchao.",
+            "choices": list(QUANTIZATION),
+        },
     )
     attn_implementation: str = field(
         default="auto",
@@ -187,7 +190,13 @@ class ExplainArguments:
 class ExportArguments:
     """What `export` writes, and where to; the folder stands behind the command."""
 
-    to: str | None = field(default=None, metadata={"help": "Tool that the lens is exported to, as in circuit-tracer."})
+    to: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tool that the lens is exported to, as in circuit-tracer; for skill, the folder of skills "
+            "(default .agents/skills)."
+        },
+    )
     subfolder: str | None = field(
         default=None,
         metadata={

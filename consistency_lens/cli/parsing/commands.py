@@ -12,13 +12,14 @@ COMMANDS = {
     "extract": "read a corpus at some sites of a model, and store the rows as Arrow",
     "train": "train a lens on rows that are there",
     "evaluate": "measure a lens on held-out documents, beside every control",
-    "explain": "show the code of each token of texts, and what the model predicts with it in place",
+    "explain": "show the code of each token, and what the model then predicts",
     "plan": "estimate what fits on which GPU, and how long it takes, from a model's configuration alone",
     "env": "print what a bug report needs to say about this machine",
     "export": "write a lens in the format of another tool",
+    "skill": "write what a coding agent should know of this package into a folder of skills",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
-COMMON = (RUN_ALL, "extract", "train", "evaluate", "explain", "publish", "env")  # what every family has
+COMMON = (RUN_ALL, "extract", "train", "evaluate", "explain", "publish", "env", "skill")  # what every family has
 
 
 def packaged(recipe: str) -> Traversable:

@@ -14,6 +14,7 @@ from ...auto import FAMILIES
 from ...base.arguments import LensTrainingArguments
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
+from ...options import Former, Formerly
 from .arguments import (
     ExplainArguments,
     ExportArguments,
@@ -118,6 +119,12 @@ class Options:
     def names(self) -> list[str]:
         """All that a recipe may set."""
         return [name for group in self.groups for name in self.fields_of(group)]
+
+    @cached_property
+    def former(self) -> dict[str, Former]:
+        """Options of before, by name."""
+        known = [arguments for arguments in self.groups.values() if issubclass(arguments, Formerly)]
+        return {name: former for arguments in known for name, former in arguments.former.items()}
 
     @cached_property
     def kinds(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 
 from ...auto import DEFAULT_FAMILY
 from ...errors import BadInput
+from ...options import WHY
 from ...schema import plain, require
 from .commands import packaged, recipe_names
 from .options import USUAL, Options, options_of
@@ -54,12 +55,12 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
     # Aliases of YAML may say in a line what has a million values.
     require(record, plain, "config", name_or_path, "Write one 'field: value' on each line.")
     options = options_of(str(record.get("family", DEFAULT_FAMILY)))
-    names, removed = options.names, options.training.removed
+    names, former = options.names, options.former
     for key in list(record):
-        if key in removed and removed[key].off in (None, record[key]):
+        if key in former and former[key].off in (None, record[key]):
             del record[key]
-        elif key in removed:
-            raise BadInput(key, record[key], removed[key].instead, why="there is no such option any more")
+        elif key in former:
+            raise BadInput(key, record[key], former[key].instead, WHY)
         elif key in PERMISSIONS:
             raise BadInput(key, record[key], f"Write --{key} on the command line.", why="a recipe cannot permit it")
         elif key not in names:

@@ -14,9 +14,10 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import DEFAULT_FAMILY, FAMILIES, find_foreign, lens_folder, name_of_family, read_config
+from ...auto import DEFAULT_FAMILY, FAMILIES, family_at, find_foreign, lens_folder
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
+from ...options import WHY
 from ...schema import require_place
 from .arguments import (
     ExplainArguments,
@@ -168,8 +169,8 @@ def parse(argv: Sequence[str]) -> Request:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
-        if (gone := options.training.removed.get(given.removeprefix("--"))) is not None:
-            raise BadInput("option", given, gone.instead, why="there is no such option any more")
+        if (gone := options.former.get(given.removeprefix("--"))) is not None:
+            raise BadInput("option", given, gone.instead, WHY)
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
@@ -217,10 +218,8 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     recipe = _recipe(command, named | {"model_name_or_path": None})
     if not recipe and said.lens is not None:
         place = lens_folder(said.lens)
-        if (Path(place) / CONFIG_NAME).is_file():
-            return name_of_family(read_config(place)[0], said.lens)
-        if Path(place).is_dir() and (found := find_foreign(place)) is not None:
-            return found[0]
+        if (Path(place) / CONFIG_NAME).is_file() or (Path(place).is_dir() and find_foreign(place)):
+            return family_at(place)
     return str(recipe.get("family", DEFAULT_FAMILY)) if recipe else default
 
 
@@ -254,7 +253,7 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command in ("publish", "env"):
+    if command in ("publish", "env", "skill"):
         return {}
     if command in ("evaluate", "explain", "export") or command not in (*COMMANDS, RUN_ALL):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None
