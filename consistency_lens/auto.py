@@ -31,7 +31,7 @@ NO_FOLDER = "there is no such folder"
 
 @dataclass(frozen=True)
 class Family:
-    """Where the classes of one family live, as `module:name`; each is imported when it is asked for.
+    """Where the classes of one family live, as `module:name`; each is imported when it is first used.
 
     Args:
         model_type: what a saved lens's `config.json` calls the family.
@@ -132,12 +132,12 @@ class AutoLens:
 
         Args:
             lens_id_or_path: Hub id, folder of a lens, or folder of a run, whose lens is taken.
-            subject: the frozen LLM the lens was made for, or where to load it from. Default: what the lens says of it.
+            subject: the frozen LLM the lens was made for, or where to load it from. Default: as its config names it.
                 Another one is refused. For a lens of several models a mapping from their names; those that it leaves
-                out are found as the lens says.
+                out are found as the config names them.
             revision: branch, tag or commit of the lens on the Hub.
             device_map: where a frozen model that is loaded here goes; as in transformers.
-            token: for a private lens, or a private subject. Default: of this machine.
+            token: for a private lens, or a private frozen model. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
         try:
@@ -258,7 +258,7 @@ def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
 def read_config(
     place: str, revision: str | None = None, token: str | None = None
 ) -> tuple[dict[str, Any], str | None]:
-    """What a lens says of itself, and the commit that it was said at, where it is on the Hub."""
+    """The configuration of a lens as it is saved, and its commit where it is on the Hub."""
     path = Path(place) / CONFIG_NAME
     if Path(place).is_dir() and not path.is_file():
         raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")

@@ -1,4 +1,4 @@
-"""A text, token by token: what the lens says about each activation, and what putting it back does to the model.
+"""A text, token by token: how the lens explains each activation, and what the model predicts from the reconstruction.
 
 Shapes: S tokens of the text.
 """
@@ -52,7 +52,7 @@ def explain_texts(
 def explain_one(
     lens: LensModel, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
 ) -> Explanations:
-    """One row per explained token: what the lens says of the activation there, and what the model predicts with the
+    """One row per explained token: the explanation of its activation, and what the model predicts with the
     reconstruction in its place."""
     frozen, ids = read_tokens(lens, text)
     wanted = wanted_positions(positions, ids.shape[1])

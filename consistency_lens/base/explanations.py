@@ -1,4 +1,4 @@
-"""`Explanations`: what a lens says about one text, as rows, as a data frame, and as a picture in a notebook."""
+"""`Explanations` of one text: rows, a data frame, and a picture in a notebook."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Use(ABC):
     @property
     @abstractmethod
     def config(self) -> Any:
-        """What the lens that is named says of itself; no weights are opened."""
+        """The configuration of the lens that is named; no weights are opened."""
 
     @abstractmethod
     def lens(self) -> Any:
@@ -80,7 +80,7 @@ class Use(ABC):
 
     @abstractmethod
     def say(self, text: str) -> None:
-        """A line on the console; what a command is asked for goes to stdout instead."""
+        """A line on the console; the result of a command goes to stdout instead."""
 
     def word(self, name: str, fix: str) -> str:
         """One of the words; raise where it was left out."""

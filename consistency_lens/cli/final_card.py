@@ -23,8 +23,8 @@ def finish_card(lens: LensModel, report: Report, activations: Activations, plots
     Args:
         lens: with its frozen model.
         report: of this lens, saved in `plots`.
-        activations: that it was judged on.
-        folder: of the lens. What its training left there is told again.
+        activations: that it was evaluated on.
+        folder: of the lens. The card repeats what its training has recorded there.
     """
     record = TrainingRecord.load(folder) or TrainingRecord(name=_name(folder.resolve()))
     record = record if record.counts else record.about(activations.metadata)

@@ -42,7 +42,7 @@ class Report:
 
     Args:
         verdict: one sentence: what the numbers come to.
-        remarks: what has to be said besides.
+        remarks: further sentences.
         lens, data: what was evaluated, on what.
         horizon: k.
         groups: the codes of each group; `lens` holds the lens, `edit` what no code stands behind.

@@ -87,7 +87,7 @@ def test_ended_from_outside_and_started_again_it_ends_the_same(tmp_path: Path, r
         code, said = running.end()
         assert code == (-number if number == signal.SIGKILL else CODE), said
         if number == signal.SIGTERM:
-            assert "Traceback" not in said and "asked to end (SIGTERM): Nothing is lost up to checkpoint-" in said
+            assert "Traceback" not in said and "ended by SIGTERM: Nothing is lost up to checkpoint-" in said
         assert checkpoints(tmp_path / "run")
     assert checkpoints(tmp_path / "run/tail_lens"), "the baseline goes on, too"
     code, said = run(words_for(rows, tmp_path / "run"), tmp_path / "log")

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from tiny import shared_lm
 from torch.nn import functional as F
 
-from consistency_lens import AutoLens, BadInput, evaluate_lens
+from consistency_lens import AutoLens, BadInput, FrozenLM, Report, evaluate_lens
 from consistency_lens.auto import family_at, is_ours
+from consistency_lens.cli import main
 from consistency_lens.cli.parsing.request import parse
 from consistency_lens.text.others.autoencoder import NaturalLanguageAutoencoder, between
 from consistency_lens.text.others.reading import find
@@ -132,6 +133,23 @@ def test_it_gets_the_whole_report(easy: Made, tmp_path: Path) -> None:
         lens.save_pretrained(tmp_path / "no")
     with pytest.raises(BadInput, match="neither trained nor saved"):
         lens(torch.randn(2, 32), estimator="parallel")
+
+
+@pytest.mark.slow  # texts of 200 tokens, as others write them
+def test_the_command_line_measures_it_and_leaves_its_folder_alone(
+    authors: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs = {path: path.stat().st_mtime_ns for path in authors[0].rglob("*")}
+    subject().model.save_pretrained("chat")
+    chat_tokenizer().save_pretrained("chat")
+    frozen, texts = FrozenLM.from_pretrained("chat"), random_texts(12, shortest=8, longest=16)
+    extract_to(Path("rows"), texts, frozen, sites=[SITE], continuation_length=2, test_fraction=0.5)
+    words = ["evaluate", "--lens", str(authors[0] / "x-av"), "--activations", "rows", "--model_name_or_path", "chat"]
+    assert main([*words, "--report_rows", "4", "--report_batch_size", "4", "--use_cpu"]) == 0, capsys.readouterr().err
+    (report,) = Path("outputs").glob("*/report/report.json")
+    assert Report.load(report.parent).lens["sites"] == [SITE]
+    assert theirs == {path: path.stat().st_mtime_ns for path in authors[0].rglob("*")}
 
 
 def changed(file: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:

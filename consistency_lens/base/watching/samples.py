@@ -1,4 +1,4 @@
-"""`SampleTable`: what the lens says about the same held-out activations, again and again while it learns.
+"""`SampleTable`: how the lens explains the same held-out activations, again and again while it learns.
 
 One parquet file for all steps of a run. The same rows are shown on the console, in the card and in the explorer.
 """
@@ -94,7 +94,7 @@ class SampleTable(TrainerCallback):
         models: the frozen ones.
         batches: gives the first rows of the validation split, the same ones at each call.
         as_one: how to do something with both, where their weights may be spread over processes.
-        silent: trackers that are told no more.
+        silent: trackers that get nothing more.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One command from start to end, and what is said when it does not get there."""
+"""One command from start to end, and the message where it fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .using import use
 
 
 def run_command(argv: Sequence[str]) -> int:
-    """Run one command; returns the exit code. What a user can mend is said in one line, without a trace."""
+    """Run one command; returns the exit code. An error that a user can fix is one line, without a trace."""
     request = None
     try:
         request = parse(argv)
@@ -62,7 +62,7 @@ def run_command(argv: Sequence[str]) -> int:
     except Terminated:
         assert request is not None and request.folder is not None
         if rank() == 0:
-            _say(f"asked to end (SIGTERM): {escape(how_to_go_on(request.folder))}")
+            _say(f"ended by SIGTERM: {escape(how_to_go_on(request.folder))}")
         return CODE
     except KeyboardInterrupt:
         if rank() == 0:

@@ -45,7 +45,7 @@ SHOWN, WORDS, HORIZON = 4, 14, 8
 
 
 def evaluate(request: Request, exits: ExitStack) -> Report:
-    """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
+    """Evaluate a lens that is saved. The report goes into output_dir, or else beside the lens."""
     home, split = run_of(named_lens(request)), request.report.report_split
     try:
         activations = open_data(request)
