@@ -19,7 +19,6 @@ from consistency_lens.card import (
     RESULTS,
     CardFacts,
     Control,
-    Explanation,
     Measured,
     Part,
     Section,
@@ -37,6 +36,12 @@ from consistency_lens.text.card import TEXT_CARD
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_TEMPLATE = (ROOT / "consistency_lens/activations/dataset_card_template.md").read_text("utf-8")
 HOSTILE = "a | b\n<script>x</script> <!-- /generated --> [l](u) `c` *s* {{ 7 * 7 }} ünï"
+
+
+def row(context: str, explanation: str, token: str, kl: float, of_baseline: float | None) -> dict[str, Any]:
+    predicted = [(token, 0.9)]
+    shown = {"explanation": explanation, "before": predicted, "after": predicted}
+    return {"context": context, **shown, "kl": kl, "kl_of_baseline": of_baseline}
 
 
 def number(name: str, value: float = 0.75, definition: str = "as measured") -> Measured:
@@ -77,8 +82,8 @@ def facts() -> CardFacts:
         evaluated_split="test",
         evaluated_rows=2468,
         evaluated_documents=1234,
-        good=[Explanation(context="the red", text="a ball that is red", before="ball 0.90", score=0.0123, of_mean=4)],
-        bad=[Explanation(context=HOSTILE, text=HOSTILE, before=HOSTILE, after=HOSTILE, score=2.5)],
+        good=[row("the red", "a ball that is red", "ball", 0.0123, 4.0)],
+        bad=[row(HOSTILE, HOSTILE, HOSTILE, 2.5, None)],
         picked="Three of the best, three of the worst.",
         plots={"Fidelity over training": "plots/fidelity.png", "Position": "plots/position.png"},
         report="plots/report.md",
@@ -178,7 +183,7 @@ def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
         ],
         *[
             "2,468 rows of 1,234 documents",
-            "**a ball that is red** | ball 0.90 |  | 0.012 (4.000) |",
+            "**a ball that is red** | ball 0.90 | ball 0.90 | 0.012 (4.000) |",
             "Three of the best",
         ],
         *["(plots/fidelity.png)", "(plots/position.png)", "(plots/report.md)", "green with blue", "| steps | 600 |"],
@@ -285,7 +290,7 @@ def test_least_facts_for_each_family(facts: CardFacts, family: str, partial: str
     }
     text = model_card(CardFacts(**needed | {"family": family, "partial": partial}))
     assert "base_model" not in text and "## Explanations" not in text and "\n\n\n" not in text
-    assert f"{family}-lens" in text and "is judged by what" in text
+    assert f"{family}-lens" in text and "is measured by what" in text
     assert ("words come out" in text) == bool(partial)
 
 
@@ -293,7 +298,7 @@ def test_the_partial_of_a_family_takes_the_place_of_blocks(facts: CardFacts) -> 
     """What the frame says holds for all; the words of the text lens are on its own card alone."""
     frame, text = model_card(facts), model_card(dataclasses.replace(facts, partial=TEXT_CARD.partial))
     assert "## Examples" in frame and "## Explanations" not in frame and "one place" not in frame
-    assert "## Explanations" in text and "## Examples" not in text and "with the words alone" in text
+    assert "## Explanations" in text and "## Examples" not in text and "KL (of the mean)" in text
     rows = [line for line in text.splitlines() if line.startswith(("| good |", "| bad |"))]
     assert rows == [line for line in frame.splitlines() if line.startswith(("| good |", "| bad |"))] and len(rows) == 2
     for card in (frame, text):

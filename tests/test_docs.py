@@ -436,6 +436,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, target
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    named = {found for page in PAGES for found in re.findall(r"`([\w/]+\.py)::(test_\w+)`", page.read_text("utf-8"))}
+    assert len(named) > 40
+    sources = {file: "".join(path.read_text("utf-8") for path in ROOT.glob(f"tests/**/{file}")) for file, _ in named}
+    assert {(file, name) for file, name in named if f"def {name}(" not in sources[file]} == set()
+
+
 def test_every_picture_is_shown_and_small() -> None:
     """That those which are shown are there, the test of links says."""
     there = {path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".svg", ".jpg", ".gif")}

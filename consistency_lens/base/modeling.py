@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import ModelOutput
 
 from ..errors import BadInput
-from ..frozen import Edit, FrozenLM, FrozenModels
+from ..frozen import Decoding, Edit, FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
@@ -172,7 +172,16 @@ class LensModel(SavedModel):
     def outdated(self) -> list[str]:
         return [*super().outdated, *MEASURED]
 
-    def explain(self, what: Any, positions: Positions = None, *, top: int = 5, batch_size: int = ROWS) -> Any:
+    def explain(
+        self,
+        what: Any,
+        positions: Positions = None,
+        *,
+        top: int = 5,
+        batch_size: int = ROWS,
+        generate: bool | int = False,
+        temperature: float = 0.0,
+    ) -> Any:
         """Rows for people: `Explanations` for a text, a list of them for a list of texts, rows for codes.
 
         Args:
@@ -182,10 +191,16 @@ class LensModel(SavedModel):
                 Default all but the first, at which the model has read nothing.
             top: how many of the likeliest next tokens to give.
             batch_size: tokens explained in one pass.
+            generate: the model goes on behind each text, for at most 32 or so many tokens, and what it writes is
+                explained; by default all of it.
+            temperature: at which it writes; 0 takes the likeliest tokens.
         """
         if isinstance(what, Code):
             return self.describe(what)
-        return explain_texts(self, what, positions, top, batch_size)
+        length = Decoding.max_new_tokens if generate is True else int(generate)
+        drawn = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
+        decoding = drawn if generate is not False else None
+        return explain_texts(self, what, positions, top, batch_size, decoding)
 
     def explain_one(
         self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS

@@ -1,6 +1,6 @@
 """Cards from facts: a template is filled with what was measured, then merged with what a person has written."""
 
-from .facts import CardFacts, Control, Explanation, Measured, Part, Section
+from .facts import CardFacts, Control, Measured, Part, Section
 from .merging import FRONT_MATTER, RESULTS, SECTION, merge_card, readdress, write_card, write_results
 from .rendering import literal, model_card, model_card_template, render_card
 
@@ -10,7 +10,6 @@ __all__ = [
     "SECTION",
     "CardFacts",
     "Control",
-    "Explanation",
     "Measured",
     "Part",
     "Section",

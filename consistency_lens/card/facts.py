@@ -56,26 +56,6 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """One row of the sample table: what the frozen model had read, what the lens makes of it, how well that served.
-
-    Args:
-        context: the end of what it had read.
-        text: the code, for people.
-        before, after: what the frozen model predicts, untouched and with what was restored from the code.
-        score: how far `after` is from `before`, in nats.
-        of_mean: the same with the mean activation: what there was to lose.
-    """
-
-    context: str
-    text: str
-    score: float
-    before: str = ""
-    after: str = ""
-    of_mean: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class CardFacts:
     """All that `model_card_template.md` may say about a lens. What is not here is not on the card.
 
@@ -100,7 +80,7 @@ class CardFacts:
         sections: further numbers of the family, under its own headings.
         listings: rows for people, each with a `title`, `columns` and `rows` of texts.
         evaluated_on, evaluated_split, evaluated_rows, evaluated_documents: what the numbers were measured on.
-        good, bad: explanations, best and worst. `picked`: out of which, and how.
+        good, bad: rows for people, best and worst: see `columns`. `picked`: out of which, and how.
         plots: caption -> path in the repository. `report`: path of the whole report there.
         limits: what this lens gets wrong, in plain words, beyond what holds for every lens.
         training, cost: name -> value; the setup, and what it took (GPU hours, peak memory, tokens per second).
@@ -146,8 +126,8 @@ class CardFacts:
     evaluated_split: str = ""
     evaluated_rows: int = 0
     evaluated_documents: int = 0
-    good: Sequence[Explanation] = ()
-    bad: Sequence[Explanation] = ()
+    good: Sequence[Mapping[str, Any]] = ()
+    bad: Sequence[Mapping[str, Any]] = ()
     picked: str = ""
     plots: Mapping[str, str] = field(default_factory=dict)
     report: str | None = None

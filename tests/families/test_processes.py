@@ -87,9 +87,11 @@ def test_two_processes_are_one(row: Row, alone: LensTrainer, engine: str, tmp_pa
 
 def spread(rank: int, folder: str) -> None:
     """A trainer of a wire under ZeRO-3."""
+    row = ROWS["soft"]
+    given = {"lens": row.lens(), "data": row.data(), "frozen": row.models()}  # before DeepSpeed makes models in parts
     with_zero()
     try:
-        ROWS["soft"].trainer(folder, deepspeed=str(ROOT / "ds_configs/zero3.json"))
+        row.trainer(folder, **given, deepspeed=str(ROOT / "ds_configs/zero3.json"))
     except BadInput as refused:
         Path(f"{folder}/{rank}.txt").write_text(str(refused))
 

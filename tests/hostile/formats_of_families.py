@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from consistency_lens import BadInput
 from consistency_lens.soft.bytes.wire import Wire
 from consistency_lens.soft.modeling import LatentWire
-from consistency_lens.soft.using import compress_texts
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.use.circuit_tracer import export
 
@@ -27,7 +26,7 @@ from .mutations import spoil_bytes, spoil_json, spoiled
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "soft"))
 
-from wire_runs import wire_lens, wire_models  # isort: skip
+from wire_runs import text_batch, wire_lens, wire_models  # isort: skip
 
 HEADER = "<4sBBHHBHI"  # as docs and module have it: magic, version, bits, group, d_z, lens id, meta, M
 TEXTS = ["w1 w2 w3 w4", "w5", "", "w1 " * 40]
@@ -168,6 +167,6 @@ def wire_lens_files(folder: Path, random: Random) -> str:
         case _:
             done = spoil_bytes(path, random)
     found = LatentWire.from_pretrained(place, subject=wire_models())
-    code = compress_texts(found, [random.choice(TEXTS)])
+    code = found.compress(text_batch(found, random.choice(TEXTS)))
     assert code.vectors.isfinite().all(), "what was taken computes no numbers"
     return done

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from wire_runs import batch_of, wire_lens, wire_models
+from wire_runs import batch_of, text_batch, wire_lens, wire_models
 
 from consistency_lens.base.comparing import Joint, apply_lens
 from consistency_lens.base.configuration import LensConfig
@@ -20,7 +20,6 @@ from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.report.answering import Answering
 from consistency_lens.soft.serving.identity import identity_of
-from consistency_lens.soft.using import compress_texts
 
 
 def test_at_one_token_per_vector_the_start_is_the_text() -> None:
@@ -216,8 +215,6 @@ def test_what_cannot_be_compressed_is_refused() -> None:
         wire_lens(layers=5)
     with pytest.raises(BadInput, match="bos='always': the tokenizer of tiny-turned has no BOS token"):
         collator_of(wire_lens(bos="always").config, wire_models())
-    with pytest.raises(BadInput, match=r"texts=\[\]"):
-        compress_texts(lens, [])
     with pytest.raises(BadInput, match="passage"):
-        compress_texts(lens, ["w1", " "])
+        lens.compress(text_batch(lens, " "))
     assert isinstance(lens.config, LensConfig) and lens.config.medium == "soft"

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from wire_runs import NAMES, wire_lens, wire_models
+from wire_runs import text_batch, wire_lens, wire_models
 
+from consistency_lens.activations.passages import context_of
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenModels
 from consistency_lens.soft.bytes.wire import Wire
@@ -18,7 +19,6 @@ from consistency_lens.soft.serving.answering import AnswerSettings, answers
 from consistency_lens.soft.serving.identity import identity_of
 from consistency_lens.soft.serving.sending import wires_of_text
 from consistency_lens.soft.serving.wire_file import joined, read_wires, split, write_wires
-from consistency_lens.soft.using import answer, compress_texts
 
 WORDS = " ".join(f"w{i}" for i in range(20))
 LONG = " ".join(f"w{i % 60}" for i in range(50))
@@ -32,10 +32,13 @@ def test_it_says_what_the_batch_says() -> None:
     lens = wire_lens(ratio=2.0)
     data = lens.to_bytes(WORDS)
     (wires,) = split(data)
-    assert torch.equal(wires[0].codes(), compress_texts(lens, [WORDS]).vectors[0])
-    for name in NAMES:
-        (expected,) = answer(lens, compress_texts(lens, [WORDS]), ["w90"], name, max_new_tokens=4)
-        assert lens.answer(data, "w90", name, max_new_tokens=4) == expected.strip()
+    batch = text_batch(lens, WORDS, "w90")
+    code = lens.compress(batch)
+    assert torch.equal(wires[0].codes(), code.vectors[0])
+    for name, model in wire_models().items():
+        edit = lens.soft_tokens(code, batch, name)
+        made = model.generate(context_of(batch["tokens"][name]), edit, max_new_tokens=4).texts(model.tokenizer)
+        assert lens.answer(data, "w90", name, max_new_tokens=4) == made[0].strip()
 
 
 def test_the_rate_is_chosen_at_use() -> None:
@@ -222,6 +225,10 @@ def test_texts_and_learned_queries_are_counted() -> None:
 
 def test_bytes_are_compressed_too() -> None:
     lens = wire_lens(start="byte", byte_width=32, byte_heads=2, slots=4)
-    (wires,) = split(lens.to_bytes("w1 w2 é", window=5))
-    assert counts(wires) == [4, 4]
+    text, parts = "aéé ééé ééé", ["aéé ", "ééé ", "ééé"]  # no window ends within a letter of two bytes
+    (wires,) = split(lens.to_bytes(text, window=11))
+    assert counts(wires) == [4, 4, 4]
+    assert sum(counts(split(lens.to_bytes(text, window=1))[0])) == len(text.encode())
+    for wire, part in zip(wires, parts, strict=True):
+        assert torch.allclose(wire.codes(), split(lens.to_bytes(part))[0][0].codes(), atol=1e-3), part
     assert isinstance(lens.answer(wires, "w90", "words", max_new_tokens=2), str)

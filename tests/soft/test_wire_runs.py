@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 from extracting import random_texts, saved_model
+from lens_runs import tiny_lens
 from passage_models import passage_models
 
 from consistency_lens import cli
 from consistency_lens.auto import AutoLens
 from consistency_lens.errors import BadInput
+from consistency_lens.frozen import FrozenLM
 from consistency_lens.soft.extraction import WireDataOptions
 from consistency_lens.soft.modeling import LatentWire
 from consistency_lens.soft.options import WireOptions
@@ -67,8 +69,12 @@ def test_a_whole_run_from_text_to_report(tmp_path: Path, capsys: pytest.CaptureF
     again = ["evaluate", "--family", "soft", "--lens", str(run), "--activations", str(tmp_path / "passages")]
     again += ["--model_name_or_path", models["base"], "--other_models", f"bytes={models['bytes']}", "--sequential"]
     again += ["--report_rows", "4", "--report_batch_size", "4", "--output_dir", str(tmp_path / "again"), "--use_cpu"]
-    assert cli.main([*again, "--other_wire", str(run)]) == 0, capsys.readouterr().err
-    numbers = json.loads((tmp_path / "again/report/report.json").read_text())["parts"]["all"]["numbers"]
+    tiny_lens(FrozenLM.from_pretrained(saved_model())).save_pretrained(tmp_path / "words")
+    named = ["--other_wire", str(run), "--text_lens", str(tmp_path / "words")]
+    assert cli.main([*again, *named]) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "again/report/report.json").read_text())
+    assert "spelled" in report["traits"] and "text lens of base" in report["about"]["listings"][-1]["title"]
+    numbers = report["parts"]["all"]["numbers"]
     assert numbers["other_wire"]["kl"] == numbers["lens"]["kl"] != numbers["untrained"]["kl"]
     for option, said in (("--text_lens", "it reads none of the receivers"), ("--device_map", "sequential=True")):
         assert cli.main([*again, option, str(run)]) == 2 and said in " ".join(capsys.readouterr().err.split())

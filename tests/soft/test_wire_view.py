@@ -13,7 +13,6 @@ from consistency_lens.activations.passages import context_of
 from consistency_lens.base.viewing import Bars, Figures, Grid, Slider, Switches
 from consistency_lens.soft.code import LatentCode, sent_bytes
 from consistency_lens.soft.parts.receiver import embedding_table
-from consistency_lens.soft.using import answer, compress_texts
 from consistency_lens.soft.view import ANSWERED, WireView, nearest_words, split
 
 TEXT = "w1 w2 w3 w4 w5 w6 w7"
@@ -76,12 +75,11 @@ def test_a_passage_of_one_vector_can_be_left_out_whole() -> None:
 def test_the_answers_are_those_of_the_lens() -> None:
     shown = view(ratio=2.0)
     found = shown.changed(TEXT, 1, {"prompt": "w9", "task": "cloze"})
-    code = compress_texts(shown.lens, [TEXT])
+    wire = shown.lens.to_bytes(TEXT)
     rows = {name: cells for name, *cells in part(found, Grid).rows}
     assert list(rows) == list(NAMES)
     for name in NAMES:
-        said = answer(shown.lens, code, ["w9"], name, "cloze", max_new_tokens=ANSWERED)[0].strip()
-        assert rows[name][0] == said
+        assert rows[name][0] == shown.lens.answer(wire, "w9", name, "cloze", max_new_tokens=ANSWERED)
         model, tokens = shown.models[name], shown._batch(TEXT, "cloze", "w9")["tokens"][name]
         for at, kind in ((1, "full"), (2, "bare")):
             made = model.generate(context_of(tokens, kind), max_new_tokens=ANSWERED)

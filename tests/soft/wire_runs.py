@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from consistency_lens.activations.passages import Passages
 from consistency_lens.frozen import FrozenLM, FrozenModels
+from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
 
 NAMES = ("words", "turned")
@@ -62,6 +63,13 @@ def batch_of(rows: int | list[int] = 6, split: str = "train") -> dict[str, Any]:
     passages = wire_passages()
     chosen = range(rows) if isinstance(rows, int) else rows
     return passages.collator(wire_models())([passages.splits[split][i] for i in chosen])
+
+
+def text_batch(lens: LatentWire, text: str, prompt: str = "w90") -> dict[str, Any]:
+    """A passage of one's own, and a prompt about it."""
+    assert lens.models is not None
+    row = {"passage": text, "prompt": prompt, "answers": ["w1"], "task": "answer", "ends": True}
+    return collator_of(lens.config, lens.models)([row])
 
 
 def wire_lens(**settings: Any) -> LatentWire:

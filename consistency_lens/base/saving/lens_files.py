@@ -194,7 +194,7 @@ def load_files(files: Files, folder: Path, beside: str | None = None) -> None:
         beside: names of heads that begin so are those of another part, and no matter here.
     """
     for file, parameters in files.items():
-        tensors = _read(folder, file)
+        tensors = read_tensors(folder, file)
         if file == HEADS and beside:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
         require_fitting(tensors, parameters, folder, file)
@@ -240,7 +240,7 @@ def require_fitting(
         raise BadInput("lens", folder.name, fix, f"{file} differs in {name}: {odd[name]}")
 
 
-def _read(folder: Path, file: str) -> dict[str, torch.Tensor]:
+def read_tensors(folder: Path, file: str) -> dict[str, torch.Tensor]:
     with _opening(folder, file):
         return load_file(folder / file)
 
@@ -271,7 +271,7 @@ def heads_beside(folder: Path, config: LensConfig, own: str) -> dict[str, nn.Par
     if _what_it_is(there) != _what_it_is(config):
         fix = "Save the part to a folder or repository of its own."
         raise BadInput("save_directory", folder.name, fix, why="there is another lens")
-    return {name: nn.Parameter(t) for name, t in _read(folder, HEADS).items() if not name.startswith(own)}
+    return {name: nn.Parameter(t) for name, t in read_tensors(folder, HEADS).items() if not name.startswith(own)}
 
 
 def _what_it_is(config: LensConfig) -> dict[str, Any]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...base.saving.lens_files import REPORT
-from ...card import CardFacts, Control, Explanation, Measured, Section
+from ...card import CardFacts, Control, Measured, Section
 from ...card import Part as CardPart
 from ..about import LENS
 from ..bootstrap import Number
 from ..quantities import Numbers
 from ..report import JSON, MARKDOWN, Part, Report, write_whole
 
+Row = Mapping[str, Any]
+
 SHOWN = 3
 FEWEST = 5  # documents; an interval over fewer says nothing
 HARMFUL = 0.5  # explanations are picked among this share of rows, those where the mean activation does most harm
 
 
-def with_report(facts: CardFacts, report: Report, rows: Sequence[Explanation] = ()) -> CardFacts:
+def with_report(facts: CardFacts, report: Report, rows: Sequence[Row] = ()) -> CardFacts:
     """The card of a lens with what its report says.
 
     Args:
@@ -73,13 +76,15 @@ def lay_beside(report: Path, lens: Path, facts: CardFacts) -> CardFacts:
     return replace(facts, plots=kept)
 
 
-def pick(rows: Sequence[Explanation], count: int = SHOWN) -> tuple[list[Explanation], list[Explanation]]:
+def pick(rows: Sequence[Row], count: int = SHOWN) -> tuple[list[Row], list[Row]]:
     """The best and the worst, among the rows where there was something to lose; no two of the best say the same."""
-    there = sorted(rows, key=lambda row: -(row.of_mean or 0.0))[: max(round(HARMFUL * len(rows)), 1)]
-    ordered = sorted(there, key=lambda row: row.score)
-    good: list[Explanation] = []
+    there = sorted(rows, key=lambda row: -(row["kl_of_baseline"] or 0.0))[: max(round(HARMFUL * len(rows)), 1)]
+    ordered = sorted(there, key=lambda row: row["kl"])
+    good: list[Row] = []
     for row in ordered:
-        if len(good) < min(count, len(ordered) // 2) and row.text not in {other.text for other in good}:
+        if len(good) < min(count, len(ordered) // 2) and row["explanation"] not in {
+            other["explanation"] for other in good
+        }:
             good.append(row)
     bad = [row for row in reversed(ordered) if row not in good][:count] if good else []
     return good, bad

@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from ...activations.passages import context_of
 from ...activations.passages.example import TASKS
 from ...errors import BadInput
-from ...frozen import Decoding, Edit, FrozenLM
+from ...frozen import Decoding, Edit, FrozenLM, FrozenModels
 from ..bytes.wire import Wire
 from ..code import LatentCode
-from ..using import prompt_batch
+from ..data import collator_of
 from .identity import identity_of
 from .wire_file import split
 
@@ -106,6 +106,15 @@ def prepared(
     assert lens.models is not None
     with torch.no_grad():
         return lens.models[name], soft_tokens(lens, texts, name, task, batch["tokens"][name]["bos"]), batch
+
+
+def prompt_batch(lens: LatentWire, prompts: Sequence[str], task: str, receiver: str) -> dict[str, Any]:
+    """Prompts as a batch, for one model; what stands around them is what the configuration says, as in training."""
+    if lens.models is None or receiver not in lens.models:
+        fix = "Load the lens with its models: AutoLens.from_pretrained(lens)."
+        raise BadInput("receiver", receiver, fix, why="the model is not at hand")
+    rows = [{"passage": ".", "prompt": prompt, "answers": ["."], "task": task, "ends": True} for prompt in prompts]
+    return collator_of(lens.config, FrozenModels([lens.models[receiver]]))(rows)
 
 
 def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, task: str, bos: int) -> Edit:

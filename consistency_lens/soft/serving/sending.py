@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FOLLOWS = "follows"  # in the meta of a wire that goes on with the text of the one before it
 WINDOW = 512  # tokens; what a wire is trained on is shorter than that
 _AT_ONCE = 8  # windows
+_CHARACTER = 4  # bytes that one of UTF-8 has at most
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def wires_of_text(
     if ratio is not None and code_length is not None:
         raise BadInput("code_length", code_length, "Leave out ratio or code_length: each alone settles the rate.")
     ids = tokens_of(lens, text)
-    lengths = _lengths(len(ids), _window(lens, window))
+    lengths = _lengths(ids, _window(lens, window), in_bytes=lens.config.start == "byte")
     counts = _counts(lens, lengths, ratio, code_length)
     name, config, kept = identity_of(lens), lens.config, lens.config.require_size(size)
     found: list[Wire] = []
@@ -92,9 +93,16 @@ def _window(lens: LatentWire, given: int | None) -> int:
     return given
 
 
-def _lengths(tokens: int, window: int) -> Tensor:
-    """Tokens of each window, nearly equal, `[W]`."""
-    return _shares(tokens, -(-tokens // window))
+def _lengths(ids: list[int], window: int, in_bytes: bool) -> Tensor:
+    """Tokens of each window, nearly equal, `[W]`; of bytes, no window ends within a character."""
+    room = max(1, window - _CHARACTER) if in_bytes else window
+    ends = _shares(len(ids), -(-len(ids) // room)).cumsum(0).tolist()
+    if in_bytes:  # back to where a character begins
+        begins = (
+            next(end - back for back in range(_CHARACTER) if ids[end - back] & 0xC0 != 0x80) for end in ends[:-1]
+        )
+        ends = [*sorted({*begins} - {0}), len(ids)]
+    return torch.tensor(ends).diff(prepend=torch.tensor([0]))
 
 
 def _counts(lens: LatentWire, lengths: Tensor, ratio: float | None, code_length: int | None) -> Tensor | None:
