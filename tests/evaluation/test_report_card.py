@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from fake_reports import report_of
-from huggingface_hub import ModelCard
 from lens_runs import SITE, stirred, tiny_lens, tiny_rows
 from test_report_files import HISTORY
 from tiny import shared_lm
@@ -76,7 +75,6 @@ def test_every_number_and_every_control_with_its_interval(report: Report, facts:
 
 def numbers_of(card: str) -> str:
     return card.partition("<!-- generated: numbers -->")[2].partition("<!-- /generated -->")[0]
-
 
 
 def test_the_lens_stands_above_its_controls(report: Report, facts: CardFacts) -> None:
