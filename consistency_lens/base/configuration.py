@@ -134,6 +134,14 @@ class LensConfig(PreTrainedConfig):
         return super().from_pretrained(file.parent, **kwargs)
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As of any configuration. What a lens is loaded with beside it stays with whoever loads it: `AutoModel` asks
+        for the unused ones back, and would set a field of that name otherwise."""
+        beside = {name: kwargs.pop(name) for name in ("subject",) if name in kwargs}
+        found = super().from_dict(config_dict, **kwargs)
+        return (found[0], found[1] | beside) if kwargs.get("return_unused_kwargs") else found
+
+    @classmethod
     def require_record(cls, said: Any, place: str | os.PathLike[str]) -> dict[str, Any]:
         """What a saved one says, as it is; raise unless a lens of this family can say that."""
         require(said, cls.record(), "lens", str(place), SAVE_AGAIN, CONFIG_NAME)

@@ -227,6 +227,7 @@ class LensModel(SavedModel):
         revision: str | None = None,
         token: str | None = None,
         config: LensConfig | None = None,
+        **of_auto_model: Any,
     ) -> Self:
         """A lens from the Hub or from a folder.
 
@@ -237,7 +238,9 @@ class LensModel(SavedModel):
             revision: branch, tag or commit on the Hub.
             token: for a private lens. Default: of this machine.
             config: in the place of the saved one, as `AutoModel` gives it.
+            of_auto_model: what `AutoModel` hands on unasked: a lens runs no code, and loads its adapters itself.
         """
+        require_unasked(of_auto_model)
         folder = open_folder(lens_id_or_path, revision, token)
         config = config or config_in(folder, cls.config_class)
         models = None if subject is None else FrozenModels.of(subject)
@@ -250,6 +253,13 @@ class LensModel(SavedModel):
         lens.models = models
         load_files(lens.files(), folder)
         return lens.eval()
+
+
+def require_unasked(of_auto_model: Mapping[str, Any]) -> None:
+    """Raise where somebody has asked for what no lens is loaded with."""
+    for name, value in of_auto_model.items():
+        if value and name != "adapter_kwargs":
+            raise BadInput(name, value, "Leave it out.", why="a lens is not loaded with it")
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:

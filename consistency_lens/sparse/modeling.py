@@ -19,7 +19,7 @@ from ..base.comparing import WholePass
 from ..base.configuration import LensConfig
 from ..base.explaining import ROWS, Positions, model_of
 from ..base.explanations import Explanations
-from ..base.modeling import Batch, LensModel, LensOutput
+from ..base.modeling import Batch, LensModel, LensOutput, require_unasked
 from ..base.saving.lens_files import HEADS, load_files, open_folder, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
@@ -110,9 +110,11 @@ class CrosslayerTranscoder(LensModel):
         revision: str | None = None,
         token: str | None = None,
         config: LensConfig | None = None,
+        **of_auto_model: Any,
     ) -> Self:
         """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer. A local folder may be in
         circuit-tracer's format."""
+        require_unasked(of_auto_model)
         frozen = None if subject is None else FrozenModels.of(subject).only
         if is_export(lens_id_or_path):
             found: Any = read_export(lens_id_or_path, frozen)
