@@ -197,9 +197,10 @@ class LensModel(SavedModel):
         """
         if isinstance(what, Code):
             return self.describe(what)
-        length = Decoding.max_new_tokens if generate is True else int(generate)
-        drawn = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
-        decoding = drawn if generate is not False else None
+        decoding = None
+        if generate is not False:
+            length = Decoding.max_new_tokens if generate is True else generate
+            decoding = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
         return explain_texts(self, what, positions, top, batch_size, decoding)
 
     def explain_one(
