@@ -10,12 +10,13 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consistency_lens import card as cards
 from consistency_lens.card import (
+    RESULTS,
     CardFacts,
     Control,
     Measured,
@@ -28,6 +29,7 @@ from consistency_lens.card import (
     render_card,
     rendering,
     write_card,
+    write_results,
 )
 from consistency_lens.text.card import TEXT_CARD
 
@@ -132,14 +134,38 @@ def test_the_packaged_template_is_the_one_at_top_level() -> None:
     assert len(cards.model_card_template()) > 1000
 
 
-def test_the_hub_reads_base_model_datasets_and_results(facts: CardFacts) -> None:
+def test_the_hub_reads_base_model_datasets_and_tags(facts: CardFacts) -> None:
     text = model_card(facts)
-    assert text.startswith("---\n")
+    assert text.startswith("---\n") and "model-index" not in text
     data = ModelCard(text).data
     assert (data.base_model, data.datasets, data.license) == ("example/tiny", ["example/stories"], "apache-2.0")
-    assert data.eval_results is not None
-    assert {(r.metric_type, r.metric_value) for r in data.eval_results} == {("kl_recovered", 0.75), ("fve", 0.5)}
-    assert {(r.dataset_name, r.dataset_split) for r in data.eval_results} == {("stories", "test")}
+    assert data.library_name == "consistency-lens" and {"consistency-lens", "text-lens"} <= set(data.tags or [])
+
+
+def test_results_have_a_file_of_their_own(facts: CardFacts, tmp_path: Path) -> None:
+    """In the form that the Hub's client reads, and only for a report on a data set of the Hub."""
+    facts = dataclasses.replace(facts, dataset_revision="0" * 40)
+    write_results(tmp_path, facts.results)
+    (found,) = parse_eval_result_entries(yaml.safe_load((tmp_path / RESULTS).read_text("utf-8")))
+    assert (found.dataset_id, found.dataset_revision, found.task_id) == ("example/stories", "0" * 40, "kl_recovered")
+    assert found.value == 0.75
+    assert found.notes == "95 % interval 0.700 to 0.800; 1234 documents, split test; best control empty_text 0.020"
+    for changes in ({"datasets": []}, {"report": None}):
+        without = dataclasses.replace(facts, **changes)
+        assert without.results == []
+        write_results(tmp_path, without.results)
+        assert not (tmp_path / RESULTS).exists()
+
+
+def test_the_first_screens_come_first(facts: CardFacts) -> None:
+    """Install, use, numbers with the strongest control of each kind; what is longer is folded, and folds close."""
+    more = [control(f"weaker_{i}", 0.01, "not from A") for i in range(9)]
+    text = model_card(dataclasses.replace(facts, controls=[facts.controls[0], *more, facts.controls[1]]))
+    places = [text.index(words) for words in ("pip install", "It prints", "## Numbers", "## Limits", "## Training")]
+    assert places == sorted(places) and text.count("<details>") == text.count("</details>") == 5
+    seen = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert "empty\\_text" in seen and "0.610" in seen and "own\\_continuation" not in seen and "weaker" not in seen
+    assert text.count("weaker") == len(more) and len(seen.splitlines()) < 160
 
 
 def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
@@ -168,7 +194,9 @@ def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
     ]:
         assert words in text, words
     assert "Content-blind" not in text
-    assert text.index("(plots/fidelity.png)") < text.index("### Controls") < text.index("(plots/position.png)")
+    assert text.index("### Controls") < text.index("(plots/fidelity.png)") < text.index("(plots/position.png)")
+    few = [dataclasses.replace(facts.controls[0], low=None, high=None)]
+    assert "Fewer than five documents" in model_card(dataclasses.replace(facts, controls=few))
 
 
 def test_a_warning_stands_first(facts: CardFacts) -> None:
@@ -187,7 +215,6 @@ def test_a_lens_without_a_report_says_so_and_claims_nothing(facts: CardFacts) ->
     watched = Measured(name="kl_recovered", value=0.5, definition="d")
     text = model_card(dataclasses.replace(early, numbers=[watched]))
     assert "| kl\\_recovered | 0.500 | d |" in text and "Without intervals and controls" in text
-    assert [r.metric_value for r in ModelCard(text).data.eval_results or []] == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -227,9 +227,10 @@ def test_rows_of_your_own_are_trained_on(tiny_models: Path) -> None:
 
 
 def test_blocks_are_made_and_opened(tiny_models: Path) -> None:
-    *_, shape, document = SNIPPETS["blocks"].run().splitlines()
+    *_, shape, document, own = SNIPPETS["blocks"].run().splitlines()
     assert shape == "[512, 8, 32] for 8 sites"
     assert document == "['activations', 'doc_id', 'input_ids', 'position'] torch.Size([8, 32])"
+    assert int(own) > 512
 
 
 def test_passages_are_read_by_two_models(tiny_models: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from huggingface_hub import EvalResultEntry
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -61,7 +63,6 @@ class CardFacts:
         name: title of the card and name of the model in the evaluation results.
         family: the medium of the code, as the table of families names it.
         partial: a template whose blocks take the place of those of the frame; '' where the frame is enough.
-        task: what the numbers are about, for the metadata.
         summary: one sentence: what the lens reads.
         verdict: what the report comes to, in words. None before there is a report.
         alarm: the verdict is a warning: then it is the card's first line.
@@ -88,6 +89,7 @@ class CardFacts:
         command: how it was made.
         corpus, datasets, counts, near_duplicates: the data in words, as Hub ids, split -> (documents, rows), split ->
             documents that nearly repeat one of another split.
+        dataset_revision: commit of the first of `datasets`.
         license: the Hub's licence id. `license_note`: where it comes from. `license_name`, `license_link`: of a
             licence that has no id.
         citation: BibTeX.
@@ -107,7 +109,6 @@ class CardFacts:
     license_note: str
     citation: str
     partial: str = ""
-    task: str = "Explaining activations"
     verdict: str | None = None
     alarm: bool = False
     stage: str | None = None
@@ -138,6 +139,7 @@ class CardFacts:
     command: str = ""
     corpus: str = ""
     datasets: Sequence[str] = ()
+    dataset_revision: str | None = None
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     near_duplicates: Mapping[str, int] = field(default_factory=dict)
     license_name: str | None = None
@@ -151,16 +153,10 @@ class CardFacts:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The front matter: makes the Hub show base model, data sets and evaluation results.
+        """The front matter: makes the Hub show base model and data sets, and a gallery find lenses by their tags.
 
         It names no `pipeline_tag`: that promises that one of the Hub's own pipelines can run the model.
         """
-        metrics = [{"type": n.name, "name": n.name, "value": n.value} for n in self.numbers]
-        results = {
-            "task": {"type": "feature-extraction", "name": self.task},
-            "dataset": {"name": self.evaluated_on, "type": self.evaluated_on, "split": self.evaluated_split},
-            "metrics": metrics,
-        }
         names = {"license_name": self.license_name, "license_link": self.license_link}
         return {
             "library_name": "consistency-lens",
@@ -169,8 +165,27 @@ class CardFacts:
             "tags": ["consistency-lens", "interpretability", f"{self.family}-lens", *self.tags],
             **({"base_model": self.base_model, "base_model_relation": self.relation} if self.base_model else {}),
             **({"datasets": list(self.datasets)} if self.datasets else {}),
-            **({"model-index": [{"name": self.name, "results": [results]}]} if metrics else {}),
         }
+
+    @property
+    def results(self) -> list[EvalResultEntry]:
+        """What the Hub shows as evaluation results: the primary number, where a report measured it on a data set of
+        the Hub."""
+        if self.report is None or not self.datasets:
+            return []
+        (primary,) = (number for number in self.numbers if number.name == self.primary)
+        best = max((c for c in self.controls if c.apart), key=lambda c: c.value, default=None)
+        beside = [] if best is None else [f"best control {best.name} {best.value:.3f}"]
+        interval = [] if primary.low is None else [f"95 % interval {primary.low:.3f} to {primary.high:.3f}"]
+        counted = f"{self.evaluated_documents} documents, split {self.evaluated_split}"
+        entry = EvalResultEntry(
+            dataset_id=self.datasets[0],
+            dataset_revision=self.dataset_revision,
+            task_id=primary.name,
+            value=primary.value,
+            notes="; ".join([*interval, counted, *beside]),
+        )
+        return [entry]
 
     def mapping(self) -> dict[str, Any]:
         """Every field under its own name, and `metadata`: what the template may use."""

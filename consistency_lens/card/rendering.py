@@ -30,6 +30,11 @@ def _groups(rows: Sequence[Any], name: str) -> list[tuple[Any, list[Any]]]:
     return [(key, list(members)) for key, members in groupby(rows, key=attrgetter(name))]
 
 
+def _strongest(controls: Sequence[Any]) -> list[Any]:
+    """The first of each group that the lens was compared with, row by row: a report gives them by strength."""
+    return [members[0] for _, members in _groups([c for c in controls if c.apart] or controls, "group")]
+
+
 def _tail(text: str, words: int = 24) -> str:
     """The end of a text, with a mark where something is left out."""
     kept = text.split()[-words:]
@@ -102,7 +107,7 @@ def _compiled(template_text: str, partial: str) -> jinja2.Template:
     )
     environment.filters.update(cell=cell, yaml=_yaml, interval=_interval, count="{:,}".format)
     environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups, literal=literal)
-    environment.filters.update(heading=heading, shown=shown)
+    environment.filters.update(heading=heading, shown=shown, strongest=_strongest)
     return environment.get_template("card")
 
 

@@ -10,7 +10,7 @@ from ..auto import report_of
 from ..base.comparing.rows import CLOSE, OPEN
 from ..base.modeling import LensModel
 from ..base.saving.lens_card import CARD, TrainingRecord, facts_of, printed, short_text, usage
-from ..card import CardFacts, model_card, write_card
+from ..card import CardFacts, model_card, write_card, write_results
 from ..evaluation import Report
 from ..evaluation.examples import examples
 from ..evaluation.presenting.card import lay_beside, with_report
@@ -31,6 +31,7 @@ def finish_card(lens: LensModel, report: Report, activations: Activations, plots
     rows = examples(lens, report_of(lens), activations, report.data["split"])
     facts = lay_beside(plots, folder, with_report(facts_of(lens.config, record), report, rows))
     facts = replace(facts, of_family=lens.on_card())
+    write_results(folder, facts.results)
     return write_card(folder, model_card(_with_snippet(facts, lens, record)), CARD)
 
 

@@ -27,7 +27,9 @@ class WireRun(FamilyRun):
     more_options: ClassVar = {"a wire in use": WireUseOptions, "the report of a wire": WireReportOptions}
     read_by: ClassVar = {
         "a wire in use": ("answer", "serve"),
-        **dict.fromkeys(("code_length", "size", "per_line", "window", "bits", "ratio"), ("compress",)),
+        "the report of a wire": ("run", "evaluate"),
+        **dict.fromkeys(("code_length", "size", "per_line", "window"), ("compress",)),
+        **dict.fromkeys(("bits", "ratio"), ("run", "train", "compress")),
         **dict.fromkeys(("port", "largest_wire"), ("serve",)),
     }
     uses = USES

@@ -60,3 +60,4 @@ def test_they_stand_in_the_report_and_so_does_the_suffix_test(tmp_path: Path) ->
     told = {"lens", "shuffled_activation", "context_tail", "own_continuation"}
     assert {code for code, numbers in report.judged.items() if "suffix" in numbers} == told
     assert 0 <= report.traits["suffix_topic"].value <= 1
+    assert {"is_continuation"} <= report.judged["lens"].keys() & report.definitions.keys()

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from ... import hub
+from ...card import RESULTS
 from ...errors import BadInput
 from ...frozen.loading.whole import refusing_damage
 from ...schema import plain, read_json, record, require, require_place
@@ -29,12 +30,12 @@ Files = Mapping[str, Mapping[str, nn.Parameter]]
 HEADS, REPORT = "model.safetensors", "report"
 # Beside its weights. What else lies in its folder is nobody's business.
 _OF_A_LENS = [CONFIG_NAME, "adapter_config.json", "training.json", "history.json", "samples.parquet", "README.md"]
-_OF_A_LENS += ["contexts.parquet"]
+_OF_A_LENS += ["contexts.parquet", RESULTS]
 _OF_A_LENS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 _OF_A_LENS += ["chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "*.model"]
 _OF_A_REPORT = ["report.json", "report.md", "*.png"]
 # What was measured on a lens, and says nothing about the next one in its place.
-MEASURED = (f"{REPORT}/*", "samples.parquet", "contexts.parquet", "history.json", "training.json")
+MEASURED = (f"{REPORT}/*", RESULTS, "samples.parquet", "contexts.parquet", "history.json", "training.json")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
 _NO_LENS = "Give the folder of a lens, or the id of one on the Hub."

@@ -38,7 +38,9 @@ _OF_GROUP = {
 # And of a single option, where that is another thing. `uses` stands for the commands that a family alone has.
 _OF_OPTION = {
     "family": (*COMPUTES, "plan"),
-    "activations": (*TRAINS, "evaluate", "export"),
+    "activations": (*TRAINS, "evaluate", "export", "plan"),
+    "dataset_name": (*TRAINS, "extract", "explain", "plan"),
+    "train_file": (*TRAINS, "extract", "explain", "plan"),
     "lens": (*USES, "publish", "uses"),
     "cpu_threads": (*COMPUTES, "uses"),
     "json": ("explain", "evaluate", "plan", "env"),
@@ -92,6 +94,7 @@ def _shown(options: Options) -> list[dict[str, Any]]:
     return found
 
 
+_PLANNED = {"max_steps", "gradient_accumulation_steps", "activation_checkpointing"}  # of transformers' own
 _RENAMED = {own: shared for shared, own in OWN_NAMES.items()}
 
 
@@ -100,7 +103,7 @@ def _commands(options: Options, group: str, arguments: type, name: str) -> list[
     by_family = run.read_by.get(name, run.read_by.get(group))
     if arguments is run.data_options:
         of_group: tuple[str, ...] = (RUN_ALL, "extract", "plan")
-    elif arguments in (run.lens_options, options.training):
+    elif arguments in (run.lens_options, options.training) and (name not in options.inherited or name in _PLANNED):
         of_group = (*TRAINS, "plan")
     else:
         of_group = _OF_GROUP.get(arguments, TRAINS)

@@ -41,8 +41,9 @@ def page_for(words: Sequence[str]) -> str | None:
     behind = " ".join(f"[{name.upper()}]" for name in theirs["uses"].get(command, {"words": []})["words"])
     said = {**COMMANDS, **{name: use["help"] for name, use in theirs["uses"].items()}}.get(command, "")
     usage = " ".join(part for part in (_start(command), "[options]", WORDS.get(command, behind)) if part)
-    parts = [f"usage: {usage}", "", *([f"{said[:1].upper()}{said[1:]}.", ""] if said else [])]
-    parts += _paragraphs({"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}, width)
+    parts = [f"usage: {usage}", "", *textwrap.wrap(f"{said[:1].upper()}{said[1:]}." if said else "", width)]
+    config = {"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}
+    parts += ["", *_paragraphs(config, width)]
     for title in theirs["groups"]:
         if lines := {f"--{each['name']}": each["help"] for each in shown if _group(each, command) == title}:
             parts += ["", f"{title}:", *_paragraphs(lines, width)]

@@ -18,6 +18,7 @@ from ..report import JSON, MARKDOWN, Part, Report, write_whole
 Row = Mapping[str, Any]
 
 SHOWN = 3
+FEWEST = 5  # documents; an interval over fewer says nothing
 HARMFUL = 0.5  # explanations are picked among this share of rows, those where the mean activation does most harm
 
 
@@ -98,13 +99,14 @@ def _picked(rows: int, baseline: str) -> str:
     )
 
 
-def _measured(name: str, number: Number, definition: str) -> Measured:
-    return Measured(name=name, value=number.value, low=number.low, high=number.high, definition=definition)
+def _measured(report: Report, name: str, number: Number, definition: str) -> Measured:
+    ends = (number.low, number.high) if report.data["documents"] >= FEWEST else (None, None)
+    return Measured(name=name, value=number.value, low=ends[0], high=ends[1], definition=definition)
 
 
 def _numbers(report: Report, numbers: Numbers, order: Sequence[str] = ()) -> list[Measured]:
     names = [name for name in order if name in numbers] + [name for name in numbers if name not in order]
-    return [_measured(name, numbers[name], report.definitions[name]) for name in names]
+    return [_measured(report, name, numbers[name], report.definitions[name]) for name in names]
 
 
 def _controls(report: Report, part: Part, primary: str) -> list[Control]:
@@ -114,19 +116,10 @@ def _controls(report: Report, part: Part, primary: str) -> list[Control]:
     for group in report.about.groups:
         codes = [code for code in report.groups.get(group.name, []) if primary in part.numbers[code] and code != LENS]
         for code in sorted(codes, key=lambda code: better * part.numbers[code][primary].value):
-            number = part.numbers[code][primary]
+            number = _measured(report, code, part.numbers[code][primary], report.definitions[code])
             apart = part.differences.get(code, {}).get(primary)
-            found.append(
-                Control(
-                    name=code,
-                    value=number.value,
-                    low=number.low,
-                    high=number.high,
-                    definition=report.definitions[code],
-                    group=group.on_card or group.heading,
-                    apart=_measured(code, apart, "the lens minus it") if apart else None,
-                )
-            )
+            minus = _measured(report, code, apart, "the lens minus it") if apart else None
+            found.append(Control(**vars(number), group=group.on_card or group.heading, apart=minus))
     return found
 
 
@@ -142,7 +135,9 @@ def _part(report: Report, name: str, part: Part, primary: str) -> CardPart:
 def _kept(report: Report, primary: str) -> list[Measured]:
     """The share of the lens's score that each way of changing its code leaves."""
     return [
-        _measured(f"kept by {code}", numbers[primary], f"share of {primary} that is left: {report.definitions[code]}")
+        _measured(
+            report, f"kept by {code}", numbers[primary], f"share of {primary} that is left: {report.definitions[code]}"
+        )
         for code, numbers in report.retention.items()
         if primary in numbers
     ]

@@ -22,6 +22,9 @@ from ..parts.generation import Words
 from ..sceptic.asked import QUANTITIES, Questions, asked
 from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, TABLE, Sceptic
 from ..sceptic.follows import Sayings, definitions_of, followed
+from ..sceptic.past import ABOUT_PAST, IS_CONTINUATION, about_past, is_continuation
+from ..sceptic.past import AHEAD as NEXT_TOKENS
+from ..sceptic.past import DEFINED as OF_WAYS
 from ..sceptic.slots import changed_in_front, one_word_changed
 from ..sceptic.stored import NEAREST, NEAREST_TEXT, StoredRows
 from ..sceptic.suffix import DEFINED as OF_SUFFIXES
@@ -106,7 +109,7 @@ class TextReport(VectorReport):
     def judged(self) -> Mapping[str, str]:
         worlds = {name: text for judge in self.judges for name, text in judge.definitions.items()}
         ways = {name: text for each in self.sayings for name, text in definitions_of(each.ways).items()}
-        return {**worlds, **ways, **READ, **OF_SUFFIXES}
+        return {**worlds, **ways, **READ, **OF_SUFFIXES, **OF_WAYS}
 
     @property
     def lenses(self) -> Sequence[LensModel]:
@@ -213,6 +216,8 @@ class TextReport(VectorReport):
         }
         for name, texts in self.texts.items():
             texts += said.get(name, [])
+        if isinstance(seen.code, Words):
+            _add(records, LENS, self._ways(seen, seen.code, said[LENS]))
         for name, hits in self._suffixes(seen).items():
             records.add(*(("traits", {TOPIC: hits}) if name == TOPIC else (name, {SUFFIX: hits})))
         if self.judges:
@@ -231,6 +236,18 @@ class TextReport(VectorReport):
         for each in self.sayings:
             texts_of = each.texts(said[LENS], predicted, rows_for(each.columns, seen.batch), seen.seed)
             _add(records, LENS, followed(seen.lens, seen, said[LENS], texts_of))
+
+    def _ways(self, seen: Seen, code: Words, explanations: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Which way the explanations look."""
+        prefix, decode = seen.prefix, seen.frozen.tokenizer.batch_decode
+        before = [
+            ids[kept].tolist() for ids, kept in zip(prefix.input_ids[:, :-1], prefix.mask[:, :-1].bool(), strict=True)
+        ]
+        ahead = prefix.continuation_ids
+        behind = [[]] * len(before) if ahead is None else ahead[:, :NEXT_TOKENS].tolist()
+        continues = is_continuation(code, self.codes[AHEAD], prefix.input_ids[:, -1])
+        past = about_past(explanations, decode(before), decode(behind))
+        return {IS_CONTINUATION: (continues, torch.ones_like(continues)), ABOUT_PAST: past}
 
     def _suffixes(self, seen: Seen) -> dict[str, Tensor]:
         """Code -> whether the model, told its text, finds what comes next; over the first rows of the report."""
