@@ -12,12 +12,14 @@ the cache of the operating system, for both.
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,12 +32,12 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from consistency_lens.activations import ActivationCollator, Corpus, CorpusArguments
 from consistency_lens.activations.blocks import BlockArguments, BlockExtraction, Blocks, BlockStream, ShuffledTokens
-from consistency_lens.activations.blocks.documents import BlockRules, Tokens
+from consistency_lens.activations.blocks.documents import BlockRules
 from consistency_lens.activations.blocks.encoding import encode
 from consistency_lens.activations.blocks.files import write_block
-from consistency_lens.activations.blocks.reader import right_padded
 from consistency_lens.activations.contexts.rows import Prepared
 from consistency_lens.activations.contexts.table import table_of
+from consistency_lens.activations.documents import Tokens, by_length, right_padded
 from consistency_lens.activations.storage import features_of
 from consistency_lens.frozen import FrozenLM
 
@@ -137,14 +139,17 @@ def streaming(options: argparse.Namespace, frozen: FrozenLM, sites: list[str]) -
     passes = []
     for number in range(len(source.sizes)):
         documents = source.documents(number)
-        passes += [right_padded([documents[i] for i in own], 0)[0] for own in reader.batches(documents)]
+        batches = by_length(documents, reader.batch_size)
+        passes += [torch.from_numpy(right_padded([documents[i] for i in own])) for own in batches]
 
     def bare() -> None:
         for ids in passes:
             frozen.read({"input_ids": ids}, sites)
 
+    tokens, epochs = stream.tokens(blocks_per_window=options.window), itertools.count()
+
     def shuffled() -> None:
-        tokens = stream.tokens(blocks_per_window=options.window)
+        tokens.set_epoch(next(epochs))
         for start in range(0, count, options.batch):
             tokens.__getitems__(range(start, min(start + options.batch, count)))
 
@@ -152,11 +157,12 @@ def streaming(options: argparse.Namespace, frozen: FrozenLM, sites: list[str]) -
         {"bare pass that reads the sites": bare, "streamed, shuffled, in batches": shuffled},
         options.rounds, 1, options.device,
     )  # fmt: skip
-    first = next(iter(timings.values())).median
-    found = [
-        {"way": name, "tokens/s": round(count / t.median), "of the bare pass": first / t.median, "spread": t.spread}
-        for name, t in timings.items()
-    ]
+    first = next(iter(timings.values())).seconds
+    found = []
+    for name, timing in timings.items():
+        shares = [one / other for one, other in zip(first, timing.seconds, strict=True)]
+        row = {"way": name, "tokens/s": round(count / timing.median), "of the bare pass": median(shares)}
+        found.append(row | {"least": min(shares), "most": max(shares), "spread": timing.spread})
     show(f"{count:,} tokens at {len(sites)} sites of {options.size}", list(found[0]), [[*r.values()] for r in found])
     return found
 
@@ -204,10 +210,10 @@ def new_parser() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", type=int, default=16, help="stored blocks (default: 16); 0 leaves them out")
     parser.add_argument("--window", type=int, default=8, help="blocks shuffled together (default: 8)")
     parser.add_argument("--rows", type=int, default=512, help="rows that are collated (default: 512)")
-    parser.add_argument("--documents", type=int, default=48, help="streamed (default: 48); 0 leaves streaming out")
+    parser.add_argument("--documents", type=int, default=24, help="streamed (default: 24); 0 leaves streaming out")
     parser.add_argument("--stream_block", type=int, default=1024, help="tokens of a streamed block (default: 1024)")
     parser.add_argument("--documents_per_pass", type=int, default=8, help="streamed together (default: 8)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory_documents", type=int, default=500, help="0 leaves the memory part out")
     parser.add_argument("--peak_of", nargs=2, help=argparse.SUPPRESS)
     return parser

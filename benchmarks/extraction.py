@@ -27,8 +27,8 @@ from harness import arguments, interleaved, ratios, report, show
 from sizes import DTYPES, SIZES, random_lm
 
 from consistency_lens.activations import Corpus, CorpusArguments, ExtractArguments, Extraction
-from consistency_lens.activations.contexts.reader import ChunkReader, right_padded
 from consistency_lens.activations.contexts.rows import Prepared, prepare
+from consistency_lens.activations.documents import by_length, right_padded
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.frozen.anatomy.parts import blocks_of
 
@@ -107,12 +107,12 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         extraction = extraction_of(frozen, corpus, folder / "ours", options.batch_size)
-        reader = ChunkReader(frozen, extraction.sites, options.batch_size)
         batches, tokens = [], 0
         for prepared in prepared_chunks(extraction):
             for own in prepared.values():
                 tokens += sum(p.length for p in own)
-                batches += [right_padded([own[i] for i in indices])[0] for indices in reader.batches(own)]
+                groups = by_length(own, options.batch_size)
+                batches += [torch.from_numpy(right_padded([own[i] for i in group])) for group in groups]
         timings = interleaved(
             {
                 "bare forward, cut, same batches": lambda: bare(extraction, frozen, batches),

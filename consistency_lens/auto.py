@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import CONFIG_NAME
 
 from . import hub
+from .base.foreign import Foreign
 from .base.modeling import LensModel
 from .base.saving.lens_files import fetch_config, require_lens
 from .errors import BadInput
 from .finding import find_models, is_demo, load_demo, load_named
-from .frozen import FrozenLM
+from .frozen import FrozenLM, FrozenModels
 from .schema import require_place
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ NO_FOLDER = "there is no such folder"
 
 @dataclass(frozen=True)
 class Family:
-    """Where the classes of one family live, as `module:name`; each is imported when it is asked for.
+    """Where the classes of one family live, as `module:name`; each is imported when it is first used.
 
     Args:
         model_type: what a saved lens's `config.json` calls the family.
@@ -69,6 +70,7 @@ FAMILIES = {
         arguments=".text.arguments:ConsistencyLensArguments",
         run=".text.running:TextRun",
         report=".text.report:TextReport",
+        foreign=".text.others.reading:find",
         view=".text.view:TextView",
         world=".demo.judging.world:FactWorld",
     ),
@@ -96,6 +98,8 @@ FAMILIES = {
     ),
 }
 DEFAULT_FAMILY = "text"  # of a recipe that names none
+for _family in FAMILIES.values():
+    _family.load("model")  # now `AutoConfig` and `AutoModel` of transformers know them as well
 
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:
@@ -128,12 +132,12 @@ class AutoLens:
 
         Args:
             lens_id_or_path: Hub id, folder of a lens, or folder of a run, whose lens is taken.
-            subject: the frozen LLM the lens was made for, or where to load it from. Default: what the lens says of it.
+            subject: the frozen LLM the lens was made for, or where to load it from. Default: as its config names it.
                 Another one is refused. For a lens of several models a mapping from their names; those that it leaves
-                out are found as the lens says.
+                out are found as the config names them.
             revision: branch, tag or commit of the lens on the Hub.
             device_map: where a frozen model that is loaded here goes; as in transformers.
-            token: for a private lens, or a private subject. Default: of this machine.
+            token: for a private lens, or a private frozen model. Default: of this machine.
         """
         place = lens_folder(lens_id_or_path)
         try:
@@ -142,7 +146,7 @@ class AutoLens:
             found = find_foreign(place, revision, token)
             if found is None:
                 raise
-            return _open_foreign(*found, subject, device_map, token)
+            return _open_foreign(found[1], subject, device_map, token)
         family = family_of(config, str(lens_id_or_path))
         kind = family.load("config")
         settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
@@ -254,7 +258,7 @@ def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
 def read_config(
     place: str, revision: str | None = None, token: str | None = None
 ) -> tuple[dict[str, Any], str | None]:
-    """What a lens says of itself, and the commit that it was said at, where it is on the Hub."""
+    """The configuration of a lens as it is saved, and its commit where it is on the Hub."""
     path = Path(place) / CONFIG_NAME
     if Path(place).is_dir() and not path.is_file():
         raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")
@@ -278,13 +282,13 @@ def _require_no_path(place: str) -> None:
 
 def find_foreign(
     place: str, revision: str | None = None, token: str | None = None, whole: bool = True
-) -> tuple[str, Path, str] | None:
-    """A lens that another project has saved: the family that reads it, its folder, and the name of its model. None
-    where no family knows the format. Without `whole`, weights stay where they are."""
+) -> tuple[str, Foreign] | None:
+    """A lens that another project has saved, and the family that reads it. None where no family knows the format.
+    Without `whole`, weights stay where they are."""
     for name, family in FAMILIES.items():
         found = family.load("foreign")(place, revision, token, whole) if family.foreign else None
         if found is not None:
-            return name, *found
+            return name, found
     return None
 
 
@@ -299,10 +303,17 @@ def family_at(place: str, token: str | None = None) -> str:
         return found[0]
 
 
-def _open_foreign(
-    family: str, folder: Path, model_id: str, subject: Any, device_map: Any, token: str | None
-) -> LensModel:
+def is_ours(place: str) -> bool:
+    """Whether a lens lies in this folder as we save it: only there is anything written beside it."""
+    try:
+        return Path(place).is_dir() and bool(read_config(place))
+    except BadInput:
+        return False
+
+
+def _open_foreign(found: Foreign, subject: Any, device_map: Any, token: str | None) -> LensModel:
     """With the model that is given, or that it names itself."""
+    model_id = found.model_id
     if subject is None and not model_id:
         raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
     if subject is None or isinstance(subject, (str, os.PathLike)):
@@ -310,5 +321,5 @@ def _open_foreign(
             subject = load_demo(model_id, device_map)
         else:
             subject = load_named(str(subject or model_id), device_map, token)
-    lens: LensModel = FAMILIES[family].load("model").from_pretrained(folder, subject=subject)
+    lens: LensModel = found.open(FrozenModels.of(subject).only)
     return lens

@@ -88,7 +88,7 @@ def find_subject(
     how = {
         "revision": commit if commit not in ("", "None") and not Path(where).is_dir() else None,
         "dtype": origin.dtype,
-        "quantization": origin.quantization if origin.quantization in ("8bit", "4bit") else "none",
+        "quantization": origin.quantization if origin.quantization in ("8bit", "4bit", "fp8") else "none",
         "trust_remote_code": trust_remote_code and place is not None,
     }
     return load_named(where, device_map, token, **how)
@@ -115,7 +115,7 @@ def load_demo(model_id: str, device_map: str | dict[str, Any] | None) -> FrozenL
 
     mine = f"subject-{subject_hash(SubjectConfig())}"
     if model_id != mine:
-        fix = f"Train it again with this version, whose subject is {mine}, or pass the old subject."
+        fix = f"Train it again with this version, whose frozen model is {mine}, or give the old frozen model."
         raise BadInput("subject", model_id, fix, why="the offline model of another version of the demo world")
     return FrozenLM.from_pretrained(subject_path(), device_map=device_map)
 

@@ -1,6 +1,6 @@
-"""The one door to the Hub: what goes there, what comes from there, and what is said when that does not work.
+"""The one door to the Hub: what goes there, what comes from there, and the messages where that does not work.
 
-A token is in nothing that is said here: not the one that was given, not the one of this machine, not one that a
+No message of this file holds a token: not the one that was given, not the one of this machine, not one that a
 server sends back in its answer.
 """
 

@@ -1,7 +1,7 @@
 """What a record from outside may hold: kinds of values with their ranges, checked before any of them is used.
 
 A `Kind` checks one value and raises `Unfit`, which says where in the record the value stands and what would fit.
-`read_json` and `require` turn that into a `BadInput` that names file, field, value and fix.
+`read_json`, `read_yaml` and `require` turn that into a `BadInput` that names file, field, value and fix.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .errors import BadInput
 
 LARGEST = 1 << 26  # bytes of a record: more is no description of anything
+LARGEST_YAML = 1 << 16  # its parser is slow
 DEEPEST, LONGEST, MOST = 24, 1 << 16, 1 << 20  # levels, characters of a text, values in all
 WHOLE = 1 << 53  # beyond it a number of JSON is not exact
 _BITS = 1000  # of any number: one that fits into a float
@@ -230,12 +233,21 @@ def require(value: Any, kind: Kind, field: str, place: str, fix: str, file: str 
 def read_json(path: Path, kind: Kind, field: str, place: str, fix: str) -> Any:
     """What a JSON file holds; raise a `BadInput` unless it can be read and is of this kind. The other arguments are
     those of `require`."""
+    return _read(json.loads, LARGEST, path, kind, field, place, fix)
+
+
+def read_yaml(path: Path, kind: Kind, field: str, place: str, fix: str) -> Any:
+    """The same of a YAML file, which names no class of anybody's."""
+    return _read(yaml.safe_load, LARGEST_YAML, path, kind, field, place, fix)
+
+
+def _read(parse: Callable[[str], Any], most: int, path: Path, kind: Kind, field: str, place: str, fix: str) -> Any:
     try:
-        if path.stat().st_size > LARGEST:
-            raise Unfit("", path.stat().st_size, f"a file of at most {LARGEST} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
-        shown = "its values lie too deep" if isinstance(error, RecursionError) else str(error)
+        if path.stat().st_size > most:
+            raise Unfit("", path.stat().st_size, f"a file of at most {most} bytes")
+        found = parse(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+        shown = "its values lie too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise BadInput(field, place, fix, why=f"{path.name} is damaged: {shown}") from error
     require(found, kind, field, place, fix, path.name)
     return found

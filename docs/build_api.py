@@ -103,6 +103,9 @@ def _name(annotation: Any) -> str:
 def _words(thing: Any, inherited_from: tuple[type, str] | None = None) -> str:
     """The docstring, its `Args:` and `Returns:` as lists; an override without one says what it overrides says."""
     said = inspect.getdoc(thing) or ""
+    if inspect.isclass(thing) and "Args:" not in said:  # those of the frame that it fills
+        frames = [inspect.getdoc(each) or "" for each in _own(thing)[1:] if "__init__" in vars(each)]
+        said += "".join(f"\n\n{frame[frame.index('Args:') :]}" for frame in frames[:1] if "Args:" in frame)
     if not said and inherited_from is not None:
         bases, name = inherited_from[0].__mro__, inherited_from[1]
         said = next(
@@ -128,11 +131,17 @@ def _words(thing: Any, inherited_from: tuple[type, str] | None = None) -> str:
     return "\n".join(line for line in lines if line is not None).strip() + "\n"
 
 
+def _own(thing: type) -> list[type]:
+    """A class with those that the kinds of data share, where it is made of them and they have no entry here."""
+    bases = [each for each in thing.__mro__[1:] if each.__module__.startswith("consistency_lens.activations.")]
+    return [thing, *(each for each in bases if each.__name__ not in consistency_lens.__all__)]
+
+
 def _fields(thing: type) -> list[str]:
     """Fields of its own that carry a help text, as on the command line."""
     if not dataclasses.is_dataclass(thing):
         return []
-    own = inspect.get_annotations(thing)
+    own = {name for each in _own(thing) for name in inspect.get_annotations(each)}
     rows = [
         f"| `{f.name}` | `{f.default if f.default is not dataclasses.MISSING else ''}` | {f.metadata['help']} |"
         for f in dataclasses.fields(thing)
@@ -148,7 +157,7 @@ def _methods(thing: type) -> list[tuple[str, Any]]:
         for name, value in vars(base).items():
             plain = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
             public = not name.startswith("_") and (inspect.isfunction(plain) or isinstance(value, property))
-            if public and (name in _FOR_USERS or (base is thing and plain.__doc__)):
+            if public and (name in _FOR_USERS or (base in _own(thing) and plain.__doc__)):
                 found[name] = value if isinstance(value, property) else inspect.getattr_static(thing, name)
     found = {
         name: value.__get__(None, thing) if isinstance(value, (classmethod, staticmethod)) else value

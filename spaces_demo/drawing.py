@@ -25,7 +25,7 @@ def nats(kl: float) -> str:
 
 
 def notice(text: str = "", kind: str = "note", done: int = 0, of: int = 0) -> str:
-    """What has to be said: a `note`, an `error`, or, while something is `busy`, how far it is."""
+    """A message: a `note`, an `error`, or, while something is `busy`, how far it is."""
     if not text:
         return "<div class='notice' role='status'></div>"
     bar = f"<progress value='{done}' max='{of}' aria-label='progress'></progress>" if of else ""
@@ -148,7 +148,7 @@ def amounts(pairs: Sequence[tuple[str, float]]) -> str:
     return f"<ul class='bars wide'>{lines}</ul>"
 
 
-# A part is told by its kind, which is what families say.
+# A part is drawn by its kind, which the family names.
 _DRAWN: dict[str, Callable[[Any], str]] = {
     "figures": lambda part: numbers(part.items),
     "spelled": lambda part: words(part.items),

@@ -86,5 +86,5 @@ class OnePlaceEach:
 
 
 def fair(page: gr.Blocks) -> dict[str, Any]:
-    """What the server under the page has to be told."""
+    """Settings of the server under the page."""
     return {"middleware": [Middleware(Guard), Middleware(OnePlaceEach, page=page)]}

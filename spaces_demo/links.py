@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlencode
 from consistency_lens import BadInput
 
 TABS = ("read", "scan", "edit", "compare", "report")
-ORDERS = ("text", "worst", "best", "cosine", "words")  # of the table, the first if nothing is said
+ORDERS = ("text", "worst", "best", "cosine", "words")  # of the table, the first by default
 
 
 @dataclass(frozen=True)

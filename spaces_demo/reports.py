@@ -25,7 +25,7 @@ def home_of(lens: Path, folder: Path) -> Path:
 
 
 def latest(lenses: Lenses, name: str) -> tuple[Path, str]:
-    """The folder of a lens with its report as it is now, and what is to be said of that. What came from the Hub is
+    """The folder of a lens with its report as it is now, and a sentence about it. What came from the Hub is
     asked for again; where the Hub does not answer, the report is the one that came with the lens."""
     shown = lenses.folders[name]
     if name not in lenses.on_hub:

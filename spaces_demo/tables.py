@@ -7,10 +7,10 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from consistency_lens.columns import PREDICTIONS, heading, shown, stored
+
 COLUMNS = ("position", "token", "kl", "explanation", "cosine", "before", "after")
-HEADERS = ["#", "token", "KL", "what the lens says", "cosine", "M says next", "with the swap"]
 KINDS = ["number", "str", "number", "str", "number", "str", "str"]
-SIDES = ("before", "after")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -20,7 +20,7 @@ def shown_columns(rows: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def headers(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [HEADERS[i] for i in shown_columns(rows)]
+    return [heading(COLUMNS[i]) for i in shown_columns(rows)]
 
 
 def cells(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
@@ -30,12 +30,7 @@ def cells(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
 
 def _cell(name: str, row: dict[str, Any]) -> Any:
     value = row[name]
-    return said(value) if name in SIDES else round(value, 4) if isinstance(value, float) else value
-
-
-def said(tokens: Sequence[tuple[str, float]], count: int = 2) -> str:
-    """The likeliest tokens in one line."""
-    return ", ".join(f"{token.strip() or repr(token)} {chance:.2f}" for token, chance in tokens[:count])
+    return shown(value) if name in PREDICTIONS else round(value, 4) if isinstance(value, float) else value
 
 
 def as_parquet(rows: Sequence[dict[str, Any]], facts: dict[str, str]) -> bytes:
@@ -44,9 +39,7 @@ def as_parquet(rows: Sequence[dict[str, Any]], facts: dict[str, str]) -> bytes:
     import pyarrow.parquet as parquet
 
     names = [COLUMNS[i] for i in shown_columns(rows)]
-    sides = [{side: [{"token": t, "probability": p} for t, p in row[side]] for side in SIDES} for row in rows]
-    full = [{name: (row | own)[name] for name in names} for row, own in zip(rows, sides, strict=True)]
-    table = pa.Table.from_pylist(full).select(names).replace_schema_metadata(facts)
+    table = pa.Table.from_pylist([stored(row) for row in rows]).select(names).replace_schema_metadata(facts)
     file = io.BytesIO()
     parquet.write_table(table, file)
     return file.getvalue()

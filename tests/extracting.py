@@ -157,10 +157,15 @@ def start(words: Sequence[str], log: Path, first: Callable[..., None] | None = N
     """Start `run_lens.py words...`; `first(*arguments)` is called in that process before.
 
     The process is forked off a server that has imported our libraries: the same as `python run_lens.py`, less the
-    seconds of importing torch.
+    seconds of importing torch and what draws.
     """
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["consistency_lens.cli", "extracting"])
+    libraries = [
+        "consistency_lens.cli.commands.command",
+        "consistency_lens.cli.runs",
+        "matplotlib.backends.backend_agg",
+    ]
+    server.set_forkserver_preload([*libraries, "extracting"])
     process = server.Process(target=_main, args=(list(words), str(log), first, arguments))
     process.start()
     return Run(process, log)

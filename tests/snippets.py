@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_BESIDE = ("README.md", "CONTRIBUTING.md", "ds_configs/README.md", "spaces_demo/README.md")
+_READMES = ("README.md", "ds_configs/README.md", "spaces_demo/README.md")
+_BESIDE = (*_READMES, "CONTRIBUTING.md", "consistency_lens/SKILL.md")
 PAGES = [*(ROOT / name for name in _BESIDE), *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _SNIPPET = re.compile(

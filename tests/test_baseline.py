@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from extracting import saved_model
 from whole_runs import rows_of, whole_run, words_for
 
 from consistency_lens import AutoLens, FrozenLM, cli
+from consistency_lens.text.starting.source import WrittenTexts
 
 FOUND = "context tail: trained before, with the same seed, rows and budget"
 
@@ -30,11 +32,18 @@ def test_what_only_words_have_a_part_in_makes_no_other_baseline(
         assert cli.main(words) == 0, capsys.readouterr().err
         return FOUND not in capsys.readouterr().out
 
-    def weights(name: str) -> bytes:
-        lens = AutoLens.from_pretrained(tmp_path / name / "tail_lens", FrozenLM.from_pretrained(saved_model()))
+    def weights(name: str, folder: str = "tail_lens") -> bytes:
+        lens = AutoLens.from_pretrained(tmp_path / name / folder, FrozenLM.from_pretrained(saved_model()))
         return b"".join(p.detach().numpy().tobytes() for _, p in sorted(lens.encoder.named_parameters()))
 
-    assert trained("first")
+    assert trained("first", "--fresh_encoder")
+    assert (
+        weights("first", "fresh_lens") != weights("first") and not (tmp_path / "first/fresh_lens/README.md").exists()
+    )
+    own = AutoLens.from_pretrained(tmp_path / "first", FrozenLM.from_pretrained(saved_model()))
+    batch = {"activations": {"resid_post.1": torch.randn(3, 32)}}
+    texts = WrittenTexts(own).of(batch, 4)
+    assert torch.equal(texts.words.ids, own.compress(batch).ids) and not texts.tail.any()  # type: ignore[attr-defined]
     assert not trained("second", "--lm_weight", "0.3", "--ground_weight", "0.1", "--rollouts", "3")
     assert weights("second") == weights("first")
     assert trained("third", "--kl_weight", "0.5"), "that is part of what the encoder learns from"

@@ -10,15 +10,15 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consistency_lens import card as cards
 from consistency_lens.card import (
+    RESULTS,
     CardFacts,
     Control,
-    Explanation,
     Measured,
     Part,
     Section,
@@ -29,12 +29,19 @@ from consistency_lens.card import (
     render_card,
     rendering,
     write_card,
+    write_results,
 )
 from consistency_lens.text.card import TEXT_CARD
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_TEMPLATE = (ROOT / "consistency_lens/activations/dataset_card_template.md").read_text("utf-8")
 HOSTILE = "a | b\n<script>x</script> <!-- /generated --> [l](u) `c` *s* {{ 7 * 7 }} ünï"
+
+
+def row(context: str, explanation: str, token: str, kl: float, of_baseline: float | None) -> dict[str, Any]:
+    predicted = [(token, 0.9)]
+    shown = {"explanation": explanation, "before": predicted, "after": predicted}
+    return {"context": context, **shown, "kl": kl, "kl_of_baseline": of_baseline}
 
 
 def number(name: str, value: float = 0.75, definition: str = "as measured") -> Measured:
@@ -75,8 +82,8 @@ def facts() -> CardFacts:
         evaluated_split="test",
         evaluated_rows=2468,
         evaluated_documents=1234,
-        good=[Explanation(context="the red", text="a ball that is red", before="ball 0.90", score=0.0123, of_mean=4)],
-        bad=[Explanation(context=HOSTILE, text=HOSTILE, before=HOSTILE, after=HOSTILE, score=2.5)],
+        good=[row("the red", "a ball that is red", "ball", 0.0123, 4.0)],
+        bad=[row(HOSTILE, HOSTILE, HOSTILE, 2.5, None)],
         picked="Three of the best, three of the worst.",
         plots={"Fidelity over training": "plots/fidelity.png", "Position": "plots/position.png"},
         report="plots/report.md",
@@ -127,14 +134,38 @@ def test_the_packaged_template_is_the_one_at_top_level() -> None:
     assert len(cards.model_card_template()) > 1000
 
 
-def test_the_hub_reads_base_model_datasets_and_results(facts: CardFacts) -> None:
+def test_the_hub_reads_base_model_datasets_and_tags(facts: CardFacts) -> None:
     text = model_card(facts)
-    assert text.startswith("---\n")
+    assert text.startswith("---\n") and "model-index" not in text
     data = ModelCard(text).data
     assert (data.base_model, data.datasets, data.license) == ("example/tiny", ["example/stories"], "apache-2.0")
-    assert data.eval_results is not None
-    assert {(r.metric_type, r.metric_value) for r in data.eval_results} == {("kl_recovered", 0.75), ("fve", 0.5)}
-    assert {(r.dataset_name, r.dataset_split) for r in data.eval_results} == {("stories", "test")}
+    assert data.library_name == "consistency-lens" and {"consistency-lens", "text-lens"} <= set(data.tags or [])
+
+
+def test_results_have_a_file_of_their_own(facts: CardFacts, tmp_path: Path) -> None:
+    """In the form that the Hub's client reads, and only for a report on a data set of the Hub."""
+    facts = dataclasses.replace(facts, dataset_revision="0" * 40)
+    write_results(tmp_path, facts.results)
+    (found,) = parse_eval_result_entries(yaml.safe_load((tmp_path / RESULTS).read_text("utf-8")))
+    assert (found.dataset_id, found.dataset_revision, found.task_id) == ("example/stories", "0" * 40, "kl_recovered")
+    assert found.value == 0.75
+    assert found.notes == "95 % interval 0.700 to 0.800; 1234 documents, split test; best control empty_text 0.020"
+    for changes in ({"datasets": []}, {"report": None}):
+        without = dataclasses.replace(facts, **changes)
+        assert without.results == []
+        write_results(tmp_path, without.results)
+        assert not (tmp_path / RESULTS).exists()
+
+
+def test_the_first_screens_come_first(facts: CardFacts) -> None:
+    """Install, use, numbers with the strongest control of each kind; what is longer is folded, and folds close."""
+    more = [control(f"weaker_{i}", 0.01, "not from A") for i in range(9)]
+    text = model_card(dataclasses.replace(facts, controls=[facts.controls[0], *more, facts.controls[1]]))
+    places = [text.index(words) for words in ("pip install", "It prints", "## Numbers", "## Limits", "## Training")]
+    assert places == sorted(places) and text.count("<details>") == text.count("</details>") == 5
+    seen = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert "empty\\_text" in seen and "0.610" in seen and "own\\_continuation" not in seen and "weaker" not in seen
+    assert text.count("weaker") == len(more) and len(seen.splitlines()) < 160
 
 
 def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
@@ -152,7 +183,7 @@ def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
         ],
         *[
             "2,468 rows of 1,234 documents",
-            "**a ball that is red** | ball 0.90 |  | 0.012 (4.000) |",
+            "**a ball that is red** | ball 0.90 | ball 0.90 | 0.012 (4.000) |",
             "Three of the best",
         ],
         *["(plots/fidelity.png)", "(plots/position.png)", "(plots/report.md)", "green with blue", "| steps | 600 |"],
@@ -163,7 +194,9 @@ def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
     ]:
         assert words in text, words
     assert "Content-blind" not in text
-    assert text.index("(plots/fidelity.png)") < text.index("### Controls") < text.index("(plots/position.png)")
+    assert text.index("### Controls") < text.index("(plots/fidelity.png)") < text.index("(plots/position.png)")
+    few = [dataclasses.replace(facts.controls[0], low=None, high=None)]
+    assert "Fewer than five documents" in model_card(dataclasses.replace(facts, controls=few))
 
 
 def test_a_warning_stands_first(facts: CardFacts) -> None:
@@ -182,7 +215,6 @@ def test_a_lens_without_a_report_says_so_and_claims_nothing(facts: CardFacts) ->
     watched = Measured(name="kl_recovered", value=0.5, definition="d")
     text = model_card(dataclasses.replace(early, numbers=[watched]))
     assert "| kl\\_recovered | 0.500 | d |" in text and "Without intervals and controls" in text
-    assert [r.metric_value for r in ModelCard(text).data.eval_results or []] == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +290,7 @@ def test_least_facts_for_each_family(facts: CardFacts, family: str, partial: str
     }
     text = model_card(CardFacts(**needed | {"family": family, "partial": partial}))
     assert "base_model" not in text and "## Explanations" not in text and "\n\n\n" not in text
-    assert f"{family}-lens" in text and "is judged by what" in text
+    assert f"{family}-lens" in text and "is measured by what" in text
     assert ("words come out" in text) == bool(partial)
 
 
@@ -266,7 +298,7 @@ def test_the_partial_of_a_family_takes_the_place_of_blocks(facts: CardFacts) -> 
     """What the frame says holds for all; the words of the text lens are on its own card alone."""
     frame, text = model_card(facts), model_card(dataclasses.replace(facts, partial=TEXT_CARD.partial))
     assert "## Examples" in frame and "## Explanations" not in frame and "one place" not in frame
-    assert "## Explanations" in text and "## Examples" not in text and "with the words alone" in text
+    assert "## Explanations" in text and "## Examples" not in text and "KL (of the mean)" in text
     rows = [line for line in text.splitlines() if line.startswith(("| good |", "| bad |"))]
     assert rows == [line for line in frame.splitlines() if line.startswith(("| good |", "| bad |"))] and len(rows) == 2
     for card in (frame, text):

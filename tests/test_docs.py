@@ -19,11 +19,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from block_runs import extract_blocks
 from datasets import Dataset
 from extracting import extract_to, random_texts
 from lens_runs import tiny_lens, tiny_rows
 from passage_models import passage_models
+from rich.console import Console
 from snippets import PAGES, ROOT, Snippet, blocks, commands, snippets
 from tiny import shared_lm, tiny_model, tiny_tokenizer
 
@@ -36,6 +38,7 @@ from consistency_lens import (
     cli,
     evaluate_lens,
 )
+from consistency_lens.cli.commands import plan
 from consistency_lens.errors import BadInput
 
 SNIPPETS = snippets()
@@ -102,6 +105,17 @@ def wire_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+QWEN = {
+    "model_type": "qwen3",
+    "vocab_size": 151_936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+}
 TRANSCODED = ["resid_mid.*", "mlp_out.*"]
 ON_A_TINY_ONE = {"subject_path()": '"gpt2"'}
 
@@ -213,9 +227,10 @@ def test_rows_of_your_own_are_trained_on(tiny_models: Path) -> None:
 
 
 def test_blocks_are_made_and_opened(tiny_models: Path) -> None:
-    *_, shape, document = SNIPPETS["blocks"].run().splitlines()
+    *_, shape, document, own = SNIPPETS["blocks"].run().splitlines()
     assert shape == "[512, 8, 32] for 8 sites"
     assert document == "['activations', 'doc_id', 'input_ids', 'position'] torch.Size([8, 32])"
+    assert int(own) > 512
 
 
 def test_passages_are_read_by_two_models(tiny_models: Path) -> None:
@@ -277,8 +292,23 @@ def test_a_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_arithmetic_is_what_is_shown() -> None:
-    for snippet in (SNIPPETS["arithmetic"], SNIPPETS["seventy"]):
-        assert snippet.run() == snippet.shown
+    assert SNIPPETS["seventy"].run() == SNIPPETS["seventy"].shown
+
+
+def test_the_plan_of_your_own_model_is_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's shapes lie where its id leads, so that nothing is asked for on the Hub."""
+    page = (ROOT / "docs/your_own_model.md").read_text("utf-8")
+    form = re.compile(r"```bash\n([^\n]+)\n```\n\n<!-- shown: plan -->\n```\n(.*?)```", re.DOTALL)
+    ((command, shown),) = form.findall(page)
+    monkeypatch.chdir(tmp_path)
+    Path("Qwen/Qwen3-0.6B").mkdir(parents=True)
+    Path("Qwen/Qwen3-0.6B/config.json").write_text(json.dumps(QWEN))
+    monkeypatch.setattr(plan, "console", Console(width=100))
+    assert cli.main(shlex.split(command)[2:]) == 0
+    said = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert said[: len(shown.splitlines())] == shown.splitlines()
 
 
 def test_the_metric_of_the_report_page() -> None:
@@ -337,6 +367,8 @@ def require_command(words: list[str]) -> None:
             assert (ROOT / config).is_file()
             request.values["deepspeed"] = None  # it would start an engine
         every_part_of(request)
+    elif program == "consistency-lens":
+        every_part_of(cli.parse(words[1:]))
     elif program.startswith("python"):
         require_script(words[1:])
     elif words[0].startswith(".ci/"):
@@ -405,6 +437,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, target
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    named = {found for page in PAGES for found in re.findall(r"`([\w/]+\.py)::(test_\w+)`", page.read_text("utf-8"))}
+    assert len(named) > 40
+    sources = {file: "".join(path.read_text("utf-8") for path in ROOT.glob(f"tests/**/{file}")) for file, _ in named}
+    assert {(file, name) for file, name in named if f"def {name}(" not in sources[file]} == set()
+
+
 def test_every_picture_is_shown_and_small() -> None:
     """That those which are shown are there, the test of links says."""
     there = {path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".svg", ".jpg", ".gif")}
@@ -417,11 +456,28 @@ def test_every_picture_is_shown_and_small() -> None:
     assert {path.name for path in there if path.stat().st_size > 600_000} == set()
 
 
-def test_every_page_is_in_the_index() -> None:
+def test_every_page_is_in_the_index_and_on_the_site() -> None:
+    """`mkdocs build --strict`, which `.ci/run` calls, says the rest: it needs the extra `docs`."""
+    pages = sorted(page.name for page in (ROOT / "docs").glob("*.md"))
     index = (ROOT / "docs/README.md").read_text("utf-8")
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(
-        re.findall(r"\((\w+\.md)\)", index)
-    )
+    assert set(pages) - {"README.md"} <= set(re.findall(r"\((\w+\.md)", index))
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
+    assert sorted(page for part in nav for page in next(iter(part.values()))) == pages
+
+
+def test_links_out_of_the_docs_are_words_on_the_site() -> None:
+    leave: Callable[[str], str] = runpy.run_path(str(ROOT / "docs/leave_links.py"))["on_page_markdown"]
+    assert leave("[a](../A.md), [b](b.md#c), ![d](d.png)") == "a, [b](b.md#c), ![d](d.png)"
+
+
+def test_a_skill_says_what_it_is_and_what_it_says_runs(tiny_models: Path) -> None:
+    """Its commands and links are tested as those of every page."""
+    front = yaml.safe_load((ROOT / "consistency_lens/SKILL.md").read_text("utf-8").split("---\n")[1])
+    assert re.fullmatch(r"[a-z-]{1,64}", front["name"]) and 50 < len(front["description"]) <= 1024
+    assert re.fullmatch(r"\[1, (\d), 32\] \[1, \1, \d+\]\n", SNIPPETS["skill_frozen"].run())
+    lens = ConsistencyLens.from_subject(FrozenLM.from_pretrained("gpt2"), "resid_post.1", code_length=4)
+    lens.save_pretrained("outputs/demo/lens")
+    assert len(SNIPPETS["skill_words"].run().splitlines()) == 2
 
 
 def test_the_figure_has_words_for_who_cannot_see_it() -> None:

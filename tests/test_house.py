@@ -17,8 +17,8 @@ Rule = Callable[[str, str], list[str]]
 
 # A room may import rooms of a smaller floor, itself, and nothing else of ours: siblings never meet.
 FLOORS = {
-    **dict.fromkeys(["answers", "errors", "vocabulary", "leaks"], 0),
-    **dict.fromkeys(["objectives", "schedules", "schema", "card", "hub"], 1),
+    **dict.fromkeys(["answers", "columns", "errors", "vocabulary", "leaks", "version"], 0),
+    **dict.fromkeys(["objectives", "schedules", "schema", "card", "options", "hub"], 1),
     "frozen": 2,
     "activations": 3,
     "base": 4,

@@ -25,6 +25,7 @@ from consistency_lens import (
     ProvenanceMismatch,
     hub,
 )
+from consistency_lens.card import RESULTS
 from consistency_lens.finding import find_subject
 from consistency_lens.frozen import Provenance
 
@@ -99,6 +100,7 @@ def test_the_plain_card_of_another_lens_keeps_words_and_drops_numbers(online: tu
     mine = card.replace("license: unknown\n", "license: unknown\nmine: kept\nmodel-index: [{name: old}]\n", 1)
     mine = mine.replace("<!-- generated: limits -->", numbers)
     measured = ["report/report.json", "report/kl.png", "samples.parquet", "history.json", "training.json", "mine.txt"]
+    measured.append(RESULTS)
     tree = repo.commits[repo.heads["main"]] | dict.fromkeys(measured, Blob(b"of the old lens", large=False))
     repo.commit("main", tree | {"README.md": Blob(mine.encode(), large=False)}, "by hand, and measured")
     client(push, "projections", "me/plain", 1)

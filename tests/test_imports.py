@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 OPTIONAL = [
     "gradio",
     "bitsandbytes",
@@ -17,6 +19,7 @@ OPTIONAL = [
     "tensorboard",
     "matplotlib",
 ]
+FAMILIES = {"consistency_lens", "crosslayer_transcoder", "latent_wire"}
 HEAVY = ["transformers.trainer", "datasets", "evaluate", "peft"]
 BUDGET_S = 0.5  # beyond torch and transformers
 
@@ -44,3 +47,14 @@ def test_it_takes_no_time_beyond_torch_and_transformers() -> None:
     while len(seconds) < 4 and min(seconds, default=BUDGET_S) >= BUDGET_S:  # a busy machine gets another try
         seconds.append(float(in_a_fresh_process(code)))
     assert min(seconds) < BUDGET_S, f"import consistency_lens took {seconds} s, best of {len(seconds)}"
+
+
+@pytest.mark.parametrize("name", ["AutoLens", "LatentWire"])
+def test_transformers_knows_the_families(name: str) -> None:
+    """`AutoLens` brings all of them, a lens class its own; `import consistency_lens` alone imports no transformers."""
+    code = (
+        f"from consistency_lens import {name}\n"
+        "from transformers import CONFIG_MAPPING\n"
+        f"print(*sorted({FAMILIES} & set(CONFIG_MAPPING.keys())))"
+    )
+    assert in_a_fresh_process(code).split() == (sorted(FAMILIES) if name == "AutoLens" else ["latent_wire"])

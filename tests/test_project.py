@@ -56,6 +56,7 @@ def test_extras() -> None:
         "space",
         "serve",
         "track",
+        "docs",
         "test",
         "dev",
         "all",

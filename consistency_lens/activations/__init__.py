@@ -1,7 +1,7 @@
 """From text to Arrow and back: extraction, storage, loading, collation."""
 
 from .contexts.dataset import ActivationCollator, Activations
-from .contexts.extract import ExtractArguments, Extraction, rules_of
+from .contexts.extract import ExtractArguments, Extraction
 from .contexts.given import survey
 from .corpus import Corpus, CorpusArguments
 from .storage import CorruptShard
@@ -14,6 +14,5 @@ __all__ = [
     "CorruptShard",
     "ExtractArguments",
     "Extraction",
-    "rules_of",
     "survey",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +10,6 @@ from typing import ClassVar
 from rich.table import Table
 
 from ..errors import BadInput
-from .contexts.rows import Prepared
 
 
 @dataclass(frozen=True)
@@ -24,37 +22,10 @@ class Bill:
     rows: int
     bytes: int
     tokens: int
-    tokens_per_second: float
-    free_bytes: int
-    folder: str
+    tokens_per_second: float = 1.0
+    free_bytes: int = 0
+    folder: str = ""
     stored_bytes: int = 0  # of rows that are there already, kept or to be replaced
-
-    @classmethod
-    def estimate(
-        cls,
-        sample: Sequence[Prepared],
-        share: float,
-        documents: int | None,
-        bytes_per_row: int,
-        continuation_length: int,
-        tokens_per_second: float,
-        folder: Path,
-        stored_bytes: int = 0,
-    ) -> Bill:
-        """Scale a sample up; `share` is how many of the documents are long enough."""
-        scale = (documents if documents is not None else 1000) * share / max(len(sample), 1)
-        rows = sum(len(p.positions) for p in sample)
-        token_bytes = sum(4 * (int(position) + 1 + continuation_length) for p in sample for position in p.positions)
-        return cls(
-            documents=documents,
-            rows=round(scale * rows),
-            bytes=round(scale * (rows * (bytes_per_row + 12) + token_bytes)),
-            tokens=round(scale * sum(p.length for p in sample)),
-            tokens_per_second=tokens_per_second,
-            free_bytes=free_bytes(folder),
-            folder=str(folder),
-            stored_bytes=stored_bytes,
-        )
 
     @property
     def seconds(self) -> float:

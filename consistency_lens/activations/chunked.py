@@ -8,41 +8,55 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
+from ..frozen.anatomy.parts import longest_context
 from ..frozen.loading.provenance import hash_tokenizer
 from ..frozen.sites import resolve_sites
-from .contexts.rows import SplitRules
+from ..options import option
+from .bill import Bill, free_bytes
 from .corpus import Corpus, Document
+from .documents import DocumentRules, Tokens
+from .finish import finish
 from .folder import ExtractionFolder
-from .storage import ChunkNote, CorruptShard
+from .statistics import SiteStatistics
+from .storage import ChunkNote, CorruptShard, Shard
 
 logger = logging.getLogger(__name__)
 
+SAMPLE_SIZE = 256  # documents that are looked at together
 
-class ChunkedArguments(Protocol):
-    """The arguments that every extraction has."""
 
-    output_dir: str
-    sites: list[str]
-    max_length: int | None
-    batch_size: int
-    documents_per_shard: int
-    resume: bool
-    overwrite: bool
+@dataclass
+class ReadArguments:
+    """What every extraction is told: what to read, and where to put it. A subclass gives the defaults."""
+
+    output_dir: str = ""
+    sites: list[str] = field(default_factory=list)
+    min_position: int = 0
+    max_length: int | None = option(
+        None, "Number of tokens after which a document is cut. Default: 512, or the model's context."
+    )
+    storage_dtype: str = "auto"
+    batch_size: int = 1
+    documents_per_shard: int = 1
+    resume: bool = option(False, "Resume an interrupted extraction in output_dir.")
+    overwrite: bool = option(False, "Overwrite an extraction in output_dir.")
 
 
 class ChunkedExtraction:
-    """One corpus, read at some sites of one model. A subclass gives `rules`, `plan`, `store` and `finish`.
+    """One corpus, read at some sites of one model. A subclass says what is stored of a document, and how.
 
     Made without the model's weights: all that can be wrong with the request is said before they are loaded.
 
@@ -54,41 +68,118 @@ class ChunkedExtraction:
         command: how the run was started, for the card.
     """
 
-    rules: SplitRules
+    RULES: ClassVar[type[DocumentRules]]
+    UNIT: ClassVar[str]  # what is counted of a split
+    CARD: ClassVar[tuple[str, str]]  # package and name of the card's template
+    arguments: Any
+    rules: Any
+    sample: Sequence[Any]  # of documents, as `prepare` makes them
 
     def __init__(
         self,
         corpus: Corpus,
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
-        arguments: ChunkedArguments,
+        arguments: ReadArguments,
         command: str = "",
     ) -> None:
         text_config = config.get_text_config()
         self.corpus, self.tokenizer, self.config, self.command = corpus, tokenizer, config, command
+        self.arguments = arguments
         self.folder = ExtractionFolder(Path(arguments.output_dir), arguments.resume, arguments.overwrite)
         self.sites = [str(site) for site in resolve_sites(arguments.sites, text_config.num_hidden_layers)]
         self.hidden_size: int = text_config.hidden_size
         self.vocab_size: int = text_config.vocab_size
         self.documents_per_shard = arguments.documents_per_shard
-        for name, value in [
-            ("batch_size", arguments.batch_size),
-            ("documents_per_shard", arguments.documents_per_shard),
-        ]:
-            if value < 1:
+        for name in ("batch_size", "documents_per_shard"):
+            if (value := vars(arguments)[name]) < 1:
                 raise BadInput(name, value, "Use 1 or more.")
+        self.require_request()
+        self.rules = self.rules_of(arguments, longest_context(config))
+        self.sample, seen = self._first_documents()
+        self.sample_share = len(self.sample) / seen
+        self.require_vocabulary(max(int(document.ids.max()) for document in self.sample))
 
-    def plan(self, provenance: Provenance) -> dict[str, Any]:
-        """All that decides what is stored: a resumed run has to agree with it."""
+    @classmethod
+    def rules_of(cls, given: ReadArguments, model_length: int) -> Any:
+        """How documents are read, for a model that takes so many tokens."""
+        if given.max_length is not None and given.max_length > model_length:
+            raise BadInput("max_length", given.max_length, f"The model takes at most {model_length} tokens.")
+        room = min(512, model_length) if given.max_length is None else given.max_length
+        return cls.RULES.of(given, max_length=room)
+
+    def require_request(self) -> None:
+        """Raise where the request asks for what cannot be stored."""
+        raise NotImplementedError
+
+    def prepare(self, documents: Sequence[Document]) -> dict[str, list[Any]]:
+        """The documents of each split of which something is stored, as tokens."""
+        raise NotImplementedError
+
+    def reader(self, frozen: FrozenLM) -> Any:
+        """Reads prepared documents."""
+        raise NotImplementedError
+
+    def amounts(self, model_dtype: torch.dtype) -> Bill:
+        """What will be stored, without time and room."""
         raise NotImplementedError
 
     def store(self, frozen: FrozenLM) -> None:
         """Compute and write, in all processes together, the chunks that have no note yet."""
         raise NotImplementedError
 
-    def finish(self, notes: list[ChunkNote], provenance: Provenance) -> None:
-        """Write, in the main process, what stands beside the chunks; `extraction.json` comes last."""
+    def laid_out(self, shards: Sequence[Shard], dtype: str) -> list[str]:
+        """Write what turns shards into a data set; returns the splits that it has."""
         raise NotImplementedError
+
+    def more_metadata(self, notes: Sequence[ChunkNote], statistics: Mapping[str, SiteStatistics]) -> dict[str, Any]:
+        """What `extraction.json` says of this kind of data alone."""
+        return {}
+
+    def more_facts(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """What the card says of this kind of data alone."""
+        raise NotImplementedError
+
+    def plan(self, provenance: Provenance) -> dict[str, Any]:
+        """All that decides what is stored: a resumed run has to agree with it."""
+        return {
+            **asdict(self.rules),
+            **self.corpus.identity,
+            "max_documents": self.corpus.arguments.max_documents,
+            "storage_dtype": self.arguments.storage_dtype,
+            "documents_per_shard": self.documents_per_shard,
+            **{name: value for name, value in provenance.to_dict().items() if name in Provenance.BINDING},
+        }
+
+    def bill(self, frozen: FrozenLM) -> Bill:
+        """What the run will cost, from the first documents and the speed of a few of their batches."""
+        reader, few = self.reader(frozen), self.sample[: 2 * self.arguments.batch_size]
+        reader.read(few)  # the first pass is slower than all others
+        start = time.perf_counter()
+        reader.read(few)
+        speed = sum(document.length for document in few) / (time.perf_counter() - start)
+        return replace(
+            self.amounts(frozen.dtype),
+            tokens_per_second=speed * PartialState().num_processes,
+            free_bytes=free_bytes(self.folder.path),
+            folder=str(self.folder.path),
+            stored_bytes=self.folder.stored_bytes,
+        )
+
+    def scale(self) -> float:
+        """How many times the sample there are in all; of a stream that does not say, in 1000 documents."""
+        documents = self.corpus.num_documents
+        return (1000 if documents is None else documents) * self.sample_share / len(self.sample)
+
+    def _first_documents(self) -> tuple[list[Any], int]:
+        """The first documents with one that is long enough, and how many documents it took to find it."""
+        chunks = tqdm(self.corpus.chunks(SAMPLE_SIZE), "looking for long enough texts", delay=3, leave=False)
+        for index, documents in chunks:
+            if sample := [document for own in self.prepare(documents).values() for document in own]:
+                return sample, index * SAMPLE_SIZE + len(documents)
+        fix = "Use a smaller --min_position, longer texts, or --sample_by paragraph for a text file."
+        why = f"no document has the {self.rules.least} tokens that it takes"
+        raise BadInput("min_position", self.rules.min_position, fix, why=why)
 
     def open(self) -> None:
         """Claim the output folder, on every process, before the weights are loaded; nothing in it is changed yet."""
@@ -111,7 +202,7 @@ class ChunkedExtraction:
                 return self.folder.path
             self.store(frozen)
             if state.is_main_process:
-                self.finish(self._all_notes(), provenance)
+                finish(self, self._all_notes(), provenance)
             state.wait_for_everyone()
             return self.folder.path
         finally:
@@ -163,11 +254,21 @@ class ChunkedExtraction:
         return notes
 
 
-def room_of(max_length: int | None, model_length: int) -> int:
-    """How many tokens of a document are read, of a model that takes so many."""
-    if max_length is not None and max_length > model_length:
-        raise BadInput("max_length", max_length, f"The model takes at most {model_length} tokens.")
-    return min(512, model_length) if max_length is None else max_length
+class Disk(ThreadPoolExecutor):
+    """Writes beside the computation, one thing at a time: whoever gives it the next one waits for the last."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self._writing: Future[None] | None = None
+
+    def write(self, act: Callable[..., None], *arguments: Any) -> None:
+        self.wait()
+        self._writing = self.submit(act, *arguments)
+
+    def wait(self) -> None:
+        """Until all is written; raises what went wrong."""
+        if self._writing:
+            self._writing.result()
 
 
 class Meter:
@@ -178,11 +279,11 @@ class Meter:
         self.bar = tqdm(total=total, desc="extracting", unit="doc", disable=hidden)
         self.tokens, self.start = 0, time.perf_counter()
 
-    def advance(self, lengths: list[int]) -> None:
-        """Documents of so many tokens are done."""
-        self.tokens += sum(lengths)
+    def advance(self, documents: Sequence[Tokens]) -> None:
+        """These are done."""
+        self.tokens += sum(document.length for document in documents)
         self.bar.set_postfix_str(f"{self.tokens / (time.perf_counter() - self.start):,.0f} tokens/s", refresh=False)
-        self.bar.update(len(lengths))
+        self.bar.update(len(documents))
 
 
 def ahead(items: Iterator[Any]) -> Iterator[Any]:

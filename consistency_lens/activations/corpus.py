@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
@@ -32,6 +32,7 @@ from pyarrow import ArrowException
 
 from ..errors import BadInput, is_full_disk
 from ..frozen.loading.provenance import hash_files, public_name
+from ..options import option
 
 FILE_FORMATS = {
     ".txt": "text",
@@ -50,32 +51,20 @@ UNREADABLE = (ArrowException, DatasetsError, ValueError, TypeError, KeyError, OS
 class CorpusArguments:
     """Which texts to read."""
 
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Dataset: its Hub id, a local folder, or 'demo' for the offline world of stories."},
+    dataset_name: str | None = option(
+        None, "Dataset: its Hub id, a local folder, or 'demo' for the offline world of stories."
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
+    dataset_config: str | None = option(None, "Configuration of the Hub dataset.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of the dataset on the Hub.")
+    split: str = option("train", "Split of the source that is read.")
+    train_file: list[str] | None = option(
+        None, "Files to read instead of a dataset: .txt .json .jsonl .csv .parquet .arrow."
     )
-    split: str = field(default="train", metadata={"help": "Split of the source that is read."})
-    train_file: list[str] | None = field(
-        default=None, metadata={"help": "Files to read instead of a dataset: .txt .json .jsonl .csv .parquet .arrow."}
-    )
-    sample_by: str = field(
-        default="line",
-        metadata={"help": "Unit of a .txt file that makes a document.", "choices": ["line", "paragraph", "document"]},
-    )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
-    keep_columns: list[str] = field(
-        default_factory=list, metadata={"help": "Columns of the source that every row of its document carries along."}
-    )
-    streaming: bool = field(
-        default=False, metadata={"help": "Streaming: the source is read without downloading it first."}
-    )
-    max_documents: int | None = field(
-        default=None, metadata={"help": "Number of documents after which reading stops."}
-    )
+    sample_by: str = option("line", "Unit of a .txt file that makes a document.", ["line", "paragraph", "document"])
+    text_column: str = option("text", "Column that holds the text.")
+    keep_columns: list[str] = option([], "Columns of the source that every row of its document carries along.")
+    streaming: bool = option(False, "Streaming: the source is read without downloading it first.")
+    max_documents: int | None = option(None, "Number of documents after which reading stops.")
 
 
 class Document(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,50 +13,38 @@ from ..card import render_card, write_card
 from ..errors import BadInput
 from ..frozen import Provenance
 from ..frozen.loading.licence import UNKNOWN, Licence, licence_of
-from .contexts.rows import SPLITS
+from .documents import SPLITS
 from .manifest import sealed
-from .statistics import SiteStatistics, count_near_duplicates
+from .statistics import SiteStatistics, count_near_duplicates, described
 from .storage import (
     METADATA,
     STATISTICS,
     ChunkNote,
-    features_of,
     naming_a_full_disk,
     write_arrays,
     write_json,
-    write_layout,
 )
 
 if TYPE_CHECKING:
     from .chunked import ChunkedExtraction
-    from .contexts.extract import Extraction
     from .corpus import Corpus
 
 FORMAT, CARD = 1, "README.md"
-MEANINGS = {
-    "doc_id": "number of the document in the corpus",
-    "input_ids": "the context: all tokens up to and with the position that was read",
-    "continuation_ids": "the tokens that really come next",
-    "position": "P: index of the last of input_ids, counted from 0",
-}
 
 
-def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Provenance) -> None:
+def finish(extraction: ChunkedExtraction, notes: Sequence[ChunkNote], provenance: Provenance) -> None:
     """Write everything but the shards; `extraction.json` comes last and says that the folder is complete."""
-    folder, sites = extraction.folder.path, extraction.sites
-    statistics, duplicates = gathered(extraction, notes)
+    folder, dtype = extraction.folder.path, notes[0].dtype
+    statistics, duplicates = _gathered(extraction, notes)
     shards = [shard for note in notes for shard in note.shards]
-    dtype = notes[0].dtype
-    features = features_of(sites, extraction.hidden_size, dtype, extraction.corpus.features)
-    splits = write_layout(folder, features, shards)
     counts = {
         split: {
             "documents": sum(note.documents[split] for note in notes),
-            "rows": sum(shard.rows for shard in shards if shard.split == split),
+            extraction.UNIT: sum(shard.rows for shard in shards if shard.split == split),
         }
-        for split in splits
+        for split in extraction.laid_out(shards, dtype)
     }
-    write_statistics(folder, statistics)
+    write_arrays(folder / STATISTICS, described(statistics))
     metadata: dict[str, Any] = {
         "format": FORMAT,
         "provenance": provenance.to_dict(),
@@ -69,15 +56,18 @@ def finish(extraction: Extraction, notes: Sequence[ChunkNote], provenance: Prove
         "documents_too_short": sum(note.too_short for note in notes),
         "near_duplicates": duplicates,
         "highest_token_id": max(note.highest_id for note in notes),
-        "norms": {site: s.norm_quantiles() for site, s in statistics.items()},
+        "norms": {site: found.norm_quantiles() for site, found in statistics.items()},
         "shards": [asdict(shard) for shard in shards],
+        **extraction.more_metadata(notes, statistics),
     }
+    package, name = extraction.CARD
+    facts = _card_facts(extraction, metadata) | extraction.more_facts(metadata)
     with naming_a_full_disk(folder / CARD):
-        write_card(folder, _card(extraction, metadata), CARD)
+        write_card(folder, render_card(files(package).joinpath(name).read_text("utf-8"), facts), CARD)
     write_json(folder / METADATA, sealed(folder, metadata))
 
 
-def gathered(
+def _gathered(
     extraction: ChunkedExtraction, notes: Sequence[ChunkNote]
 ) -> tuple[dict[str, SiteStatistics], dict[str, int]]:
     """What all chunks together say of the training split at each site, and how many documents nearly repeat one."""
@@ -100,39 +90,7 @@ def gathered(
     return statistics, count_near_duplicates(np.concatenate(sketches), np.concatenate(splits_of), SPLITS)
 
 
-def write_statistics(folder: Path, statistics: Mapping[str, SiteStatistics]) -> None:
-    """Mean and variance of the training split, under the names of the sites."""
-    write_arrays(
-        folder / STATISTICS,
-        {
-            f"{site}.{name}": value
-            for site, s in statistics.items()
-            for name, value in (("mean", s.mean), ("variance", s.variance))
-        },
-    )
-
-
-def _card(extraction: Extraction, metadata: dict[str, Any]) -> str:
-    width = extraction.hidden_size
-    kinds = {"doc_id": "int64", "input_ids": "list of int32", "continuation_ids": "list of int32", "position": "int32"}
-    columns = [{"name": name, "type": kinds[name], "meaning": meaning} for name, meaning in MEANINGS.items()]
-    columns += [
-        {
-            "name": site,
-            "type": f"{width} x {metadata['dtype']}",
-            "meaning": f"the activation at {site} and P, as it was",
-        }
-        for site in extraction.sites
-    ]
-    columns += [
-        {"name": name, "type": str(kind), "meaning": "carried along from the corpus"}
-        for name, kind in extraction.corpus.features.items()
-    ]
-    template = files("consistency_lens.activations").joinpath("dataset_card_template.md").read_text("utf-8")
-    return render_card(template, card_facts(extraction, metadata) | {"columns": columns})
-
-
-def card_facts(extraction: ChunkedExtraction, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _card_facts(extraction: ChunkedExtraction, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What a card says of any extraction."""
     provenance, licence = metadata["provenance"], _licence(extraction.corpus)
     return {

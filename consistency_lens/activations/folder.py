@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from ..errors import BadInput
 from ..frozen.loading.provenance import compare_fields
 from ..schema import named, plain, read_json
-from .contexts.rows import SPLITS
+from .documents import SPLITS
 from .manifest import read_metadata, read_statistics, require_sealed
 from .storage import LAYOUT, METADATA, PROGRESS, STATISTICS, ChunkNote, CorruptShard, write_json
 

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 from .storage import LAYOUT, METADATA, STATISTICS, CorruptShard, Shard, checksum_of, seal_of
 
 FILES, SEAL = "files", "checksum"
-OTHER_KIND = "It is of another family of lenses: name that with --family, or make it anew with run_lens.py extract."
 _AGAIN = "Run the extraction again with --resume, which writes it again, or fetch the folder again if it was copied."
 
 

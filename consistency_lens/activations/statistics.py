@@ -5,10 +5,11 @@ Shapes: N rows of one part, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from torch import Tensor
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 # Norms fall into logarithmic bins, each 0.5 % wide: a quantile is off by no more than that.
@@ -88,6 +89,36 @@ class SiteStatistics:
             exact = {0.0: self.extremes[0], 1.0: self.extremes[1]}
             found[str(quantile)] = float(exact.get(quantile, np.clip(middle, *self.extremes)))
         return found
+
+
+def statistics_of(values: Tensor, sites: Sequence[str]) -> dict[str, SiteStatistics]:
+    """Statistics of `[N, L, d]` at each of L sites, on their own device; `SiteStatistics.of` is the slow twin."""
+    found = {}
+    for number, site in enumerate(sites):
+        exact = values[:, number].double()
+        mean = exact.mean(0)
+        norms = exact.norm(dim=1).cpu().numpy()
+        squares = exact.sub_(mean).square_().sum(0)
+        extremes = np.array([norms.min(), norms.max()])
+        found[site] = SiteStatistics(len(exact), mean.cpu().numpy(), squares.cpu().numpy(), *binned(norms), extremes)
+    return found
+
+
+def merged(parts: Iterable[dict[str, SiteStatistics]], sites: Sequence[str], size: int) -> dict[str, SiteStatistics]:
+    """All parts together, in their order: the same blocks always give the same digits."""
+    found = {site: SiteStatistics.empty(size) for site in sites}
+    for part in parts:
+        found = {site: found[site].merge(part[site]) for site in sites}
+    return found
+
+
+def described(statistics: Mapping[str, SiteStatistics]) -> dict[str, np.ndarray]:
+    """`<site>.mean` and `<site>.variance` of each site, `[d]` float64."""
+    return {
+        f"{site}.{name}": value
+        for site, found in statistics.items()
+        for name, value in (("mean", found.mean), ("variance", found.variance))
+    }
 
 
 def binned(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

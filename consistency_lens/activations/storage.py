@@ -27,7 +27,8 @@ from safetensors.numpy import load_file, save
 
 from ..errors import BadInput, is_full_disk
 from ..schema import many, named, read_json, record, text, whole
-from .contexts.rows import SPLITS
+from .documents import SPLITS, Tokens
+from .statistics import SKETCH_SIZE, sketch
 
 METADATA, STATISTICS, PROGRESS = "extraction.json", "statistics.safetensors", ".progress"
 # What says how to read the shards.
@@ -110,7 +111,8 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
             raise BadInput(
                 "output_dir",
                 str(path.parent),
-                "Free some space and start again with --resume: all finished shards are kept.",
+                "Free some space and start again with --resume: all finished shards are kept. "
+                "Passages are made again, with --overwrite.",
                 why=f"no room left to write {path.name}",
             ) from error
         raise
@@ -224,6 +226,20 @@ class ChunkNote:
         arrays = self._arrays_file(folder)
         if not arrays.exists() or checksum_of(arrays) != self.arrays_checksum:
             raise CorruptShard(f"{arrays} is missing or changed.")
+
+
+def note_of(
+    index: int, count: int, dtype: str, shards: list[Shard], documents: Mapping[str, Sequence[Tokens]]
+) -> tuple[ChunkNote, dict[str, np.ndarray]]:
+    """The note that says a chunk of `count` documents is done, with what it keeps of those that were stored."""
+    every = [document for own in documents.values() for document in own]
+    sizes = {split: len(own) for split, own in documents.items()}
+    arrays: dict[str, np.ndarray] = {
+        "sketches": np.array([sketch(document.ids) for document in every], np.uint64).reshape(-1, SKETCH_SIZE),
+        "splits": np.repeat(np.arange(len(sizes), dtype=np.int8), list(sizes.values())),
+    }
+    tokens, highest = sum(d.length for d in every), max((int(d.ids.max()) for d in every), default=0)
+    return ChunkNote(index, dtype, shards, sizes, tokens, count - len(every), highest), arrays
 
 
 def seal_of(record: Mapping[str, Any]) -> str:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers import TrainingArguments
 
 from ..errors import BadInput
+from ..options import Formerly, option
 from .watching.profiling import parse_steps
 
 
-@dataclass(frozen=True)
-class Removed:
-    """An option of before.
-
-    Args:
-        off: the value at which it did nothing, which old recipes may still say; None where every value did nothing.
-        instead: what to do in its place.
-    """
-
-    off: str | None = None
-    instead: str = "Leave it out."
-
-
 @dataclass
-class LensTrainingArguments(TrainingArguments):
+class LensTrainingArguments(Formerly, TrainingArguments):
     """Changed defaults, against transformers': `remove_unused_columns=False` (the frozen LM reads all of them),
     `per_device_train_batch_size=32`, `logging_steps=10`, `logging_first_step=True`, `metric_for_best_model=
     "eval_kl_recovered"` (higher is better), `dataloader_drop_last=True` (what is left of an epoch may be a single row,
@@ -34,61 +21,39 @@ class LensTrainingArguments(TrainingArguments):
     """
 
     usual: ClassVar[tuple[str, ...]] = ()  # own options that --help shows; --help_all shows the others, too
-    removed: ClassVar[Mapping[str, Removed]] = {}  # options of before, by name
     shown_terms: ClassVar[tuple[str, ...]] = ()  # of the loss, on the progress bar; none: all of them
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1")  # of an evaluation, in one line
 
-    kl_horizon: int = field(
-        default=0,
-        metadata={"help": "Number of true next positions over which KL is averaged besides P; 0 is P alone."},
+    kl_horizon: int = option(0, "Number of true next positions over which KL is averaged besides P; 0 is P alone.")
+    ema_decay: float = option(0.0, "Decay per step of a moving average of the trained weights; 0 keeps none.")
+    max_skipped_steps: int = option(
+        10, "Number of steps with gradients that are not finite after which training stops."
     )
-    ema_decay: float = field(
-        default=0.0, metadata={"help": "Decay per step of a moving average of the trained weights; 0 keeps none."}
+    eval_rows: int = option(512, "Number of validation rows in an evaluation.")
+    sample_steps: int = option(
+        0, "Number of steps between two tables of explanations; 0 writes one with each evaluation."
     )
-    max_skipped_steps: int = field(
-        default=10, metadata={"help": "Number of steps with gradients that are not finite after which training stops."}
-    )
-    eval_rows: int = field(default=512, metadata={"help": "Number of validation rows in an evaluation."})
-    sample_steps: int = field(
-        default=0,
-        metadata={"help": "Number of steps between two tables of explanations; 0 writes one with each evaluation."},
-    )
-    sample_rows: int = field(default=128, metadata={"help": "Number of held-out rows in that table."})
-    profile_steps: str | None = field(
-        default=None,
-        metadata={
-            "help": "Steps under torch's profiler, from 1 on and as in 10:13 without 13; their trace lies in "
-            "output_dir/profile. Default: none."
-        },
+    sample_rows: int = option(128, "Number of held-out rows in that table.")
+    profile_steps: str | None = option(
+        None,
+        "Steps under torch's profiler, from 1 on and as in 10:13 without 13; their trace lies in output_dir/profile. "
+        "Default: none.",
     )
 
-    remove_unused_columns: bool = field(
-        default=False,
-        metadata={"help": "Columns that the forward pass does not name are removed; a lens needs all of them."},
+    remove_unused_columns: bool = option(
+        False, "Columns that the forward pass does not name are removed; a lens needs all of them."
     )
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Batch size: the number of rows per device and step."}
+    per_device_train_batch_size: int = option(32, "Batch size: the number of rows per device and step.")
+    logging_steps: float = option(10, "Number of steps between two logs.")
+    logging_first_step: bool = option(True, "First step is logged, too.")
+    metric_for_best_model: str | None = option("eval_kl_recovered", "Metric by which the best checkpoint is chosen.")
+    dataloader_drop_last: bool = option(
+        True, "Last batch of an epoch is left out where it is smaller: a single row would have no partner."
     )
-    logging_steps: float = field(default=10, metadata={"help": "Number of steps between two logs."})
-    logging_first_step: bool = field(default=True, metadata={"help": "First step is logged, too."})
-    metric_for_best_model: str | None = field(
-        default="eval_kl_recovered", metadata={"help": "Metric by which the best checkpoint is chosen."}
+    ddp_find_unused_parameters: bool | None = option(
+        True, "Parameters without a gradient are looked for: a stage may train one part of the lens alone."
     )
-    dataloader_drop_last: bool = field(
-        default=True,
-        metadata={
-            "help": "Last batch of an epoch is left out where it is smaller: a single row would have no partner."
-        },
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=True,
-        metadata={
-            "help": "Parameters without a gradient are looked for: a stage may train one part of the lens alone."
-        },
-    )
-    greater_is_better: bool | None = field(
-        default=True, metadata={"help": "Direction of that metric: whether more is better."}
-    )
+    greater_is_better: bool | None = option(True, "Direction of that metric: whether more is better.")
 
     def __post_init__(self) -> None:
         if self.kl_horizon < 0:

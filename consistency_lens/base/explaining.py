@@ -1,4 +1,4 @@
-"""A text, token by token: what the lens says about each activation, and what putting it back does to the model.
+"""A text, token by token: how the lens explains each activation, and what the model predicts from the reconstruction.
 
 Shapes: S tokens of the text.
 """
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from ..frozen import FrozenLM
+from ..frozen import Decoding, FrozenLM
 from ..frozen.texts import token_ids
 from .comparing import apply_lens
-from .comparing.rows import of_vectors
+from .comparing.rows import rows_of
 from .explanations import Explanations
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ Positions = int | slice | Sequence[int] | None
 ROWS = 32
 
 
-def explain_texts(lens: LensModel, given: Any, positions: Positions, top: int, batch_size: int) -> Any:
-    """`Explanations` of a text, or a list of them for several texts."""
+def explain_texts(
+    lens: LensModel, given: Any, positions: Positions, top: int, batch_size: int, decoding: Decoding | None = None
+) -> Any:
+    """`Explanations` of a text, or a list of them for several; with a `decoding`, of what the model goes on with."""
     if batch_size < 1:
         raise BadInput("batch_size", batch_size, "Use at least 1.")
     ids, single = token_ids(model_of(lens), given)
@@ -36,6 +38,11 @@ def explain_texts(lens: LensModel, given: Any, positions: Positions, top: int, b
     if not as_text and lens.models is not None and len(lens.models) > 1:
         fix = "Give strings: each of its models has a tokenizer of its own."
         raise BadInput("text", type(given).__name__, fix, why="the lens reads with several models")
+    if decoding is not None:
+        written = [written_behind(model_of(lens), text, decoding, row) for row, text in enumerate(ids)]
+        own = [slice(len(text), None) if positions is None else positions for text in ids]
+        rows = [lens.explain_one(text, own[i], top, batch_size) for i, text in enumerate(written)]
+        return rows[0] if single else rows
     texts: Sequence[str | Tensor] = strings if as_text else ids
     rows = [lens.explain_one(text, positions, top, batch_size) for text in texts]
     return rows[0] if single else rows
@@ -45,7 +52,7 @@ def explain_texts(lens: LensModel, given: Any, positions: Positions, top: int, b
 def explain_one(
     lens: LensModel, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
 ) -> Explanations:
-    """One row per explained token: what the lens says of the activation there, and what the model predicts with the
+    """One row per explained token: the explanation of its activation, and what the model predicts with the
     reconstruction in its place."""
     frozen, ids = read_tokens(lens, text)
     wanted = wanted_positions(positions, ids.shape[1])
@@ -54,21 +61,19 @@ def explain_one(
         part = wanted[first : first + batch_size]
         batch = lens.contexts_of(text, part)
         applied = apply_lens(lens, lens.models or frozen, batch)
-        kl, more = applied.kl, of_vectors(applied.edits, batch)
-        for i, (position, described) in enumerate(zip(part, lens.describe(applied.code), strict=True)):
-            before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.last_column(i))
-            rows.append(
-                {
-                    "position": position,
-                    "token": frozen.tokenizer.decode(ids[0, position]),
-                    **described,
-                    "kl": float(kl[i]),
-                    **{name: values[i] for name, values in more.items()},
-                    "before": before,
-                    "after": after,
-                }
-            )
+        found = rows_of(lens, frozen, applied, batch, top)
+        for position, row in zip(part, found, strict=True):
+            rows.append({"position": position, "token": frozen.tokenizer.decode(ids[0, position]), **row})
     return Explanations(rows, tokens_of(frozen, ids[0]))
+
+
+def written_behind(frozen: FrozenLM, ids: Tensor, decoding: Decoding, row: int) -> Tensor:
+    """A text with what the model goes on with, without the token that ended it: no text follows there."""
+    made = frozen.generate(
+        {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}, decoding=decoding, rows=[row]
+    )
+    own = made.ids[0][made.mask[0].bool()]
+    return torch.cat([ids, own[:-1] if bool(made.ended[0]) else own])
 
 
 def tokens_of(frozen: FrozenLM, ids: Tensor) -> list[str]:

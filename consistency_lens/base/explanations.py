@@ -1,10 +1,12 @@
-"""`Explanations`: what a lens says about one text, as rows, as a data frame, and as a picture in a notebook."""
+"""`Explanations` of one text: rows, a data frame, and a picture in a notebook."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from ..columns import PREDICTIONS, heading, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -15,10 +17,11 @@ CLEAR, LOST = 0.05, 2.0  # nats: below, the model goes on as before; above, it d
 class Explanations(list[dict[str, Any]]):
     """Rows of one text, one per explained token; a list of dictionaries that a notebook shows as a table.
 
-    Each row holds `position` (of the token in the text), `token`, what the family describes of the code (`explanation`
-    for a text lens, `features` for a transcoder), `kl` (in nats, from the model's next-token distribution to the one
-    with the lens's edit in place), and `before` and `after`: the likeliest next tokens of the two, each with its
-    probability. A text lens adds `cosine` between the activation and its reconstruction.
+    Each row holds `position` (of the token in the text), `token`, `explanation` and what else the family describes of
+    the code (`features` of a transcoder), `kl` (in nats, from the model's next-token distribution to the one with the
+    lens's edits in place), and `before` and `after`: the likeliest next tokens of the two, each with its probability.
+    Where one activation is restored, `cosine` compares it with its reconstruction. `consistency_lens.columns` defines
+    each column.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]] = (), tokens: Iterable[str] = ()) -> None:
@@ -36,8 +39,10 @@ class Explanations(list[dict[str, Any]]):
         marked = {row["position"]: row.get("kl") for row in self}
         text = "".join(_token(token, marked.get(i)) for i, token in enumerate(self.tokens))
         names = list(dict.fromkeys(name for row in self for name in row))
-        head = "".join(f"<th>{escape(name)}</th>" for name in names)
-        body = "".join(f"<tr>{''.join(f'<td>{_cell(row.get(name))}</td>' for name in names)}</tr>" for row in self)
+        head = "".join(f"<th>{escape(heading(name))}</th>" for name in names)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{_cell(name, row.get(name))}</td>' for name in names)}</tr>" for row in self
+        )
         return f"<div>{text}</div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -50,9 +55,9 @@ def _token(token: str, kl: float | None) -> str:
     return f"<span title='KL {kl:.3f}' style='background:hsla({hue},70%,50%,.35)'>{shown} </span>"
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
+    if name in PREDICTIONS and value:
+        return escape(shown(value, 3))
     if isinstance(value, float):
         return f"{value:.3f}"
-    if isinstance(value, list) and value and all(isinstance(each, tuple | list) and len(each) == 2 for each in value):
-        return escape(", ".join(f"{name} {share:.2f}" for name, share in value[:3]))
     return escape(str(value))

@@ -27,14 +27,12 @@ class FamilyCard:
         usage: Python that shows what a lens does, with `lens` and `text` at hand; it prints.
         watched: number -> definition, of those that a training watches.
         template: a file whose jinja blocks take the place of those of the card's frame, `model_card_template.md`.
-        task: what the numbers are about, in the metadata.
     """
 
     summary: str = "Reads what {subject} computes at {sites}, and puts it into {code}."
     usage: str = "print(lens.config)\n"
     watched: Mapping[str, str] = field(default_factory=lambda: WATCHED)
     template: Path | None = None
-    task: str = "Explaining activations"
 
     @property
     def partial(self) -> str:

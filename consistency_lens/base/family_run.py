@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from .engines.engine import Engine
+from .explaining import Positions
 from .modeling import LensModel
 from .trainer import LensTrainer
 
@@ -67,7 +68,7 @@ class Use(ABC):
     @property
     @abstractmethod
     def config(self) -> Any:
-        """What the lens that is named says of itself; no weights are opened."""
+        """The configuration of the lens that is named; no weights are opened."""
 
     @abstractmethod
     def lens(self) -> Any:
@@ -79,7 +80,7 @@ class Use(ABC):
 
     @abstractmethod
     def say(self, text: str) -> None:
-        """A line on the console; what a command is asked for goes to stdout instead."""
+        """A line on the console; the result of a command goes to stdout instead."""
 
     def word(self, name: str, fix: str) -> str:
         """One of the words; raise where it was left out."""
@@ -142,10 +143,14 @@ class FamilyRun:
     data_title: ClassVar[str] = "the rows"  # of those options
     unused: ClassVar[Mapping[str, str]] = {}  # options of all families that do nothing here -> why
     more_options: ClassVar[Mapping[str, type]] = {}  # title of the group -> a dataclass
+    read_by: ClassVar[
+        Mapping[str, tuple[str, ...]]
+    ] = {}  # such a title, or an option of it -> the commands, for --help
     commands: ClassVar[tuple[str, ...]] = ()  # beside those that every family has
     uses: ClassVar[Mapping[str, Command]] = {}  # by name: commands that no other family has
     several: ClassVar[bool] = False  # whether a lens may serve several models
     companions: ClassVar[tuple[str, ...]] = ()  # folders of lenses that a run keeps for the report
+    explain_options: ClassVar[tuple[str, ...]] = ()  # options of the family that change what `explain` finds
     exports: ClassVar[tuple[str, ...]] = ()  # other tools that `export` writes a lens for
     memory_advice: ClassVar[Sequence[str]] = ()  # what makes a training smaller, the cheapest first
 
@@ -228,14 +233,9 @@ class FamilyRun:
         """Lenses that options name, for the report: argument of `evaluate_lens`, and option -> where the lens lies."""
         return {}
 
-    def explain(self, lens: LensModel, text: str, positions: Sequence[int] | None) -> list[dict[str, Any]]:
+    def explain(self, lens: LensModel, text: str, positions: Positions) -> list[dict[str, Any]]:
         """The rows that `explain` shows of a text."""
         return lens.explain(text, positions)
-
-    @property
-    def shown_after(self) -> str:
-        """What `explain` calls the prediction that stands beside the clean one."""
-        return "with the swap"
 
     def cell_of(self, row: Mapping[str, Any]) -> str:
         """The explanation of one of these rows, for a table."""

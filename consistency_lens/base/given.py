@@ -85,7 +85,7 @@ def numbers_of(
     """What a function of the user's makes of the rows of an evaluation, as in transformers.
 
     It gets an `EvalPrediction` without labels, whose `predictions` are arrays with an entry per row: `kl`,
-    `kl_of_baseline`, `top1` and what else the family measures; and what the lens says of each code, as `explanation`.
+    `kl_of_baseline`, `top1` and what else the family measures; and the `explanation` of each code.
     """
     predictions: Any = {name: value.numpy() for name, value in rows.items()}
     for name in described[0]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..errors import BadInput
-from ..frozen import Edit, FrozenLM, FrozenModels
+from ..frozen import Decoding, Edit, FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
@@ -64,6 +64,13 @@ class LensModel(SavedModel):
     config: LensConfig
     main_input_name = "activations"
     models: FrozenModels | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """`AutoConfig` and `AutoModel` of transformers know a family once its class is there."""
+        super().__init_subclass__(**kwargs)
+        if "config_class" in vars(cls):
+            AutoConfig.register(cls.config_class.model_type, cls.config_class, exist_ok=True)
+            AutoModel.register(cls.config_class, cls, exist_ok=True)
 
     @property
     def subject(self) -> FrozenLM | None:
@@ -165,7 +172,16 @@ class LensModel(SavedModel):
     def outdated(self) -> list[str]:
         return [*super().outdated, *MEASURED]
 
-    def explain(self, what: Any, positions: Positions = None, *, top: int = 5, batch_size: int = ROWS) -> Any:
+    def explain(
+        self,
+        what: Any,
+        positions: Positions = None,
+        *,
+        top: int = 5,
+        batch_size: int = ROWS,
+        generate: bool | int = False,
+        temperature: float = 0.0,
+    ) -> Any:
         """Rows for people: `Explanations` for a text, a list of them for a list of texts, rows for codes.
 
         Args:
@@ -175,10 +191,17 @@ class LensModel(SavedModel):
                 Default all but the first, at which the model has read nothing.
             top: how many of the likeliest next tokens to give.
             batch_size: tokens explained in one pass.
+            generate: the model goes on behind each text, for at most 32 or so many tokens, and what it writes is
+                explained; by default all of it.
+            temperature: at which it writes; 0 takes the likeliest tokens.
         """
         if isinstance(what, Code):
             return self.describe(what)
-        return explain_texts(self, what, positions, top, batch_size)
+        decoding = None
+        if generate is not False:
+            length = Decoding.max_new_tokens if generate is True else generate
+            decoding = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
+        return explain_texts(self, what, positions, top, batch_size, decoding)
 
     def explain_one(
         self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
@@ -203,6 +226,7 @@ class LensModel(SavedModel):
         subject: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         revision: str | None = None,
         token: str | None = None,
+        config: LensConfig | None = None,
     ) -> Self:
         """A lens from the Hub or from a folder.
 
@@ -212,9 +236,10 @@ class LensModel(SavedModel):
                 weights of its own can do without, but then `explain` takes codes and no texts.
             revision: branch, tag or commit on the Hub.
             token: for a private lens. Default: of this machine.
+            config: in the place of the saved one, as `AutoModel` gives it.
         """
         folder = open_folder(lens_id_or_path, revision, token)
-        config = config_in(folder, cls.config_class)
+        config = config or config_in(folder, cls.config_class)
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
             config.require_subject(models)

@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 
 
 def wants_tf32(args: TrainingArguments) -> bool:
-    """Where nothing was said of `tf32` and the GPU has it. With `--tf32 true` or `false` transformers sets it for the
-    whole process."""
+    """Whether `tf32` was left out and the GPU has it. With `--tf32 true` or `false` transformers sets it for the whole
+    process."""
     return args.tf32 is None and args.device.type == "cuda" and has_tf32(args.device)
 
 

@@ -58,7 +58,7 @@ class LensTrainer(MeasuringTrainer):
         eval_dataset: held-out rows, or several sets of them by name. Default: the validation split, if there is one.
         data_collator: makes batches of rows. Default: the family's.
         compute_metrics: numbers of your own, from an `EvalPrediction` whose `predictions` are a dict of arrays with an
-            entry per row (`kl`, `kl_of_baseline`, `top1`, ...) and what the lens says of each code (`explanation`).
+            entry per row (`kl`, `kl_of_baseline`, `top1`, ...) and the `explanation` of each code.
         callbacks: as for `Trainer`.
         optimizers: an optimizer and a scheduler of your own, in the place of the trainer's.
         model_init: makes a lens, of a trial if it takes one, anew for each training; in the place of `model`.
@@ -390,5 +390,5 @@ class LensTrainer(MeasuringTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: transformers would count the lens alone, and not what the frozen model is asked."""
+        """Not counted: transformers would count the lens alone, and not the passes of the frozen model."""
         return 0

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from huggingface_hub import EvalResultEntry
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -54,26 +56,6 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """One row of the sample table: what the frozen model had read, what the lens makes of it, how well that served.
-
-    Args:
-        context: the end of what it had read.
-        text: the code, for people.
-        before, after: what the frozen model predicts, untouched and with what was restored from the code.
-        score: how far `after` is from `before`, in nats.
-        of_mean: the same with the mean activation: what there was to lose.
-    """
-
-    context: str
-    text: str
-    score: float
-    before: str = ""
-    after: str = ""
-    of_mean: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class CardFacts:
     """All that `model_card_template.md` may say about a lens. What is not here is not on the card.
 
@@ -81,7 +63,6 @@ class CardFacts:
         name: title of the card and name of the model in the evaluation results.
         family: the medium of the code, as the table of families names it.
         partial: a template whose blocks take the place of those of the frame; '' where the frame is enough.
-        task: what the numbers are about, for the metadata.
         summary: one sentence: what the lens reads.
         verdict: what the report comes to, in words. None before there is a report.
         alarm: the verdict is a warning: then it is the card's first line.
@@ -99,7 +80,7 @@ class CardFacts:
         sections: further numbers of the family, under its own headings.
         listings: rows for people, each with a `title`, `columns` and `rows` of texts.
         evaluated_on, evaluated_split, evaluated_rows, evaluated_documents: what the numbers were measured on.
-        good, bad: explanations, best and worst. `picked`: out of which, and how.
+        good, bad: rows for people, best and worst: see `columns`. `picked`: out of which, and how.
         plots: caption -> path in the repository. `report`: path of the whole report there.
         limits: what this lens gets wrong, in plain words, beyond what holds for every lens.
         training, cost: name -> value; the setup, and what it took (GPU hours, peak memory, tokens per second).
@@ -108,6 +89,7 @@ class CardFacts:
         command: how it was made.
         corpus, datasets, counts, near_duplicates: the data in words, as Hub ids, split -> (documents, rows), split ->
             documents that nearly repeat one of another split.
+        dataset_revision: commit of the first of `datasets`.
         license: the Hub's licence id. `license_note`: where it comes from. `license_name`, `license_link`: of a
             licence that has no id.
         citation: BibTeX.
@@ -127,7 +109,6 @@ class CardFacts:
     license_note: str
     citation: str
     partial: str = ""
-    task: str = "Explaining activations"
     verdict: str | None = None
     alarm: bool = False
     stage: str | None = None
@@ -145,8 +126,8 @@ class CardFacts:
     evaluated_split: str = ""
     evaluated_rows: int = 0
     evaluated_documents: int = 0
-    good: Sequence[Explanation] = ()
-    bad: Sequence[Explanation] = ()
+    good: Sequence[Mapping[str, Any]] = ()
+    bad: Sequence[Mapping[str, Any]] = ()
     picked: str = ""
     plots: Mapping[str, str] = field(default_factory=dict)
     report: str | None = None
@@ -158,6 +139,7 @@ class CardFacts:
     command: str = ""
     corpus: str = ""
     datasets: Sequence[str] = ()
+    dataset_revision: str | None = None
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     near_duplicates: Mapping[str, int] = field(default_factory=dict)
     license_name: str | None = None
@@ -171,16 +153,10 @@ class CardFacts:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The front matter: makes the Hub show base model, data sets and evaluation results.
+        """The front matter: makes the Hub show base model and data sets, and a gallery find lenses by their tags.
 
         It names no `pipeline_tag`: that promises that one of the Hub's own pipelines can run the model.
         """
-        metrics = [{"type": n.name, "name": n.name, "value": n.value} for n in self.numbers]
-        results = {
-            "task": {"type": "feature-extraction", "name": self.task},
-            "dataset": {"name": self.evaluated_on, "type": self.evaluated_on, "split": self.evaluated_split},
-            "metrics": metrics,
-        }
         names = {"license_name": self.license_name, "license_link": self.license_link}
         return {
             "library_name": "consistency-lens",
@@ -189,8 +165,27 @@ class CardFacts:
             "tags": ["consistency-lens", "interpretability", f"{self.family}-lens", *self.tags],
             **({"base_model": self.base_model, "base_model_relation": self.relation} if self.base_model else {}),
             **({"datasets": list(self.datasets)} if self.datasets else {}),
-            **({"model-index": [{"name": self.name, "results": [results]}]} if metrics else {}),
         }
+
+    @property
+    def results(self) -> list[EvalResultEntry]:
+        """What the Hub shows as evaluation results: the primary number, where a report measured it on a data set of
+        the Hub."""
+        if self.report is None or not self.datasets:
+            return []
+        (primary,) = (number for number in self.numbers if number.name == self.primary)
+        best = max((c for c in self.controls if c.apart), key=lambda c: c.value, default=None)
+        beside = [] if best is None else [f"best control {best.name} {best.value:.3f}"]
+        interval = [] if primary.low is None else [f"95 % interval {primary.low:.3f} to {primary.high:.3f}"]
+        counted = f"{self.evaluated_documents} documents, split {self.evaluated_split}"
+        entry = EvalResultEntry(
+            dataset_id=self.datasets[0],
+            dataset_revision=self.dataset_revision,
+            task_id=primary.name,
+            value=primary.value,
+            notes="; ".join([*interval, counted, *beside]),
+        )
+        return [entry]
 
     def mapping(self) -> dict[str, Any]:
         """Every field under its own name, and `metadata`: what the template may use."""

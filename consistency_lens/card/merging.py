@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 SECTION = re.compile(
     r"<!-- generated: (?P<name>[\w-]+) -->(?:(?!<!-- generated: ).)*?<!-- /generated -->", flags=re.DOTALL
@@ -29,8 +33,9 @@ LOADS = {
     "load": re.compile(rf"(\bload_dataset\(){_QUOTED}"),
 }
 TOP_LEVEL_KEY = re.compile(r"""(?P<quote>["']?)(?P<key>[^\s#"'\-\[\]{}][^\r\n"':]*)(?P=quote)[ \t]*:(?=\s)""")
-# Metadata that must not outlive the measurement it came from, even when the new card has none to put in its place.
+# Metadata that must not outlive the measurement it came from; results have a file of their own, see `write_results`.
 ALWAYS_OURS = {"model-index"}
+RESULTS = ".eval_results/consistency-lens.yaml"
 
 
 def readdress(card: str, repo_id: str) -> str:
@@ -104,6 +109,15 @@ def merge_card(new: str, existing: str | None) -> str:
     merged = _merge_metadata(new_metadata, metadata)
     fenced = f"---\n{merged}{'' if merged.endswith(chr(10)) else chr(10)}---\n" if merged else ""
     return fenced + _merge_body(new_body, body)
+
+
+def write_results(folder: Path, results: Sequence[EvalResultEntry]) -> None:
+    """Beside the card, in the form that the Hub reads; without any, those of before go."""
+    path = folder / RESULTS
+    path.unlink(missing_ok=True)
+    if results:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(list(results)), sort_keys=False), "utf-8")
 
 
 def write_card(

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from ..columns import heading, shown
 from .facts import CardFacts, Measured
 
 
@@ -26,6 +28,11 @@ def cell(value: Any) -> str:
 def _groups(rows: Sequence[Any], name: str) -> list[tuple[Any, list[Any]]]:
     """Neighbours that have an attribute in common; jinja's own `groupby` sorts."""
     return [(key, list(members)) for key, members in groupby(rows, key=attrgetter(name))]
+
+
+def _strongest(controls: Sequence[Any]) -> list[Any]:
+    """The first of each group that the lens was compared with, row by row: a report gives them by strength."""
+    return [members[0] for _, members in _groups([c for c in controls if c.apart] or controls, "group")]
 
 
 def _tail(text: str, words: int = 24) -> str:
@@ -85,6 +92,12 @@ def render_card(template_text: str, facts: Mapping[str, Any], partial: str = "")
         facts: name -> value.
         partial: a template that extends "frame" and puts its own blocks in the place of the frame's.
     """
+    return _compiled(template_text, partial).render(facts)
+
+
+@lru_cache(maxsize=8)
+def _compiled(template_text: str, partial: str) -> jinja2.Template:
+    """A run writes its card at every checkpoint, and compiling a template takes longer than filling it."""
     environment = jinja2.Environment(
         loader=jinja2.DictLoader({"frame": template_text, "card": partial or '{% extends "frame" %}'}),
         undefined=jinja2.StrictUndefined,
@@ -94,7 +107,8 @@ def render_card(template_text: str, facts: Mapping[str, Any], partial: str = "")
     )
     environment.filters.update(cell=cell, yaml=_yaml, interval=_interval, count="{:,}".format)
     environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups, literal=literal)
-    return environment.get_template("card").render(facts)
+    environment.filters.update(heading=heading, shown=shown, strongest=_strongest)
+    return environment.get_template("card")
 
 
 def model_card(facts: CardFacts) -> str:

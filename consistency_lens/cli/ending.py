@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 
 from rich.markup import escape
 
 from .opening import console
+from .parsing.commands import program
 from .parsing.request import Request
-
-
-def program() -> str:
-    """How this program was started: as `run_lens.py` of a checkout, or as the command of an installed package."""
-    name = Path(sys.argv[0]).name
-    if name == "run_lens.py":
-        return "python run_lens.py"
-    return "python -m consistency_lens" if name == "__main__.py" else "consistency-lens"
 
 
 def name_newest(request: Request, folder: Path) -> Path:

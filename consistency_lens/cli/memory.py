@@ -37,7 +37,7 @@ def advice(request: Request, error: Exception) -> str:
         )
         kept = f"Finished shards are kept: {again}."
     elif stage == "evaluate" and request.folder and (request.folder / LENS).is_dir():
-        kept = f"The lens is kept: run_lens.py evaluate --lens {request.folder} judges it."
+        kept = f"The lens is kept: run_lens.py evaluate --lens {request.folder} measures it."
     helpful = (
         WATCHING
         if isinstance(error, MemoryShortInEvaluation)

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
-from ..activations import Corpus
+from ..activations import Corpus, CorpusArguments
 from ..errors import BadInput
 from ..finding import find_subject
 from ..frozen import FrozenLM, FrozenModels
@@ -155,9 +155,9 @@ def own_device() -> dict[str, Any] | None:
     return None if device.type == "cpu" else {"": device}
 
 
-def open_corpus(request: Request) -> Corpus:
-    """The texts that are named: the demo's own, or what the family opens."""
-    arguments, own = request.corpus, request.family
+def open_corpus(request: Request, named: CorpusArguments | None = None) -> Corpus:
+    """The texts that are named, by default by the options: the demo's own, or what the family opens."""
+    arguments, own = named or request.corpus, request.family
     number = arguments.max_documents or DEMO_DOCUMENTS
     if arguments.dataset_name == DEMO:
         from ..demo.stories import story_dataset

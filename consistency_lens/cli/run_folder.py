@@ -25,9 +25,10 @@ from transformers.utils import logging as transformers_logging
 
 from ..base.saving.checkpoint import checkpoints, find_checkpoint, require_complete
 from ..errors import BadInput
-from ..frozen.loading.provenance import PROJECT, versions_of
+from ..frozen.loading.provenance import versions_of
 from ..hub import redacted
 from ..schema import many, read_json, record, text, whole
+from ..version import PROJECT
 from .parsing.recipes import SECRETS, as_recipe
 from .parsing.request import RECIPE, RECORD, Request
 

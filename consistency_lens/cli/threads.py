@@ -15,7 +15,7 @@ _LAUNCHED = "ACCELERATE_MIXED_PRECISION"
 
 
 def use_cores(asked: int | None, on_cpu: bool, processes: int) -> None:
-    """Let torch use as many threads as were asked for, or as make sense."""
+    """Set the number of torch's threads: the one that was given, or one that makes sense."""
     wanted = threads_for(asked, os.environ, cores(), on_cpu, processes)
     if wanted is not None:
         torch.set_num_threads(wanted)

@@ -94,6 +94,7 @@ AT_P: Mapping[str, Quantity] = {
         explained("direction_error", "direction_spread"),
     ),
     "cosine": Quantity("cos(A, Â)"),
+    "cosine_centred": Quantity("cos(A - μ, Â - μ): what all activations share is no part of it"),
     "norm_ratio": Quantity("|Â| / |A|"),
 }
 # Of edits at many tokens, or of a prompt that differs: over all columns that are compared.

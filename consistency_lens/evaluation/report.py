@@ -42,7 +42,7 @@ class Report:
 
     Args:
         verdict: one sentence: what the numbers come to.
-        remarks: what has to be said besides.
+        remarks: further sentences.
         lens, data: what was evaluated, on what.
         horizon: k.
         groups: the codes of each group; `lens` holds the lens, `edit` what no code stands behind.
@@ -135,11 +135,16 @@ class Report:
             raise BadInput("report", str(folder), "Make one with: run_lens.py evaluate.", why=f"there is no {JSON}")
         return cls.from_dict(read_report(path, str(folder)))
 
-    def show(self, console: Console | None = None) -> None:
-        """Print what matters."""
+    def show(self, console: Console | None = None, whole: bool = False) -> None:
+        """Print what it comes to: the verdict, and the lens beside its best controls.
+
+        Args:
+            console: of rich; default stdout.
+            whole: print every table that answers a question, too.
+        """
         from .presenting.terminal import show
 
-        show(self, console)
+        show(self, console, whole)
 
 
 def with_parts(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..base.comparing import compare_vectors
 from ..base.modeling import LensModel
 from ..frozen import Edit, FrozenModels
-from ..objectives import direction_error_of
+from ..objectives import cosine_of, direction_error_of
 from .bootstrap import Records
 from .family import EDIT, EXAMPLES, Control, FamilyReport, Seen
 from .held_out import HeldOut
@@ -92,7 +92,11 @@ class VectorReport(FamilyReport):
             return {}  # it writes elsewhere, or a value that there is inside the pass alone
         original = as_one(stored)
         restored = as_one({site: by_site[site] for site in stored}).expand_as(original)
-        return compare_vectors(restored, original) | {"direction_error": direction_error_of(restored, original)}
+        mean = as_one({site: self.means[site].unsqueeze(0) for site in stored})
+        return compare_vectors(restored, original) | {
+            "direction_error": direction_error_of(restored, original),
+            "cosine_centred": cosine_of(restored - mean, original - mean),
+        }
 
     def finish(self, records: Records) -> None:
         directions = torch.cat(self.directions)

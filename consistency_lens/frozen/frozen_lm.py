@@ -106,8 +106,8 @@ class FrozenLM:
             model_id_or_path: Hub id or local folder; a path of either that ends in `.gguf` names a file in it.
             revision: branch, tag or commit on the Hub; what it resolved to is written into the provenance.
             dtype: `auto` takes the checkpoint's own, or a name like `bfloat16`.
-            quantization: `8bit` or `4bit` through bitsandbytes; `none` takes the checkpoint as it was saved, which may
-                already be quantised.
+            quantization: `8bit` or `4bit` through bitsandbytes, `fp8` through torchao on GPUs that have such numbers;
+                `none` takes the checkpoint as it was saved, which may already be quantised.
             attn_implementation: `auto` takes the fastest that is installed and that the architecture supports.
             device_map: as in transformers; None loads onto the CPU.
             name: what an `Edit` calls it.

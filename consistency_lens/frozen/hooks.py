@@ -53,7 +53,8 @@ class _Reached(Exception):
     """Raised at the highest wanted site, with what was found: nothing above it needs to be computed."""
 
 
-def _attach(port: Port, touch: Touch) -> list[RemovableHandle]:
+def _attach(port: Port, touch: Touch) -> list[Callable[[], None]]:
+    """Hook a port; returns what takes the hooks away again."""
     if port.block is not None:
         return _attach_flat(port.block, port._replace(block=None), touch)
     if port.side == "stream":
@@ -73,11 +74,11 @@ def _attach(port: Port, touch: Touch) -> list[RemovableHandle]:
         return None if touched is None else type(output)([touched, *output[1:]])
 
     if port.side == "input":
-        return [port.module.register_forward_pre_hook(before, with_kwargs=True)]
-    return [port.module.register_forward_hook(after)]
+        return [port.module.register_forward_pre_hook(before, with_kwargs=True).remove]
+    return [port.module.register_forward_hook(after).remove]
 
 
-def _attach_flat(block: torch.nn.Module, port: Port, touch: Touch) -> list[RemovableHandle]:
+def _attach_flat(block: torch.nn.Module, port: Port, touch: Touch) -> list[Callable[[], None]]:
     """Touch vectors that come as `[B * S, d]`, in rows again: their number is that of the block's own input."""
     shape: list[int] = []
 
@@ -88,30 +89,33 @@ def _attach_flat(block: torch.nn.Module, port: Port, touch: Touch) -> list[Remov
         touched = touch(hidden.unflatten(0, shape))
         return None if touched is None else touched.flatten(0, 1)
 
-    return [block.register_forward_pre_hook(count, with_kwargs=True), *_attach(port, in_rows)]
+    return [block.register_forward_pre_hook(count, with_kwargs=True).remove, *_attach(port, in_rows)]
 
 
-def _attach_to_stream(module: torch.nn.Module, touch: Touch) -> list[RemovableHandle]:
+_STREAMS: WeakKeyDictionary[torch.nn.Module, list[Touch]] = WeakKeyDictionary()
+
+
+def _attach_to_stream(module: torch.nn.Module, touch: Touch) -> list[Callable[[], None]]:
     """Touch the very tensor that the block gives to a module and adds to later, and change it in place.
 
-    It is caught before other hooks, since some may give the module another one: of a model without a norm before its
-    MLP, `mlp_in` is the input of the same module.
+    That comes before all other hooks of the module, however they nest: of a model without a norm before its MLP,
+    `mlp_in`, which lies behind, is the input of the same module. The innermost hook runs first, and acts for all.
     """
-    caught: list[torch.Tensor] = []
+    touches = _STREAMS.setdefault(module, [])
+    touches.append(touch)
+    number = len(touches)
 
-    def catch(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught[:] = [args[0] if args else kwargs[_flowing(kwargs)]]
+    def act(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if len(touches) > number:
+            return
+        stream = args[0] if args else kwargs[_flowing(kwargs)]
+        for each in touches:
+            touched = each(stream.clone())  # a copy: gradients need what was there
+            if touched is not None:
+                stream.copy_(touched)
 
-    def within(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = caught.pop()
-        touched = touch(stream.clone())  # a copy: gradients need what was there
-        if touched is not None:
-            stream.copy_(touched)
-
-    return [
-        module.register_forward_pre_hook(catch, with_kwargs=True, prepend=True),
-        module.register_forward_pre_hook(within, with_kwargs=True),
-    ]
+    handle = module.register_forward_pre_hook(act, with_kwargs=True, prepend=True)
+    return [handle.remove, lambda: touches.remove(touch)]
 
 
 def _flowing(kwargs: dict[str, Any]) -> str:
@@ -200,8 +204,8 @@ def editing(model: PreTrainedModel, writes: Sequence[Write]) -> Iterator[None]:
     with taking_turns(model), ExitStack() as hooks:
         # In the order of the pass: of a model without a norm before its MLP, one module has two sites.
         for site, touch in sorted(touches, key=lambda at: at[0]):
-            for handle in _attach(locate(model, site), touch):
-                hooks.callback(handle.remove)
+            for remove in _attach(locate(model, site), touch):
+                hooks.callback(remove)
         yield
 
 
@@ -218,8 +222,8 @@ def reading(
     with taking_turns(model), ExitStack() as hooks:
         for site in sorted(sites):
             reader = _reader(str(site), found, columns, last=cut and site == max(sites))
-            for handle in _attach(locate(model, site), reader):
-                hooks.callback(handle.remove)
+            for remove in _attach(locate(model, site), reader):
+                hooks.callback(remove)
         try:
             yield found
         except _Reached as reached:

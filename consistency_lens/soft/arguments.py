@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
+from ..options import option
 from ..schedules import Schedule
 
 TERMS = ("ce", "kd")
@@ -29,49 +30,33 @@ class LatentWireArguments(LensTrainingArguments):
     shown_terms: ClassVar[tuple[str, ...]] = ("ce", "kd")
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "nll", "first_token")
 
-    ce_weight: str = field(
-        default="1", metadata={"help": "Weight of the cross-entropy of the answers: a number or a schedule."}
+    ce_weight: str = option("1", "Weight of the cross-entropy of the answers: a number or a schedule.")
+    kd_weight: str = option(
+        "0",
+        "Weight of the KL from what the text-prompted model predicts at the same answer tokens: a number or a "
+        "schedule.",
     )
-    kd_weight: str = field(
-        default="0",
-        metadata={
-            "help": "Weight of the KL from what the text-prompted model predicts at the same answer tokens: a number "
-            "or a schedule."
-        },
+    kd_words: int = option(64, "Likeliest words of the text-prompted model that this KL compares.")
+    kd_temperature: float = option(1.0, "Temperature of both sides of this KL.")
+    first_weight: float = option(0.5, "Extra weight of the first token of an answer in the cross-entropy.")
+    train_ratio: str = option(
+        "",
+        "Tokens per vector while training: a number or a schedule, such as linear(1, 4, 2000). Default: the lens's "
+        "own rate.",
     )
-    kd_words: int = field(
-        default=64, metadata={"help": "Likeliest words of the text-prompted model that this KL compares."}
+    train_ratios: list[float] = option(
+        [],
+        "Numbers of tokens per vector, of which each step draws one, so that the rate can be chosen at use; never "
+        "above what train_ratio says at that step. Default: train_ratio alone.",
     )
-    kd_temperature: float = field(default=1.0, metadata={"help": "Temperature of both sides of this KL."})
-    first_weight: float = field(
-        default=0.5, metadata={"help": "Extra weight of the first token of an answer in the cross-entropy."}
+    receiver_batches: int = option(
+        1,
+        "Number of batches in a row that the same receiver reads; with --sequential, models change places between "
+        "them.",
     )
-    train_ratio: str = field(
-        default="",
-        metadata={
-            "help": "Tokens per vector while training: a number or a schedule, such as linear(1, 4, 2000). Default: "
-            "the lens's own rate."
-        },
-    )
-    train_ratios: list[float] = field(
-        default_factory=list,
-        metadata={
-            "help": "Numbers of tokens per vector, of which each step draws one, so that the rate can be chosen at "
-            "use; never above what train_ratio says at that step. Default: train_ratio alone."
-        },
-    )
-    receiver_batches: int = field(
-        default=1,
-        metadata={
-            "help": "Number of batches in a row that the same receiver reads; with --sequential, models change places "
-            "between them."
-        },
-    )
-    receiver_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the adapters. Default: learning_rate."}
-    )
+    receiver_learning_rate: float | None = option(None, "Learning rate of the adapters. Default: learning_rate.")
 
-    eval_rows: int = field(default=128, metadata={"help": "Number of validation rows in an evaluation."})
+    eval_rows: int = option(128, "Number of validation rows in an evaluation.")
 
     def __post_init__(self) -> None:
         self.schedules()

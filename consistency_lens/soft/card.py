@@ -19,5 +19,4 @@ WIRE_CARD = FamilyCard(
         "nll": "nats per answer token with the code, teacher-forced, the end of the answer included",
         "first_token": "share of answers whose first token is the likeliest one",
     },
-    task="Soft tokens",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +14,37 @@ from ..activations.passages.arguments import FORMATS
 from ..activations.storage import METADATA
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
+from ..options import option
 
 
 @dataclass
 class WireDataOptions:
     """Passages that are cut out of texts, or come with questions; what is asked behind them; and where they lie."""
 
-    output_dir: str = field(default="outputs/passages", metadata={"help": "Folder for the passages."})
-    sites: list[str] = field(default_factory=lambda: ["embed"], metadata={"help": "Site that a wire writes: embed."})
-    passage_format: str = field(
-        default="text",
-        metadata={
-            "help": "Layout of the source. text: any text, from which passages, prompts and answers are cut; squad: "
-            "context, question, answers; hotpotqa: context of titles and sentences, question, answer; columns: "
-            "passage_column, prompt_column and answer_column.",
-            "choices": list(FORMATS),
-        },
+    output_dir: str = option("outputs/passages", "Folder for the passages.")
+    sites: list[str] = option(["embed"], "Site that a wire writes: embed.")
+    passage_format: str = option(
+        "text",
+        "Layout of the source. text: any text, from which passages, prompts and answers are cut; squad: context, "
+        "question, answers; hotpotqa: context of titles and sentences, question, answer; columns: passage_column, "
+        "prompt_column and answer_column.",
+        FORMATS,
     )
-    passage_column: str = field(default="passage", metadata={"help": "Column of the passage, with format columns."})
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompt, with format columns."})
-    answer_column: str = field(
-        default="answer", metadata={"help": "Column of the answer, or of a list of them, with format columns."}
-    )
-    skip_unanswerable: bool = field(default=False, metadata={"help": "Leave out questions that have no answer."})
-    passage_words: int = field(default=64, metadata={"help": "Number of words of a passage."})
-    prompt_words: int = field(default=8, metadata={"help": "Number of words of the prompt of a recall."})
-    lead_words: int = field(default=1, metadata={"help": "Number of words of a continuation that the prompt gives."})
-    answer_words: int = field(
-        default=16, metadata={"help": "Number of words of the answer of a recall or a continuation."}
-    )
-    recall_share: float = field(
-        default=0.2, metadata={"help": "Share of passage recall; continuation takes what is left."}
-    )
-    reconstruction_share: float = field(default=0.2, metadata={"help": "Share of reconstruction."})
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    seed: int = field(default=0, metadata={"help": "Seed of the split, the tasks and the spans."})
-    resume: bool = field(default=False, metadata={"help": "Resume what was begun in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Overwrite what lies in output_dir."})
+    passage_column: str = option("passage", "Column of the passage, with format columns.")
+    prompt_column: str = option("prompt", "Column of the prompt, with format columns.")
+    answer_column: str = option("answer", "Column of the answer, or of a list of them, with format columns.")
+    skip_unanswerable: bool = option(False, "Leave out questions that have no answer.")
+    passage_words: int = option(64, "Number of words of a passage.")
+    prompt_words: int = option(8, "Number of words of the prompt of a recall.")
+    lead_words: int = option(1, "Number of words of a continuation that the prompt gives.")
+    answer_words: int = option(16, "Number of words of the answer of a recall or a continuation.")
+    recall_share: float = option(0.2, "Share of passage recall; continuation takes what is left.")
+    reconstruction_share: float = option(0.2, "Share of reconstruction.")
+    validation_fraction: float = option(0.05, "Share of documents held out for choosing.")
+    test_fraction: float = option(0.05, "Share of documents held out for reporting.")
+    seed: int = option(0, "Seed of the split, the tasks and the spans.")
+    resume: bool = option(False, "Resume what was begun in output_dir.")
+    overwrite: bool = option(False, "Overwrite what lies in output_dir.")
 
     def __post_init__(self) -> None:
         if list(self.sites) != ["embed"]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import BadInput
+from ..options import option
 from .configuration import BOS, POOLINGS, STARTS, LatentWireConfig
 
 RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio is given
@@ -15,16 +16,13 @@ RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio 
 class WireReportOptions:
     """Lenses that a wire is compared with, or read by."""
 
-    other_wire: str | None = field(
-        default=None,
-        metadata={
-            "help": "Wire of the same models that was trained apart from this one, such as with another seed: its "
-            "codes are a control."
-        },
+    other_wire: str | None = option(
+        None,
+        "Wire of the same models that was trained apart from this one, such as with another seed: its codes are a "
+        "control.",
     )
-    text_lens: str | None = field(
-        default=None,
-        metadata={"help": "Text lens of one of the models: the report shows what it writes of each vector."},
+    text_lens: str | None = option(
+        None, "Text lens of one of the models: the report shows what it writes of each vector."
     )
 
 
@@ -32,74 +30,40 @@ class WireReportOptions:
 class WireOptions:
     """What the lens is. It goes to the Hub with the weights."""
 
-    slots: int | None = field(
-        default=None, metadata={"help": "Number of vectors for each passage, in the place of ratio."}
+    slots: int | None = option(None, "Number of vectors for each passage, in the place of ratio.")
+    ratio: float | None = option(None, f"Number of tokens per vector. Default: {RATIO:g}, without slots.")
+    d_z: int | None = option(None, "Size of a vector. Default: the compressor's hidden size.")
+    nested: list[int] = option([], "Smaller sizes of a vector that the lens serves, too.")
+    start: str = option(
+        "lm", "Start of the compressor. lm: first layers of the first model; byte: new layers over bytes.", STARTS
     )
-    ratio: float | None = field(
-        default=None, metadata={"help": f"Number of tokens per vector. Default: {RATIO:g}, without slots."}
+    compressor_layers: int = option(2, "Number of the compressor's layers.")
+    compressor_lora_rank: int | None = option(
+        None, "Rank of adapters on the compressor's layers. Default: the layers themselves are trained."
     )
-    d_z: int | None = field(
-        default=None, metadata={"help": "Size of a vector. Default: the compressor's hidden size."}
+    causal: bool = option(False, "Causal mask in the compressor; without it, tokens see those behind them.")
+    pooling: str = option(
+        "contiguous",
+        "Queries of the vectors. contiguous: means of runs of neighbouring tokens; learned: the same for all "
+        "passages, with slots.",
+        POOLINGS,
     )
-    nested: list[int] = field(
-        default_factory=list, metadata={"help": "Smaller sizes of a vector that the lens serves, too."}
-    )
-    start: str = field(
-        default="lm",
-        metadata={
-            "help": "Start of the compressor. lm: first layers of the first model; byte: new layers over bytes.",
-            "choices": list(STARTS),
-        },
-    )
-    compressor_layers: int = field(default=2, metadata={"help": "Number of the compressor's layers."})
-    compressor_lora_rank: int | None = field(
-        default=None,
-        metadata={"help": "Rank of adapters on the compressor's layers. Default: the layers themselves are trained."},
-    )
-    causal: bool = field(
-        default=False, metadata={"help": "Causal mask in the compressor; without it, tokens see those behind them."}
-    )
-    pooling: str = field(
-        default="contiguous",
-        metadata={
-            "help": "Queries of the vectors. contiguous: means of runs of neighbouring tokens; learned: the same for "
-            "all passages, with slots.",
-            "choices": list(POOLINGS),
-        },
-    )
-    calibrate: bool = field(
-        default=True, metadata={"help": "Scale of each passage's soft tokens, brought to that of the embeddings."}
-    )
-    modes: list[str] = field(
-        default_factory=list, metadata={"help": "Tasks that have a soft token of their own behind the code."}
-    )
-    bits: int = field(default=16, metadata={"help": "Number of bits per coordinate: 16, 8, 6 or 4."})
-    group: int = field(
-        default=LatentWireConfig.group, metadata={"help": "Number of coordinates that share a scale, below 16 bits."}
-    )
-    bos: str = field(
-        default="auto",
-        metadata={"help": "BOS in front of the code. auto: as the tokenizer has it.", "choices": list(BOS)},
-    )
-    max_answer_tokens: int | None = field(
-        default=None, metadata={"help": "Number of tokens at which answers are cut. Default: whole answers."}
-    )
+    calibrate: bool = option(True, "Scale of each passage's soft tokens, brought to that of the embeddings.")
+    modes: list[str] = option([], "Tasks that have a soft token of their own behind the code.")
+    bits: int = option(16, "Number of bits per coordinate: 16, 8, 6 or 4.")
+    group: int = option(LatentWireConfig.group, "Number of coordinates that share a scale, below 16 bits.")
+    bos: str = option("auto", "BOS in front of the code. auto: as the tokenizer has it.", BOS)
+    max_answer_tokens: int | None = option(None, "Number of tokens at which answers are cut. Default: whole answers.")
 
-    opening: str | None = field(
-        default=None, metadata={"help": "Text between passage and question. Default: a line break and 'Question: '."}
+    opening: str | None = option(None, "Text between passage and question. Default: a line break and 'Question: '.")
+    anchor: str | None = option(None, "Text between question and answer. Default: a line break and 'Answer: '.")
+    answer_choice: list[str] = option(
+        [],
+        "Number of the accepted answer that a receiver learns, from 0, each as NAME=NUMBER. Default: the first for "
+        "all.",
     )
-    anchor: str | None = field(
-        default=None, metadata={"help": "Text between question and answer. Default: a line break and 'Answer: '."}
-    )
-    answer_choice: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Number of the accepted answer that a receiver learns, from 0, each as NAME=NUMBER. Default: the "
-            "first for all."
-        },
-    )
-    compressor_model: str | None = field(
-        default=None, metadata={"help": "Name of the model that the compressor starts from. Default: the first, base."}
+    compressor_model: str | None = option(
+        None, "Name of the model that the compressor starts from. Default: the first, base."
     )
 
     @property

@@ -25,6 +25,13 @@ class WireRun(FamilyRun):
     data_title = "the passages"
     unused: ClassVar = {"report_horizon": "whole answers are compared"}
     more_options: ClassVar = {"a wire in use": WireUseOptions, "the report of a wire": WireReportOptions}
+    read_by: ClassVar = {
+        "a wire in use": ("answer", "serve"),
+        "the report of a wire": ("run", "evaluate"),
+        **dict.fromkeys(("code_length", "size", "per_line", "window"), ("compress",)),
+        **dict.fromkeys(("bits", "ratio"), ("run", "train", "compress")),
+        **dict.fromkeys(("port", "largest_wire"), ("serve",)),
+    }
     uses = USES
     memory_advice = (
         "lower --per_device_train_batch_size and raise --gradient_accumulation_steps",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers.trainer_utils import IntervalStrategy
 
 from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
+from ..options import option
 from ..schedules import Schedule
 from .training.objective import AUXILIARY, PREACTIVATION, SPARSITY, STEEPNESS
 
@@ -31,74 +32,50 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
     shown_terms: ClassVar[tuple[str, ...]] = ("mse", "sparsity", "kl")
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1", "ev", "l0", "dead")
 
-    mse_weight: str = field(
-        default="1",
-        metadata={"help": "Weight of the squared error per coordinate in standardised space: a number or a schedule."},
+    mse_weight: str = option(
+        "1", "Weight of the squared error per coordinate in standardised space: a number or a schedule."
     )
-    sparsity_weight: str = field(
-        default=f"{SPARSITY:g}",
-        metadata={
-            "help": "Weight λ of the sum of tanh(c |W_dec| f) over the features of a token: a number or a schedule. "
-            "With target_l0, its first value is where λ begins."
-        },
+    sparsity_weight: str = option(
+        f"{SPARSITY:g}",
+        "Weight λ of the sum of tanh(c |W_dec| f) over the features of a token: a number or a schedule. With "
+        "target_l0, its first value is where λ begins.",
     )
-    sparsity_ramp: float = field(
-        default=1.0,
-        metadata={"help": "Share of max_steps over which the sparsity weight rises from 0. Unused with target_l0."},
+    sparsity_ramp: float = option(
+        1.0, "Share of max_steps over which the sparsity weight rises from 0. Unused with target_l0."
     )
-    sparsity_steepness: float = field(
-        default=STEEPNESS, metadata={"help": "Steepness c of the tanh of the sparsity term."}
+    sparsity_steepness: float = option(STEEPNESS, "Steepness c of the tanh of the sparsity term.")
+    target_l0: float | None = option(
+        None,
+        "Active features per token and layer, in the mean over layers, that λ is adjusted to hold. Default: none, λ "
+        "follows sparsity_weight.",
     )
-    target_l0: float | None = field(
-        default=None,
-        metadata={
-            "help": "Active features per token and layer, in the mean over layers, that λ is adjusted to hold. "
-            "Default: none, λ follows sparsity_weight."
-        },
+    preactivation_weight: str = option(
+        f"{PREACTIVATION:g}", "Weight of what dead features lack to their thresholds: a number or a schedule."
     )
-    preactivation_weight: str = field(
-        default=f"{PREACTIVATION:g}",
-        metadata={"help": "Weight of what dead features lack to their thresholds: a number or a schedule."},
+    auxiliary_weight: str = option(
+        f"{AUXILIARY:g}", "Weight of AuxK, the share of the error that dead features leave: a number or a schedule."
     )
-    auxiliary_weight: str = field(
-        default=f"{AUXILIARY:g}",
-        metadata={"help": "Weight of AuxK, the share of the error that dead features leave: a number or a schedule."},
+    auxiliary_k: int | None = option(
+        None, "Dead features per token and layer that AuxK uses. Default: half the hidden size."
     )
-    auxiliary_k: int | None = field(
-        default=None,
-        metadata={"help": "Dead features per token and layer that AuxK uses. Default: half the hidden size."},
+    kl_weight: str = option(
+        "0",
+        "Weight of the KL from the model to the model with all chosen sites replaced inside one pass, in nats per "
+        "token: a number or a schedule.",
     )
-    kl_weight: str = field(
-        default="0",
-        metadata={
-            "help": "Weight of the KL from the model to the model with all chosen sites replaced inside one pass, in "
-            "nats per token: a number or a schedule."
-        },
+    kl_documents: int = option(4, "Training documents per device and step on which that KL is computed.")
+    dead_after: int = option(1_000_000, "Tokens without being active after which a feature is dead.")
+    revive_steps: int = option(
+        500,
+        "Steps between two revivals of dead features, in the first four fifths of the training; 0: none are revived.",
     )
-    kl_documents: int = field(
-        default=4, metadata={"help": "Training documents per device and step on which that KL is computed."}
-    )
-    dead_after: int = field(
-        default=1_000_000, metadata={"help": "Tokens without being active after which a feature is dead."}
-    )
-    revive_steps: int = field(
-        default=500,
-        metadata={
-            "help": "Steps between two revivals of dead features, in the first four fifths of the training; 0: none "
-            "are revived."
-        },
-    )
-    blocks_per_window: int = field(
-        default=8, metadata={"help": "Blocks whose tokens are shuffled together and held in memory."}
-    )
+    blocks_per_window: int = option(8, "Blocks whose tokens are shuffled together and held in memory.")
 
-    per_device_train_batch_size: int = field(default=4000, metadata={"help": "Tokens per device and step."})
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Documents per device and pass."})
-    train_sampling_strategy: str = field(
-        default="sequential", metadata={"help": "Order of the tokens; they come shuffled already."}
-    )
-    eval_rows: int = field(default=64, metadata={"help": "Held-out documents that an evaluation looks at."})
-    sample_rows: int = field(default=16, metadata={"help": "Held-out documents in the table of samples."})
+    per_device_train_batch_size: int = option(4000, "Tokens per device and step.")
+    per_device_eval_batch_size: int = option(16, "Documents per device and pass.")
+    train_sampling_strategy: str = option("sequential", "Order of the tokens; they come shuffled already.")
+    eval_rows: int = option(64, "Held-out documents that an evaluation looks at.")
+    sample_rows: int = option(16, "Held-out documents in the table of samples.")
 
     def __post_init__(self) -> None:
         self.schedules()

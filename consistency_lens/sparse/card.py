@@ -20,5 +20,4 @@ TRANSCODER_CARD = FamilyCard(
         "dead": "share of features that have not been active for `dead_after` training tokens",
     },
     template=Path(__file__).with_name("card_template.md"),
-    task="Sparse features",
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import BadInput
 from ..frozen.sites import LAYERED as STAGES
+from ..options import option
 from .coding.nonlinear import NONLINEARITIES
 from .configuration import STANDARDISATIONS, CrosslayerTranscoderConfig
 from .use.using import INSIDE
@@ -18,46 +19,29 @@ from .use.using import INSIDE
 class TranscoderOptions:
     """What the lens is. It goes to the Hub with the weights."""
 
-    layers: str = field(
-        default="all", metadata={"help": "Layers that are read and written: all, or a window such as 8:18 without 18."}
+    layers: str = option("all", "Layers that are read and written: all, or a window such as 8:18 without 18.")
+    features: int = option(CrosslayerTranscoderConfig.features, "Features per layer.")
+    crosslayer: bool = option(
+        True, "Reach of features: every chosen layer from their own on, or with false their own alone."
     )
-    features: int = field(default=CrosslayerTranscoderConfig.features, metadata={"help": "Features per layer."})
-    crosslayer: bool = field(
-        default=True,
-        metadata={"help": "Reach of features: every chosen layer from their own on, or with false their own alone."},
+    read_stage: str = option(CrosslayerTranscoderConfig.read_stage, "Stage of each layer that is read.", STAGES)
+    write_stage: str = option(
+        CrosslayerTranscoderConfig.write_stage, "Stage of each layer that is reconstructed and replaced.", STAGES
     )
-    read_stage: str = field(
-        default=CrosslayerTranscoderConfig.read_stage,
-        metadata={"help": "Stage of each layer that is read.", "choices": list(STAGES)},
+    nonlinearity: str = option(
+        CrosslayerTranscoderConfig.nonlinearity, "Nonlinearity, which decides what is active.", NONLINEARITIES
     )
-    write_stage: str = field(
-        default=CrosslayerTranscoderConfig.write_stage,
-        metadata={"help": "Stage of each layer that is reconstructed and replaced.", "choices": list(STAGES)},
+    k: int | None = option(None, "Number of active features per token and layer, of topk and batchtopk.")
+    threshold: float = option(CrosslayerTranscoderConfig.threshold, "Threshold of a jumprelu before training.")
+    bandwidth: float = option(
+        CrosslayerTranscoderConfig.bandwidth, "Width of the window around a threshold in which it gets a gradient."
     )
-    nonlinearity: str = field(
-        default=CrosslayerTranscoderConfig.nonlinearity,
-        metadata={"help": "Nonlinearity, which decides what is active.", "choices": list(NONLINEARITIES)},
-    )
-    k: int | None = field(
-        default=None, metadata={"help": "Number of active features per token and layer, of topk and batchtopk."}
-    )
-    threshold: float = field(
-        default=CrosslayerTranscoderConfig.threshold, metadata={"help": "Threshold of a jumprelu before training."}
-    )
-    bandwidth: float = field(
-        default=CrosslayerTranscoderConfig.bandwidth,
-        metadata={"help": "Width of the window around a threshold in which it gets a gradient."},
-    )
-    skip: bool = field(default=False, metadata={"help": "Linear map of each layer's own input, added to its output."})
-    tied_decoder: bool = field(
-        default=False, metadata={"help": "One decoder per target, shared by the features of all layers below it."}
-    )
-    standardisation: str = field(
-        default=CrosslayerTranscoderConfig.standardisation,
-        metadata={
-            "help": "Scale of what is read and written: one per site, one per dimension, or none.",
-            "choices": list(STANDARDISATIONS),
-        },
+    skip: bool = option(False, "Linear map of each layer's own input, added to its output.")
+    tied_decoder: bool = option(False, "One decoder per target, shared by the features of all layers below it.")
+    standardisation: str = option(
+        CrosslayerTranscoderConfig.standardisation,
+        "Scale of what is read and written: one per site, one per dimension, or none.",
+        STANDARDISATIONS,
     )
 
     def settings(self) -> dict[str, Any]:
@@ -69,32 +53,23 @@ class TranscoderOptions:
 class FeatureOptions:
     """What is shown of features, and what `explain` changes of them."""
 
-    context_documents: int = field(
-        default=2000,
-        metadata={
-            "help": "Number of documents that a report searches for contexts of each feature, for its label and the "
-            "card; 0 searches none."
-        },
+    context_documents: int = option(
+        2000,
+        "Number of documents that a report searches for contexts of each feature, for its label and the card; 0 "
+        "searches none.",
     )
-    context_split: str = field(
-        default="train",
-        metadata={"help": "Split that these documents are of.", "choices": ["train", "validation", "test"]},
+    context_split: str = option("train", "Split that these documents are of.", ["train", "validation", "test"])
+    ablate: str | None = option(
+        None, "Features that explain switches off, as LAYER:NUMBER with commas between: 2:117,3:40."
     )
-    ablate: str | None = field(
-        default=None,
-        metadata={"help": "Features that explain switches off, as LAYER:NUMBER with commas between: 2:117,3:40."},
+    amplify: str | None = option(
+        None, "Features that explain multiplies, as LAYER:NUMBER=FACTOR with commas between: 2:117=3."
     )
-    amplify: str | None = field(
-        default=None,
-        metadata={"help": "Features that explain multiplies, as LAYER:NUMBER=FACTOR with commas between: 2:117=3."},
-    )
-    inside: str = field(
-        default=INSIDE[0],
-        metadata={
-            "help": "Pass that features are changed in: that of the model, whose MLPs stay and get the difference "
-            "added, or that of the lens, which stands in their place before and after.",
-            "choices": list(INSIDE),
-        },
+    inside: str = option(
+        INSIDE[0],
+        "Pass that features are changed in: that of the model, whose MLPs stay and get the difference added, or that "
+        "of the lens, which stands in their place before and after.",
+        INSIDE,
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..activations.blocks import BlockArguments, BlockExtraction, Blocks, BySite
 from ..base.engines.engine import Engine
+from ..base.explaining import Positions
 from ..base.family_run import FamilyRun, Run
 from ..base.modeling import LensModel
 from ..errors import BadInput
@@ -39,6 +40,8 @@ class TranscoderRun(FamilyRun):
         "features": FeatureOptions,
         "lenses that are made beside it": TwinOptions,
     }
+    explain_options = ("ablate", "amplify", "inside")
+    read_by: ClassVar = {"features": ("run", "evaluate"), **dict.fromkeys(explain_options, ("explain",))}
     companions = (PER_LAYER, SHIPPED)
     commands = ("export",)
     exports = (CIRCUIT_TRACER,)
@@ -129,11 +132,7 @@ class TranscoderRun(FamilyRun):
         options: FeatureOptions = self.part(FeatureOptions)
         return options
 
-    @property
-    def shown_after(self) -> str:
-        return "changed" if self.shown.factors else "replaced"
-
-    def explain(self, lens: Any, text: str, positions: Sequence[int] | None) -> list[dict[str, Any]]:
+    def explain(self, lens: Any, text: str, positions: Positions) -> list[dict[str, Any]]:
         """With labels; where features are changed, what that does in the place of what the lens does."""
         return explain_tokens(lens, text, positions, factors=self.shown.factors, inside=self.shown.inside)
 

@@ -57,7 +57,8 @@ class AfterStep(TrainerCallback):
 
 
 class CrosslayerTranscoderTrainer(LensTrainer):
-    """As `LensTrainer`; `train_dataset` are `Blocks`, the path of a folder of them, or a `BlockStream`."""
+    """As `LensTrainer`; `train_dataset` are `Blocks`, the path of a folder of them, a `BlockStream`, or documents as
+    `Blocks.from_dataset` takes them."""
 
     args: CrosslayerTranscoderArguments
     lens: CrosslayerTranscoder

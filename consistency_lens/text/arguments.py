@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers.trainer_utils import SchedulerType
 
-from ..base.arguments import LensTrainingArguments, Removed
+from ..base.arguments import LensTrainingArguments
 from ..errors import BadInput
+from ..options import Former, option
 from ..schedules import Schedule
 from .starting.texts import EVIDENCE, KINDS
 
@@ -30,101 +31,67 @@ class ConsistencyLensArguments(LensTrainingArguments):
         *("warm_start", "warm_steps", "warm_sure", "warm_vague", "warm_learning_rate"),
         *("kl_weight", "mse_weight", "lm_weight", "ground_weight", "encoder_learning_rate", "ema_decay"),
     )
-    removed: ClassVar[Mapping[str, Removed]] = {
-        "anchor": Removed("none", "No anchor kept words nearer to language than lm_weight and ground_weight do."),
-        "direction_weight": Removed("0.0", "Use mse_weight."),
-        "norm_weight": Removed("0.0", "Use mse_weight."),
-        "entropy_weight": Removed("0.0", "Use a lower learning_rate, or reference_weight."),
-        **dict.fromkeys(("anchor_share", "replay_weight"), Removed()),
+    former: ClassVar[Mapping[str, Former]] = {
+        "anchor": Former("No anchor kept words nearer to language than lm_weight and ground_weight do.", "none"),
+        "direction_weight": Former("Use mse_weight.", "0.0"),
+        "norm_weight": Former("Use mse_weight.", "0.0"),
+        "entropy_weight": Former("Use a lower learning_rate, or reference_weight.", "0.0"),
+        **dict.fromkeys(("anchor_share", "replay_weight"), Former()),
     }
     shown_terms: ClassVar[tuple[str, ...]] = ("start", "kl", "mse", "policy")
     shown_numbers: ClassVar[tuple[str, ...]] = (
         *("kl_recovered", "kl_horizon_recovered", "top1", "fve", "distinct", "text_nll"),
     )
 
-    estimator: str = field(
-        default="policy",
-        metadata={
-            "help": "Estimator of the gradient to the choice of words: policy gradient, "
-            "straight-through Gumbel (parallel, sequential), or none.",
-            "choices": list(ESTIMATORS),
-        },
+    estimator: str = option(
+        "policy",
+        "Estimator of the gradient to the choice of words: policy gradient, straight-through Gumbel (parallel, "
+        "sequential), or none.",
+        ESTIMATORS,
     )
-    rollouts: int = field(
-        default=4, metadata={"help": "Number of texts per activation and step, for estimator=policy."}
+    rollouts: int = option(4, "Number of texts per activation and step, for estimator=policy.")
+    temperature: float = option(1.0, "Temperature of the softmax whose gradient the Gumbel estimators use.")
+    delta: str = option(
+        "stopgrad",
+        "Error of the lens on another document's activation, added to what is put back: without gradient, with, or "
+        "off.",
+        DELTAS,
     )
-    temperature: float = field(
-        default=1.0, metadata={"help": "Temperature of the softmax whose gradient the Gumbel estimators use."}
+    warm_start: str = option(
+        "onward", "Texts that the decoder learns to write and the encoder to read at first.", KINDS
     )
-    delta: str = field(
-        default="stopgrad",
-        metadata={
-            "help": "Error of the lens on another document's activation, added to what is put back: "
-            "without gradient, with, or off.",
-            "choices": list(DELTAS),
-        },
+    warm_steps: int = option(600, "Number of steps of the warm start; 0 for none.")
+    warm_sure: float = option(
+        0.0,
+        "Probability below which a token of a starting text is a guess, under the model or the decoder: the text "
+        "ends there, or says warm_vague instead. 0 keeps whole texts.",
     )
-    warm_start: str = field(
-        default="onward",
-        metadata={
-            "help": "Texts that the decoder learns to write and the encoder to read at first.",
-            "choices": list(KINDS),
-        },
+    warm_vague: str | None = option(
+        None,
+        "Word of one token in the place of a guess of warm_sure, such as 'something'. Default: the text ends at a "
+        "guess.",
     )
-    warm_steps: int = field(default=600, metadata={"help": "Number of steps of the warm start; 0 for none."})
-    warm_sure: float = field(
-        default=0.3,
-        metadata={
-            "help": "Probability below which a token of a starting text is a guess, under the model "
-            "or the decoder, and is "
-            "left out; 0 keeps whole texts."
-        },
+    warm_guess_share: float = option(
+        0.7, "Share of the warm start after which the decoder, too, says what a guess is."
     )
-    warm_vague: str | None = field(
-        default=None,
-        metadata={
-            "help": "Word of one token in the place of a guess, such as 'something'. Default: the "
-            "text ends at a guess."
-        },
+    warm_evidence: float = option(
+        0.5,
+        "Share of the tokens of a text of warm_start=evidence that are words of the context; the others are P's "
+        "token and what the model says next.",
     )
-    warm_guess_share: float = field(
-        default=0.7, metadata={"help": "Share of the warm start after which the decoder, too, says what a guess is."}
+    warm_learning_rate: float = option(1e-3, "Learning rate of all parts during the warm start.")
+    quote: bool = option(False, "Baseline mode: the encoder learns from starting texts alone, and no decoder.")
+    decoder_learning_rate: float | None = option(None, "Learning rate of the decoder. Default: learning_rate.")
+    encoder_learning_rate: float | None = option(None, "Learning rate of the encoder. Default: learning_rate.")
+    maps_learning_rate: float | None = option(None, "Learning rate of the two linear maps. Default: learning_rate.")
+    kl_weight: str = option("1.0", f"Weight of KL(M(A) || M(A*)). {_WEIGHT}")
+    mse_weight: str = option("1.0", f"Weight of |A - Â|² over the variance of A. {_WEIGHT}")
+    lm_weight: str = option("0.05", f"Weight of the text's nats per token under M, behind the prompt. {_WEIGHT}")
+    ground_weight: str = option(
+        "0.0", f"Weight of the text's nats per token under M, behind A's own context. {_WEIGHT}"
     )
-    warm_evidence: float = field(
-        default=0.5,
-        metadata={
-            "help": "Share of the tokens of a text of warm_start=evidence that are words of the context; the others "
-            "are P's token and what the model says next."
-        },
-    )
-    warm_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Learning rate of all parts during the warm start."}
-    )
-    quote: bool = field(
-        default=False,
-        metadata={"help": "Baseline mode: the encoder learns from starting texts alone, and no decoder."},
-    )
-    decoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the decoder. Default: learning_rate."}
-    )
-    encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the encoder. Default: learning_rate."}
-    )
-    maps_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the two linear maps. Default: learning_rate."}
-    )
-    kl_weight: str = field(default="1.0", metadata={"help": f"Weight of KL(M(A) || M(A*)). {_WEIGHT}"})
-    mse_weight: str = field(default="1.0", metadata={"help": f"Weight of |A - Â|² over the variance of A. {_WEIGHT}"})
-    lm_weight: str = field(
-        default="0.05", metadata={"help": f"Weight of the text's nats per token under M, behind the prompt. {_WEIGHT}"}
-    )
-    ground_weight: str = field(
-        default="0.0",
-        metadata={"help": f"Weight of the text's nats per token under M, behind A's own context. {_WEIGHT}"},
-    )
-    reference_weight: str = field(
-        default="0.1",
-        metadata={"help": f"Weight of the KL to the warm-started decoder, for estimator=policy. {_WEIGHT}"},
+    reference_weight: str = option(
+        "0.1", f"Weight of the KL to the warm-started decoder, for estimator=policy. {_WEIGHT}"
     )
 
     def __post_init__(self) -> None:

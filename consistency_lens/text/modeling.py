@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,12 @@ from .parts.decoder_encoder import LensDecoder, LensEncoder
 from .parts.generation import Noise, Words
 from .parts.merging import merged
 from .steering import Steered, steer
+
+
+class Rows(Protocol):
+    """`Activations`, which loading a lens does not import."""
+
+    def norm(self, site: str) -> float: ...
 
 
 @dataclass
@@ -58,8 +64,18 @@ class ConsistencyLens(LensModel):
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLens:
-        """A new lens for one site of a model: both parts are the frozen model itself, and both maps the identity."""
+    def from_subject(cls, frozen: FrozenLM, site: str, rows: Rows | None = None, **settings: Any) -> ConsistencyLens:
+        """A new lens for one site of a model: both parts are the frozen model itself, and both maps the identity.
+
+        Args:
+            frozen: the model.
+            site: that the lens reads.
+            rows: `Activations` that it will be trained on: their norm is the lens's scale. Without them name it as
+                `activation_norm`, or train on activations of norm 1.
+            settings: of `ConsistencyLensConfig`.
+        """
+        if rows is not None:
+            settings["activation_norm"] = rows.norm(str(frozen.site(site)))
         config = ConsistencyLensConfig.for_subject(frozen, site, **settings)
         lens = cls.build(config, frozen, frozen.tokenizer)
         lens.subject = frozen

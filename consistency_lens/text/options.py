@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..errors import BadInput
+from ..options import option
 from .configuration import INJECTIONS, TRAINABLE, ConsistencyLensConfig
 
 
@@ -13,44 +14,27 @@ from .configuration import INJECTIONS, TRAINABLE, ConsistencyLensConfig
 class LensOptions:
     """What the lens is. It goes to the Hub with the weights."""
 
-    site: str | None = field(
-        default=None, metadata={"help": "Site that the lens reads, one of those of the rows. Default: the only one."}
+    site: str | None = option(None, "Site that the lens reads, one of those of the rows. Default: the only one.")
+    code_length: int = option(
+        ConsistencyLensConfig.code_length, "Length T: the largest number of tokens of an explanation."
     )
-    code_length: int = field(
-        default=ConsistencyLensConfig.code_length,
-        metadata={"help": "Length T: the largest number of tokens of an explanation."},
+    prompt: str = option(ConsistencyLensConfig.prompt, "Prompt of the decoder; the activation enters at <A>.")
+    injection: str = option(
+        ConsistencyLensConfig.injection,
+        "Way in which the activation enters: it replaces the embedding of <A>, or is added to its residual stream.",
+        INJECTIONS,
     )
-    prompt: str = field(
-        default=ConsistencyLensConfig.prompt,
-        metadata={"help": "Prompt of the decoder; the activation enters at <A>."},
+    trainable: str = option(
+        ConsistencyLensConfig.trainable,
+        "Weights that are trained: two maps alone, adapters on the frozen model, or two whole copies of it.",
+        TRAINABLE,
     )
-    injection: str = field(
-        default=ConsistencyLensConfig.injection,
-        metadata={
-            "help": "Way in which the activation enters: it replaces the embedding of <A>, or is "
-            "added to its residual stream.",
-            "choices": list(INJECTIONS),
-        },
+    encoder_trainable: str | None = option(
+        None, "Weights of the encoder that are trained. Default: as trainable.", TRAINABLE
     )
-    trainable: str = field(
-        default=ConsistencyLensConfig.trainable,
-        metadata={
-            "help": "Weights that are trained: two maps alone, adapters on the frozen model, or two "
-            "whole copies of it.",
-            "choices": list(TRAINABLE),
-        },
-    )
-    encoder_trainable: str | None = field(
-        default=None,
-        metadata={
-            "help": "Weights of the encoder that are trained. Default: as trainable.",
-            "choices": list(TRAINABLE),
-        },
-    )
-    lora_rank: int = field(default=ConsistencyLensConfig.lora_rank, metadata={"help": "Rank of the adapters."})
-    lora_alpha: int = field(
-        default=ConsistencyLensConfig.lora_alpha,
-        metadata={"help": "Alpha of the adapters: their output is scaled by alpha over rank."},
+    lora_rank: int = option(ConsistencyLensConfig.lora_rank, "Rank of the adapters.")
+    lora_alpha: int = option(
+        ConsistencyLensConfig.lora_alpha, "Alpha of the adapters: their output is scaled by alpha over rank."
     )
 
 
@@ -58,19 +42,18 @@ class LensOptions:
 class BaselineOptions:
     """What a run keeps and trains beside its lens, for the report to compare it with."""
 
-    tail_baseline: bool = field(
-        default=True,
-        metadata={
-            "help": "Baselines: encoders are also trained on the last T tokens of each context, and on P's token with "
-            "what the model says next."
-        },
+    tail_baseline: bool = option(
+        True,
+        "Baselines: encoders are also trained on the last T tokens of each context, and on P's token with what the "
+        "model says next.",
     )
-    keep_warm_start: bool = field(
-        default=True,
-        metadata={
-            "help": "Copy of the lens at the end of its warm start is kept; the report says what "
-            "training changed since."
-        },
+    fresh_encoder: bool = option(
+        False,
+        "Fresh encoder: when the lens is trained, a new encoder learns to read its texts with the same objective and "
+        "budget; the report says what share of the score it reaches.",
+    )
+    keep_warm_start: bool = option(
+        True, "Copy of the lens at the end of its warm start is kept; the report says what training changed since."
     )
 
 
@@ -78,23 +61,15 @@ class BaselineOptions:
 class PlanOptions:
     """What `plan` reckons with. Speeds are those of the data sheet."""
 
-    gpu_memory: float = field(default=80.0, metadata={"help": "Memory of each GPU, in GB."})
-    gpus: int = field(default=1, metadata={"help": "Number of GPUs that share the work."})
-    tflops: float = field(default=312.0, metadata={"help": "Peak speed of each GPU in dense bfloat16, in TFLOP/s."})
-    utilization: float = field(
-        default=0.4, metadata={"help": "Utilization: the share of that peak that long passes reach."}
-    )
-    memory_bandwidth: float = field(default=2.0, metadata={"help": "Memory bandwidth of each GPU, in TB/s."})
-    link_bandwidth: float = field(
-        default=300.0, metadata={"help": "Link bandwidth between GPUs of a machine, in GB/s each way."}
-    )
-    gpus_per_machine: int = field(default=8, metadata={"help": "Number of GPUs in one machine."})
-    network_bandwidth: float = field(
-        default=40.0, metadata={"help": "Network bandwidth of each GPU to other machines, in GB/s each way."}
-    )
-    gpu_price: float | None = field(
-        default=None, metadata={"help": "Price of one GPU for an hour. Default: no price is shown."}
-    )
+    gpu_memory: float = option(80.0, "Memory of each GPU, in GB.")
+    gpus: int = option(1, "Number of GPUs that share the work.")
+    tflops: float = option(312.0, "Peak speed of each GPU in dense bfloat16, in TFLOP/s.")
+    utilization: float = option(0.4, "Utilization: the share of that peak that long passes reach.")
+    memory_bandwidth: float = option(2.0, "Memory bandwidth of each GPU, in TB/s.")
+    link_bandwidth: float = option(300.0, "Link bandwidth between GPUs of a machine, in GB/s each way.")
+    gpus_per_machine: int = option(8, "Number of GPUs in one machine.")
+    network_bandwidth: float = option(40.0, "Network bandwidth of each GPU to other machines, in GB/s each way.")
+    gpu_price: float | None = option(None, "Price of one GPU for an hour. Default: no price is shown.")
 
     def __post_init__(self) -> None:
         for name in ("gpu_memory", "tflops", "memory_bandwidth", "link_bandwidth", "network_bandwidth"):

@@ -21,8 +21,8 @@ from .configuration import require_injection, require_site
 from .modeling import ConsistencyLens
 from .options import BaselineOptions, LensOptions, PlanOptions
 from .planning.foreseen import require_contexts, require_model, too_long
-from .report.definitions import TRAINED_GREEDY, TRAINED_TAIL
-from .starting.baseline import GREEDY, TAIL, baseline_of_run
+from .report.definitions import FRESH_ENCODER, TRAINED_GREEDY, TRAINED_TAIL
+from .starting.baseline import FRESH, GREEDY, TAIL, baseline_of_run
 
 WARM = "warm_lens"  # the lens as its warm start left it, in the folder of a run
 
@@ -47,8 +47,9 @@ class TextRun(FamilyRun):
     extraction = Extraction
     data = Activations
     more_options: ClassVar = {"the baselines": BaselineOptions, "the plan": PlanOptions}
+    read_by: ClassVar = {"the plan": ("plan",)}
     commands = ("plan",)
-    companions = (TAIL, GREEDY, WARM)
+    companions = (TAIL, GREEDY, FRESH, WARM)
     memory_advice = (
         "lower --rollouts, or --estimator parallel",
         "--activation_checkpointing",
@@ -88,10 +89,11 @@ class TextRun(FamilyRun):
             raise BadInput("kl_horizon", horizon, fix)
 
     def require_engine(self, engine: Engine) -> None:
-        if engine.spreads_weights and self.values["tail_baseline"]:
-            why = f"under {engine.name} no process holds the weights when the training is over"
-            fix = "Use --tail_baseline false; run_lens.py evaluate makes the report afterwards, in one process."
-            raise BadInput("tail_baseline", True, fix, why)
+        for name in ("tail_baseline", "fresh_encoder"):
+            if engine.spreads_weights and self.values[name]:
+                why = f"under {engine.name} no process holds the weights when the training is over"
+                fix = f"Use --{name} false; run_lens.py evaluate makes the report afterwards, in one process."
+                raise BadInput(name, True, fix, why)
 
     def streamed(
         self,
@@ -118,11 +120,8 @@ class TextRun(FamilyRun):
         self.require_model(frozen.model.config, frozen.tokenizer)
         set_seed(self.values["seed"])
         (site,) = sites
-        name = data.provenance.at(str(frozen.site(site))).sites[0]
-        mean, variance = (data.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
         settings = {key: value for key, value in asdict(self.part(LensOptions)).items() if key != "site"}
-        norm = float((mean**2 + variance).sum() ** 0.5)
-        lens = ConsistencyLens.from_subject(frozen, site, activation_norm=norm, **settings)
+        lens = ConsistencyLens.from_subject(frozen, site, data, **settings)
         _require_length(lens, frozen, data)
         return lens
 
@@ -137,7 +136,7 @@ class TextRun(FamilyRun):
     def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
         """The encoders of texts that no decoder wrote as rivals, the warm start as the earlier moment."""
         options: dict[str, Any] = {}
-        rivals = {TRAINED_TAIL: TAIL, TRAINED_GREEDY: GREEDY}
+        rivals = {TRAINED_TAIL: TAIL, TRAINED_GREEDY: GREEDY, FRESH_ENCODER: FRESH}
         if found := {name: companions[folder] for name, folder in rivals.items() if folder in companions}:
             options["rivals"] = found
         if WARM in companions:
@@ -149,12 +148,13 @@ class TextRun(FamilyRun):
         return {"sure": float(settings.get("warm_sure") or 0.0), "vague": settings.get("warm_vague")}
 
     def after_training(self, run: Run, lens: LensModel, data: Activations, steps: int) -> None:
-        """Train the encoders of context tails and of what the model says next; those of an interrupted run are taken
-        where they were finished."""
-        if self.values["tail_baseline"]:
-            for name in (TAIL, GREEDY):
-                frozen = run.model_for_another(lens)
-                baseline_of_run(run, self.new_lens(frozen, data, lens.config.sites or []), data, steps, name)
+        """Train the encoders of context tails, of what the model says next and of the lens's own texts; those of an
+        interrupted run are taken where they were finished."""
+        assert isinstance(lens, ConsistencyLens)
+        writers = dict.fromkeys((TAIL, GREEDY) if self.values["tail_baseline"] else ())
+        for name, writer in (writers | ({FRESH: lens} if self.values["fresh_encoder"] else {})).items():
+            frozen = run.model_for_another(lens)
+            baseline_of_run(run, self.new_lens(frozen, data, lens.config.sites or []), data, steps, name, writer)
 
 
 def _require_length(lens: ConsistencyLens, frozen: FrozenLM, activations: Activations) -> None:

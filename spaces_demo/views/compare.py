@@ -17,8 +17,10 @@ from looks import Row
 from marking import safe
 
 from consistency_lens import BadInput
+from consistency_lens.columns import heading
 
-HEADERS = ["#", "token", "KL, first", "KL, second", "first says", "second says"]
+SIDES = [heading(name) + which for name in ("kl", "explanation") for which in (", first", ", second")]
+HEADERS = [heading("position"), heading("token"), *SIDES]
 KINDS = ["number", "str", "number", "number", "str", "str"]
 WIDTHS = ["60px", "120px", "100px", "100px", "365px", "365px"]
 

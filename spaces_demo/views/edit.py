@@ -1,4 +1,4 @@
-"""Edit: other words for a thought, what the encoder makes of the difference, and how the model's mind changes."""
+"""Edit: other words for an activation, what the encoder makes of the difference, and how the predictions change."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from desk import Desk, Follower
 from drawing import nats, numbers
 from links import ORDERS, Choice
 from looks import Row
-from tables import HEADERS, KINDS, as_csv, as_parquet, cells, headers, shown_columns
+from tables import KINDS, as_csv, as_parquet, cells, headers, shown_columns
 
 from consistency_lens import BadInput
 
@@ -77,7 +77,7 @@ def build(desk: Desk) -> Follower:
     orders = list(zip(LABELS, ORDERS, strict=True))
     order = gr.Dropdown(orders, value=ORDERS[0], allow_custom_value=True, label="Order", elem_id="order")
     shown = gr.Dataframe(
-        headers=HEADERS,
+        headers=headers([]),
         datatype=KINDS,
         column_widths=WIDTHS,
         interactive=False,

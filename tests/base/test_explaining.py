@@ -120,3 +120,24 @@ def test_rows_are_a_frame_and_a_picture() -> None:
     rows[0]["explanation"] = "<b>bold</b>"
     shown = rows._repr_html_()
     assert "&lt;b&gt;bold" in shown and "<b>" not in shown and shown.count("<tr>") == 4 and shown.count("KL ") == 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_what_the_model_writes_is_explained(temperature: float) -> None:
+    """As a text that it had written before; only new tokens, unless positions are named."""
+    lens = tiny_lens(tiny_lm())
+    frozen, texts = lens.subject, ["w1 w2 w3", "w4 w5"]
+    settings = {"do_sample": True, "temperature": temperature} if temperature else {}
+    found = lens.explain(texts, generate=4, temperature=temperature)
+    for row, (text, explained) in enumerate(zip(texts, found, strict=True)):
+        ids = frozen.tokenizer(text, return_tensors="pt")
+        made = frozen.generate(ids, max_new_tokens=4, rows=[row], **settings)
+        new = made.ids[0, : int(made.mask.sum()) - int(made.ended)]
+        assert len(explained.tokens) == ids["input_ids"].shape[1] + len(new)
+        assert explained == lens.explain(torch.cat([ids["input_ids"][0], new]), slice(ids["input_ids"].shape[1], None))
+    first, last = lens.explain(texts[0], [0, -1], generate=1)
+    assert first["position"] == 0 and last["position"] == len(frozen.tokenizer(texts[0])["input_ids"])
+    with pytest.raises(BadInput, match="temperature"):
+        lens.explain(texts[0], generate=True, temperature=-1.0)
+    with pytest.raises(BadInput, match="max_new_tokens"):
+        lens.explain(texts[0], generate=0)

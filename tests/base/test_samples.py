@@ -71,15 +71,15 @@ def test_rows_say_what_the_subject_says(tmp_path: Path) -> None:
         assert row["explanation"] == lens.explain(code.take(torch.tensor([i])))[0]["explanation"]
         for side, logits in (("before", clean[i]), ("after", edited[i])):
             chances, best = logits.softmax(-1).topk(5)
-            assert [token["token"] for token in row[side]] == [frozen.tokenizer.decode(b) for b in best]
-            assert [token["probability"] for token in row[side]] == pytest.approx(chances.tolist(), abs=1e-5)
+            assert [token for token, _ in row[side]] == [frozen.tokenizer.decode(b) for b in best]
+            assert [chance for _, chance in row[side]] == pytest.approx(chances.tolist(), abs=1e-5)
         p, q = clean[i].log_softmax(-1), edited[i].log_softmax(-1)
         assert row["kl"] == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-4)
         assert row["cosine"] == pytest.approx(
             float(torch.cosine_similarity(edit.value[i], batch["activations"][SITE][i].float(), 0)), abs=1e-5
         )
-        assert row["continuation_before"].split()[0] == row["before"][0]["token"]
-        assert row["continuation_after"].split()[0] == row["after"][0]["token"]
+        assert row["continuation_before"].split()[0] == row["before"][0][0]
+        assert row["continuation_after"].split()[0] == row["after"][0][0]
     assert any(row["continuation_before"] != row["continuation_after"] for row in rows)
 
 
@@ -131,7 +131,7 @@ def test_a_second_attempt_leaves_no_duplicates(tmp_path: Path) -> None:
 
 
 def row_of(kl: float) -> dict[str, Any]:
-    likely = [{"token": f"w{i}", "probability": 0.5 / (i + 1)} for i in range(5)]
+    likely = [(f"w{i}", 0.5 / (i + 1)) for i in range(5)]
     said = {"continuation_before": "w1 w2", "continuation_after": "w3 w4", "explanation": "[red]no markup"}
     return {"kl": kl, "context": "w " * 80 + "⟦w9⟧", "before": likely, "after": likely, "cosine": 0.5} | said
 
@@ -150,5 +150,5 @@ def test_the_console_shows_the_best_the_worst_and_what_lies_between() -> None:
 
 def test_trackers_get_text_and_numbers_alone() -> None:
     shown = plain(row_of(1.0))
-    assert shown["before"].startswith("w0 0.50  w1 0.25") and shown["kl"] == 1.0
+    assert shown["before"].startswith("w0 0.50, w1 0.25") and shown["kl"] == 1.0
     assert all(isinstance(cell, (str, float, int)) for cell in shown.values())

@@ -14,6 +14,7 @@ from lens_runs import trainer_of
 
 from consistency_lens.base.watching import callbacks
 from consistency_lens.base.watching.samples import plain
+from consistency_lens.columns import PREDICTIONS
 
 STEPS = [2, 4]
 
@@ -22,7 +23,9 @@ def train(folder: Path, tracker: str) -> dict[int, list[dict[str, Any]]]:
     """Step -> what a table of it should hold."""
     given = {"report_to": [tracker], "run_name": folder.name, "project": "lens-tests"}
     trainer_of(folder / "run", sample_steps=2, **given).train()
-    rows = [plain(row) for row in pq.read_table(folder / "run/samples.parquet").to_pylist()]
+    rows = pq.read_table(folder / "run/samples.parquet").to_pylist()
+    pairs = [{side: [tuple(each.values()) for each in row[side]] for side in PREDICTIONS} for row in rows]
+    rows = [plain(row | own) for row, own in zip(rows, pairs, strict=True)]
     return {step: [row for row in rows if row["step"] == step] for step in STEPS}
 
 

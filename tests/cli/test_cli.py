@@ -29,7 +29,7 @@ from consistency_lens import cli
 from consistency_lens.activations import Activations, CorpusArguments, ExtractArguments
 from consistency_lens.auto import FAMILIES
 from consistency_lens.cli.commands.explain import parse_positions
-from consistency_lens.cli.parsing.options import USUAL, help_of, options_of
+from consistency_lens.cli.parsing.options import help_of, options_of
 from consistency_lens.cli.run_folder import without_folder
 from consistency_lens.errors import BadInput
 
@@ -78,7 +78,7 @@ def test_of_extract_folder_and_seed_are_those_of_the_rows(tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["a text", "true story", "it's 1"])
 def test_a_text_behind_a_flag_is_a_text(text: str) -> None:
     request = cli.parse(["explain", "--lens", "x", "--json", text, "--positions=-1,3"])
-    assert (request.text, request.explanation.json, request.explanation.positions) == (text, True, "-1,3")
+    assert (request.words, request.explanation.json, request.explanation.positions) == ((text,), True, "-1,3")
     assert cli.parse(["explain", text, "--json", "false", "--lens", "x"]).explanation.json is False
 
 
@@ -246,31 +246,6 @@ def test_a_value_is_checked_wherever_it_comes_from(
             cli.main(given)
         shown = capsys.readouterr().err
         assert caught.value.code == 2 and all(part in shown for part in said)
-
-
-def test_help() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "run_lens.py", "--help"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "100"},
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0 and done.stderr == ""
-    options = options_of("text")
-    training = set(options.fields_of("training"))
-    shown = {name for name in options.names if name not in training or name in options.first} | {"config"}
-    assert all(f"--{name}" in done.stdout for name in shown)
-    assert not [name for name in training - options.first if f"  --{name} " in done.stdout]
-    own = options.first - options.inherited - {"per_device_train_batch_size", "logging_steps"}
-    assert len(own & set(options.training.usual)) <= 15
-    whole = cli.parsing.request.new_parser(options, whole=True).format_help()
-    assert all(f"--{name}" in whole for name in training - options.inherited)
-    assert not [name for name in options.inherited - set(USUAL) if f"--{name} " in done.stdout]
-    assert all(help_of(name, field) for group in options.groups for name, field in options.fields_of(group).items())
-    assert "accelerate launch run_lens.py" in done.stdout and "demo, gpt2" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 120
 
 
 def test_the_launched_file_does_what_the_function_does(tmp_path: Path) -> None:

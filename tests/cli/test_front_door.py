@@ -40,6 +40,20 @@ def test_the_module_is_the_command() -> None:
     assert said.stdout.startswith("consistency-lens ")
 
 
+def test_the_skill_goes_where_agents_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for options, folder in (([], ".agents/skills"), (["--to", "mine"], "mine")):
+        assert cli.main(["skill", *options]) == 0
+        written = Path(folder, "consistency-lens/SKILL.md")
+        assert capsys.readouterr().out == f"{written}\n"
+        assert written.read_bytes() == (ROOT / "consistency_lens/SKILL.md").read_bytes()
+    assert cli.main(["skill", "--to", "file"]) == 2
+    assert "to='file': File exists" in capsys.readouterr().err.replace("Not a directory", "File exists")
+
+
 @pytest.mark.parametrize("command", ["extract", "plan"])
 def test_a_command_that_is_about_nothing_begins_nothing(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command]) == 2

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import time
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -74,21 +75,19 @@ def require_same(folder: Path, undisturbed: Path) -> None:
     assert not list((folder / "tail_lens").glob("checkpoint-*")) and not (folder / "tail_lens/README.md").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_ended_from_outside_and_started_again_it_ends_the_same(
-    tmp_path: Path, rows: Path, undisturbed: Path, number: int
-) -> None:
-    """In the warm start, behind it, and in the training of the baseline, which has a warm start, too."""
-    draw, rows = random.Random(int(number)), copy_of(rows, tmp_path)
+def test_ended_from_outside_and_started_again_it_ends_the_same(tmp_path: Path, rows: Path, undisturbed: Path) -> None:
+    """In the warm start, behind it, and in the training of the baseline, which has a warm start, too; by SIGKILL and
+    by SIGTERM in turn. Any signal at any change of any file: `tests/hostile/kills.py`."""
+    draw, rows, numbers = random.Random(9), copy_of(rows, tmp_path), cycle([signal.SIGTERM, signal.SIGKILL])
     stages = [("warm start", 2, 3), ("training", 1, 4), ("context tail, warm start", 3, 4), ("context tail", 1, 4)]
-    for attempt, (title, first, last) in enumerate(stages):
+    for attempt, ((title, first, last), number) in enumerate(zip(stages, numbers, strict=False)):
         running = start(words_for(rows, tmp_path / "run"), tmp_path / f"log-{attempt}")
         wait_for(running, rf"(?m)^{title} {draw.randint(first, last)}/")
         os.kill(running.process.pid, number)
         code, said = running.end()
         assert code == (-number if number == signal.SIGKILL else CODE), said
         if number == signal.SIGTERM:
-            assert "Traceback" not in said and "asked to end (SIGTERM): Nothing is lost up to checkpoint-" in said
+            assert "Traceback" not in said and "ended by SIGTERM: Nothing is lost up to checkpoint-" in said
         assert checkpoints(tmp_path / "run")
     assert checkpoints(tmp_path / "run/tail_lens"), "the baseline goes on, too"
     code, said = run(words_for(rows, tmp_path / "run"), tmp_path / "log")

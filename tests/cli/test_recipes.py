@@ -24,6 +24,7 @@ def test_there_are_recipes() -> None:
         "gpt2",
         "llama3_8b_lora",
         "qwen3_0.6b",
+        "smollm2",
         "sparse_demo",
         "transcoder_gpt2",
         "wire_demo",
@@ -98,7 +99,11 @@ def test_no_secret_is_written_down() -> None:
     ("words", "theirs", "ours"),
     [
         (["--family", "sparse"], "text", "sparse_demo, transcoder_gpt2"),
-        (["train", "--config", "sparse_demo", "--family", "text"], "sparse", "demo, gpt2, llama3_8b_lora"),
+        (
+            ["train", "--config", "sparse_demo", "--family", "text"],
+            "sparse",
+            "demo, gpt2, llama3_8b_lora, qwen3_0.6b, smollm2",
+        ),
     ],
 )
 def test_a_recipe_of_another_family_is_refused(words: list[str], theirs: str, ours: str) -> None:
@@ -114,17 +119,3 @@ def test_a_lens_outside_of_a_run_says_which_family_it_is_of(command: str, tmp_pa
     for model_type, family in (("crosslayer_transcoder", "sparse"), ("consistency_lens", "text")):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "provenance": origin, **shared}))
         assert cli.parse([command, "--lens", str(tmp_path)]).options.family == family
-
-
-def test_options_of_before_load_where_they_did_nothing_and_else_say_what_to_do(tmp_path: Path) -> None:
-    """A run of before has written all of its fields into its recipe, those that nobody had set among them."""
-    path = tmp_path / "recipe.yaml"
-    off = {"anchor": "none", "anchor_share": 0.15, "direction_weight": "0.0", "replay_weight": "1.0"}
-    path.write_text(yaml.safe_dump({"max_steps": 7} | off))
-    assert cli.load_recipe(str(path)) == {"max_steps": 7}
-    for name, value in (("anchor", "replay"), ("entropy_weight", "0.01"), ("norm_weight", "1")):
-        path.write_text(yaml.safe_dump({name: value}))
-        with pytest.raises(BadInput, match=f"{name}='{value}': there is no such option any more"):
-            cli.load_recipe(str(path))
-    with pytest.raises(BadInput, match="option='--anchor': there is no such option any more"):
-        cli.parse(["train", "--model_name_or_path", "x", "--anchor", "frozen"])

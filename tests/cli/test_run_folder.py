@@ -12,8 +12,8 @@ from threading import Barrier
 import pytest
 
 from consistency_lens.cli.commands.command import _kept
-from consistency_lens.cli.parsing.options import options_of
-from consistency_lens.cli.parsing.request import Request, new_parser, parse
+from consistency_lens.cli.help.page import page_for
+from consistency_lens.cli.parsing.request import Request, parse
 from consistency_lens.cli.run_folder import Log, Tee, claim, command_of, goes_on, keep_wandb_run, settle_folder
 from consistency_lens.errors import BadInput
 
@@ -128,7 +128,9 @@ def test_a_checkpoint_of_one_run_does_not_go_on_over_another(tmp_path: Path) -> 
 def test_the_data_of_a_family_has_its_name_in_the_help() -> None:
     titles = {"text": "the rows", "sparse": "the tokens", "soft": "the passages"}
     for family, title in titles.items():
-        said = new_parser(options_of(family)).format_help()
-        assert f"\n{title}:\n" in said and ("--report_horizon" in said) is (family == "text")
+        extract, evaluate = (
+            page_for([command, "--help", "--family", family]) or "" for command in ("extract", "evaluate")
+        )
+        assert f"\n{title}:\n" in extract and ("--report_horizon" in evaluate) is (family == "text")
     with pytest.raises(BadInput, match="report_horizon=3: of a sparse lens whole documents"):
         parse(["--config", "sparse_demo", "--report_horizon", "3"])

@@ -162,29 +162,6 @@ def test_training_stops_early_where_nothing_gets_better_and_keeps_the_best(made:
     assert checkpoints(place / "early")[0].name == "checkpoint-2", "the first was the best"
 
 
-@pytest.mark.slow
-def test_the_demo_from_end_to_end(tmp_path: Path, subject_folder: Path) -> None:
-    """All of it but the length of the training."""
-    short = ["--warm_steps", "8", "--max_steps", "12", "--eval_steps", "6", "--save_steps", "6", "--report_rows", "64"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "run_lens.py", "--use_cpu", *short, "--eval_rows", "64"],
-        cwd=tmp_path,
-        env=os.environ | {"COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for title in ("Needed facts said, new stories", "first row: document", "verdict", "4 explanations"):
-        assert title in done.stdout
-    (folder,) = (tmp_path / "outputs").glob("demo_resid_post.2_demo_lr*")
-    report = Report.load(folder / "report")
-    assert {"fact_recall", "fact_words"} <= set(report.judged["lens"])  # precision, once a text says a fact word
-    assert "reworded" in report.groups["tampered"] and "context_tail_trained" in report.groups["text"]
-    assert len(Activations.load(tmp_path / "outputs/demo-activations").splits["train"]) > 10_000
-
-
 @pytest.mark.parametrize("kind", ["lora", "projections"])
 def test_a_lens_on_the_weights_of_its_subject(made: Path, place: Path, kind: str) -> None:
     """Adapters of the lens and of its baseline need weights of their own; maps alone do not."""
@@ -218,13 +195,21 @@ def test_two_processes_make_one_run(made: Path, place: Path) -> None:
 # -- the other two commands
 
 
-def test_evaluate_finds_rows_and_subject_through_the_run(made: Path, place: Path) -> None:
+def test_evaluate_finds_rows_and_subject_through_the_run(
+    made: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The console shows a screen, or with --json nothing but the report."""
+    monkeypatch.chdir(place)
     words = ["evaluate", "--use_cpu", "--lens", str(made), "--output_dir", str(place / "judged")]
-    code, said = run(words, place / "log5", os.chdir, place)
-    assert code == 0, said
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
     first, second = Report.load(made / "report"), Report.load(place / "judged/report")
     assert second.parts == first.parts and "4 explanations" in said and "verdict" in said
     assert report_line((place / "judged/log.txt").read_text()) == report_line(said)
+    assert len(said.splitlines()) <= 80
+    assert cli.main([*words, "--json"]) == 0
+    alone = Report.from_dict(json.loads(capsys.readouterr().out))
+    assert (alone.verdict, alone.parts) == (second.verdict, second.parts)
 
 
 def test_explain_as_a_table_and_as_json(made: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +218,7 @@ def test_explain_as_a_table_and_as_json(made: Path, place: Path, capsys: pytest.
     assert cli.main([*words, "--json", "--positions=2,-1"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = json.loads(json.dumps(lens.explain("w1 w2 w3 w4", [2, -1])))
-    assert rows == expected and [row["position"] for row in rows] == [2, 4]
+    assert rows == [{"doc_id": 0, **row} for row in expected] and [row["position"] for row in rows] == [2, 4]
     assert cli.main(words) == 0
     table = capsys.readouterr().out
-    assert all(f"w{i}" in table for i in range(1, 5)) and "with the swap" in table
+    assert all(f"w{i}" in table for i in range(1, 5)) and "with the edits" in table

@@ -1,5 +1,6 @@
 """What is written: whole files or none, every number with its definition and interval, pictures that are pictures."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_a_number_that_was_not_measured_is_named(report: Report, tmp_path: Path)
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_terminal_shows_the_verdict_and_every_control(report: Report, width: int) -> None:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    report.show(console)
+    report.show(console, whole=True)
     shown = console.export_text()
     assert all(len(line.rstrip()) <= width for line in shown.splitlines())
     assert "The words carry what the model was thinking" in " ".join(shown.replace("│", " ").split())
@@ -145,3 +146,27 @@ def test_the_terminal_shows_the_verdict_and_every_control(report: Report, width:
         line = next(line for line in shown.splitlines() if line.startswith(f"{code} "))
         assert len(re.findall(r"-?\d+\.\d{3} ±\d*\.\d\d(?= |$)", line)) == 4, line  # nothing is cut off
     assert "…" not in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_headline_fits_a_screen_and_leads_with_the_facts(report: Report, width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+    report.show(console)
+    coloured = console.export_text(clear=False, styles=True)
+    assert "\x1b[31m" not in coloured, "red is for errors"
+    lines = console.export_text().splitlines()
+    assert len(lines) <= 30 and max(map(len, lines)) <= width
+    (heading,) = [i for i, line in enumerate(lines) if line.split() == ["fact", "positions", "all"]]
+    assert lines[heading + 1].split() == ["lens", *cells(report, "lens")]
+    best = next(line.split() for line in lines if line.startswith("context_tail"))
+    assert best == ["context_tail", *cells(report, "context_tail")]
+    assert not any(line.startswith("truncation_1") for line in lines)
+
+
+def cells(report: Report, code: str) -> list[str]:
+    found = []
+    for part in ("fact_positions", "all"):
+        number = report.number("kl_recovered", code, part)
+        reach = max(number.high - number.value, number.value - number.low)
+        found += [f"{number.value:.3f}", f"±{reach:.2f}".replace("±0.", "±.")]
+    return found

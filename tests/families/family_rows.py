@@ -50,7 +50,7 @@ class Row:
         lens: one that is not trained yet, the same at each call.
         data: what its trainer learns from.
         saved: the same in a folder, which is made once.
-        plain: the same as somebody else may have made it, in memory; None where the family takes no rows.
+        plain: the same as somebody else may have made it, in memory.
         half: rows of half a batch.
         noisy: its noise is of a batch's number, and not of a row: two processes draw what one draws in two turns.
         idle: it trains some parts in some steps, and under ZeRO others go on by their momentum meanwhile.
@@ -67,7 +67,7 @@ class Row:
     lens: Callable[[], LensModel]
     data: Callable[[], Any]
     saved: Callable[[Path], Path]
-    plain: Callable[[], DatasetDict] | None
+    plain: Callable[[], DatasetDict]
     controls: tuple[str, ...]
     zero: str
     whole: str = "self"
@@ -133,9 +133,9 @@ ROWS = {
         models=lambda: shared_lm("llama"),
         strangers=lambda: shared_lm("qwen2"),
         lens=lambda: transcoder_runs.transcoder(nonlinearity="jumprelu", k=None),
-        data=transcoder_runs.blocks,
-        saved=lambda place: Path(transcoder_runs.blocks().folder),
-        plain=None,
+        data=transcoder_runs.one_block,
+        saved=lambda place: Path(transcoder_runs.one_block().folder),
+        plain=transcoder_runs.plain_documents,
         controls=("self", "mean", "zero", "shuffled", "random", "pca"),
         zero="mean",
         half=32,

@@ -10,10 +10,13 @@ from family_rows import Row
 from huggingface_hub import ModelCard
 from rich.console import Console
 
-from consistency_lens.auto import evaluate_lens
+from consistency_lens.auto import evaluate_lens, report_of
+from consistency_lens.base.comparing.rows import rows_for_people
 from consistency_lens.cli.final_card import finish_card
+from consistency_lens.columns import COLUMNS, stored
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report
+from consistency_lens.evaluation.examples import examples
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +40,22 @@ def test_it_depends_on_the_seed_alone_and_is_saved_whole(row: Row, report: Repor
     report.save(tmp_path)
     assert Report.load(tmp_path).to_dict() == report.to_dict()
     console = Console(width=90, record=True, file=io.StringIO())
-    report.show(console)
+    report.show(console, whole=True)
     for said in ((tmp_path / "report.md").read_text(), console.export_text()):
         assert all(control in said for control in row.controls)
+
+
+def test_tables_for_people_have_one_vocabulary(row: Row) -> None:
+    lens, batch = row.lens().eval(), row.batch()
+    lens.subject = row.models()
+    own = set(lens.describe(lens.compress(batch))[0])
+    sampled = rows_for_people(lens, lens.models, [batch], 7)[0]
+    carded = examples(lens, report_of(lens), row.data(), "test", 1)[0]
+    for shown in (sampled, carded):
+        assert set(shown) - set(COLUMNS) <= own - {"explanation"} and shown["explanation"]
+        assert shown["kl"] >= 0 and all(isinstance(token, str) for token, _ in shown["before"] + shown["after"])
+    assert carded.keys() - {"context", "kl_of_baseline"} <= sampled.keys()
+    assert stored(sampled)["before"][0].keys() == {"token", "probability"}
 
 
 @pytest.mark.parametrize(

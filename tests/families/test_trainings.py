@@ -31,10 +31,9 @@ def test_the_names_are_those_of_transformers(row: Row) -> None:
 
 
 def test_however_the_data_is_given_it_trains_the_same(row: Row, trained: LensTrainer, tmp_path: Path) -> None:
+    plain = row.plain()
     given: dict[str, tuple[Any, dict[str, Any]]] = {"path": (str(row.saved(tmp_path / "data")), {})}
-    if row.plain is not None:
-        plain = row.plain()
-        given |= {"splits": (plain, {}), "rows": (plain["train"], {"eval_dataset": plain["validation"]})}
+    given |= {"splits": (plain, {}), "rows": (plain["train"], {"eval_dataset": plain["validation"]})}
     for name, (data, more) in given.items():
         trainer = row.trainer(tmp_path / name, data, **SAVING, **more)
         trainer.train()
@@ -49,8 +48,7 @@ def test_the_seed_decides(row: Row, trained: LensTrainer, tmp_path: Path) -> Non
 
 
 def test_what_is_no_data_is_refused_by_name(row: Row, tmp_path: Path) -> None:
-    wrong = [3, print] if row.plain is not None else [3, print, ROWS["text"].data()]
-    for data in wrong:
+    for data in (3, print):
         with pytest.raises(BadInput, match=r"^train_dataset="):
             row.trainer(tmp_path, data)
     args = row.trainer(tmp_path).args

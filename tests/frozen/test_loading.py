@@ -132,7 +132,7 @@ def test_a_kernel_that_is_missing_names_the_extra(folder: Path, wanted: str) -> 
     ("field", "value", "fix"),
     [
         ("attn_implementation", "flash", "auto, sdpa, eager, flash_attention_2, flash_attention_3, flex_attention"),
-        ("quantization", "3bit", "none, 8bit, 4bit"),
+        ("quantization", "3bit", "none, 8bit, 4bit, fp8"),
         ("dtype", "float8", "auto, float32, bfloat16, float16"),
     ],
 )
@@ -306,6 +306,8 @@ def test_a_checkpoint_quantised_in_another_way_is_refused(quantised: FrozenLM, s
         ({"quant_method": "awq", "bits": 4}, "awq"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, "4bit"),
         ({"load_in_8bit": True}, "8bit"),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}}, "fp8"),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}}, "torchao"),
         (None, "none"),
     ],
 )
@@ -354,6 +356,26 @@ def test_no_module_imports_the_compiler_before_it_is_used() -> None:
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 assert "_dynamo" not in ast.unparse(node), path.name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU may have such numbers")
+def test_floats_of_8_bits_are_refused_where_no_gpu_has_them(folder: Path) -> None:
+    with pytest.raises(BadInput, match="no GPU with 8-bit floats") as caught:
+        FrozenLM.from_pretrained(folder, quantization="fp8")
+    assert (caught.value.field, caught.value.value) == ("quantization", "fp8")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
+def test_floats_of_8_bits_read_nearly_as_before_and_pass_gradients_on(folder: Path) -> None:
+    how = {"dtype": "bfloat16", "device_map": {"": 0}}
+    plain, packed = (FrozenLM.from_pretrained(folder, quantization=q, **how) for q in ("none", "fp8"))
+    batch = {"input_ids": torch.arange(4, 16).unsqueeze(0)}
+    one, other = (lm.logits(batch).float().flatten() for lm in (plain, packed))
+    assert packed.quantization == "fp8" and float(torch.cosine_similarity(one, other, dim=0)) > 0.99
+    vector = torch.zeros(1, 32, device=packed.device, requires_grad=True)
+    packed.logits(batch, Edit("resid_post.1", vector, mode="add")).float().logsumexp(-1).sum().backward()
+    assert vector.grad is not None and bool(vector.grad.isfinite().all()) and bool(vector.grad.any())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

@@ -79,9 +79,9 @@ def test_it_is_what_enters_the_norm(lm: FrozenLM) -> None:
     seen = []
     norm = lm.model.model.layers[2].post_attention_layernorm
     handle = norm.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
-    own = lm.read(padded_batch(), "resid_mid.2")["resid_mid.2"]
+    lm.read(padded_batch(), "resid_post.2")
     handle.remove()
-    assert torch.equal(own, seen[0])
+    assert torch.equal(lm.read(padded_batch(), "resid_mid.2")["resid_mid.2"], seen[0])
 
 
 def by_hand(lm: FrozenLM, layer: int, value: Callable[[Read], torch.Tensor]) -> torch.Tensor:
@@ -173,6 +173,20 @@ def test_the_mlps_input_is_edited_behind_it_in_whatever_order_they_are_given(cas
     only, both = flowing(lm, [mid]), flowing(lm, [mlp, mid])
     assert torch.equal(both["resid_mid.1"], torch.full((4, 12, SIZE), 2.0))
     assert torch.equal(both["mlp_in.1"], 3 * only["mlp_in.1"] + 2)
+
+
+@pytest.mark.parametrize("case", ["olmo2", "llama"])
+def test_the_mlps_input_is_edited_behind_it_however_they_nest(case: str) -> None:
+    lm, batch = shared_lm(case), padded_batch()
+    mid = Edit("resid_mid.1", torch.full((SIZE,), 2.0), None, "add")
+    mlp = Edit("mlp_in.1", lambda read: 3 * read["mlp_in.1"], None, reads=("mlp_in.1",))
+    wanted = lm.logits(batch, [mid, mlp])
+    for outer, inner in ((mid, mlp), (mlp, mid)):
+        first, second = ([lm.place(edit, batch["input_ids"])] for edit in (outer, inner))
+        with torch.no_grad(), editing(lm.model, first), editing(lm.model, second):
+            assert torch.equal(lm.model(**lm.inputs(batch), use_cache=False).logits, wanted)
+    with torch.no_grad():
+        assert not torch.equal(lm.model(**lm.inputs(batch), use_cache=False).logits, wanted)
 
 
 def test_a_compiled_model_is_edited_where_vectors_come_without_rows() -> None:

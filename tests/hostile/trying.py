@@ -62,12 +62,13 @@ def in_time(seconds: float) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def attempt(name: str, attack: Attack, seed: int, tally: Tally, patience: float = PATIENCE) -> None:
-    """Try the case of one seed, and count what came of it."""
+def attempt(name: str, attack: Attack, seed: int, tally: Tally, patience: float = PATIENCE) -> str:
+    """Try the case of one seed, and count what came of it; returns what was tried, if it worked."""
+    done = ""
     with TemporaryDirectory(prefix="consistency-lens-case-") as place:
         try:
             with in_time(patience):
-                attack(Path(place), Random(f"{name} {seed}"))
+                done = attack(Path(place), Random(f"{name} {seed}"))
             tally.worked += 1
         except REFUSALS as error:
             if "Traceback" in str(error) or (isinstance(error, BadInput) and len(str(error)) > 3000):
@@ -77,3 +78,4 @@ def attempt(name: str, attack: Attack, seed: int, tally: Tally, patience: float 
         except (Exception, Hangs) as error:
             trace = "".join(traceback.format_exception(error)[-9:])
             tally.failed.append(f"{name} {seed}: {type(error).__name__}: {error}\n{trace}")
+    return done

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from extracting import saved_model
+from family_pages import SOFT, SPARSE, folder_of, lenses_of, subjects
 from space_runs import TEXT, lens, run_folder, tiny_report
 
-from consistency_lens import AutoLens, BadInput, Report
+from consistency_lens import AutoLens, BadInput, Report, view_of
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-from hub_client import HubClient
+from hub_client import HubClient, command
 from hub_server import TOKEN, Blob, Hub, Trouble
 
 HARMFUL = ["app.py", "decoder/pytorch_model.bin", "training_args.bin", "last-checkpoint/config.json", "weights.pkl"]
@@ -100,6 +101,32 @@ def test_two_stages_of_a_published_lens_are_compared(online: tuple[Hub, HubClien
     client(push_another, "me/in-stages")
     names, words, lines = client(stages, "me/in-stages", first)
     assert names == ["me/in-stages", f"me/in-stages@{first}"] and words[0] != words[1] and lines == 8
+
+
+def rows_there(name: str) -> list[dict[str, Any]]:
+    """What a page shows of a published lens."""
+    from lenses import Lenses
+
+    view = view_of(Lenses([name], subject=subjects()).get())
+    return view.rows(TEXT, list(view.positions(TEXT)))
+
+
+@pytest.mark.parametrize("family", [SPARSE, SOFT])
+def test_a_lens_of_any_family_is_published_with_a_page_that_shows_it(
+    online: tuple[Hub, HubClient], family: str
+) -> None:
+    pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
+    server, client = online
+    repo, run = f"me/{family}", folder_of(family)
+    code, said = client(command, ["publish", "--lens", str(run), "--repo_id", repo, "--space", "--use_cpu"])
+    assert code == 0, said
+    page = server.repos["space", repo]
+    files = page.commits[page.heads["main"]]
+    assert files["lens.txt"].data == f"{repo}\n".encode() and "app.py" in files
+    assert f"consistency_lens/{family.partition('_')[0]}/view.py" in files, "its view comes along"
+    lenses = lenses_of(family)
+    view = view_of(lenses.get())
+    assert client(rows_there, repo) == view.rows(TEXT, list(view.positions(TEXT)))
 
 
 STARTED: dict[str, Any] = {}  # pages, in the client's process

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from block_runs import extract_blocks
+from datasets import Dataset, DatasetDict
 from extracting import random_texts
 from tiny import shared_lm
 
@@ -28,6 +29,26 @@ def _home() -> TemporaryDirectory[str]:
 @cache
 def blocks() -> Blocks:
     return extract_blocks(Path(_home().name) / "blocks", TEXTS, sites=["resid_mid.*", "mlp_out.*"])
+
+
+@cache
+def one_block() -> Blocks:
+    """The same tokens, those of each split in one block, as plain documents are cut."""
+    sizes = {"documents_per_shard": 256, "tokens_per_block": 4096}
+    return extract_blocks(Path(_home().name) / "one", TEXTS, sites=["resid_mid.*", "mlp_out.*"], **sizes)
+
+
+def plain_documents() -> DatasetDict:
+    """What a stranger may have of them: a row for each document, with its activations."""
+    made = {}
+    for split, documents in one_block().splits.items():
+        rows = []
+        for document in (documents[i] for i in range(len(documents))):
+            vectors = zip(one_block().sites, document["activations"].unbind(1), strict=True)
+            row = {"doc_id": int(document["doc_id"]), "input_ids": document["input_ids"].tolist()}
+            rows.append(row | {site: values.tolist() for site, values in vectors})
+        made[split] = Dataset.from_list(rows)
+    return DatasetDict(made)
 
 
 def transcoder(layers: Any = "all", **settings: Any) -> CrosslayerTranscoder:

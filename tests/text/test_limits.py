@@ -21,6 +21,21 @@ def report() -> Report:
     return found
 
 
+def test_no_limit_contradicts_the_table() -> None:
+    """A control that is worse does not do without a lens, and what was reworded was reworded."""
+    near, apart = (report_of({"lens": 0.96, "context_tail": 0.1, "greedy": 0.9}) for _ in range(2))
+    for report, low in ((near, -0.002), (apart, 0.002)):
+        all_rows = report.parts["all"]
+        score = all_rows.numbers["lens"]["kl_recovered"]
+        all_rows.numbers["greedy"]["kl_recovered"] = Number(score.value - 0.0001, score.low, score.high)
+        all_rows.differences["greedy"]["kl_recovered"] = Number(0.0001, low, 0.004)
+    assert "no lens is needed" not in " ".join(limits_of(apart, content_blind=False))
+    assert "no need of a lens is shown: greedy" in " ".join(limits_of(near, content_blind=False))
+    near.retention.clear()
+    near.parts["all"].numbers["reworded"] = near.parts["all"].numbers["lens"]
+    assert "nothing reworded them" not in " ".join(limits_of(near, content_blind=False))
+
+
 @pytest.mark.parametrize(
     ("scores", "words"),
     [

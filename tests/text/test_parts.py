@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from lens_runs import PROMPT, SITE, gradients, stirred, tiny_lens
+from lens_runs import PROMPT, SITE, gradients, stirred, tiny_lens, tiny_rows
 from tiny import padded_batch, shared_lm, tiny_lm
 from torch import Tensor
 
@@ -241,3 +241,11 @@ def test_what_is_shown_is_what_the_encoder_hears(lens: ConsistencyLens) -> None:
     for row, length in enumerate(words.lengths.tolist()):
         assert again.ids[row, : int(again.lengths[row])].tolist() == words.ids[row, :length].tolist()
     torch.testing.assert_close(lens.encoder(again), lens.encoder(words), **CLOSE)
+
+
+def test_the_scale_of_a_lens_is_that_of_the_rows_it_is_given(lm: FrozenLM) -> None:
+    rows = tiny_rows()
+    lens = ConsistencyLens.from_subject(lm, SITE, rows, prompt=PROMPT)
+    vectors = torch.as_tensor(rows.splits["train"].with_format("torch")[SITE][:]).double()
+    expected = float(vectors.square().sum(-1).mean().sqrt())
+    assert lens.config.activation_norm == pytest.approx(expected, rel=1e-5) != 1.0

@@ -58,7 +58,10 @@ def test_the_family_is_found_by_the_lens() -> None:
     lm, rows = shared_lm("llama"), tiny_rows()
     lens = stirred(tiny_lens(lm))
     of = {"horizon": 1, "batch_size": 16, "max_rows": 16, "progress": False}
-    report = evaluate_lens(lens, lm, rows, before=lens, **of)
+    report = evaluate_lens(lens, lm, rows, before=lens, rivals={"fresh_encoder": lens}, **of)
+    assert report.groups["read_anew"] == ["fresh_encoder"] and report.number("kl", "fresh_encoder") == report.number(
+        "kl"
+    )
     assert report.lens["family"] == "consistency_lens" and "paraphrase" in report.groups["tampered"]
     assert report.gains["kl"]["gain"].value == 0
     with pytest.raises(BadInput, match="no family is named 'lens'") as caught:
@@ -89,6 +92,10 @@ def test_controls_of_a_family_are_judged_whatever_their_names(rows: Activations)
     assert report.groups["tampered"] == ["truncation_1", "token_shuffle"]
     scores = [report.number("kl_recovered", code).value for code in ("own_continuation", "lens", "context_tail")]
     assert scores == sorted(scores, reverse=True)
+    # Â - μ is .9 of A - μ, or .5: from the mean all have the direction of A.
+    assert report.number("cosine_centred").value == pytest.approx(1, abs=1e-5)
+    assert report.number("cosine").value < 0.9999
+    assert report.number("cosine_centred", "context_tail").value == pytest.approx(1, abs=1e-5)
     apart = report.parts["all"].differences["context_tail"]["kl_recovered"]
     assert apart.value == pytest.approx(scores[1] - scores[2]) and apart.low > 0
     assert report.retention["token_shuffle"]["kl_recovered"].value == pytest.approx(1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from ..bill import Bill, free_bytes, human_bytes
-from .documents import BlockRules, Tokens
+from ..bill import Bill, human_bytes
+from ..documents import Tokens
+from .documents import BlockRules
 from .encoding import STORED
 
 _TOKEN, _DOCUMENT, _STATISTIC = 4, 16, 8  # bytes of an id, of a document's number and length, of a float64
@@ -27,52 +27,34 @@ class BlockBill(Bill):
     def of_blocks(
         cls,
         sample: Sequence[Tokens],
-        share: float,
+        scale: float,
         documents: int | None,
         rules: BlockRules,
         shape: tuple[int, int],
         dtype: str,
-        documents_per_shard: int,
-        tokens_per_second: float,
-        folder: Path,
-        stored_bytes: int = 0,
+        chunks: int,
     ) -> BlockBill:
         """Scale a sample of documents up.
 
         Args:
             sample: some documents.
-            share: how many of all documents have a token that is kept.
-            documents: how many there are; of a stream that does not say, None, and the bill is for 1000.
+            scale: how many times these there are.
+            documents: how many there are, if that is known.
             rules: of the blocks.
             shape: number of sites and hidden size.
             dtype: in which activations are stored.
-            documents_per_shard: documents of a chunk.
-            tokens_per_second: speed of all processes together.
-            folder: where blocks will lie.
-            stored_bytes: of blocks that lie there already.
+            chunks: how many there are.
         """
-        wanted = documents if documents is not None else 1000
-        scale = wanted * share / max(len(sample), 1)
-        tokens = scale * sum(len(document.ids) for document in sample)
+        tokens = scale * sum(document.length for document in sample)
         kept = tokens - scale * len(sample) * rules.min_position
         numbers = shape[0] * shape[1]
         per_token = numbers * STORED[dtype].itemsize
         size = kept * per_token + tokens * _TOKEN + scale * len(sample) * _DOCUMENT
-        size += -(-wanted // documents_per_shard) * 2 * numbers * _STATISTIC  # mean and variance of each chunk
+        size += chunks * 2 * numbers * _STATISTIC  # mean and variance of each chunk
         if dtype == "int8":
             size += kept / rules.tokens_per_block * numbers * 4
-        return cls(
-            documents=documents,
-            rows=round(kept),
-            bytes=round(size),
-            tokens=round(tokens),
-            tokens_per_second=tokens_per_second,
-            free_bytes=free_bytes(folder),
-            folder=str(folder),
-            stored_bytes=stored_bytes,
-            bytes_per_token=per_token,
-            window_bytes=8 * rules.tokens_per_block * per_token,
-        )
+        window = 8 * rules.tokens_per_block * per_token
+        return cls(documents, round(kept), round(size), round(tokens), bytes_per_token=per_token, window_bytes=window)
 
     def entries(self) -> list[tuple[str, str]]:
         own = {"rows": [("tokens kept", f"about {self.rows:,}"), ("per token", f"{self.bytes_per_token:,} B")]}

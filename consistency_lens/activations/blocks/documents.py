@@ -1,7 +1,6 @@
-"""From documents to blocks of tokens: each is a function of the documents of its chunk and the rules alone.
+"""From documents to blocks of tokens: which of them lie together, and where each token comes from.
 
-That is why blocks do not depend on batch size, number of processes or interruptions, and why a stream has the blocks
-that an extraction stores.
+Shapes: n kept tokens of a block, L sites, d hidden size.
 """
 
 from __future__ import annotations
@@ -11,53 +10,30 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ...errors import BadInput
-from ..contexts.rows import SPLITS, require_fractions, split_of
 from ..corpus import Document
+from ..documents import DocumentRules, Tokens, tokenised
 
 
 @dataclass(frozen=True)
-class BlockRules:
-    """Everything that decides which tokens there are, and which of them lie together.
+class BlockRules(DocumentRules):
+    """Everything that decides which tokens there are, and which of them lie together; position 0 is left out, unless
+    `min_position` is 0.
 
     Args:
-        min_position: the first position that is kept; with 1, position 0 is left out.
-        max_length: documents are cut after so many tokens.
         tokens_per_block: a block takes whole documents, up to so many kept tokens; one that has more is a block.
-        validation_fraction: share of documents held out for choosing.
-        test_fraction: share of documents held out for reporting.
-        seed: of the split.
     """
 
-    min_position: int = 1
-    max_length: int = 512
     tokens_per_block: int = 4096
-    validation_fraction: float = 0.05
-    test_fraction: float = 0.05
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in [("min_position", self.min_position), ("seed", self.seed)]:
-            if value < 0:
-                raise BadInput(name, value, "Use 0 or more.")
+        super().__post_init__()
         if self.tokens_per_block < 1:
             raise BadInput("tokens_per_block", self.tokens_per_block, "Use 1 or more; some thousands are usual.")
-        if self.max_length <= self.min_position:
-            fix = f"Use --max_length {self.min_position + 1} or more"
-            fix += f", or a lower --min_position than {self.min_position}." if self.min_position else "."
-            raise BadInput(
-                "max_length", self.max_length, fix, why="documents are cut before the first token that is kept"
-            )
-        require_fractions(self)
-
-
-class Tokens(NamedTuple):
-    """A document as tokens, those that are not kept included: the model needs them, and so does an evaluation."""
-
-    doc_id: int
-    ids: np.ndarray  # int32
 
 
 class Labels(NamedTuple):
@@ -72,25 +48,20 @@ def prepare(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, rules: BlockRules
 ) -> dict[str, list[Tokens]]:
     """Tokenise and split; documents of which no token is kept are left out."""
-    texts = [document.text for document in documents]
-    encoded = tokenizer(texts, truncation=True, max_length=rules.max_length)["input_ids"] if texts else []
-    prepared: dict[str, list[Tokens]] = {split: [] for split in SPLITS}
-    for document, ids in zip(documents, encoded, strict=True):
-        if len(ids) > rules.min_position:
-            prepared[split_of(document.text, rules)].append(Tokens(document.doc_id, np.asarray(ids, np.int32)))
-    return prepared
+    found = tokenised(documents, tokenizer, rules)
+    return {split: [Tokens(document.doc_id, ids) for document, ids in own] for split, own in found.items()}
 
 
-def packed(lengths: Sequence[int], rules: BlockRules) -> list[slice]:
-    """Which consecutive documents of these lengths, all of one chunk and split, make up each block."""
+def packed(documents: Sequence[Tokens], rules: BlockRules) -> list[slice]:
+    """Which of these consecutive documents, all of one chunk and split, make up each block."""
     blocks, start, filled = [], 0, 0
-    for number, length in enumerate(lengths):
-        kept = length - rules.min_position
+    for number, document in enumerate(documents):
+        kept = document.length - rules.min_position
         if filled and filled + kept > rules.tokens_per_block:
             blocks.append(slice(start, number))
             start, filled = number, 0
         filled += kept
-    return [*blocks, slice(start, len(lengths))] if len(lengths) else blocks
+    return [*blocks, slice(start, len(documents))] if len(documents) else blocks
 
 
 def labels_of(documents: Sequence[Tokens], min_position: int) -> Labels:
@@ -101,3 +72,42 @@ def labels_of(documents: Sequence[Tokens], min_position: int) -> Labels:
         np.concatenate([np.arange(min_position, len(document.ids)) for document in documents]),
         np.concatenate([document.ids[min_position:] for document in documents]).astype(np.int64),
     )
+
+
+class BlockSource:
+    """The blocks of one split. A subclass sets these, and gives `documents` and `fill`:
+
+    `sites`, names in the order of the second axis; `hidden_size`; `sizes`, kept tokens of each block; `dtype`, of
+    activations unless another one is asked for, always of floats; `device`, where they come out; `min_position`, the
+    first one that is kept.
+    """
+
+    sites: Sequence[str]
+    hidden_size: int
+    sizes: np.ndarray
+    dtype: torch.dtype
+    device: torch.device
+    min_position: int
+    stored: torch.dtype | None = None  # int8, where a window may be held as it is stored
+
+    def documents(self, number: int) -> list[Tokens]:
+        """The documents of a block."""
+        raise NotImplementedError
+
+    def fill(self, number: int, into: Tensor) -> None:
+        """Write a block's activations `[n, L, d]` into a tensor of any dtype of floats, or of the stored one."""
+        raise NotImplementedError
+
+    def scale(self, number: int) -> Tensor:
+        """The size of a step of int8 in each channel of a block, `[L, d]` float32."""
+        raise NotImplementedError
+
+    def labels(self, number: int) -> Labels:
+        return labels_of(self.documents(number), self.min_position)
+
+    def read(self, number: int) -> Tensor:
+        """A block by itself."""
+        shape = (int(self.sizes[number]), len(self.sites), self.hidden_size)
+        values = torch.empty(shape, dtype=self.dtype, device=self.device)
+        self.fill(number, values)
+        return values

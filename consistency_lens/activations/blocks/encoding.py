@@ -22,6 +22,7 @@ STORED = {
     "int8": torch.int8,
 }
 _LARGEST = 127
+_AT_ONCE = 1 << 17  # numbers that are made of int8 at a time: they fit into the cache of a CPU
 
 
 class Encoded(NamedTuple):
@@ -86,6 +87,23 @@ def _to_int8(values: Tensor) -> Encoded:
         whole[:, site] = (exact / scale[site]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
         lost[site] = (whole[:, site] * scale[site] - exact).double().square().sum()
     return Encoded(whole, scale, lost)
+
+
+def from_int8(whole: Tensor, scales: Tensor, into: Tensor, tokens: Tensor, blocks: Tensor) -> None:
+    """Write the numbers that int8 stands for, of some tokens.
+
+    Args:
+        whole: `[n, L, d]` int8.
+        scales: of each block, `[K, L, d]`.
+        into: a tensor of floats, `[B, L, d]`.
+        tokens: `[B]`, which of the n.
+        blocks: `[B]`, the block of each.
+    """
+    at_once = max(_AT_ONCE // scales[0].numel(), 1) if into.device.type == "cpu" else max(len(into), 1)
+    for part, chosen, own in zip(into.split(at_once), tokens.split(at_once), blocks.split(at_once), strict=True):
+        steps = part if part.dtype == scales.dtype else torch.empty_like(part, dtype=scales.dtype)
+        torch.index_select(scales, 0, own, out=steps).mul_(whole.index_select(0, chosen))
+        part.copy_(steps)  # nothing, where they are the same
 
 
 def broken_scale(scale: Tensor, sites: Sequence[str]) -> str | None:

@@ -2,180 +2,122 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from accelerate import PartialState
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
-from ...frozen.anatomy.parts import longest_context
-from ..chunked import ChunkedExtraction, ahead, room_of
-from ..corpus import Corpus
-from ..storage import ChunkNote
+from ...options import option
+from ..chunked import ChunkedExtraction, Disk, ReadArguments, ahead
+from ..corpus import Document
+from ..documents import SPLITS, SplitArguments, Tokens
+from ..statistics import SiteStatistics
+from ..storage import ChunkNote, Shard
 from .bill import BlockBill
-from .documents import BlockRules, Tokens, packed, prepare
+from .data import KIND
+from .documents import BlockRules, packed, prepare
 from .encoding import stored_dtype
-from .finish import KIND, finish
 from .reader import BlockReader
 from .stream import BlockStream, TokenizedCorpus
 from .writer import BlockWriter
 
-SAMPLE_SIZE = 256
-
 
 @dataclass
-class BlockArguments:
+class BlockArguments(SplitArguments, ReadArguments):
     """What to read at all positions, and where to put it."""
 
-    output_dir: str = field(default="outputs/blocks", metadata={"help": "Folder for the blocks."})
-    sites: list[str] = field(
-        default_factory=lambda: ["resid_mid.*", "mlp_out.*"],
-        metadata={"help": "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers)."},
+    output_dir: str = option("outputs/blocks", "Folder for the blocks.")
+    sites: list[str] = option(
+        ["resid_mid.*", "mlp_out.*"],
+        "Sites to read: embed, or a stage and .L (a layer, -1, 2/3, or * for all layers).",
     )
-    min_position: int = field(
-        default=1, metadata={"help": "First position that is kept (default 1: position 0 is an attention sink)."}
+    min_position: int = option(1, "First position that is kept (default 1: position 0 is an attention sink).")
+    tokens_per_block: int = option(4096, "Tokens of a block at most; some blocks are shuffled together.")
+    storage_dtype: str = option(
+        "auto",
+        "Dtype of the stored activations. auto: the model's own. int8 has a scale per channel and block.",
+        ["auto", "float16", "bfloat16", "float32", "int8"],
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens of a document at most. Default: 512, or the model's context."}
-    )
-    tokens_per_block: int = field(
-        default=4096, metadata={"help": "Tokens of a block at most; some blocks are shuffled together."}
-    )
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    storage_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Dtype of the stored activations. auto: the model's own. int8 has a scale per channel and block.",
-            "choices": ["auto", "float16", "bfloat16", "float32", "int8"],
-        },
-    )
-    batch_size: int = field(default=16, metadata={"help": "Documents per forward pass, of similar length."})
-    documents_per_shard: int = field(
-        default=256, metadata={"help": "Documents of a chunk: what is lost at most when killed."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the split."})
-    resume: bool = field(default=False, metadata={"help": "Go on with an interrupted extraction in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an extraction in output_dir."})
+    batch_size: int = option(16, "Documents per forward pass, of similar length.")
+    documents_per_shard: int = option(256, "Documents of a chunk: what is lost at most when killed.")
 
 
 class BlockExtraction(ChunkedExtraction):
-    """All tokens of one corpus, read at some sites of one model.
+    """All tokens of one corpus, read at some sites of one model; `arguments` are `BlockArguments`."""
 
-    Args:
-        corpus: the texts.
-        tokenizer: of the model.
-        config: of the model.
-        arguments: what to read.
-        command: how the run was started, for the card.
-    """
+    RULES, UNIT = BlockRules, "tokens"
+    CARD: ClassVar = ("consistency_lens.activations.blocks", "blocks_card_template.md")
+    arguments: BlockArguments
+    rules: BlockRules
+    sample: Sequence[Tokens]
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: PreTrainedTokenizerBase,
-        config: PreTrainedConfig,
-        arguments: BlockArguments,
-        command: str = "",
-    ) -> None:
-        super().__init__(corpus, tokenizer, config, arguments, command)
-        self.arguments = arguments
-        if corpus.features:
+    def require_request(self) -> None:
+        if self.corpus.features:
             why = "tokens carry no columns; doc_id leads back to the document"
-            raise BadInput("keep_columns", list(corpus.features), "Leave it out.", why=why)
-        stored_dtype(arguments.storage_dtype, config.get_text_config().dtype)
-        self.rules: BlockRules = BlockRules(
-            min_position=arguments.min_position,
-            max_length=room_of(arguments.max_length, longest_context(config)),
-            tokens_per_block=arguments.tokens_per_block,
-            validation_fraction=arguments.validation_fraction,
-            test_fraction=arguments.test_fraction,
-            seed=arguments.seed,
-        )
-        self.sample, seen = self._first_documents()
-        self.sample_share = len(self.sample) / seen
-        self.require_vocabulary(max(int(document.ids.max()) for document in self.sample))
+            raise BadInput("keep_columns", list(self.corpus.features), "Leave it out.", why=why)
+        self.stored_dtype(self.config.get_text_config().dtype)
 
-    def _first_documents(self) -> tuple[list[Tokens], int]:
-        """The first documents with one of which a token is kept, and how many documents it took to find it."""
-        for index, documents in self.corpus.chunks(SAMPLE_SIZE):
-            found = prepare(documents, self.tokenizer, self.rules)
-            if sample := [document for prepared in found.values() for document in prepared]:
-                return sample, index * SAMPLE_SIZE + len(documents)
-        fix = "Use a smaller --min_position or longer texts."
-        why = f"no document has the {self.rules.min_position + 1} tokens that it takes"
-        raise BadInput("min_position", self.rules.min_position, fix, why=why)
+    def stored_dtype(self, model_dtype: torch.dtype) -> str:
+        return stored_dtype(self.arguments.storage_dtype, model_dtype)
+
+    def prepare(self, documents: Sequence[Document]) -> dict[str, list[Tokens]]:
+        return prepare(documents, self.tokenizer, self.rules)
 
     def plan(self, provenance: Provenance) -> dict[str, Any]:
-        return {
-            "kind": KIND,
-            **asdict(self.rules),
-            **self.corpus.identity,
-            "max_documents": self.corpus.arguments.max_documents,
-            "storage_dtype": self.arguments.storage_dtype,
-            "documents_per_shard": self.documents_per_shard,
-            **{name: value for name, value in provenance.to_dict().items() if name in Provenance.BINDING},
-        }
+        return {"kind": KIND, **super().plan(provenance)}
 
-    def bill(self, frozen: FrozenLM) -> BlockBill:
-        """What the run will cost, from the first documents and the speed of a few of their batches."""
-        reader, few = self.reader(frozen), self.sample[: 2 * self.arguments.batch_size]
-        reader.read(few)  # the first pass is slower than all others
-        start = time.perf_counter()
-        reader.read(few)
-        seconds = time.perf_counter() - start
+    def amounts(self, model_dtype: torch.dtype) -> BlockBill:
+        dtype, shape = self.stored_dtype(model_dtype), (len(self.sites), self.hidden_size)
+        chunks = -(-(self.corpus.num_documents or 1000) // self.documents_per_shard)
         return BlockBill.of_blocks(
-            self.sample,
-            self.sample_share,
-            self.corpus.num_documents,
-            self.rules,
-            (len(self.sites), self.hidden_size),
-            stored_dtype(self.arguments.storage_dtype, frozen.dtype),
-            self.documents_per_shard,
-            tokens_per_second=sum(len(d.ids) for d in few) / seconds * PartialState().num_processes,
-            folder=self.folder.path,
-            stored_bytes=self.folder.stored_bytes,
+            self.sample, self.scale(), self.corpus.num_documents, self.rules, shape, dtype, chunks
         )
 
     def reader(self, frozen: FrozenLM) -> BlockReader:
-        """Reads documents of this extraction."""
         return BlockReader(frozen, self.sites, self.arguments.batch_size, self.rules.min_position)
 
     def store(self, frozen: FrozenLM) -> None:
         """Compute this process's share of the missing chunks block by block, while the disk is written beside it."""
-        dtype, meter = stored_dtype(self.arguments.storage_dtype, frozen.dtype), self.meter()
-        reader = self.reader(frozen)
+        dtype, meter, reader = self.stored_dtype(frozen.dtype), self.meter(), self.reader(frozen)
 
         def chunks() -> Iterator[tuple[int, int, list[tuple[str, list[Tokens]]]]]:
             for index, documents in self.missing_chunks():
-                yield index, len(documents), blocks_of(prepare(documents, self.tokenizer, self.rules), self.rules)
+                own = self.prepare(documents)
+                blocks = [(split, own[split][block]) for split in own for block in packed(own[split], self.rules)]
+                yield index, len(documents), blocks
 
-        with meter.bar, ThreadPoolExecutor(1) as disk:
-            writing: Future[None] | None = None
+        with meter.bar, Disk() as disk:
             for index, count, blocks in ahead(chunks()):
                 writer = BlockWriter(self.folder.path, index, self.sites, dtype, self.rules.min_position)
                 for split, documents in blocks:
                     values = reader.read(documents)
-                    meter.advance([len(document.ids) for document in documents])
-                    if writing:
-                        writing.result()  # so that two blocks are in memory at most
-                    writing = disk.submit(writer.add, split, documents, values)
+                    meter.advance(documents)
+                    disk.write(writer.add, split, documents, values)  # so that two blocks are in memory at most
                     del values
-                if writing:
-                    writing.result()
                 meter.bar.update(count - sum(len(documents) for _, documents in blocks))
-                writing = disk.submit(writer.close, count, self.hidden_size)
-            if writing:
-                writing.result()
+                disk.write(writer.close, count, self.hidden_size)
+            disk.wait()
         PartialState().wait_for_everyone()
 
-    def finish(self, notes: list[ChunkNote], provenance: Provenance) -> None:
-        finish(self, notes, provenance)
+    def laid_out(self, shards: Sequence[Shard], dtype: str) -> list[str]:
+        return list(SPLITS)
+
+    def more_metadata(self, notes: Sequence[ChunkNote], statistics: Mapping[str, SiteStatistics]) -> dict[str, Any]:
+        own: dict[str, Any] = {"kind": KIND, "hidden_size": self.hidden_size}
+        if notes[0].dtype == "int8":
+            # Of the variance over training tokens, what rounding to int8 has cost at each site.
+            lost = np.sum([note.arrays(self.folder.path)["lost"] for note in notes], axis=0)
+            variances = [max(statistics[site].squares.sum(), 1e-300) for site in self.sites]
+            own["lost_to_int8"] = dict(zip(self.sites, (lost / variances).tolist(), strict=True))
+        return own
+
+    def more_facts(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return {"rules": metadata["rules"], "lost_to_int8": metadata.get("lost_to_int8", {})}
 
     def stream(
         self, frozen: FrozenLM, within: Callable[[Callable[[], Any]], Any] = lambda read: read()
@@ -189,14 +131,12 @@ class BlockExtraction(ChunkedExtraction):
             within: calls what reads; `LensTrainer.as_one` where the weights are spread over processes.
         """
         self.require_same_model(frozen)
-        corpus = TokenizedCorpus.of(self.corpus, self.tokenizer, self.rules, self.documents_per_shard)
-        return BlockStream(corpus, self.reader(frozen), frozen.provenance(*self.sites), within)
-
-
-def blocks_of(prepared: dict[str, list[Tokens]], rules: BlockRules) -> list[tuple[str, list[Tokens]]]:
-    """The blocks of one chunk, split by split."""
-    return [
-        (split, own[block])
-        for split, own in prepared.items()
-        for block in packed([len(document.ids) for document in own], rules)
-    ]
+        if self.corpus.num_documents is None:
+            fix = "Say how many documents with --max_documents, or leave out --streaming."
+            why = "shuffled tokens are counted first, and a stream has no end"
+            raise BadInput("max_documents", None, fix, why)
+        texts = TokenizedCorpus(self.rules)
+        for _, documents in self.corpus.chunks(self.documents_per_shard):
+            for split, own in self.prepare(documents).items():
+                texts.add(split, own)
+        return BlockStream(texts, self.reader(frozen), within, {"corpus": self.corpus.identity})

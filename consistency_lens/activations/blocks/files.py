@@ -19,11 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..documents import Tokens
 from ..storage import CorruptShard, Shard, checksum_of, replacing
-from .documents import Tokens
-from .encoding import STORED, Encoded, broken_scale
+from .encoding import Encoded, broken_scale, from_int8
 
-_AT_ONCE = 64  # tokens that int8 is made numbers of: they fit into the cache of a CPU
 AGAIN = "Remove it and run the extraction again with --resume, or fetch the folder again if it was copied."
 
 
@@ -54,18 +53,17 @@ def read_documents(path: Path) -> list[Tokens]:
     ]
 
 
-def read_activations(path: Path, dtype: str, sites: Sequence[str], into: Tensor) -> None:
-    """Copy a block's activations into a tensor of floats."""
+def read_activations(path: Path, dtype: torch.dtype, sites: Sequence[str], into: Tensor) -> None:
+    """Copy a block's activations, stored in a dtype, into a tensor of it or of floats."""
     (activations,) = _read(path, ["activations"])
-    if activations.dtype != STORED[dtype] or activations.shape != into.shape:
-        wanted = f"{list(into.shape)} {STORED[dtype]}"
+    if activations.dtype != dtype or activations.shape != into.shape:
+        wanted = f"{list(into.shape)} {dtype}"
         raise CorruptShard(f"{path} holds {list(activations.shape)} {activations.dtype} instead of {wanted}. {AGAIN}")
-    if dtype != "int8":
+    if dtype == into.dtype or dtype != torch.int8:
         into.copy_(activations)
         return
-    scale = read_scale(path, sites).to(into.device)
-    for part, whole in zip(into.split(_AT_ONCE), activations.split(_AT_ONCE), strict=True):
-        part.copy_(whole.to(into.device).float().mul_(scale))
+    scale, tokens = read_scale(path, sites)[None].to(into.device), torch.arange(len(into), device=into.device)
+    from_int8(activations.to(into.device), scale, into, tokens, torch.zeros_like(tokens))
 
 
 def read_scale(path: Path, sites: Sequence[str]) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...frozen import FrozenLM
-from .documents import Tokens, labels_of
+from ..documents import Tokens, by_length, right_padded
+from .documents import labels_of
 from .encoding import require_numbers
 
 
@@ -29,11 +30,6 @@ class BlockReader:
     def __init__(self, frozen: FrozenLM, sites: Sequence[str], batch_size: int, min_position: int) -> None:
         self.frozen, self.sites, self.batch_size, self.min_position = frozen, list(sites), batch_size, min_position
 
-    def batches(self, documents: Sequence[Tokens]) -> list[list[int]]:
-        """Numbers of documents of similar length, longest first."""
-        order = sorted(range(len(documents)), key=lambda i: -len(documents[i].ids))
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-
     def read(self, documents: Sequence[Tokens], into: Tensor | None = None) -> Tensor:
         """Activations `[n, L, d]` of the kept tokens, in document order, on the model's device; raise where the model
         gave something that is not a number.
@@ -42,40 +38,23 @@ class BlockReader:
             documents: whole; the tokens that are not kept are read as context.
             into: where to write them. Default: a tensor of the model's dtype.
         """
-        ends = np.cumsum([len(document.ids) - self.min_position for document in documents])
+        ends = np.cumsum([document.length - self.min_position for document in documents])
         if into is None:
             shape = (int(ends[-1]), len(self.sites), self.frozen.hidden_size)
             into = torch.empty(shape, dtype=self.frozen.dtype, device=self.frozen.device)
-        # What is picked stays in the cache of a CPU until it is put, and its sum is all that a good block needs.
-        picked = torch.empty(0, dtype=self.frozen.dtype, device=self.frozen.device)
-        total = torch.zeros((), device=into.device)
-        for numbers in self.batches(documents):
-            ids, taken = right_padded([documents[i] for i in numbers], self.min_position)
+        total = torch.zeros((), device=into.device)  # a sum that is finite is all that a good block needs
+        for numbers in by_length(documents, self.batch_size):
+            ids = torch.from_numpy(right_padded([documents[i] for i in numbers]))
             found = self.frozen.read({"input_ids": ids}, self.sites)
-            lengths = [len(documents[i].ids) - self.min_position for i in numbers]
-            places = [np.arange(ends[i] - n, ends[i]) for i, n in zip(numbers, lengths, strict=True)]
-            put = torch.from_numpy(np.concatenate(places)).to(into.device)
-            for number, site in enumerate(self.sites):
-                vectors = found.pop(site).flatten(0, 1)
-                if (picked.device, picked.dtype) != (vectors.device, vectors.dtype):
-                    picked = torch.empty(0, dtype=vectors.dtype, device=vectors.device)
-                picked.resize_(len(taken), vectors.shape[1])
-                torch.index_select(vectors, 0, taken.to(vectors.device), out=picked)
-                total += picked.sum(dtype=torch.float32).to(total.device)
-                into.select(1, number).index_copy_(0, put, picked.to(into))
-        if not bool(total.isfinite()):  # the sum of good numbers may overflow, too
+            vectors = [found.pop(site).to(into.device) for site in self.sites]
+            for row, i in enumerate(numbers):
+                kept = [each[row, self.min_position : documents[i].length] for each in vectors]
+                put = into[ends[i] - len(kept[0]) : ends[i]]
+                if put.dtype == kept[0].dtype:
+                    torch.stack(kept, 1, out=put)
+                else:
+                    put.copy_(torch.stack(kept, 1))
+            total += sum(each.sum(dtype=torch.float32) for each in vectors)
+        if not bool(total.isfinite()):  # that of good numbers may overflow, too
             require_numbers(into, self.sites, labels_of(documents, self.min_position).doc_id, self.frozen.model_id)
         return into
-
-
-def right_padded(batch: Sequence[Tokens], min_position: int) -> tuple[Tensor, Tensor]:
-    """`input_ids [B, S]`, and which of its B*S columns are kept, document after document.
-
-    Padding on the right needs no attention mask, which keeps the fastest attention kernels in play.
-    """
-    width = max(len(document.ids) for document in batch)
-    ids = np.zeros((len(batch), width), np.int64)
-    for row, document in enumerate(batch):
-        ids[row, : len(document.ids)] = document.ids
-    taken = [row * width + np.arange(min_position, len(document.ids)) for row, document in enumerate(batch)]
-    return torch.from_numpy(ids), torch.from_numpy(np.concatenate(taken))

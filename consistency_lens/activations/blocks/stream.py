@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
-from transformers import PreTrainedTokenizerBase
 
 from ...errors import BadInput, is_full_disk
-from ...frozen import FrozenLM, Provenance
-from ..contexts.rows import SPLITS
-from ..corpus import Corpus
-from ..statistics import SiteStatistics
-from .dataset import WholeDocuments
-from .documents import BlockRules, Labels, Tokens, labels_of, packed, prepare
+from ...frozen import FrozenLM
+from ..documents import SPLITS, Tokens
+from .data import KIND, UnstoredBlocks
+from .documents import BlockRules, BlockSource, packed
 from .reader import BlockReader
-from .statistics import statistics_of
-from .tokens import ShuffledTokens
 
 
 class TokenizedCorpus:
@@ -40,32 +36,16 @@ class TokenizedCorpus:
         self.lengths: dict[str, list[int]] = {split: [] for split in SPLITS}
         self.offsets: dict[str, list[int]] = {split: [] for split in SPLITS}
         self.cuts: dict[str, list[slice]] = {split: [] for split in SPLITS}
-        self.ids, self.written = tempfile.TemporaryFile(), 0  # noqa: SIM115 (it is open as long as this is)
+        self.ids, self.written, self.highest = tempfile.TemporaryFile(buffering=0), 0, 0  # noqa: SIM115 (as long as this)
 
-    @classmethod
-    def of(
-        cls, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, rules: BlockRules, documents_per_chunk: int
-    ) -> TokenizedCorpus:
-        """Tokenise a corpus, chunk by chunk as an extraction does."""
-        if corpus.num_documents is None:
-            fix = "Say how many documents with --max_documents, or leave out --streaming."
-            raise BadInput(
-                "max_documents", None, fix, why="shuffled tokens are counted first, and a stream has no end"
-            )
-        found = cls(rules)
-        for _, documents in corpus.chunks(documents_per_chunk):
-            for split, prepared in prepare(documents, tokenizer, rules).items():
-                found._add(split, prepared)
-        found.ids.flush()
-        return found
-
-    def _add(self, split: str, documents: Sequence[Tokens]) -> None:
+    def add(self, split: str, documents: Sequence[Tokens]) -> None:
+        """Take the documents of a chunk, in their order."""
         before = len(self.doc_ids[split])
-        lengths = [len(document.ids) for document in documents]
-        self.cuts[split] += [slice(before + b.start, before + b.stop) for b in packed(lengths, self.rules)]
+        self.cuts[split] += [slice(before + b.start, before + b.stop) for b in packed(documents, self.rules)]
         for document in documents:
             self.doc_ids[split].append(document.doc_id)
-            self.lengths[split].append(len(document.ids))
+            self.lengths[split].append(document.length)
+            self.highest = max(self.highest, int(document.ids.max()))
             self.offsets[split].append(self.written)
             try:
                 self.written += self.ids.write(document.ids.tobytes())
@@ -84,80 +64,48 @@ class TokenizedCorpus:
             found.append(Tokens(doc_id, np.frombuffer(os.pread(self.ids.fileno(), 4 * length, offset), np.int32)))
         return found
 
+    def metadata(self, frozen: FrozenLM, sites: Sequence[str], dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """What `extraction.json` would say of activations of these documents."""
+        return {
+            "kind": KIND,
+            "provenance": frozen.provenance(*sites).to_dict(),
+            "rules": asdict(self.rules),
+            "dtype": str(dtype or frozen.dtype).removeprefix("torch."),
+            "hidden_size": frozen.hidden_size,
+            "splits": {
+                split: {"documents": len(numbers), "tokens": int(self.sizes(split).sum())}
+                for split, numbers in self.doc_ids.items()
+                if numbers
+            },
+            "highest_token_id": self.highest,
+        }
+
     def sizes(self, split: str) -> np.ndarray:
         """Kept tokens of each block."""
         kept = [sum(n - self.rules.min_position for n in self.lengths[split][own]) for own in self.cuts[split]]
         return np.array(kept, np.int64)
 
 
-class BlockStream:
-    """The blocks of an extraction, computed by its model; the same doors as `Blocks`.
+class BlockStream(UnstoredBlocks):
+    """Blocks that a model computes.
 
     Args:
-        corpus: the documents.
+        texts: the documents.
         reader: reads them.
-        provenance: of model and sites.
         within: calls what reads.
+        origin: what `metadata` says besides, such as the corpus.
     """
 
     def __init__(
         self,
-        corpus: TokenizedCorpus,
+        texts: TokenizedCorpus,
         reader: BlockReader,
-        provenance: Provenance,
-        within: Callable[[Callable[[], Any]], Any],
+        within: Callable[[Callable[[], Any]], Any] = lambda read: read(),
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
-        self.corpus, self.reader, self.provenance, self.within = corpus, reader, provenance, within
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Names of the sites, in the order of the second axis of activations."""
-        return self.provenance.sites
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the model."""
-        return self.reader.frozen.dtype
-
-    @property
-    def splits(self) -> dict[str, WholeDocuments]:
-        """The whole documents of each split that has any."""
-        return {split: self.documents(split) for split in SPLITS if self.corpus.cuts[split]}
-
-    def source(self, split: str = "train") -> StreamedBlocks:
-        """The blocks of a split."""
-        if split not in SPLITS or not self.corpus.cuts[split]:
-            held = [name for name in SPLITS if self.corpus.cuts[name]]
-            raise BadInput("split", split, f"Use one of {', '.join(held)}.", why="no blocks are of this split")
-        return StreamedBlocks(self, split)
-
-    def tokens(self, split: str = "train", **options: Any) -> ShuffledTokens:
-        """Shuffled tokens of a split; `options` are those of `ShuffledTokens`.
-
-        Batches come from the model's device: switch `dataloader_pin_memory` off, and use no workers.
-        """
-        return ShuffledTokens(self.source(split), **options)
-
-    def documents(self, split: str = "validation") -> WholeDocuments:
-        """Whole documents of a split, in the order of the corpus, for evaluation."""
-        return WholeDocuments(self.source(split))
-
-    def measured(self, blocks: int | None = None) -> dict[str, SiteStatistics]:
-        """Statistics of each site over all training tokens, in float64, in one pass through the model.
-
-        Args:
-            blocks: take only the first so many.
-        """
-        source = self.source("train")
-        found = {site: SiteStatistics.empty(source.hidden_size) for site in self.sites}
-        for number in range(len(source.sizes))[:blocks]:
-            part = statistics_of(source.read(number), self.sites)
-            found = {site: found[site].merge(part[site]) for site in self.sites}
-        return found
-
-    def require_model(self, frozen: FrozenLM, ignore: Sequence[str] = ()) -> None:
-        """Raise unless this is the model that computes the blocks; `ignore` names fields that may differ."""
-        frozen.provenance(*self.sites).require_same(self.provenance, "the model", "the blocks", ignore)
+        self.texts, self.reader, self.within = texts, reader, within
+        sources = {split: StreamedBlocks(self, split) for split in SPLITS if texts.cuts[split]}
+        super().__init__(sources, {**(origin or {}), **texts.metadata(reader.frozen, reader.sites)})
 
     def __reduce__(self) -> NoReturn:
         raise _refused()
@@ -168,33 +116,22 @@ def _refused() -> BadInput:
     return BadInput("dataloader_num_workers", "1 or more", "Use 0.", why=why)
 
 
-class StreamedBlocks:
-    """The blocks of one split, computed when they are asked for; a `BlockSource`."""
+class StreamedBlocks(BlockSource):
+    """The blocks of one split, computed when they are asked for."""
 
     def __init__(self, stream: BlockStream, split: str) -> None:
         self.stream, self.split = stream, split
         frozen = stream.reader.frozen
-        self.sites, self.hidden_size = stream.sites, frozen.hidden_size
-        self.sizes = stream.corpus.sizes(split)
+        self.sites, self.hidden_size = stream.reader.sites, frozen.hidden_size
+        self.sizes = stream.texts.sizes(split)
         self.dtype, self.device = frozen.dtype, frozen.device
-        self.min_position = stream.corpus.rules.min_position
+        self.min_position = stream.texts.rules.min_position
 
     def documents(self, number: int) -> list[Tokens]:
-        """The documents of a block."""
-        return self.stream.corpus.documents(self.split, number)
-
-    def labels(self, number: int) -> Labels:
-        return labels_of(self.documents(number), self.min_position)
+        return self.stream.texts.documents(self.split, number)
 
     def fill(self, number: int, into: Tensor) -> None:
         if get_worker_info() is not None:
             raise _refused()
         documents = self.documents(number)
         self.stream.within(lambda: self.stream.reader.read(documents, into))
-
-    def read(self, number: int) -> Tensor:
-        """A block by itself."""
-        shape = (int(self.sizes[number]), len(self.sites), self.hidden_size)
-        values = torch.empty(shape, dtype=self.dtype, device=self.device)
-        self.fill(number, values)
-        return values

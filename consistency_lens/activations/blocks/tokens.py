@@ -10,7 +10,7 @@ Shapes: B tokens of a batch, n tokens of a window, L sites, d hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,35 +19,9 @@ from torch.utils.data import Dataset
 
 from ...errors import BadInput
 from .buffers import Buffers
-from .documents import Labels
+from .documents import BlockSource, Labels
+from .encoding import from_int8
 from .order import EpochOrder, WindowOrder, dealt
-
-
-class BlockSource(Protocol):
-    """Blocks of tokens, wherever they come from."""
-
-    @property
-    def sites(self) -> Sequence[str]: ...
-
-    @property
-    def hidden_size(self) -> int: ...
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Tokens of each block."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of activations, unless another one is asked for; always of floats."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where a window lies, unless another place is asked for."""
-
-    def fill(self, number: int, into: Tensor) -> None:
-        """Write a block's activations `[n, L, d]` into a tensor of any dtype of floats."""
-
-    def labels(self, number: int) -> Labels: ...
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,9 +150,10 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
             blocks = self.lanes[lane][order.windows[number]]
             count = int(order.starts[number + 1] - order.starts[number])
             shape = (count, len(self.source.sites), self.source.hidden_size)
-            held = self._rooms.setdefault(lane, Buffers(1)).empty(shape, self.dtype, self.device)
+            room = self._rooms.setdefault(lane, Buffers(1))
+            held = room.empty(shape, self.source.stored or self.dtype, self.device)
             permuted = self.orders[lane].within(epoch, number, count)
-            self._windows[lane] = Window.load(self.source, blocks, held, permuted, (epoch, number))
+            self._windows[lane] = Window.load(self.source, blocks, held, permuted, (epoch, number), self.dtype)
         return self._windows[lane].take(places - order.starts[number], self._buffers)
 
 
@@ -186,31 +161,46 @@ class Window(NamedTuple):
     """The tokens of a few blocks at hand."""
 
     key: tuple[int, int]  # epoch and number
-    activations: Tensor  # [n, L, d], block after block
+    activations: Tensor  # [n, L, d], block after block, as they are stored or as they come out
+    scales: Tensor | None  # [K, L, d] of int8
+    block: np.ndarray  # [n]
     permuted: np.ndarray  # [n], which token comes when
     labels: Labels
+    dtype: torch.dtype  # in which tokens come out
 
     @classmethod
     def load(
-        cls, source: BlockSource, blocks: np.ndarray, held: Tensor, permuted: np.ndarray, key: tuple[int, int]
+        cls,
+        source: BlockSource,
+        blocks: np.ndarray,
+        held: Tensor,
+        permuted: np.ndarray,
+        key: tuple[int, int],
+        dtype: torch.dtype,
     ) -> Window:
         """Fill `held` with these blocks."""
-        start = 0
-        for number in blocks:
-            end = start + int(source.sizes[number])
-            source.fill(int(number), held[start:end])
-            start = end
-        if held.dtype != source.dtype and not bool(held.isfinite().all()):
+        sizes = source.sizes[blocks]
+        for number, part in zip(blocks, held.split(sizes.tolist()), strict=True):
+            source.fill(int(number), part)
+        scales, extremes = None, held
+        if source.stored:
+            scales = torch.stack([source.scale(int(number)) for number in blocks]).to(held.device)
+            extremes = (127 * scales).to(dtype)
+        if dtype != source.dtype and not bool(extremes.isfinite().all()):
             why = f"an activation, which comes as {source.dtype}, does not fit"
-            raise BadInput("dtype", str(held.dtype), "Use torch.bfloat16 or torch.float32.", why=why)
-        labels = [source.labels(int(number)) for number in blocks]
-        return cls(key, held, permuted, Labels(*map(np.concatenate, zip(*labels, strict=True))))
+            raise BadInput("dtype", str(dtype), "Use torch.bfloat16 or torch.float32.", why=why)
+        labels = Labels(*map(np.concatenate, zip(*(source.labels(int(number)) for number in blocks), strict=True)))
+        return cls(key, held, scales, np.repeat(np.arange(len(blocks)), sizes), permuted, labels, dtype)
 
     def take(self, places: np.ndarray, buffers: Buffers) -> dict[str, Tensor]:
         """The tokens at these places of the window's order."""
         tokens, device = self.permuted[places], self.activations.device
         labels = {name: torch.from_numpy(values[tokens]).to(device) for name, values in self.labels._asdict().items()}
         shape = (len(tokens), *self.activations.shape[1:])
-        found = buffers.empty(shape, self.activations.dtype, device)
-        torch.index_select(self.activations, 0, torch.from_numpy(tokens).to(device), out=found)
+        found, chosen = buffers.empty(shape, self.dtype, device), torch.from_numpy(tokens).to(device)
+        if self.scales is None:
+            torch.index_select(self.activations, 0, chosen, out=found)
+        else:
+            blocks = torch.from_numpy(self.block[tokens]).to(device)
+            from_int8(self.activations, self.scales, found, chosen, blocks)
         return {"activations": found, **labels}

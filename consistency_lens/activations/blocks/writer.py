@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..contexts.rows import SPLITS
-from ..statistics import SKETCH_SIZE, SiteStatistics, sketch
-from ..storage import ChunkNote, Shard
-from .documents import Tokens, labels_of
+from ..documents import SPLITS, Tokens
+from ..statistics import SiteStatistics, merged, statistics_of
+from ..storage import Shard, note_of
+from .documents import labels_of
 from .encoding import encode
 from .files import write_block
-from .statistics import merged, statistics_of
 
 
 class BlockWriter:
@@ -51,20 +49,8 @@ class BlockWriter:
 
     def close(self, num_documents: int, hidden_size: int) -> None:
         """Say that the chunk, which had so many documents, is done."""
-        every = [document for own in self.documents.values() for document in own]
         arrays = {"lost": self.lost.numpy()}
         for site, found in merged(self.statistics, self.sites, hidden_size).items():
             arrays |= found.to_arrays(site)
-        arrays["sketches"] = np.array([sketch(d.ids) for d in every], np.uint64).reshape(-1, SKETCH_SIZE)
-        counts = [len(own) for own in self.documents.values()]
-        arrays["splits"] = np.repeat(np.arange(len(counts), dtype=np.int8), counts)
-        note = ChunkNote(
-            index=self.chunk,
-            dtype=self.dtype,
-            shards=self.shards,
-            documents={split: len(own) for split, own in self.documents.items()},
-            tokens=sum(len(document.ids) for document in every),
-            too_short=num_documents - len(every),
-            highest_id=max((int(document.ids.max()) for document in every), default=0),
-        )
-        note.write(self.folder, arrays)
+        note, more = note_of(self.chunk, num_documents, self.dtype, self.shards, self.documents)
+        note.write(self.folder, arrays | more)

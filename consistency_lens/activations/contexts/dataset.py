@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from huggingface_hub import get_token, hf_hub_download
-from tqdm.auto import tqdm
 
 from ...errors import BadInput
-from ...frozen import FrozenLM, Provenance, Site
+from ...frozen import FrozenLM, Site
 from ...hub import redacted
 from ...schema import require_place
-from ..manifest import OTHER_KIND, read_metadata, read_statistics, require_sealed
-from ..storage import METADATA, PROGRESS, STATISTICS, Shard
+from ..manifest import read_metadata, read_statistics
+from ..recorded import Recorded, opened
+from ..storage import METADATA, STATISTICS
 from .given import described, survey
 from .stored import require_extraction
 
 
 @dataclass(frozen=True)
-class Activations:
+class Activations(Recorded):
     """Rows with where they come from.
 
     Args:
@@ -36,6 +36,7 @@ class Activations:
         statistics: `<site>.mean` and `<site>.variance` over the training split, `[d]` float64.
     """
 
+    NOUN = "activations"
     splits: DatasetDict
     metadata: Mapping[str, Any]
     statistics: Mapping[str, np.ndarray]
@@ -68,24 +69,10 @@ class Activations:
                 ) from None
             metadata = require_extraction(read_metadata(Path(paths[0])), repo)
             return cls(load_dataset(repo, revision=revision), metadata, read_statistics(Path(paths[1]), metadata))
-        if not (folder / METADATA).exists():
-            began = (folder / PROGRESS).exists()
-            raise BadInput(
-                "activations",
-                str(folder_or_repo),
-                "Finish it with --resume." if began else "Make one with: run_lens.py extract --output_dir FOLDER.",
-                why="the extraction is not finished" if began else "no extraction lies there",
-            )
-        metadata = read_metadata(folder / METADATA)
-        if (kind := metadata.get("kind", "rows")) != "rows":
-            raise BadInput("activations", str(folder_or_repo), OTHER_KIND, why=f"the folder holds {kind}, not rows")
-        require_extraction(metadata, str(folder_or_repo))
-        require_sealed(folder, metadata)
+        metadata = opened(
+            folder_or_repo, "rows", "activations", verify, lambda found: require_extraction(found, str(folder_or_repo))
+        )
         statistics = read_statistics(folder / STATISTICS, metadata)
-        if verify:
-            shards = [Shard(**record) for record in metadata["shards"]]
-            for shard in tqdm(shards, desc="verifying", unit="shard", disable=None, leave=False):
-                shard.verify(folder)
         return cls(load_from_disk(str(folder)), metadata, statistics)
 
     @classmethod
@@ -123,14 +110,6 @@ class Activations:
         return replace(rows, splits=splits, metadata={**rows.metadata, "splits": counts})
 
     @property
-    def provenance(self) -> Provenance:
-        return Provenance.from_dict(self.metadata["provenance"])
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return self.provenance.sites
-
-    @property
     def dtype(self) -> torch.dtype:
         """Of the stored vectors."""
         return {"float16": torch.float16, "float32": torch.float32}[self.metadata["dtype"]]
@@ -151,10 +130,11 @@ class Activations:
         self.provenance.at(site)
         return torch.from_numpy(self.statistics[f"{site}.mean"]).float()
 
-    def require_model(self, frozen: FrozenLM, ignore: Sequence[str] = ()) -> None:
-        """Raise unless this model made the rows; `ignore` names provenance fields that may differ."""
-        frozen.require_vocabulary(self.metadata["highest_token_id"])
-        frozen.provenance(*self.sites).require_same(self.provenance, "the model", "the activations", ignore)
+    def norm(self, site: str) -> float:
+        """Root mean square norm of the training activations of a site."""
+        (name,) = self.provenance.at(site).sites
+        mean, variance = (self.statistics[f"{name}.{kind}"] for kind in ("mean", "variance"))
+        return float((mean**2 + variance).sum() ** 0.5)
 
 
 class ActivationCollator:

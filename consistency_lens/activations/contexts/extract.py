@@ -3,131 +3,77 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, Provenance
-from ...frozen.anatomy.parts import longest_context
+from ...options import option
 from ..bill import Bill
-from ..chunked import ChunkedExtraction, ahead, room_of
-from ..corpus import Corpus
-from ..finish import finish
-from ..storage import ChunkNote, features_of
+from ..chunked import SAMPLE_SIZE, ChunkedExtraction, Disk, ReadArguments, ahead
+from ..corpus import Document
+from ..documents import SPLITS, SplitArguments
+from ..storage import Shard, features_of, write_layout
 from .reader import ChunkReader
-from .rows import SPLITS, Prepared, RowRules, prepare
+from .rows import Prepared, RowRules, prepare
 from .stream import RowStream
 from .table import ChunkWriter
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_SIZE = 256
-
 
 @dataclass
-class ExtractArguments:
+class ExtractArguments(SplitArguments, ReadArguments):
     """What to read, and where to put it."""
 
-    output_dir: str = field(default="outputs/activations", metadata={"help": "Folder for the rows."})
-    sites: list[str] = field(
-        default_factory=lambda: ["resid_post.2/3"],
-        metadata={
-            "help": "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a "
-            "layer, -1, or 2/3."
-        },
+    output_dir: str = option("outputs/activations", "Folder for the rows.")
+    sites: list[str] = option(
+        ["resid_post.2/3"],
+        "Sites to read: embed, or resid_pre|resid_mid|resid_post|mlp_in|mlp_out|attn_out and .L: a layer, -1, or 2/3.",
     )
-    positions_per_document: int = field(
-        default=4, metadata={"help": "Number of rows per document, each at its own position."}
+    positions_per_document: int = option(4, "Number of rows per document, each at its own position.")
+    min_position: int = option(16, "First position that may be read; early ones are attention sinks.")
+    continuation_length: int = option(8, "Number of true next tokens kept with each row.")
+    storage_dtype: str = option(
+        "auto",
+        "Dtype of the stored vectors. auto: float16 for a half-precision model if every value fits, else float32.",
+        ["auto", "float16", "float32"],
     )
-    min_position: int = field(
-        default=16, metadata={"help": "First position that may be read; early ones are attention sinks."}
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Number of tokens after which a document is cut. Default: 512, or the model's context."},
-    )
-    continuation_length: int = field(default=8, metadata={"help": "Number of true next tokens kept with each row."})
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    storage_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Dtype of the stored vectors. auto: float16 for a half-precision model if every "
-            "value fits, else float32.",
-            "choices": ["auto", "float16", "float32"],
-        },
-    )
-    batch_size: int = field(default=32, metadata={"help": "Number of documents per forward pass, of similar length."})
-    documents_per_shard: int = field(
-        default=512, metadata={"help": "Number of documents per file: what a kill loses at most."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the split and of the positions."})
-    resume: bool = field(default=False, metadata={"help": "Resume an interrupted extraction in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Overwrite an extraction in output_dir."})
-
-
-def rules_of(given: ExtractArguments, model_length: int) -> RowRules:
-    """How rows are taken from a document, for a model that takes so many tokens."""
-    return RowRules(
-        min_position=given.min_position,
-        max_length=room_of(given.max_length, model_length),
-        positions_per_document=given.positions_per_document,
-        continuation_length=given.continuation_length,
-        validation_fraction=given.validation_fraction,
-        test_fraction=given.test_fraction,
-        seed=given.seed,
-    )
+    batch_size: int = option(32, "Number of documents per forward pass, of similar length.")
+    documents_per_shard: int = option(512, "Number of documents per file: what a kill loses at most.")
 
 
 class Extraction(ChunkedExtraction):
-    """Rows of one corpus, read at some sites of one model.
+    """Rows of one corpus, read at some sites of one model; `arguments` are `ExtractArguments`."""
 
-    Args:
-        corpus: the texts.
-        tokenizer: of the model.
-        config: of the model.
-        arguments: what to read.
-        command: how the run was started, for the card.
-    """
+    RULES, UNIT = RowRules, "rows"
+    CARD: ClassVar = ("consistency_lens.activations", "dataset_card_template.md")
+    # Column -> its type and what it holds, for the card.
+    COLUMNS: ClassVar = {
+        "doc_id": ("int64", "number of the document in the corpus"),
+        "input_ids": ("list of int32", "the context: all tokens up to and with the position that was read"),
+        "continuation_ids": ("list of int32", "the tokens that really come next"),
+        "position": ("int32", "P: index of the last of input_ids, counted from 0"),
+    }
+    arguments: ExtractArguments
+    rules: RowRules
+    sample: Sequence[Prepared]
+    _fits: Callable[[Sequence[Prepared]], None] = staticmethod(lambda prepared: None)
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: PreTrainedTokenizerBase,
-        config: PreTrainedConfig,
-        arguments: ExtractArguments,
-        command: str = "",
-    ) -> None:
-        super().__init__(corpus, tokenizer, config, arguments, command)
-        self.arguments = arguments
-        self.rules: RowRules = rules_of(arguments, longest_context(config))
-        features_of(self.sites, self.hidden_size, "float32", corpus.features)
-        self._fits: Callable[[Sequence[Prepared]], None] = lambda prepared: None
-        self.sample, seen = self._first_rows()
-        self.sample_share = len(self.sample) / seen
-        self.require_vocabulary(max(int(p.ids.max()) for p in self.sample))
+    def require_request(self) -> None:
+        features_of(self.sites, self.hidden_size, "float32", self.corpus.features)
 
-    def _first_rows(self) -> tuple[list[Prepared], int]:
-        """The first documents with one that is long enough, and how many documents it took to find it."""
-        chunks = tqdm(self.corpus.chunks(SAMPLE_SIZE), "looking for long enough texts", delay=3, leave=False)
-        for index, documents in chunks:
-            found = prepare(documents, self.tokenizer, self.rules)
-            if sample := [p for prepared in found.values() for p in prepared]:
-                return sample, index * SAMPLE_SIZE + len(documents)
-        raise BadInput(
-            "min_position",
-            self.rules.min_position,
-            "Use a smaller --min_position, longer texts, or --sample_by paragraph for a text file.",
-            why=f"no document has the {self.rules.min_position + 2} tokens that it takes",
-        )
+    def prepare(self, documents: Sequence[Document]) -> dict[str, list[Prepared]]:
+        return prepare(documents, self.tokenizer, self.rules)
+
+    def reader(self, frozen: FrozenLM) -> ChunkReader:
+        return ChunkReader(frozen, self.sites, self.arguments.batch_size)
 
     def require_each(self, fits: Callable[[Sequence[Prepared]], None]) -> None:
         """Have all documents looked at, by what raises where one does not fit: those that can be read twice now,
@@ -138,42 +84,26 @@ class Extraction(ChunkedExtraction):
             for _, documents in tqdm(
                 self.corpus.chunks(SAMPLE_SIZE), "looking for long contexts", delay=3, leave=False
             ):
-                for prepared in prepare(documents, self.tokenizer, self.rules).values():
+                for prepared in self.prepare(documents).values():
                     fits(prepared)
 
     def plan(self, provenance: Provenance) -> dict[str, Any]:
-        return {
-            **asdict(self.rules),
-            **self.corpus.identity,
-            "max_documents": self.corpus.arguments.max_documents,
-            "keep_columns": list(self.corpus.features),
-            "storage_dtype": self.arguments.storage_dtype,
-            "documents_per_shard": self.arguments.documents_per_shard,
-            **{name: value for name, value in provenance.to_dict().items() if name in Provenance.BINDING},
-        }
+        return super().plan(provenance) | {"keep_columns": list(self.corpus.features)}
 
-    def bill(self, frozen: FrozenLM) -> Bill:
-        """What the run will cost, from the first documents and the speed of a few of their batches."""
-        reader = ChunkReader(frozen, self.sites, self.arguments.batch_size)
-        few = self.sample[: 2 * self.arguments.batch_size]
-        reader.read(few)  # the first pass is slower than all others
-        start = time.perf_counter()
-        reader.read(few)
-        seconds = time.perf_counter() - start
-        width = 2 if self._wanted_dtype(frozen) == "float16" else 4
-        return Bill.estimate(
-            self.sample,
-            self.sample_share,
-            self.corpus.num_documents,
-            bytes_per_row=width * self.hidden_size * len(self.sites),
-            continuation_length=self.rules.continuation_length,
-            tokens_per_second=sum(p.length for p in few) / seconds * PartialState().num_processes,
-            folder=self.folder.path,
-            stored_bytes=self.folder.stored_bytes,
+    def amounts(self, model_dtype: torch.dtype) -> Bill:
+        width, scale = 2 if self._wanted_dtype(model_dtype) == "float16" else 4, self.scale()
+        positions = [int(position) for p in self.sample for position in p.positions]
+        row_bytes = width * self.hidden_size * len(self.sites) + 12
+        token_bytes = sum(4 * (position + 1 + self.rules.continuation_length) for position in positions)
+        return Bill(
+            documents=self.corpus.num_documents,
+            rows=round(scale * len(positions)),
+            bytes=round(scale * (len(positions) * row_bytes + token_bytes)),
+            tokens=round(scale * sum(p.length for p in self.sample)),
         )
 
     def store(self, frozen: FrozenLM) -> None:
-        state, dtype = PartialState(), self._wanted_dtype(frozen)
+        state, dtype = PartialState(), self._wanted_dtype(frozen.dtype)
         self._store_missing(frozen, dtype)
         if dtype == "float16" and any(note.dtype == "float32" for note in self.folder.notes()):
             # Some value did not fit. All rows have one dtype: the shards that would have fitted are made again.
@@ -184,8 +114,16 @@ class Extraction(ChunkedExtraction):
             state.wait_for_everyone()
             self._store_missing(frozen, "float32")
 
-    def finish(self, notes: list[ChunkNote], provenance: Provenance) -> None:
-        finish(self, notes, provenance)
+    def laid_out(self, shards: Sequence[Shard], dtype: str) -> list[str]:
+        features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
+        return write_layout(self.folder.path, features, shards)
+
+    def more_facts(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns."""
+        kind = f"{self.hidden_size} x {metadata['dtype']}"
+        columns = self.COLUMNS | {site: (kind, f"the activation at {site} and P, as it was") for site in self.sites}
+        columns |= {name: (str(t), "carried along from the corpus") for name, t in self.corpus.features.items()}
+        return {"columns": [{"name": n, "type": t, "meaning": meaning} for n, (t, meaning) in columns.items()]}
 
     def stream(
         self,
@@ -212,38 +150,29 @@ class Extraction(ChunkedExtraction):
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
         return IterableDataset.from_generator(RowStream(self, frozen, split, features, within), features=features)
 
-    def _wanted_dtype(self, frozen: FrozenLM) -> str:
+    def _wanted_dtype(self, model_dtype: torch.dtype) -> str:
         if self.arguments.storage_dtype != "auto":
             return self.arguments.storage_dtype
-        return "float16" if frozen.dtype.itemsize == 2 else "float32"
+        return "float16" if model_dtype.itemsize == 2 else "float32"
 
     def _store_missing(self, frozen: FrozenLM, dtype: str) -> None:
         """Compute this process's share of the chunks that have no note yet, while the disk is written beside it."""
         features = features_of(self.sites, self.hidden_size, dtype, self.corpus.features)
         writer = ChunkWriter(self.folder.path, features, self.rules.continuation_length, self.sites, frozen)
-        reader = ChunkReader(frozen, self.sites, self.arguments.batch_size)
+        reader, meter = self.reader(frozen), self.meter()
 
         def prepared_chunks() -> Iterator[tuple[int, int, dict[str, list[Prepared]]]]:
             for index, documents in self.missing_chunks():
-                prepared = prepare(documents, self.tokenizer, self.rules)
+                prepared = self.prepare(documents)
                 for own in prepared.values():
                     self._fits(own)
                 yield index, len(documents), prepared
 
-        meter = self.meter()
-
-        def advance(batch: list[Prepared]) -> None:
-            meter.advance([p.length for p in batch])
-
-        with meter.bar, ThreadPoolExecutor(1) as disk:
-            writing: Future[None] | None = None
+        with meter.bar, Disk() as disk:
             for index, count, prepared in ahead(prepared_chunks()):
                 # Split by split, so that a stream of one of them reads the very same batches.
-                parts = {split: (own, reader.read(own, advance)) for split, own in prepared.items()}
+                parts = {split: (own, reader.read(own, meter.advance)) for split, own in prepared.items()}
                 meter.bar.update(count - sum(len(own) for own in prepared.values()))
-                if writing:
-                    writing.result()
-                writing = disk.submit(writer.store, index, count, parts)
-            if writing:
-                writing.result()
+                disk.write(writer.store, index, count, parts)
+            disk.wait()
         PartialState().wait_for_everyone()

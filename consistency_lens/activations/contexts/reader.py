@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ...frozen import FrozenLM
+from ..documents import by_length, right_padded
 from .rows import Prepared
 
 # site -> [R, d], rows in document order, in the model's dtype, on the CPU
@@ -29,11 +30,6 @@ class ChunkReader:
     def __init__(self, frozen: FrozenLM, sites: Sequence[str], batch_size: int) -> None:
         self.frozen, self.sites, self.batch_size = frozen, list(sites), batch_size
 
-    def batches(self, prepared: Sequence[Prepared]) -> list[list[int]]:
-        """Indices of documents of similar length, longest first: memory runs out at once or never."""
-        order = sorted(range(len(prepared)), key=lambda i: -prepared[i].length)
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-
     def read(self, prepared: Sequence[Prepared], advance: Callable[[list[Prepared]], None] | None = None) -> Vectors:
         """Activations of all rows of these documents; `advance` is called after each batch."""
         pinned = torch.cuda.is_available()
@@ -44,9 +40,10 @@ class ChunkReader:
         }
         filled, order = 0, []
         copying: set[torch.device] = set()
-        for indices in self.batches(prepared):
+        for indices in by_length(prepared, self.batch_size):
             batch = [prepared[i] for i in indices]
-            ids, columns, chosen = right_padded(batch)
+            columns, chosen = columns_of(batch)
+            ids = torch.from_numpy(right_padded(batch))
             found = self.frozen.read({"input_ids": ids}, self.sites, columns)
             for site, vectors in found.items():
                 picked = vectors.flatten(0, 1).index_select(0, chosen.to(vectors.device, non_blocking=True))
@@ -64,20 +61,14 @@ class ChunkReader:
         return {site: vectors[back] for site, vectors in held.items()}
 
 
-def right_padded(batch: Sequence[Prepared]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`input_ids [B, S]` cut after the last position of each row, columns `[B, K]`, and which of the B*K count.
-
-    Padding on the right needs no attention mask, which keeps the fastest attention kernels in play.
-    """
-    width, most = max(p.length for p in batch), max(len(p.positions) for p in batch)
-    ids = np.zeros((len(batch), width), np.int64)
-    columns = np.zeros((len(batch), most), np.int64)
+def columns_of(batch: Sequence[Prepared]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The columns `[B, K]` that are read of each document, and which of the B*K count."""
     counts = np.array([len(p.positions) for p in batch])
+    columns = np.zeros((len(batch), counts.max()), np.int64)
     for i, document in enumerate(batch):
-        ids[i, : document.length] = document.ids[: document.length]
         columns[i, : counts[i]] = document.positions
-    chosen = np.flatnonzero(np.arange(most) < counts[:, None])
-    return torch.from_numpy(ids), torch.from_numpy(columns), torch.from_numpy(chosen)
+    chosen = np.flatnonzero(np.arange(columns.shape[1]) < counts[:, None])
+    return torch.from_numpy(columns), torch.from_numpy(chosen)
 
 
 def _document_order(order: Sequence[int], rows_of: Sequence[int]) -> torch.Tensor:

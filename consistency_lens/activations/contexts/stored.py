@@ -6,8 +6,8 @@ from typing import Any
 
 from ...frozen.loading.provenance import PROVENANCE
 from ...schema import many, named, no_other, number, one_of, record, require, text, whole
+from ..documents import SPLITS
 from ..storage import METADATA, SHARD
-from .rows import SPLITS
 
 AGAIN = "Extract again, or fetch the folder again if it was copied."
 _COUNTS = record({"documents": whole(), "rows": whole()})

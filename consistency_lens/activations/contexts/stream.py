@@ -13,8 +13,6 @@ from datasets import Features
 from ...errors import BadInput
 from ...frozen import FrozenLM
 from ..precision import fits_float16, require_finite
-from .reader import ChunkReader
-from .rows import prepare
 from .table import table_of
 
 if TYPE_CHECKING:
@@ -45,10 +43,10 @@ class RowStream:
 
     def __call__(self) -> Iterator[dict[str, Any]]:
         given, rules = self.extraction.arguments, self.extraction.rules
-        reader = ChunkReader(self.frozen, self.extraction.sites, given.batch_size)
+        reader = self.extraction.reader(self.frozen)
         half = self.features[self.extraction.sites[0]].feature.dtype == "float16"
         for _, documents in self.extraction.corpus.chunks(given.documents_per_shard):
-            if prepared := prepare(documents, self.extraction.tokenizer, rules)[self.split]:
+            if prepared := self.extraction.prepare(documents)[self.split]:
                 vectors = self.within(partial(reader.read, prepared))
                 require_finite(prepared, vectors, self.frozen)
                 if half and not all(fits_float16(values) for values in vectors.values()):

@@ -11,8 +11,8 @@ from datasets import Features
 
 from ...frozen import FrozenLM
 from ..precision import fits_float16, require_finite
-from ..statistics import SKETCH_SIZE, SiteStatistics, sketch
-from ..storage import ChunkNote, Shard, with_dtype, write_shard
+from ..statistics import SiteStatistics
+from ..storage import Shard, note_of, with_dtype, write_shard
 from .reader import Vectors
 from .rows import Prepared
 
@@ -81,16 +81,6 @@ class ChunkWriter:
             if prepared:
                 table = table_of(prepared, vectors, self.features, self.continuation_length)
                 shards.append(write_shard(self.folder, split, index, table))
-        documents = [p for prepared, _ in parts.values() for p in prepared]
-        arrays["sketches"] = np.array([sketch(p.ids) for p in documents], np.uint64).reshape(-1, SKETCH_SIZE)
-        arrays["splits"] = np.repeat(np.arange(len(parts), dtype=np.int8), [len(own) for own, _ in parts.values()])
-        note = ChunkNote(
-            index=index,
-            dtype=self.dtype,
-            shards=shards,
-            documents={split: len(prepared) for split, (prepared, _) in parts.items()},
-            tokens=sum(p.length for p in documents),
-            too_short=num_documents - len(documents),
-            highest_id=max((int(p.ids.max()) for p in documents), default=0),
-        )
-        note.write(self.folder, arrays)
+        own = {split: prepared for split, (prepared, _) in parts.items()}
+        note, more = note_of(index, num_documents, self.dtype, shards, own)
+        note.write(self.folder, arrays | more)

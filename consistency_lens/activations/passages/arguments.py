@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...errors import BadInput
-from ..contexts.rows import RowRules
+from ...options import option
 from ..corpus import CorpusArguments
+from ..documents import SplitArguments, SplitRules
 
 FORMATS = ("text", "squad", "hotpotqa", "columns")
 
 
 @dataclass
-class PassageArguments(CorpusArguments):
+class PassageArguments(SplitArguments, CorpusArguments):
     """Which texts to read, and how they become passages with prompts and answers."""
 
-    passage_format: str = field(
-        default="text",
-        metadata={
-            "help": "Layout of the source. text: any text, from which prompts and answers are cut; squad: context, "
-            "question, answers; hotpotqa: context of titles and sentences, question, answer; columns: any names.",
-            "choices": list(FORMATS),
-        },
+    passage_format: str = option(
+        "text",
+        "Layout of the source. text: any text, from which prompts and answers are cut; squad: context, question, "
+        "answers; hotpotqa: context of titles and sentences, question, answer; columns: any names.",
+        FORMATS,
     )
-    passage_column: str = field(default="passage", metadata={"help": "Column of the passage, with format columns."})
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompt, with format columns."})
-    answer_column: str = field(
-        default="answer", metadata={"help": "Column of the answer, or of a list of them, with format columns."}
+    passage_column: str = option("passage", "Column of the passage, with format columns.")
+    prompt_column: str = option("prompt", "Column of the prompt, with format columns.")
+    answer_column: str = option("answer", "Column of the answer, or of a list of them, with format columns.")
+    skip_unanswerable: bool = option(False, "Leave out questions that have no answer.")
+    passage_words: int = option(128, "Words per passage, with format text.")
+    prompt_words: int = option(8, "Words of the prompt of a recall, with format text.")
+    lead_words: int = option(
+        1,
+        "Words of a continuation that the prompt gives, with format text. A model without a BOS token needs 1 or "
+        "more.",
     )
-    skip_unanswerable: bool = field(default=False, metadata={"help": "Leave out questions that have no answer."})
-    passage_words: int = field(default=128, metadata={"help": "Words per passage, with format text."})
-    prompt_words: int = field(default=8, metadata={"help": "Words of the prompt of a recall, with format text."})
-    lead_words: int = field(
-        default=1,
-        metadata={
-            "help": "Words of a continuation that the prompt gives, with format text. A model without a BOS token "
-            "needs 1 or more."
-        },
-    )
-    answer_words: int = field(
-        default=16, metadata={"help": "Words of the answer of a recall or a continuation, with format text."}
-    )
-    recall_share: float = field(
-        default=0.0, metadata={"help": "Share of passage recall, with format text; continuation takes what is left."}
-    )
-    reconstruction_share: float = field(default=0.2, metadata={"help": "Share of reconstruction, with format text."})
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for choosing."})
-    test_fraction: float = field(default=0.05, metadata={"help": "Share of documents held out for reporting."})
-    seed: int = field(default=0, metadata={"help": "Seed of the split, the tasks and the spans."})
+    answer_words: int = option(16, "Words of the answer of a recall or a continuation, with format text.")
+    recall_share: float = option(0.0, "Share of passage recall, with format text; continuation takes what is left.")
+    reconstruction_share: float = option(0.2, "Share of reconstruction, with format text.")
 
     def __post_init__(self) -> None:
         if self.passage_format not in FORMATS:
@@ -66,14 +54,9 @@ class PassageArguments(CorpusArguments):
         shares = (self.recall_share, self.reconstruction_share)
         if not (min(shares) >= 0 and sum(shares) <= 1):
             raise BadInput("recall_share", shares, "Recall and reconstruction are shares of 1 together at most.")
-        self.split_rules  # noqa: B018  raises where the fractions cannot be
+        SplitRules.of(self)
 
     @property
     def least_words(self) -> int:
         """Words of the shortest passage: a recall has to find its prompt and its answer there."""
         return self.prompt_words + self.answer_words
-
-    @property
-    def split_rules(self) -> RowRules:
-        """What `split_of` asks for, the same as for rows."""
-        return RowRules(validation_fraction=self.validation_fraction, test_fraction=self.test_fraction, seed=self.seed)

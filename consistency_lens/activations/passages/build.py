@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import BadInput
-from ..contexts.rows import SPLITS
 from ..corpus import Corpus, Document
+from ..documents import SPLITS
 from ..statistics import SKETCH_SIZE, count_near_duplicates, sketch
 from .example import FEATURES, Example
 from .sinks import Sink

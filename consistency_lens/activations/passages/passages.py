@@ -9,16 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, load_from_disk
 
 from ...errors import BadInput
 from ...frozen import ProvenanceMismatch
 from ...frozen.loading.provenance import compare_fields
-from ..contexts.rows import SPLITS, RowRules, split_of
 from ..corpus import Corpus, CorpusArguments, Document
+from ..documents import SPLITS, SplitRules, split_of
 from ..folder import ExtractionFolder
-from ..manifest import FILES, OTHER_KIND, SEAL, read_metadata, require_sealed
-from ..storage import METADATA, Shard
+from ..manifest import FILES, SEAL
+from ..plain import listed, require_columns
+from ..recorded import opened
 from .arguments import PassageArguments
 from .build import Build
 from .collator import PassageCollator
@@ -74,7 +75,7 @@ class Passages:
     @classmethod
     def from_dataset(
         cls,
-        dataset: Dataset | DatasetDict,
+        dataset: Dataset | DatasetDict | IterableDataset,
         validation_fraction: float = 0.05,
         test_fraction: float = 0.05,
         seed: int = 0,
@@ -83,13 +84,15 @@ class Passages:
 
         Args:
             dataset: rows of `passage`, `prompt` and `answer`, or `answers` for a list of accepted ones, and optionally
-                `task` and `ends`. A Dataset is split by passage; the splits of a DatasetDict stay, and no passage may
-                stand in two of them.
+                `task` and `ends`. A Dataset is split by passage, and so is a stream, which is read to its end; the
+                splits of a DatasetDict stay, and no passage may stand in two of them.
             validation_fraction: share of passages held out for choosing.
             test_fraction: share of passages held out for reporting.
             seed: of the split.
         """
         sink = Memory()
+        if isinstance(dataset, IterableDataset):
+            dataset = listed(dataset, "dataset")
         if isinstance(dataset, DatasetDict):
             if unknown := sorted(set(dataset) - set(SPLITS)):
                 raise BadInput("dataset", unknown[0], f"Name its splits {', '.join(SPLITS)}.", why="an unknown split")
@@ -101,12 +104,13 @@ class Passages:
             metadata = _metadata(build, {"corpus": IN_MEMORY, **texts}, {"splits": "given"})
             return cls(DatasetDict(sink.splits), metadata)
         if not isinstance(dataset, Dataset):
-            raise BadInput("dataset", type(dataset).__name__, "Give a Dataset or a DatasetDict of `datasets`.")
-        rules = RowRules(validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
+            raise BadInput(
+                "dataset", type(dataset).__name__, "Give a Dataset or a DatasetDict of `datasets`, or a stream."
+            )
+        rules = SplitRules(validation_fraction, test_fraction, seed)
         corpus, build = _in_memory(dataset), Build(by_document=False, sink=sink)
         build.read(corpus, _given_examples, partial(split_of, rules=rules))
-        own = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
-        return cls(DatasetDict(sink.splits), _metadata(build, corpus.identity, own))
+        return cls(DatasetDict(sink.splits), _metadata(build, corpus.identity, asdict(rules)))
 
     @classmethod
     def of(cls, given: Any) -> Passages:
@@ -114,32 +118,23 @@ class Passages:
 
         Args:
             given: passages, the path of a folder of them, or rows that somebody made, as `from_dataset` takes them: a
-                DatasetDict, or a Dataset, which is trained on as a whole.
+                DatasetDict, or a Dataset or a stream, which is trained on as a whole.
         """
         if isinstance(given, (str, Path)):
             return cls.load(given)
+        if isinstance(given, IterableDataset):
+            given = listed(given, "train_dataset")
         if isinstance(given, (Dataset, DatasetDict)):
             return cls.from_dataset(given if isinstance(given, DatasetDict) else DatasetDict({"train": given}))
         if not isinstance(given, Passages):
-            fix = "Give Passages, the path of a folder of them, a Dataset or a DatasetDict."
+            fix = "Give Passages, the path of a folder of them, a Dataset, a DatasetDict or an IterableDataset."
             raise BadInput("train_dataset", type(given).__name__, fix, why="there are no passages in it")
         return given
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = True) -> Passages:
         """Open a folder that `build` or `save` wrote, memory-mapped; a damaged file is named."""
-        folder = Path(folder)
-        if not (folder / METADATA).exists():
-            fix = "Make them with Passages.build(arguments, folder)."
-            raise BadInput("passages", str(folder), fix, why="no passages lie there")
-        metadata = read_metadata(folder / METADATA)
-        if metadata.get("kind") != KIND:
-            why = f"the folder holds {metadata.get('kind', 'rows')}, not passages"
-            raise BadInput("passages", str(folder), OTHER_KIND, why=why)
-        if verify:
-            require_sealed(folder, metadata)
-            for record in metadata["shards"]:
-                Shard(**record).verify(folder)
+        metadata = opened(folder, KIND, "passages", verify, unfinished="Make them again, with --overwrite.")
         own = {name: value for name, value in metadata.items() if name not in (FILES, SEAL)}
         return cls(load_from_disk(str(folder)), own)
 
@@ -233,8 +228,7 @@ def _claimed(folder: str | Path, overwrite: bool, plan: Mapping[str, Any]) -> It
 def _made(corpus: Corpus, arguments: PassageArguments, sink: Sink) -> dict[str, Any]:
     """Send all rows of a corpus to the sink; returns their metadata."""
     build = Build(by_document=arguments.passage_format == "text", sink=sink)
-    rules = arguments.split_rules
-    build.read(corpus, partial(examples_of, given=arguments), partial(split_of, rules=rules))
+    build.read(corpus, partial(examples_of, given=arguments), partial(split_of, rules=SplitRules.of(arguments)))
     return _metadata(build, corpus.identity, _rules_of(arguments))
 
 
@@ -255,6 +249,9 @@ def _named(split: str, text: str) -> str:
 def _in_memory(rows: Dataset) -> Corpus:
     names = rows.column_names
     answers = "answers" if "answers" in names else "answer"
+    meaning = {"passage": "the text that is compressed", "prompt": "what is asked about it, or an empty string"}
+    meaning[answers] = "what the model shall answer, or answers: a list of what is accepted"
+    require_columns(rows, meaning, "dataset", "Or rename a column of yours: dataset.rename_column(yours, ours).")
     optional = [name for name in ("task", "ends") if name in names]
     given = CorpusArguments(text_column="passage", keep_columns=["prompt", answers, *optional])
     return Corpus(rows, given, IN_MEMORY)

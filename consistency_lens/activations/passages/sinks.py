@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from datasets import Dataset, Features
 
-from ..contexts.rows import SPLITS
+from ..documents import SPLITS
 from ..manifest import sealed
 from ..storage import METADATA, Shard, write_json, write_layout, write_shard
 

@@ -25,41 +25,46 @@ OPEN, CLOSE = "⟦", "⟧"  # round the analysed token
 def rows_for_people(
     lens: LensModel, models: FrozenLM | FrozenModels, batches: Iterable[Mapping[str, Any]], step: int
 ) -> list[dict[str, Any]]:
-    """One row per input: where it is from, how the lens describes its code, and what the model predicts without the
-    edits and with them.
-
-    Each holds `step`, `row`, `doc_id`, `position` where the batch has one, `context` (of a swap at P, P's token is
-    marked), what `describe` gives, `before` and `after` (the likeliest next tokens with their probabilities), `kl`;
-    `cosine` where one vector was restored; and of a swap `continuation_before` and `continuation_after`, which the
-    model generates greedily.
-    """
+    """One row per input, as the sample table has it: where it is from, how the lens describes its code, and what the
+    model predicts without the edits and with them; `columns.COLUMNS` defines each. Of a swap at P it says how the
+    model continues, too."""
     rows: list[dict[str, Any]] = []
     length, models = CONTINUED, FrozenModels.of(models)
     frozen = models.first
     for batch in batches:
         applied = apply_lens(lens, models, batch)
-        kl, more = applied.kl, of_vectors(applied.edits, batch)
+        more: dict[str, list[str]] = {}
         if isinstance(applied.comparison, TokenSwap):
             prefix = applied.comparison.prefix
             length = max(1, min(length, frozen.max_length - prefix.input_ids.shape[1] + 1))
             for name, edits in (("before", []), ("after", applied.edits)):
                 ids, _ = prefix.continue_greedily(length, edits)
                 more[f"continuation_{name}"] = [frozen.tokenizer.decode(row) for row in ids]
-        for i, described in enumerate(lens.describe(applied.code)):
-            before, after = applied.likeliest(frozen.tokenizer, i, TOP, applied.comparison.last_column(i))
+        for i, row in enumerate(rows_of(lens, frozen, applied, batch, TOP)):
             rows.append(
                 {
                     "step": step,
                     "row": len(rows),
                     **{name: int(batch[name][i]) for name in ("doc_id", "position") if name in batch},
                     "context": context_of(frozen, i, applied),
-                    **described,
-                    "before": _pairs(before),
-                    "after": _pairs(after),
-                    "kl": float(kl[i]),
+                    **row,
                     **{name: values[i] for name, values in more.items()},
                 }
             )
+    return rows
+
+
+def rows_of(
+    lens: LensModel, frozen: FrozenLM, applied: Applied, batch: Mapping[str, Any], top: int
+) -> list[dict[str, Any]]:
+    """What every table shows of the rows of a batch: the described code, `kl`, `cosine` where one vector was restored,
+    and the likeliest next tokens `before` and `after`."""
+    numbers = {"kl": applied.kl.tolist(), **of_vectors(applied.edits, batch)}
+    rows = []
+    for i, described in enumerate(lens.describe(applied.code)):
+        before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.last_column(i))
+        found = {name: values[i] for name, values in numbers.items()}
+        rows.append({**described, **found, "before": before, "after": after})
     return rows
 
 
@@ -90,7 +95,3 @@ def marked(tokenizer: Any, ids: Sequence[int]) -> str:
     token = last.strip() or tokenizer.decode(ids[-1:]).strip()  # special, or half of a character
     space = " " if last != last.lstrip() else ""
     return f"{head}{space}{OPEN}{token}{CLOSE}"
-
-
-def _pairs(tokens: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"token": token, "probability": chance} for token, chance in tokens]

@@ -54,7 +54,7 @@ class EngineTrainer(Trainer):
         return Together(self.lens, self.frozen) if self.engine.spreads_weights else self.lens
 
     def require_engine(self) -> None:
-        """Raise where it is not the one that was asked for: on a CPU, FSDP quietly becomes plain data parallelism."""
+        """Raise where it is another engine than was named: on a CPU, FSDP quietly becomes plain data parallelism."""
         if self.engine.name == "fsdp2" and self.accelerator.distributed_type != DistributedType.FSDP:
             fix = "Use ds_configs/ddp.yaml or --deepspeed ds_configs/zero3.json."
             raise BadInput("fsdp", True, fix, why="FSDP2 needs a GPU; here it would be plain data parallelism")

@@ -13,7 +13,7 @@ class MemoryStillShort(torch.OutOfMemoryError):
     """No memory where a smaller batch does not help. (accelerate tries again after an error with one argument.)
 
     Args:
-        said: what the device said.
+        said: the message of the device.
         where: what was being done.
     """
 

@@ -1,4 +1,4 @@
-"""Asked to end, as a preempted job is, a training saves where it is."""
+"""A training that gets SIGTERM, as a preempted job does, saves before it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CODE = 128 + signal.SIGTERM  # as the shell has it
 
 
 class Terminated(SystemExit):
-    """A training was asked to end (SIGTERM), has saved, and leaves; the exit code is 143."""
+    """A training got SIGTERM, has saved, and leaves; the exit code is 143."""
 
 
 class Termination(TrainerCallback):

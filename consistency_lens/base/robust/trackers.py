@@ -30,7 +30,7 @@ def errors_of(tracker: str) -> tuple[type[Exception], ...]:
 
 @contextmanager
 def tolerating(tracker: str, silent: set[str]) -> Iterator[None]:
-    """Inside, an error of a tracker is said, and from then on it is told no more."""
+    """Inside, an error of a tracker is logged once, and nothing more is sent to it."""
     try:
         yield
     except errors_of(tracker) as error:
@@ -45,7 +45,7 @@ class Tracker(TrainerCallback):
     Args:
         name: as in `report_to`.
         callback: transformers' own.
-        silent: names of those that are told no more.
+        silent: names of those that get nothing more.
     """
 
     def __init__(self, name: str, callback: TrainerCallback, silent: set[str]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
-from ...card import CardFacts, Measured, literal, model_card, write_card
+from ...card import CardFacts, Measured, literal, model_card, write_card, write_results
 from ...frozen import Provenance
 from ...frozen.loading.licence import licence_of, licence_of_local
 from ...schema import flag, many, named, no_other, number, plain, read_json, record, text, whole
@@ -192,8 +192,8 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
     if OWN_SUBJECT.fullmatch(origin.model_id):
         licence = replace(
             licence,
-            note="The package trains this frozen model on stories that it makes up; nobody has put a "
-            "licence on such weights.",
+            id="apache-2.0",
+            note="The package trained this frozen model itself, on stories that it makes up: its own licence holds.",
         )
     last = record.history[-1] if record.history else {}
     of_family = config.card
@@ -207,7 +207,6 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
             subject=" and ".join(models), sites=" and ".join(sites), code=config.code_in_words
         ),
         partial=of_family.partial,
-        task=of_family.task,
         stage=_stage(record),
         subject=", ".join(models),
         subject_revision=", ".join(each.weights for each in config.origins.values()),
@@ -229,6 +228,7 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
         command=record.command,
         corpus=_corpus(record),
         datasets=[str(record.corpus["corpus"])] if record.corpus.get("commit") else [],
+        dataset_revision=record.corpus.get("commit"),
         counts=record.counts,
         near_duplicates=record.near_duplicates,
         license=licence.id,
@@ -246,6 +246,7 @@ def write_lens_card(folder: Path, config: LensConfig, record: TrainingRecord, ea
 
 
 def write_plain_card(folder: Path, config: LensConfig, record: TrainingRecord, earlier: Path | None = None) -> Path:
+    write_results(folder, [])
     return write_card(folder, model_card(facts_of(config, record)), earlier=earlier)
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from ... import hub
+from ...card import RESULTS
 from ...errors import BadInput
 from ...frozen.loading.whole import refusing_damage
 from ...schema import plain, read_json, record, require, require_place
@@ -29,12 +30,12 @@ Files = Mapping[str, Mapping[str, nn.Parameter]]
 HEADS, REPORT = "model.safetensors", "report"
 # Beside its weights. What else lies in its folder is nobody's business.
 _OF_A_LENS = [CONFIG_NAME, "adapter_config.json", "training.json", "history.json", "samples.parquet", "README.md"]
-_OF_A_LENS += ["contexts.parquet"]
+_OF_A_LENS += ["contexts.parquet", RESULTS]
 _OF_A_LENS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 _OF_A_LENS += ["chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "*.model"]
 _OF_A_REPORT = ["report.json", "report.md", "*.png"]
 # What was measured on a lens, and says nothing about the next one in its place.
-MEASURED = (f"{REPORT}/*", "samples.parquet", "contexts.parquet", "history.json", "training.json")
+MEASURED = (f"{REPORT}/*", RESULTS, "samples.parquet", "contexts.parquet", "history.json", "training.json")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
 _NO_LENS = "Give the folder of a lens, or the id of one on the Hub."
@@ -193,7 +194,7 @@ def load_files(files: Files, folder: Path, beside: str | None = None) -> None:
         beside: names of heads that begin so are those of another part, and no matter here.
     """
     for file, parameters in files.items():
-        tensors = _read(folder, file)
+        tensors = read_tensors(folder, file)
         if file == HEADS and beside:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
         require_fitting(tensors, parameters, folder, file)
@@ -239,7 +240,7 @@ def require_fitting(
         raise BadInput("lens", folder.name, fix, f"{file} differs in {name}: {odd[name]}")
 
 
-def _read(folder: Path, file: str) -> dict[str, torch.Tensor]:
+def read_tensors(folder: Path, file: str) -> dict[str, torch.Tensor]:
     with _opening(folder, file):
         return load_file(folder / file)
 
@@ -270,7 +271,7 @@ def heads_beside(folder: Path, config: LensConfig, own: str) -> dict[str, nn.Par
     if _what_it_is(there) != _what_it_is(config):
         fix = "Save the part to a folder or repository of its own."
         raise BadInput("save_directory", folder.name, fix, why="there is another lens")
-    return {name: nn.Parameter(t) for name, t in _read(folder, HEADS).items() if not name.startswith(own)}
+    return {name: nn.Parameter(t) for name, t in read_tensors(folder, HEADS).items() if not name.startswith(own)}
 
 
 def _what_it_is(config: LensConfig) -> dict[str, Any]:

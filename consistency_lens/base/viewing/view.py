@@ -54,7 +54,7 @@ class LensView:
         """One row from near."""
         self.require(text, position)
         (row,) = self.rows(text, [position])
-        facts = [("KL", nats(row["kl"]), "nats between what the model says next by itself and with the lens")]
+        facts = [("KL", nats(row["kl"]), "nats between what the model predicts next by itself and with the lens")]
         known = {*("position", "token", "explanation", "kl", "before", "after")}
         more = [[name, _shown(value)] for name, value in row.items() if name not in known and _is_plain(value)]
         parts: list[Part] = [

@@ -29,7 +29,7 @@ OF_BASELINE = "_of_baseline"
 
 
 class MeasuringTrainer(RobustTrainer):
-    """Evaluates the lens, and its moving average where there is one, with the judge that training has."""
+    """Evaluates the lens, and its moving average where there is one, with the numbers that training watches."""
 
     average: MovingAverage | None
     meter: Meter

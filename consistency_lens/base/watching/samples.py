@@ -1,4 +1,4 @@
-"""`SampleTable`: what the lens says about the same held-out activations, again and again while it learns.
+"""`SampleTable`: how the lens explains the same held-out activations, again and again while it learns.
 
 One parquet file for all steps of a run. The same rows are shown on the console, in the card and in the explorer.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ...columns import PREDICTIONS, heading, shown, stored
 from ...frozen import FrozenModels
 from ..comparing.rows import CLOSE, OPEN, TOP, rows_for_people
 from ..modeling import LensModel
@@ -36,7 +37,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int) -> Non
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([dict(row) for row in rows])
+    table = pa.Table.from_pylist([stored(row) for row in rows])
     if path.exists():
         earlier = pq.read_table(path)
         table = pa.concat_tables([earlier.filter(pc.less(earlier["step"], step)), table], promote_options="default")
@@ -63,31 +64,26 @@ def drawn(rows: Sequence[Mapping[str, Any]], step: int) -> RenderableType:
     picked = spread(rows)
     title = f"step {step}: {len(picked)} of {len(rows)} held-out activations, from the lowest KL to the highest"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True)
-    table.add_column("KL", justify="right", style="bold")
-    table.add_column("the frozen model has read", ratio=4)
-    table.add_column("the lens says", ratio=3, style="cyan")
-    table.add_column("the frozen model goes on", ratio=3)
-    table.add_column("with what was restored", ratio=3)
+    table.add_column(heading("kl"), justify="right", style="bold")
+    table.add_column(heading("context"), ratio=4)
+    table.add_column(heading("explanation"), ratio=3, style="cyan")
+    for side in PREDICTIONS:
+        table.add_column(heading(side), ratio=3)
     for row in picked:
         end = row["context"][-90:]
         text = Text(row["context"] if end == row["context"] else f"… {end.partition(' ')[2]}")
         text.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold yellow")
         sides = [
-            Text.assemble((_chances(row[side]), "dim"), "\n", row.get(f"continuation_{side}", ""))
-            for side in ("before", "after")
+            Text.assemble((shown(row[side], 3), "dim"), "\n", row.get(f"continuation_{side}", ""))
+            for side in PREDICTIONS
         ]
         table.add_row(f"{row['kl']:.3f}", text, Text(row["explanation"]), *sides)
     return table
 
 
-def _chances(tokens: Sequence[Mapping[str, Any]], count: int = 3, least: float = 0.01) -> str:
-    kept = [t for i, t in enumerate(tokens[:count]) if i == 0 or t["probability"] >= least]
-    return "  ".join(f"{token['token'].strip()} {token['probability']:.2f}" for token in kept)
-
-
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with nothing but text and numbers in it, for tables that hold no more."""
-    return {name: _chances(cell, TOP, 0.0) if isinstance(cell, list) else cell for name, cell in row.items()}
+    return {name: shown(cell, TOP) if name in PREDICTIONS else cell for name, cell in row.items()}
 
 
 class SampleTable(TrainerCallback):
@@ -98,7 +94,7 @@ class SampleTable(TrainerCallback):
         models: the frozen ones.
         batches: gives the first rows of the validation split, the same ones at each call.
         as_one: how to do something with both, where their weights may be spread over processes.
-        silent: trackers that are told no more.
+        silent: trackers that get nothing more.
     """
 
     def __init__(
@@ -143,14 +139,14 @@ class SampleTable(TrainerCallback):
 
 def report(rows: Sequence[Mapping[str, Any]], step: int, tracker: str) -> None:
     """The same table for a tracker that holds tables."""
-    shown = [plain(row) for row in rows]
+    lines = [plain(row) for row in rows]
     if tracker == "wandb":
         import wandb
 
-        table = wandb.Table(columns=list(shown[0]), data=[list(row.values()) for row in shown])
+        table = wandb.Table(columns=list(lines[0]), data=[list(row.values()) for row in lines])
         wandb.log({"samples": table, "train/global_step": step})
     if tracker == "trackio":
         import pandas
         import trackio
 
-        trackio.log({"samples": trackio.Table(dataframe=pandas.DataFrame(shown)), "train/global_step": step})
+        trackio.log({"samples": trackio.Table(dataframe=pandas.DataFrame(lines)), "train/global_step": step})

@@ -1,9 +1,8 @@
-"""One command from start to end, and what is said when it does not get there."""
+"""One command from start to end, and the message where it fails."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -17,7 +16,6 @@ from ...base.robust.termination import CODE, Terminated
 from ...base.saving.checkpoint import how_to_go_on
 from ...errors import BadInput, is_full_disk
 from ...frozen import ProvenanceMismatch
-from ...frozen.loading.provenance import PROJECT, own_version
 from ...hub import redacted
 from ..memory import advice
 from ..parsing.request import Request, let_the_main_process_speak, parse, rank
@@ -29,16 +27,13 @@ from .export import export
 from .extract import extract
 from .publish import publish
 from .report import evaluate
+from .skill import install_skill
 from .using import use
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. What a user can mend is said in one line, without a trace."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+def run_command(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code. An error that a user can fix is one line, without a trace."""
     request = None
-    if argv == ["--version"]:
-        print(f"{PROJECT} {own_version()}")
-        return 0
     try:
         request = parse(argv)
         on_cpu = request.use_cpu or not torch.accelerator.is_available()
@@ -67,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated:
         assert request is not None and request.folder is not None
         if rank() == 0:
-            _say(f"asked to end (SIGTERM): {escape(how_to_go_on(request.folder))}")
+            _say(f"ended by SIGTERM: {escape(how_to_go_on(request.folder))}")
         return CODE
     except KeyboardInterrupt:
         if rank() == 0:
@@ -86,7 +81,7 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
         case "evaluate":
             evaluate(request, exits)
         case "explain":
-            explain(request)
+            explain(request, exits)
         case "export":
             export(request)
         case "plan":
@@ -97,6 +92,8 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             publish(request)
         case "env":
             show_environment(request)
+        case "skill":
+            install_skill(request)
         case command if command in request.options.run.uses:
             use(request)
         case _:
@@ -109,6 +106,8 @@ def _kept(request: Request | None) -> str:
     """What of an interrupted command is left, and how to go on from it, where one can."""
     if request and request.folder:
         return how_to_go_on(request.folder)
+    if request and request.command == "explain" and request.explanation.output:
+        return "what is finished is kept, the same command goes on from there"
     return "what is finished is kept, --resume goes on from there" if request and request.command == "extract" else ""
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from ...frozen.loading.provenance import PROJECT, own_version
+from ...version import PROJECT, own_version
 from ..opening import console
 from ..parsing.request import Request
 

@@ -28,10 +28,11 @@ def export(request: Request) -> None:
     if given.to not in known:
         why = "" if known else f"a {request.options.family} lens is written for no other tool"
         raise BadInput("to", given.to, f"Write --to and one of {', '.join(known) or 'none'}.", why)
-    if not request.text:
+    if not request.words:
         fix = f"Name the folder to write: run_lens.py export --to {given.to} FOLDER --lens RUN."
-        raise BadInput("folder", request.text, fix)
-    require_place(request.text, "folder")
+        raise BadInput("folder", None, fix)
+    (place,) = request.words
+    require_place(place, "folder")
     subfolder = given.subfolder or given.to
     if given.subfolder and not repo:
         fix = "Name the repository, too: --repo_id owner/name."
@@ -42,7 +43,7 @@ def export(request: Request) -> None:
     lens = load_lens(request)
     if not PartialState().is_main_process:
         return
-    folder = request.family.export(lens, given.to, Path(request.text), lambda: open_data(request))
+    folder = request.family.export(lens, given.to, Path(place), lambda: open_data(request))
     files = _files_of(folder)
     size = sum(path.stat().st_size for path in files.values())
     said = f"{len(files)} files for {given.to}, {size / 1e6:.1f} MB, in [bold]{escape(str(folder))}[/]"

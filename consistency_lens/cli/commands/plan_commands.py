@@ -1,4 +1,4 @@
-"""What to type after a plan: commands that do what it recommends, with all that it was told and all that it chose."""
+"""What to type after a plan: commands that do what it recommends, with all that was given and all that it chose."""
 
 from __future__ import annotations
 

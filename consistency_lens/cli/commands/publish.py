@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import CONFIG_NAME
 
 from ... import hub
-from ...activations.contexts.rows import SPLITS
+from ...activations.documents import SPLITS
 from ...activations.storage import LAYOUT
 from ...auto import family_of, lens_folder, read_config
 from ...base.configuration import LensConfig

@@ -33,7 +33,7 @@ def page_files() -> dict[str, Path]:
         raise BadInput("space", True, fix, why="an installed package does not bring the page along")
     if _installed(NAME) is None:
         fix = "Install the checkout first: pip install -e ."
-        raise BadInput("space", True, fix, why="what the page needs is told by the installed package")
+        raise BadInput("space", True, fix, why="the requirements of the page are those of the installed package")
     page = {name: path for name, path in _sources(SPACE, _OF_A_PAGE).items() if name != NAMED_IN}
     return page | {f"{PACKAGE.name}/{name}": path for name, path in _sources(PACKAGE, _OF_THE_PACKAGE).items()}
 

@@ -23,7 +23,7 @@ from ...schema import number, read_json, record
 
 CARD_TEXT = """---
 library_name: transformers
-license: unknown
+license: apache-2.0
 tags:
 - consistency-lens
 - interpretability
@@ -38,7 +38,7 @@ Lenses that were made for it find it here by themselves. It speaks in the words 
 
 ## Licence
 
-Nobody has put a licence on such weights.
+That of the package, which made both the stories and the weights: apache-2.0.
 <!-- /generated -->
 """
 

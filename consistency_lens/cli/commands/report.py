@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,15 +13,24 @@ from accelerate import PartialState
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
-from transformers.utils import CONFIG_NAME
 
 from ...activations import Activations
-from ...auto import AutoLens, evaluate_lens, family_at, family_of, lens_folder, read_config, report_of, world_of
+from ...auto import (
+    AutoLens,
+    evaluate_lens,
+    family_at,
+    family_of,
+    is_ours,
+    lens_folder,
+    read_config,
+    report_of,
+    world_of,
+)
 from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
 from ...base.saving.lens_card import TrainingRecord
-from ...card import Explanation
+from ...columns import PREDICTIONS, heading, shown
 from ...errors import BadInput
 from ...evaluation import Report
 from ...evaluation.examples import examples
@@ -34,7 +45,7 @@ SHOWN, WORDS, HORIZON = 4, 14, 8
 
 
 def evaluate(request: Request, exits: ExitStack) -> Report:
-    """Judge a lens that is saved. The report goes into output_dir, or else beside the lens."""
+    """Evaluate a lens that is saved. The report goes into output_dir, or else beside the lens."""
     home, split = run_of(named_lens(request)), request.report.report_split
     try:
         activations = open_data(request)
@@ -75,7 +86,7 @@ def report_folder(request: Request, home: Path | None) -> Path:
     where = named_lens(request)
     if request.values["output_dir"] is not None:
         return Path(request.values["output_dir"])
-    if home is None and (Path(where) / CONFIG_NAME).is_file():
+    if home is None and is_ours(where):
         return Path(where)
     return home or Path("outputs") / short(where.strip("/.").replace("/", "-"))
 
@@ -182,11 +193,14 @@ def judge_run(
     report = world.completed(report, lens, activations, of_family, main)
     if main:
         report.save(folder / REPORT)
-        ours = (home / CONFIG_NAME).is_file()  # no other project's, which stays as it is
+        ours = is_ours(str(home))  # no other project's, which stays as it is
         if ours:
             request.family.beside(lens, activations, home)
         card = finish_card(lens, report, activations, folder / REPORT, home) if ours else None
-        report.show(console)
+        if request.command == "evaluate" and request.explanation.json:
+            sys.stdout.write(json.dumps(report.to_dict(), indent=1) + "\n")
+            return report
+        report.show(console, given.full_report)
         console.print()
         console.print(table_of(examples(lens, report_of(lens), activations, given.report_split, SHOWN)))
         console.print(f"\nreport in [bold]{escape(str(folder / REPORT))}[/]", highlight=False, soft_wrap=True)
@@ -195,18 +209,15 @@ def judge_run(
     return report
 
 
-def table_of(rows: Sequence[Explanation]) -> Table:
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What the model had read, what the lens made of it, what the model predicts without and with the edits."""
     title = f"{len(rows)} explanations"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
-    for name in ("context, up to the token that is read", "explanation", "KL", "predicts", "with the edits"):
-        table.add_column(name, justify="right" if name == "KL" else "left", overflow="fold")
+    for name in ("context", "explanation", "kl", *PREDICTIONS):
+        table.add_column(heading(name), justify="right" if name == "kl" else "left", overflow="fold")
     for row in rows:
-        context = Text(" ".join(row.context.split()[-WORDS:]))
+        context = Text(" ".join(row["context"].split()[-WORDS:]))
         context.highlight_regex(f"{OPEN}.*{CLOSE}$", style="bold cyan")
-        table.add_row(context, Text(row.text, "bold"), f"{row.score:.3f}", Text(row.before), Text(row.after))
+        predicted = (Text(shown(row[side])) for side in PREDICTIONS)
+        table.add_row(context, Text(row["explanation"], "bold"), f"{row['kl']:.3f}", *predicted)
     return table
-
-
-def shown(predictions: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{token.strip() or repr(token)} {chance:.2f}" for token, chance in predictions)

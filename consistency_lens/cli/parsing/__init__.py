@@ -1,1 +1,1 @@
-"""From words to a `Request`: options, recipes, and what is said of those that are not known."""
+"""From words to a `Request`: options, recipes, and the messages about those that are unknown."""

@@ -9,62 +9,40 @@ from ...auto import DEFAULT_FAMILY
 from ...base.configuration import ONE_MODEL
 from ...errors import BadInput
 from ...frozen.loading.load import ATTENTION, DTYPES, QUANTIZATION
+from ...options import option
 
 
 @dataclass
 class SubjectArguments:
     """The frozen LLM under study."""
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Model: its Hub id, a local folder or .gguf file, or 'demo' for the offline one."},
+    model_name_or_path: str | None = option(
+        None, "Model: its Hub id, a local folder or .gguf file, or 'demo' for the offline one."
     )
-    other_models: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Further models of a lens that serves several, each as NAME=ID; the first is named base."},
+    other_models: list[str] = option(
+        [], "Further models of a lens that serves several, each as NAME=ID; the first is named base."
     )
-    gguf_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of a .gguf file in that folder or repository, which is loaded instead of its other weights."
-        },
+    gguf_file: str | None = option(
+        None, "Name of a .gguf file in that folder or repository, which is loaded instead of its other weights."
     )
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
-    dtype: str = field(
-        default="auto", metadata={"help": "Dtype of the weights. auto: as in the checkpoint.", "choices": list(DTYPES)}
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
+    dtype: str = option("auto", "Dtype of the weights. auto: as in the checkpoint.", DTYPES)
+    quantization: str = option("none", "Quantization of the weights, by bitsandbytes; fp8 by torchao.", QUANTIZATION)
+    attn_implementation: str = option(
+        "auto", "Attention implementation. auto: the fastest that is installed and supported.", ATTENTION
     )
-    quantization: str = field(
-        default="none",
-        metadata={"help": "Quantization of the weights, by bitsandbytes.", "choices": list(QUANTIZATION)},
-    )
-    attn_implementation: str = field(
-        default="auto",
-        metadata={
-            "help": "Attention implementation. auto: the fastest that is installed and supported.",
-            "choices": list(ATTENTION),
-        },
-    )
-    device_map: str | None = field(
-        default=None,
-        metadata={
-            "help": "Device map, as in transformers ('auto' splits a large model). Default: the device of the process."
-        },
+    device_map: str | None = option(
+        None, "Device map, as in transformers ('auto' splits a large model). Default: the device of the process."
     )
 
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Permission to run the code that lies beside the models named here; it can do whatever you can. "
-            "Given on the command line alone: no recipe and no lens gives it."
-        },
+    trust_remote_code: bool = option(
+        False,
+        "Permission to run the code that lies beside the models named here; it can do whatever you can. Given on the "
+        "command line alone: no recipe and no lens gives it.",
     )
 
-    sequential: bool = field(
-        default=False,
-        metadata={
-            "help": "One model at a time on the device, of a lens that serves several; the others wait in the CPU's "
-            "memory."
-        },
+    sequential: bool = option(
+        False, "One model at a time on the device, of a lens that serves several; the others wait in the CPU's memory."
     )
 
     def __post_init__(self) -> None:
@@ -94,39 +72,26 @@ class SubjectArguments:
 class RunArguments:
     """The run itself."""
 
-    family: str = field(
-        default=DEFAULT_FAMILY, metadata={"help": "Family of the lens, named after the medium of its code."}
+    family: str = option(DEFAULT_FAMILY, "Family of the lens, named after the medium of its code.")
+    activations: str | None = option(
+        None, "Folder or Hub dataset of activations that are there already. Default: activations_dir."
     )
-    activations: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub dataset of activations that are there already. Default: activations_dir."},
+    stream_activations: bool = option(
+        False,
+        "Training rows are read from the corpus during training and never stored; held-out rows and the mean come "
+        "from --activations, made of the same corpus by the same rules.",
     )
-    stream_activations: bool = field(
-        default=False,
-        metadata={
-            "help": "Training rows are read from the corpus during training and never stored; "
-            "held-out rows and the mean "
-            "come from --activations, made of the same corpus by the same rules."
-        },
+    stream_buffer: int = option(4096, "Number of rows of the stream that are shuffled together.")
+    lens: str | None = option(
+        None, "Lens to evaluate or explain with: a run folder, a lens folder, or an id on the Hub."
     )
-    stream_buffer: int = field(
-        default=4096, metadata={"help": "Number of rows of the stream that are shuffled together."}
+    cpu_threads: int | None = option(
+        None,
+        "Number of CPU threads of each process. Default: OMP_NUM_THREADS, or all cores; a single process that "
+        "`accelerate launch` started with 1 takes all cores, unless this option is 1.",
     )
-    lens: str | None = field(
-        default=None,
-        metadata={"help": "Lens to evaluate or explain with: a run folder, a lens folder, or an id on the Hub."},
-    )
-    cpu_threads: int | None = field(
-        default=None,
-        metadata={
-            "help": "Number of CPU threads of each process. Default: OMP_NUM_THREADS, or all cores; "
-            "a single process that "
-            "`accelerate launch` started with 1 takes all cores, unless this option is 1."
-        },
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Number of evaluations without a better metric_for_best_model after which training stops."},
+    early_stopping_patience: int | None = option(
+        None, "Number of evaluations without a better metric_for_best_model after which training stops."
     )
 
 
@@ -134,17 +99,14 @@ class RunArguments:
 class ReportArguments:
     """What the report is made of."""
 
-    report_split: str = field(default="test", metadata={"help": "Split that the report is made on; train flatters."})
-    report_rows: int | None = field(
-        default=None, metadata={"help": "Number of rows in the report, drawn from all documents. Default: all."}
+    report_split: str = option("test", "Split that the report is made on; train flatters.")
+    report_rows: int | None = option(None, "Number of rows in the report, drawn from all documents. Default: all.")
+    report_batch_size: int = option(64, "Number of rows per pass.")
+    report_horizon: int | None = option(
+        None, "Number of true next positions that the report compares as well. Default: 8, or all that rows have."
     )
-    report_batch_size: int = field(default=64, metadata={"help": "Number of rows per pass."})
-    report_horizon: int | None = field(
-        default=None,
-        metadata={
-            "help": "Number of true next positions that the report compares as well. Default: 8, or "
-            "all that rows have."
-        },
+    full_report: bool = option(
+        False, "Full report: every table is shown, and not the headline alone; report.md has them anyway."
     )
 
     def __post_init__(self) -> None:
@@ -158,30 +120,34 @@ class ReportArguments:
 class ExplainArguments:
     """What `explain` shows."""
 
-    positions: str | None = field(
+    positions: str | None = option(
+        None,
+        "Positions of tokens to explain, as in 3,5 or 2:10 or (with =) --positions=-2,-1. Default: all but the first.",
+    )
+    output: str | None = field(
         default=None,
         metadata={
-            "help": "Positions of tokens to explain, as in 3,5 or (with =) --positions=-2,-1. "
-            "Default: all but the first."
+            "aliases": ["-o"],
+            "help": "File that explain writes, -o F.parquet or -o F.jsonl, and compress, -o F.wire. An explain "
+            "that was killed goes on where it was.",
         },
     )
-    json: bool = field(
-        default=False,
-        metadata={"help": "JSON on stdout and nothing else: an object per token; for plan, a single one."},
-    )
+    json: bool = option(False, "JSON on stdout and nothing else: an object per token, or a single one for a command.")
 
 
 @dataclass
 class ExportArguments:
     """What `export` writes, and where to; the folder stands behind the command."""
 
-    to: str | None = field(default=None, metadata={"help": "Tool that the lens is exported to, as in circuit-tracer."})
-    subfolder: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder within repo_id that the export is published in. Default: the name of the tool, where "
-            "--repo_id is given."
-        },
+    to: str | None = option(
+        None,
+        "Tool that the lens is exported to, as in circuit-tracer; for skill, the folder of skills (default "
+        ".agents/skills).",
+    )
+    subfolder: str | None = option(
+        None,
+        "Folder within repo_id that the export is published in. Default: the name of the tool, where --repo_id is "
+        "given.",
     )
 
 
@@ -189,15 +155,9 @@ class ExportArguments:
 class PublishArguments:
     """What goes to the Hub under which name. The token is `hub_token`, or that of this machine."""
 
-    repo_id: str | None = field(
-        default=None, metadata={"help": "Repository that publish writes to, as in owner/name."}
-    )
-    private: bool = field(default=False, metadata={"help": "Private: a new repository is visible to its owner alone."})
-    space: bool = field(
-        default=False,
-        metadata={"help": "Space: publish also puts the explorer of the lens there, as a Space of that name."},
-    )
-    hub_dataset_id: str | None = field(
-        default=None,
-        metadata={"help": "Dataset repository for the rows. Default with extract --push_to_hub: the folder's name."},
+    repo_id: str | None = option(None, "Repository that publish writes to, as in owner/name.")
+    private: bool = option(False, "Private: a new repository is visible to its owner alone.")
+    space: bool = option(False, "Space: publish also puts the explorer of the lens there, as a Space of that name.")
+    hub_dataset_id: str | None = option(
+        None, "Dataset repository for the rows. Default with extract --push_to_hub: the folder's name."
     )

@@ -14,6 +14,7 @@ from ...auto import FAMILIES
 from ...base.arguments import LensTrainingArguments
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
+from ...options import Former, Formerly
 from .arguments import (
     ExplainArguments,
     ExportArguments,
@@ -47,6 +48,7 @@ _CHANGED_HELP = {
     "there is one, else from the beginning; 'last-checkpoint' of hub_model_id; or one on the Hub, as in "
     "owner/name/checkpoint-40.",
     "push_to_hub": "Push the lens at each save and at the end. With extract: publish the rows as a dataset.",
+    "overwrite": "Overwrite what lies in output_dir, or the file that explain writes.",
     "report_to": "Trackers: trackio, wandb, tensorboard or none.",
     "use_cpu": "Compute on the CPU even where there is a GPU.",
     "seed": "Seed of the training.",
@@ -117,6 +119,12 @@ class Options:
     def names(self) -> list[str]:
         """All that a recipe may set."""
         return [name for group in self.groups for name in self.fields_of(group)]
+
+    @cached_property
+    def former(self) -> dict[str, Former]:
+        """Options of before, by name."""
+        known = [arguments for arguments in self.groups.values() if issubclass(arguments, Formerly)]
+        return {name: former for arguments in known for name, former in arguments.former.items()}
 
     @cached_property
     def kinds(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -13,7 +12,9 @@ import yaml
 
 from ...auto import DEFAULT_FAMILY
 from ...errors import BadInput
+from ...options import WHY
 from ...schema import plain, require
+from .commands import packaged, recipe_names
 from .options import USUAL, Options, options_of
 
 # What a recipe says of its texts: of no use where the command line names a file instead of a dataset, or one instead
@@ -27,18 +28,13 @@ PERMISSIONS = {"trust_remote_code"}  # of whoever types; a recipe may be somebod
 PLAN = "the plan"
 
 
-def recipe_names() -> list[str]:
-    folder = files("consistency_lens").joinpath("recipes")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 LARGEST = 1 << 16  # characters of a recipe; ours have some thousand
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
     """The fields a recipe sets, as it says them; those that its `family` does not have raise."""
     path = Path(name_or_path)
-    own = files("consistency_lens").joinpath("recipes", f"{name_or_path}.yaml")
+    own = packaged(name_or_path)
     if not path.is_file() and not own.is_file():
         raise BadInput(
             "config",
@@ -59,12 +55,12 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
     # Aliases of YAML may say in a line what has a million values.
     require(record, plain, "config", name_or_path, "Write one 'field: value' on each line.")
     options = options_of(str(record.get("family", DEFAULT_FAMILY)))
-    names, removed = options.names, options.training.removed
+    names, former = options.names, options.former
     for key in list(record):
-        if key in removed and removed[key].off in (None, record[key]):
+        if key in former and former[key].off in (None, record[key]):
             del record[key]
-        elif key in removed:
-            raise BadInput(key, record[key], removed[key].instead, why="there is no such option any more")
+        elif key in former:
+            raise BadInput(key, record[key], former[key].instead, WHY)
         elif key in PERMISSIONS:
             raise BadInput(key, record[key], f"Write --{key} on the command line.", why="a recipe cannot permit it")
         elif key not in names:

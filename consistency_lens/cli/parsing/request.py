@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import textwrap
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from transformers import HfArgumentParser
 from transformers.utils import CONFIG_NAME
 
 from ...activations import CorpusArguments
-from ...auto import DEFAULT_FAMILY, FAMILIES, find_foreign, lens_folder, name_of_family, read_config
+from ...auto import DEFAULT_FAMILY, FAMILIES, family_at, find_foreign, lens_folder
 from ...base.family_run import FamilyRun
 from ...errors import BadInput
+from ...options import WHY
 from ...schema import require_place
 from .arguments import (
     ExplainArguments,
@@ -27,22 +27,11 @@ from .arguments import (
     RunArguments,
     SubjectArguments,
 )
-from .options import OWN_NAMES, TRAINING, Options, help_of, options_of
-from .recipes import as_options, less, load_recipe, meant, recipe_names
+from .commands import COMMANDS, COMMON, RUN_ALL, program, recipe_names
+from .options import OWN_NAMES, TRAINING, Options, options_of
+from .recipes import as_options, less, load_recipe, meant
 
 DEMO = "demo"
-RUN_ALL = "run"
-COMMANDS = {
-    "extract": "read a corpus at some sites of a model, and store the rows as Arrow",
-    "train": "train a lens on rows that are there",
-    "evaluate": "measure a lens on held-out documents, beside every control",
-    "explain": "show the code of each token of a text, and what the model predicts with it in place",
-    "plan": "estimate what fits on which GPU, and how long it takes, from a model's configuration alone",
-    "env": "print what a bug report needs to say about this machine",
-    "export": "write a lens in the format of another tool: export --to TOOL FOLDER --lens ...",
-    "publish": "put a lens with its card and report on the Hub, and a page to look at it",
-}
-COMMON = ("run", "extract", "train", "evaluate", "explain", "publish", "env")  # what every family has
 _ANSWERS = {"yes", "no", "true", "false", "t", "f", "y", "n", "1", "0"}
 
 
@@ -54,8 +43,8 @@ class Request:
         command: one of `COMMANDS`, or `run` for all of them in turn.
         values: every option by its name on the command line, settled.
         options: those of its family.
-        text: what `explain` is to read, or the folder that `export` writes.
-        words: what stands behind a command of the family's own.
+        words: what stands behind the command: what `explain` reads, the folder that `export` writes, or what a command
+            of the family's own takes.
         given: the fields that options name, whatever a recipe says.
         config: the recipe that was named. `recipe`: the name of one of ours, also where it is the default.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
@@ -65,7 +54,6 @@ class Request:
     command: str
     values: dict[str, Any]
     options: Options = field(default_factory=lambda: options_of(DEFAULT_FAMILY), compare=False)
-    text: str | None = None
     words: tuple[str, ...] = ()
     given: frozenset[str] = field(default=frozenset(), compare=False)
     config: str | None = field(default=None, compare=False)
@@ -136,81 +124,16 @@ class Request:
 
 
 class Parser(HfArgumentParser):
-    """One among several processes says what is wrong with the options that all were given.
-
-    Args:
-        options: of the family.
-        whole: its help shows every option that is not transformers' own, and not the usual ones alone.
-    """
-
-    def __init__(self, options: Options, whole: bool = False, **kwargs: Any) -> None:
-        self.options, self.whole = options, whole
-        super().__init__([options.as_class()], **kwargs)
+    """One among several processes says what is wrong with the options that all were given."""
 
     def error(self, message: str) -> Any:
         let_the_main_process_speak()
         super().error(message)
 
-    def print_help(self, file: Any = None) -> None:
-        if rank() == 0:
-            super().print_help(file)
 
-    def format_help(self) -> str:
-        """Fields in groups. Of transformers' own, the usual ones: a page that is read beats one that is whole."""
-        width = int(os.environ.get("COLUMNS", "100"))
-        every = COMMANDS | {name: own.help for name, own in self.options.run.uses.items()}
-        parts = [self.format_usage(), "\n".join(f"  {name:<10}{said}" for name, said in every.items())]
-        parts.append(f"  {'':<10}no command: extract, train and evaluate in turn")
-        lines = {"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}
-        parts += ["", *_paragraphs(lines, width)]
-        for group in self.options.groups:
-            fields_of, inherited = self.options.fields_of(group), self.options.inherited
-            training, whole = group == TRAINING, self.whole
-            own = {
-                name: given
-                for name, given in fields_of.items()
-                if name not in self.options.run.unused
-                and (not training or name in self.options.first or (whole and name not in inherited))
-            }
-            own = dict(sorted(own.items(), key=lambda item: item[0] in inherited))
-            parts += ["", f"{group}:", *_paragraphs({f"--{n}": _described(n, f) for n, f in own.items()}, width)]
-            if group == TRAINING:
-                more = "every other field" if whole else "--help_all for the rest, and every field"
-                parts.append(f"  ... and {more} of transformers' TrainingArguments.")
-        return "\n".join([*parts, "", textwrap.fill(str(self.epilog), width), ""])
-
-
-def _described(name: str, given: Field[Any]) -> str:
-    choices = given.metadata.get("choices")
-    said = help_of(name, given) + (f" One of {', '.join(map(str, choices))}." if choices else "")
-    default = given.default_factory() if given.default_factory is not MISSING else given.default
-    if name in ("output_dir", "activations_dir") or default in (None, [], "", MISSING):
-        return said
-    return f"{said} (default: {' '.join(default) if isinstance(default, list) else default})"
-
-
-def _paragraphs(lines: dict[str, str], width: int) -> list[str]:
-    column = 30
-    found = []
-    for option, said in lines.items():
-        wrapped = textwrap.wrap(said, max(20, width - column)) or [""]
-        first = f"  {option:<{column - 2}}"
-        if len(option) > column - 4:
-            found.append(f"  {option}")
-            first = " " * column
-        found += [first + wrapped[0], *(" " * column + line for line in wrapped[1:])]
-    return found
-
-
-def new_parser(options: Options, whole: bool = False) -> Parser:
-    parser = Parser(
-        options,
-        whole,
-        prog="run_lens.py",
-        allow_abbrev=False,
-        usage="accelerate launch run_lens.py [command] [--config recipe] [--any_field value]",
-        epilog="Recipes: " + ", ".join(recipe_names()) + ". demo is the default where no model and no text is named.",
-    )
+def new_parser(options: Options) -> Parser:
+    usage = f"{program()} [command] [--config recipe] [--any_field value]"
+    parser = Parser([options.as_class()], prog="run_lens.py", allow_abbrev=False, add_help=False, usage=usage)
     parser.add_argument("--config", default=None)
     parser.add_argument("text", nargs="?", default=None)
     return parser
@@ -229,27 +152,25 @@ def parse(argv: Sequence[str]) -> Request:
     if command not in theirs:
         fix = f"Use one of {', '.join(name for name in theirs if name != RUN_ALL)}."
         raise BadInput("command", command, fix, why=f"a lens of the family {options.family} has no such command")
-    parser = new_parser(options, whole="--help_all" in words)
-    words = ["--help" if word == "--help_all" else word for word in _answered(words, options)]
+    parser = new_parser(options)
+    words = _answered(words, options)
     absent = object()
     nothing = Namespace(**dict.fromkeys([*options.names, "config", "text"], absent))
     known, unknown = parser.parse_known_args(words, nothing)
     explicit = {name: value for name, value in vars(known).items() if value is not absent}
     _require_places(explicit)
     text = explicit.pop("text", None)  # argparse puts its default there all the same
-    behind: list[str] = []
+    behind = [*([] if text is None else [text]), *(word for word in unknown if not word.startswith("-"))]
+    most = {"explain": len(behind), "export": 1}.get(command, 0)
     if command in options.run.uses:
-        behind = [*([] if text is None else [text]), *(word for word in unknown if not word.startswith("-"))]
-        unknown = [word for word in unknown if word.startswith("-")] + behind[len(options.run.uses[command].words) :]
-        text = None
-    if text is not None and command not in ("explain", "export"):
-        unknown.append(text)
+        most = len(options.run.uses[command].words)
+    unknown = [word for word in unknown if word.startswith("-")] + behind[most:]
     if unknown:
         given = unknown[0].split("=")[0]
         if given in COMMANDS:
             raise BadInput("command", given, f"Write it before all options: run_lens.py {given} --...")
-        if (gone := options.training.removed.get(given.removeprefix("--"))) is not None:
-            raise BadInput("option", given, gone.instead, why="there is no such option any more")
+        if (gone := options.former.get(given.removeprefix("--"))) is not None:
+            raise BadInput("option", given, gone.instead, WHY)
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
     recipe = less(_recipe(command, explicit), explicit)
@@ -270,7 +191,7 @@ def parse(argv: Sequence[str]) -> Request:
         fix = "Leave them out."
         raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
     config, ours = explicit.get("config"), _of_ours(command, explicit)
-    request = Request(command, values, options, text, tuple(behind), frozenset(explicit), config, ours)
+    request = Request(command, values, options, tuple(behind[:most]), frozenset(explicit), config, ours)
     request.subject.others  # noqa: B018  raises where a name is missing or stands twice
     return request
 
@@ -286,7 +207,7 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     given = ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("family", "config", "lens"):
         given.add_argument(f"--{name}", default=None)
-    said = given.parse_known_args([word for word in words if word not in ("-h", "--help")])[0]
+    said = given.parse_known_args(list(words))[0]
     if said.family is not None:
         return said.family
     named = {name: value for name, value in vars(said).items() if value is not None}
@@ -297,10 +218,8 @@ def _family_of(command: str, words: Sequence[str]) -> str:
     recipe = _recipe(command, named | {"model_name_or_path": None})
     if not recipe and said.lens is not None:
         place = lens_folder(said.lens)
-        if (Path(place) / CONFIG_NAME).is_file():
-            return name_of_family(read_config(place)[0], said.lens)
-        if Path(place).is_dir() and (found := find_foreign(place)) is not None:
-            return found[0]
+        if (Path(place) / CONFIG_NAME).is_file() or (Path(place).is_dir() and find_foreign(place)):
+            return family_at(place)
     return str(recipe.get("family", DEFAULT_FAMILY)) if recipe else default
 
 
@@ -334,7 +253,7 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command in ("publish", "env"):
+    if command in ("publish", "env", "skill"):
         return {}
     if command in ("evaluate", "explain", "export") or command not in (*COMMANDS, RUN_ALL):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...base.saving.lens_files import REPORT
-from ...card import CardFacts, Control, Explanation, Measured, Section
+from ...card import CardFacts, Control, Measured, Section
 from ...card import Part as CardPart
 from ..about import LENS
 from ..bootstrap import Number
 from ..quantities import Numbers
 from ..report import JSON, MARKDOWN, Part, Report, write_whole
 
+Row = Mapping[str, Any]
+
 SHOWN = 3
+FEWEST = 5  # documents; an interval over fewer says nothing
 HARMFUL = 0.5  # explanations are picked among this share of rows, those where the mean activation does most harm
 
 
-def with_report(facts: CardFacts, report: Report, rows: Sequence[Explanation] = ()) -> CardFacts:
+def with_report(facts: CardFacts, report: Report, rows: Sequence[Row] = ()) -> CardFacts:
     """The card of a lens with what its report says.
 
     Args:
@@ -72,13 +76,15 @@ def lay_beside(report: Path, lens: Path, facts: CardFacts) -> CardFacts:
     return replace(facts, plots=kept)
 
 
-def pick(rows: Sequence[Explanation], count: int = SHOWN) -> tuple[list[Explanation], list[Explanation]]:
+def pick(rows: Sequence[Row], count: int = SHOWN) -> tuple[list[Row], list[Row]]:
     """The best and the worst, among the rows where there was something to lose; no two of the best say the same."""
-    there = sorted(rows, key=lambda row: -(row.of_mean or 0.0))[: max(round(HARMFUL * len(rows)), 1)]
-    ordered = sorted(there, key=lambda row: row.score)
-    good: list[Explanation] = []
+    there = sorted(rows, key=lambda row: -(row["kl_of_baseline"] or 0.0))[: max(round(HARMFUL * len(rows)), 1)]
+    ordered = sorted(there, key=lambda row: row["kl"])
+    good: list[Row] = []
     for row in ordered:
-        if len(good) < min(count, len(ordered) // 2) and row.text not in {other.text for other in good}:
+        if len(good) < min(count, len(ordered) // 2) and row["explanation"] not in {
+            other["explanation"] for other in good
+        }:
             good.append(row)
     bad = [row for row in reversed(ordered) if row not in good][:count] if good else []
     return good, bad
@@ -93,13 +99,14 @@ def _picked(rows: int, baseline: str) -> str:
     )
 
 
-def _measured(name: str, number: Number, definition: str) -> Measured:
-    return Measured(name=name, value=number.value, low=number.low, high=number.high, definition=definition)
+def _measured(report: Report, name: str, number: Number, definition: str) -> Measured:
+    ends = (number.low, number.high) if report.data["documents"] >= FEWEST else (None, None)
+    return Measured(name=name, value=number.value, low=ends[0], high=ends[1], definition=definition)
 
 
 def _numbers(report: Report, numbers: Numbers, order: Sequence[str] = ()) -> list[Measured]:
     names = [name for name in order if name in numbers] + [name for name in numbers if name not in order]
-    return [_measured(name, numbers[name], report.definitions[name]) for name in names]
+    return [_measured(report, name, numbers[name], report.definitions[name]) for name in names]
 
 
 def _controls(report: Report, part: Part, primary: str) -> list[Control]:
@@ -109,19 +116,10 @@ def _controls(report: Report, part: Part, primary: str) -> list[Control]:
     for group in report.about.groups:
         codes = [code for code in report.groups.get(group.name, []) if primary in part.numbers[code] and code != LENS]
         for code in sorted(codes, key=lambda code: better * part.numbers[code][primary].value):
-            number = part.numbers[code][primary]
+            number = _measured(report, code, part.numbers[code][primary], report.definitions[code])
             apart = part.differences.get(code, {}).get(primary)
-            found.append(
-                Control(
-                    name=code,
-                    value=number.value,
-                    low=number.low,
-                    high=number.high,
-                    definition=report.definitions[code],
-                    group=group.on_card or group.heading,
-                    apart=_measured(code, apart, "the lens minus it") if apart else None,
-                )
-            )
+            minus = _measured(report, code, apart, "the lens minus it") if apart else None
+            found.append(Control(**vars(number), group=group.on_card or group.heading, apart=minus))
     return found
 
 
@@ -137,7 +135,9 @@ def _part(report: Report, name: str, part: Part, primary: str) -> CardPart:
 def _kept(report: Report, primary: str) -> list[Measured]:
     """The share of the lens's score that each way of changing its code leaves."""
     return [
-        _measured(f"kept by {code}", numbers[primary], f"share of {primary} that is left: {report.definitions[code]}")
+        _measured(
+            report, f"kept by {code}", numbers[primary], f"share of {primary} that is left: {report.definitions[code]}"
+        )
         for code, numbers in report.retention.items()
         if primary in numbers
     ]

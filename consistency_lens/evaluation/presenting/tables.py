@@ -65,6 +65,21 @@ def tables_of(report: Report) -> list[Table]:
     return [table for table in tables if table.rows and table.columns]
 
 
+def headline(report: Report) -> Table:
+    """The primary number of the lens, and of the best code of each group that it is compared with, over each part of
+    the rows, all of them last."""
+    primary, parts = report.primary, sorted(report.parts, key=lambda name: name == "all")
+    better = 1 if primary == report.about.primary else -1  # the fallback is better the smaller
+    numbers, rows = report.parts["all"].numbers, []
+    for group in report.about.groups:
+        codes = [code for code in report.groups.get(group.name, []) if primary in numbers[code]]
+        if group.brief and codes:
+            code = max(codes, key=lambda name: better * numbers[name][primary].value)
+            of_parts = {part: found.numbers[code] for part, found in report.parts.items()}
+            rows.append((group.name, code, {part: own[primary] for part, own in of_parts.items() if primary in own}))
+    return Table(f"{primary}: the lens, and the best of each kind of control", parts, rows)
+
+
 def _plain(title: str, columns: Sequence[str], numbers: Mapping[str, Numbers], brief: bool = True) -> Table:
     return Table(title, columns, [("", name, row) for name, row in numbers.items()], brief)
 

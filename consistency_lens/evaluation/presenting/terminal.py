@@ -1,4 +1,4 @@
-"""The report on one screen."""
+"""The report in a terminal: what it comes to on one screen, or all of its tables."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ from rich.text import Text
 from ..about import LENS, About
 from ..bootstrap import Number, shown
 from ..report import Report
-from .tables import Table, tables_of
+from .tables import Table, headline, tables_of
 
 WIDEST = 5  # columns of numbers that fit on a screen of 80 characters
+REMARKS = 3  # that stand beside the headline
 
 
-def show(report: Report, console: Console | None = None) -> None:
-    """The verdict, the remarks, and the tables that answer a question."""
-    console = console or Console()
-    colour = "green" if report.about.good else "red"
+def show(report: Report, console: Console | None = None, whole: bool = False) -> None:
+    """The verdict and the headline; the `whole` report is all remarks, and the tables that answer a question."""
+    console, about = console or Console(), report.about
+    colour = "green" if about.good else "yellow"  # red is for errors
     console.print(Panel(report.verdict, border_style=colour, title="verdict", title_align="left"))
-    for remark in report.remarks:
+    remarks = report.remarks if whole else report.remarks[:REMARKS]
+    for remark in remarks:
         console.print(Padding(Text(remark, style="dim"), (0, 2)))
-    for table in tables_of(report):
-        if table.brief and _columns(table, report.about):
+    tables = [table for table in tables_of(report) if table.brief] if whole else [headline(report)]
+    for table in tables:
+        if _columns(table, about):
             console.print()
-            console.print(_grid(table, report.about))
-    console.print("\n± is the farther end of the 95 % interval over documents; report.md has both.", style="dim")
+            console.print(_grid(table, about))
+    if not whole:
+        console.print()
+        for part, found in report.parts.items():
+            console.print(
+                f"{part}: {report.definitions.get(part, 'every row')} ({found.rows:,})", style="dim", markup=False
+            )
+    console.print("± is the farther end of the 95 % interval over documents; report.md has both.", style="dim")
+    if len(remarks) < len(report.remarks):
+        console.print(f"report.md has {len(report.remarks) - len(remarks)} more remarks.", style="dim")
 
 
 def _grid(table: Table, about: About) -> Grid:

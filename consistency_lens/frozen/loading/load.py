@@ -16,7 +16,8 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from ...errors import BadInput
 
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
-QUANTIZATION = ("none", "8bit", "4bit")
+QUANTIZATION = ("none", "8bit", "4bit", "fp8")
+FP8 = (8, 9)  # the compute capability from which a GPU multiplies such numbers
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -30,7 +31,8 @@ def torch_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def quantization_of(config: PreTrainedConfig) -> str:
-    """What a model's own configuration says: `none`, `8bit` or `4bit` (bitsandbytes), or another method's name."""
+    """What a model's own configuration says: `none`, `8bit` or `4bit` (bitsandbytes), `fp8` (torchao), or another
+    method's name."""
     for part in (config, config.get_text_config()):
         record = part.to_dict().get("quantization_config")
         if record:
@@ -39,7 +41,8 @@ def quantization_of(config: PreTrainedConfig) -> str:
             if record.get("load_in_8bit"):
                 return "8bit"
             method = record.get("quant_method", "unknown")
-            return str(method.value if isinstance(method, Enum) else method)
+            method = str(method.value if isinstance(method, Enum) else method)
+            return "fp8" if method == "torchao" and "Float8" in str(record.get("quant_type")) else method
     return "none"
 
 
@@ -59,6 +62,8 @@ def quantization_options(config: PreTrainedConfig, wanted: str, dtype: str | tor
         _require_bitsandbytes(wanted if saved == "none" else saved)
     if wanted == "none" or saved != "none":
         return {}
+    if wanted == "fp8":
+        return {"quantization_config": _fp8()}
     from transformers import BitsAndBytesConfig
 
     if wanted == "8bit":
@@ -68,6 +73,21 @@ def quantization_options(config: PreTrainedConfig, wanted: str, dtype: str | tor
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
     return {"quantization_config": four}
+
+
+def _fp8() -> Any:
+    """Weights in 8-bit floats, products in the model's dtype; refused where no GPU has such numbers."""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < FP8:
+        fix = "Use 8bit or 4bit, or an NVIDIA GPU of the Ada or Hopper generation or a newer one."
+        raise BadInput("quantization", "fp8", fix, why="this machine has no GPU with 8-bit floats")
+    try:
+        from torchao.quantization import Float8WeightOnlyConfig
+    except ImportError:
+        fix = "Install it: pip install torchao."
+        raise BadInput("quantization", "fp8", fix, why="torchao is missing") from None
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Float8WeightOnlyConfig())
 
 
 def _require_bitsandbytes(quantization: str) -> None:

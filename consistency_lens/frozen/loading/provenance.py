@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ...errors import BadInput
 from ...schema import many, named, one_of, record, text
+from ...version import PROJECT, own_version
 from ..sites import SITE
 
-PROJECT, CONFIGURATION = "consistency-lens", "configuration"
+CONFIGURATION = "configuration"
 _READ_SIZE = 1 << 24
 _LARGE = 10**9  # bytes; hashing more takes a while, and says so
 
@@ -156,13 +157,6 @@ def library_versions() -> dict[str, str]:
 def versions_of(*names: str) -> dict[str, str]:
     """Package -> version; a checkout that was never installed says so, and runs."""
     return {name: own_version() if name == PROJECT else version(name) for name in names}
-
-
-def own_version() -> str:
-    try:
-        return version(PROJECT)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def hash_files(paths: Iterable[Path]) -> str:

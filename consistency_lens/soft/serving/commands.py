@@ -22,7 +22,8 @@ def compress(use: Use) -> None:
 
     given = options_of(use)
     place = use.word("file", "Name a text file, or - for stdin: run_lens.py compress FILE --lens L -o F.wire.")
-    if given.output is None:
+    output = use.values["output"]
+    if output is None:
         raise BadInput("output", None, "Say where to: -o F.wire.")
     texts = _texts(place, given.per_line)
     rate: dict[str, Any] = {
@@ -34,12 +35,12 @@ def compress(use: Use) -> None:
     }
     lens = use.lens()
     found = [wires_of_text(lens, text, **rate) for text in texts]
-    size, plain = write_wires(given.output, found), sum(len(text.encode("utf-8")) for text in texts)
+    size, plain = write_wires(output, found), sum(len(text.encode("utf-8")) for text in texts)
     wires = [wire for each in found for wire in each]
     use.say(
         f"{_counted(len(texts), 'text')} of {plain} bytes: {_counted(sum(wire.M for wire in wires), 'vector')} of "
         f"{wires[0].d_z} numbers at {wires[0].bits} bits in {_counted(len(wires), 'wire')}, {size} bytes in "
-        f"{given.output}"
+        f"{output}"
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...errors import BadInput
+from ...options import option
 from .answering import AnswerSettings
 from .sending import WINDOW
 
@@ -13,43 +14,27 @@ from .sending import WINDOW
 class WireUseOptions:
     """A wire in use: `compress`, `answer` and `serve`."""
 
-    output: str | None = field(
-        default=None, metadata={"aliases": ["-o"], "help": "File that compress writes: -o F.wire."}
+    code_length: int | None = option(None, "Number of vectors of each text, in the place of the lens's own rate.")
+    size: int | None = option(None, "Size of a vector: that of the lens, or one of its smaller ones (nested).")
+    per_line: bool = option(False, "Text: each line of the file is one, and not the whole.")
+    window: int | None = option(
+        None,
+        f"Number of tokens that are compressed together at most. Default: {WINDOW}, or the compressor's "
+        "longest context.",
     )
-    code_length: int | None = field(
-        default=None, metadata={"help": "Number of vectors of each text, in the place of the lens's own rate."}
+    receiver: str | None = option(None, "Name of the model that reads the wire. Default: the only one of the lens.")
+    task: str = option("answer", "Task of the question; it decides the text around it, as in training.")
+    max_new_tokens: int = option(32, "Number of tokens of an answer, at most.")
+    min_new_tokens: int = option(0, "Number of first tokens at which the end of the text is not chosen.")
+    first_top_p: float | None = option(
+        None, "Probability that the tokens have together of which the first is drawn. Default: greedy."
     )
-    size: int | None = field(
-        default=None, metadata={"help": "Size of a vector: that of the lens, or one of its smaller ones (nested)."}
+    first_temperature: float | None = option(
+        None, "Temperature of the first token, which is then drawn. Default: greedy."
     )
-    per_line: bool = field(default=False, metadata={"help": "Text: each line of the file is one, and not the whole."})
-    window: int | None = field(
-        default=None,
-        metadata={
-            "help": f"Number of tokens that are compressed together at most. Default: {WINDOW}, or the compressor's "
-            "longest context."
-        },
-    )
-    receiver: str | None = field(
-        default=None, metadata={"help": "Name of the model that reads the wire. Default: the only one of the lens."}
-    )
-    task: str = field(
-        default="answer", metadata={"help": "Task of the question; it decides the text around it, as in training."}
-    )
-    max_new_tokens: int = field(default=32, metadata={"help": "Number of tokens of an answer, at most."})
-    min_new_tokens: int = field(
-        default=0, metadata={"help": "Number of first tokens at which the end of the text is not chosen."}
-    )
-    first_top_p: float | None = field(
-        default=None,
-        metadata={"help": "Probability that the tokens have together of which the first is drawn. Default: greedy."},
-    )
-    first_temperature: float | None = field(
-        default=None, metadata={"help": "Temperature of the first token, which is then drawn. Default: greedy."}
-    )
-    stop_at_line: bool = field(default=False, metadata={"help": "Answer that ends where its line ends."})
-    port: int = field(default=8017, metadata={"help": "Port of serve on 127.0.0.1; 0: any free one."})
-    largest_wire: int = field(default=1 << 20, metadata={"help": "Number of bytes that serve takes at most."})
+    stop_at_line: bool = option(False, "Answer that ends where its line ends.")
+    port: int = option(8017, "Port of serve on 127.0.0.1; 0: any free one.")
+    largest_wire: int = option(1 << 20, "Number of bytes that serve takes at most.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset, IterableDataset
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset as TorchDataset
 
-from ...activations.blocks import Blocks, BlockStream, ShuffledTokens
-from ...activations.blocks.dataset import DocumentSource
+from ...activations.blocks import BlockData, Blocks, BlockSource, BlockStream, ShuffledTokens
 from ...base.training_data import TrainingData
 from ...errors import BadInput
 from ...frozen import FrozenLM
@@ -38,14 +38,14 @@ class StreamedBlocks:
     stream: BlockStream
 
 
-class Texts(Dataset[dict[str, Tensor]]):
+class Texts(TorchDataset[dict[str, Tensor]]):
     """Whole documents as tokens, which the model reads when they are needed: `doc_id` and `input_ids [T]`.
 
     Args:
         source: of the blocks that hold them.
     """
 
-    def __init__(self, source: DocumentSource) -> None:
+    def __init__(self, source: BlockSource) -> None:
         found = [document for block in range(len(source.sizes)) for document in source.documents(block)]
         self.documents = [document for document in found if len(document.ids) > 1]
 
@@ -99,7 +99,7 @@ class TranscoderData:
     """
 
     tokens: ShuffledTokens
-    texts: DocumentSource
+    texts: BlockSource
     held_out: Any
     means: Tensor
     variances: Tensor
@@ -127,14 +127,15 @@ class TranscoderData:
         return TrainingData(self.tokens, collator_of(frozen), self.held_out, self.metadata, example)
 
 
-def open_blocks(given: Any) -> Blocks | BlockStream | StreamedBlocks:
-    """Whatever a trainer may be given."""
+def open_blocks(
+    given: Any, frozen: FrozenLM, sites: Sequence[str], eval_dataset: Any = None
+) -> BlockData | StreamedBlocks:
+    """Whatever a trainer may be given: blocks, stored or streamed, the path of a folder of them, or documents."""
     if isinstance(given, (str, Path)):
         return Blocks.load(given)
-    if isinstance(given, (Blocks, BlockStream, StreamedBlocks)):
+    if isinstance(given, (BlockData, StreamedBlocks)):
         return given
-    fix = "Give Blocks, the path of a folder of them, or a BlockStream."
-    raise BadInput("train_dataset", type(given).__name__, fix, why="a transcoder learns from blocks of tokens")
+    return Blocks.from_dataset(given, frozen, sites, eval_dataset)
 
 
 def open_data(
@@ -144,13 +145,17 @@ def open_data(
 
     Args:
         given: as `open_blocks` takes it.
-        eval_dataset: blocks whose validation split is held out, several of them by name, or None for that of `given`.
+        eval_dataset: blocks whose validation split is held out, documents, several of either by name, or None for the
+            validation split of `given`.
         config: of the lens.
         frozen: the model.
         seed: of the order of the tokens.
         window: how many blocks are shuffled together.
     """
-    blocks = open_blocks(given)
+    if isinstance(given, (Dataset, IterableDataset)) and isinstance(eval_dataset, Dataset):  # none may stand in both
+        blocks, eval_dataset = open_blocks(given, frozen, config.all_sites, eval_dataset), None
+    else:
+        blocks = open_blocks(given, frozen, config.all_sites)
     stored, made = (blocks.stored, blocks.stream) if isinstance(blocks, StreamedBlocks) else (blocks, blocks)
     stored.require_model(frozen)
     made.require_model(frozen)
@@ -162,31 +167,26 @@ def open_data(
     if missing:
         fix = f"Extract with --sites {config.read_stage}.* {config.write_stage}.*, or choose other layers."
         raise BadInput("sites", sites, fix, why=f"the lens reads and writes {missing[0]}, which the blocks lack")
-    if isinstance(stored, Blocks):
-        means, variances, metadata = stored.mean, stored.variance, stored.metadata
-    else:
-        measured = stored.measured()
-        means = torch.from_numpy(np.stack([measured[site].mean for site in sites]))
-        variances = torch.from_numpy(np.stack([measured[site].squares / measured[site].count for site in sites]))
-        metadata = {}
     return TranscoderData(
         tokens=made.tokens("train", seed=seed, blocks_per_window=window),
         texts=made.source("train"),
         held_out=_held_out(stored, eval_dataset, frozen),
-        means=means,
-        variances=variances,
+        means=stored.mean,
+        variances=stored.variance,
         read=torch.tensor([sites.index(site) for site in config.read_sites]),
         written=torch.tensor([sites.index(site) for site in config.written_sites]),
-        metadata=metadata,
+        metadata=stored.metadata,
     )
 
 
-def _held_out(blocks: Blocks | BlockStream, eval_dataset: Any, frozen: FrozenLM) -> Any:
+def _held_out(blocks: BlockData, eval_dataset: Any, frozen: FrozenLM) -> Any:
     if isinstance(eval_dataset, Mapping):
         return {name: _held_out(blocks, each, frozen) for name, each in eval_dataset.items()}
     if isinstance(eval_dataset, Texts):
         return eval_dataset
-    chosen = blocks if eval_dataset is None else open_blocks(eval_dataset)
+    if isinstance(eval_dataset, Dataset):
+        return Texts(Blocks.from_dataset(eval_dataset, frozen, blocks.sites).source("train"))
+    chosen = blocks if eval_dataset is None else open_blocks(eval_dataset, frozen, blocks.sites)
     chosen = chosen.stored if isinstance(chosen, StreamedBlocks) else chosen
     chosen.require_model(frozen)  # their tokens are those of its tokenizer
     return Texts(chosen.source("validation")) if "validation" in chosen.splits else None

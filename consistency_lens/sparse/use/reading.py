@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ... import hub
-from .circuit_tracer import CONFIG, KIND, is_export
+from ...base.foreign import Foreign
+from .circuit_tracer import CONFIG, KIND, is_export, read_export
 
 _ON_HUB = re.compile(
     r"(?P<hub>hf://)?(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(/(?P<inside>\w[\w./-]*))?(@(?P<revision>[\w./-]+))?"
 )
 
 
-def find(place: str, revision: str | None, token: str | None, whole: bool) -> tuple[Path, str] | None:
-    """The folder of such a transcoder and the name of its model ('' where it does not say); None where it is none.
+def find(place: str, revision: str | None, token: str | None, whole: bool) -> Foreign | None:
+    """Such a transcoder; None where it is none.
 
     Args:
         place: a local folder, `owner/name` on the Hub, or `hf://owner/name/folder`; perhaps with `@revision`.
@@ -26,7 +28,7 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> tu
         whole: whether weights are downloaded, or only what says what it is.
     """
     if Path(place).is_dir():
-        return (Path(place), _model_of(Path(place))) if is_export(place) else None
+        return _of(Path(place)) if is_export(place) else None
     shaped = _ON_HUB.fullmatch(place)
     plain = shaped and not shaped["hub"] and not shaped["inside"] and not Path(shaped["owner"]).is_dir()
     if not shaped or not (shaped["hub"] or plain):  # a path, if a misspelt one
@@ -36,8 +38,7 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> tu
     patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in wanted]
     folder = hub.download(repository, revision or said, token, allow=patterns, ignore=[])
     folder = folder / inside if inside else folder
-    record = _record(folder)
-    return (folder, _model_of(folder)) if record.get("model_kind") == KIND else None
+    return _of(folder) if _record(folder).get("model_kind") == KIND else None
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -49,6 +50,6 @@ def _record(folder: Path) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _model_of(folder: Path) -> str:
+def _of(folder: Path) -> Foreign:
     name = _record(folder).get("model_name", "")
-    return name if isinstance(name, str) else ""
+    return Foreign(name if isinstance(name, str) else "", partial(read_export, folder))

@@ -295,9 +295,10 @@ class LensEncoder(LensPart):
         words."""
         # In one look-up: each has a gradient of the size of the whole table.
         inputs = self.embed(self.started(words.ids)) if embedded is None else embedded.to(self.table.dtype)
-        with (
-            self.working(learning=True),
-            reading(self.lm, [self.site], words.lengths.unsqueeze(1), cut=True) as found,
-        ):
+        return self.restored(inputs, words.lengths)
+
+    def restored(self, inputs: Tensor, last: Tensor) -> Tensor:
+        """What stands at the site at the columns `last [N]` of embeddings `[N, S, d]`, through the map."""
+        with self.working(learning=True), reading(self.lm, [self.site], last.unsqueeze(1), cut=True) as found:
             self.lm(inputs_embeds=inputs, use_cache=False)
         return self.map(found[str(self.site)][:, 0].to(self.map.weight.dtype))

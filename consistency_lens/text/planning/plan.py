@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ...activations import ExtractArguments, rules_of
+from ...activations import ExtractArguments, Extraction
 from ...base.family_run import Plan
 from ...errors import BadInput
 from ...frozen.sites import Site, resolve_sites
@@ -60,7 +60,7 @@ def plan(config: Any, asked: Asked, rows: ExtractArguments) -> Plan:
     ConsistencyLensConfig(**settings)  # which raises where they contradict each other
     dtype = str(config.dtype or "float32").removeprefix("torch.") if values["dtype"] == "auto" else values["dtype"]
     sizes = sizes_of(config, dtype, values["lora_rank"])
-    context = rules_of(rows, config.get_text_config().max_position_embeddings).max_length
+    context = Extraction.rules_of(rows, config.get_text_config().max_position_embeddings).max_length
     work = work_of(asked, sizes, dtype, context)
     card = card_of(cards)
     steps, warm_steps = steps_of(values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # Bytes of one weight in a block; 4-bit with the scales of its groups of 64, themselves quantised.
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-QUANTISED = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
+QUANTISED = {"8bit": 1.0, "fp8": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 
 @dataclass(frozen=True)

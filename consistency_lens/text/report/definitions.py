@@ -9,14 +9,18 @@ from ...evaluation.about import DETAILS, LENS, MEAN, QUESTIONS, About, Course, G
 from ...evaluation.family import EDIT
 from ..sceptic.asked import QUANTITIES
 from ..sceptic.controls import DEFINED, GREEDY, PROBES, TABLE
+from ..sceptic.stored import DEFINED as STORED_DEFINED
+from ..sceptic.suffix import OF_TOPIC
 
 SHUFFLED, REWORDED, TAIL = "shuffled_activation", "reworded", "context_tail"
 TRAINED_TAIL = "context_tail_trained"  # a rival that learned to read such tails
 # A text control that knows what the frozen model will say: what one gets without a lens. It is no sign of blindness.
 AHEAD = "own_continuation"
 TRAINED_GREEDY = f"{GREEDY}_trained"  # a rival that learned to read what the frozen model predicts next
-READ_BY = {TRAINED_GREEDY: GREEDY}  # rival -> the code that it reads; all others read the tail
+FRESH_ENCODER = "fresh_encoder"  # a rival that learned to read the lens's own texts
+READ_BY = {TRAINED_GREEDY: GREEDY, FRESH_ENCODER: LENS}  # rival -> the code that it reads; all others read the tail
 TEXT, LOOKS_AHEAD, TAMPERED, TWO_TOKENS, SLOTS = "text", "ahead", "tampered", "two_tokens", "slots"
+STORED, READ_ANEW = "stored", "read_anew"
 # What needs no decoder: a lens is worth what it has above the best of these.
 UNDECODED = (GREEDY, TRAINED_GREEDY, TABLE, PROBES)
 IN_FRONT, EARLIER_IN_FRONT = "reworded in front", "reworded in front before"  # rows whose first words changed
@@ -25,8 +29,10 @@ GROUPS = (
     Group(TEXT, "codes not from A", "words that do not come from this activation", compared=True, brief=True),
     Group(LOOKS_AHEAD, "text, looking ahead", "words that look ahead", compared=True, brief=True),
     Group(TWO_TOKENS, "two tokens, no text", "two tokens, no text", compared=True, brief=True),
+    Group(STORED, "a training row", "another row's activation, looked up", compared=True),
     Group(EDIT, "edits, no code", "vectors, no words"),
     Group(TAMPERED, "its code, tampered", "the lens's own words, tampered with", changed=True),
+    Group(READ_ANEW, "its code, read anew", "the lens's own words, read by a new encoder", changed=True),
     Group(SLOTS, "its words, one changed", "the lens's own words, one of them changed", changed=True),
 )
 TITLES = {
@@ -48,6 +54,7 @@ TRAITS = {
     "repetition": "share of a text's pairs of neighbouring tokens that have come before in it",
     "round_trip": "how often the printed text, tokenised again, is the same tokens",
     "retrieval": "how often M, given the text, picks its own context among 4 by likelihood; chance is .25",
+    **OF_TOPIC,
     "reworded_changed": "share of the texts that a world's rewording changed at all",
     "reworded_in_front": "share of the texts of which it changed the first or second word",
     "distinct": "different explanations, over all, in blocks of at most 500 rows",
@@ -65,8 +72,11 @@ CODES = {
     "own_continuation": "P's token and what the frozen model itself says next: it looks ahead, and is what one gets "
     "without a lens",
     **DEFINED,
+    **STORED_DEFINED,
     TRAINED_GREEDY: f"the text of {GREEDY}, read by an encoder trained on such texts with the same objective and "
     "budget",
+    FRESH_ENCODER: "the lens's text, read by a new encoder that was trained on such texts with the same objective and "
+    "budget: what is in the words for anybody",
     "token_shuffle": "the lens's tokens in another order",
     "paraphrase": "the lens's text, rewritten by the frozen model",
     "reworded": "the lens's text in other words and another order, by a world that knows its synonyms; over the rows "

@@ -67,6 +67,8 @@ def _privacy(report: Report) -> str:
     kept = {code: n["kl_recovered"] for code, n in report.retention.items() if "kl_recovered" in n}
     asked = next((code for code in (REWORDED, "paraphrase") if code in kept), None)
     if asked is None:
+        if {REWORDED, "paraphrase"} & report.parts["all"].numbers.keys():
+            return ""  # they were, and no share of the score can be said
         return "Whether its words are language or a private code was not measured: nothing reworded them."
     if kept[asked].value < LANGUAGE_SHARE:
         return (
@@ -86,8 +88,13 @@ def _looking_ahead(report: Report) -> str:
     if score is None or not codes or max(codes)[0] < score.low:
         return ""
     best = max(codes)[1]
+    apart = report.parts["all"].differences.get(best, {}).get("kl_recovered")
+    if apart is not None and apart.low > 0:
+        return ""
+    worse = max(codes)[0] < score.value
+    said = "no need of a lens is shown" if worse else "no lens is needed"
     return (
-        f"For the next token alone no lens is needed: {best}, {report.definitions[best]}, scores {found[best]} where "
+        f"For the next token alone {said}: {best}, {report.definitions[best]}, scores {found[best]} where "
         f"the lens has {score}."
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from ...base.modeling import LensModel
@@ -15,22 +16,31 @@ from ...evaluation import Control, HeldOut, Report, Seen, VectorReport
 from ...evaluation.about import LENS, About
 from ...evaluation.bootstrap import Records
 from ...evaluation.quantities import AT_P, Measured, Numbers
-from ...frozen import FrozenModels
+from ...frozen import Edit, FrozenModels
+from ..others.autoencoder import NaturalLanguageAutoencoder
 from ..parts.generation import Words
 from ..sceptic.asked import QUANTITIES, Questions, asked
 from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, TABLE, Sceptic
 from ..sceptic.follows import Sayings, definitions_of, followed
+from ..sceptic.past import ABOUT_PAST, IS_CONTINUATION, about_past, is_continuation
+from ..sceptic.past import AHEAD as NEXT_TOKENS
+from ..sceptic.past import DEFINED as OF_WAYS
 from ..sceptic.slots import changed_in_front, one_word_changed
+from ..sceptic.stored import NEAREST, NEAREST_TEXT, StoredRows
+from ..sceptic.suffix import DEFINED as OF_SUFFIXES
+from ..sceptic.suffix import ROWS, SUFFIX, TOPIC, Documents, picked
 from ..sceptic.two_tokens import TwoTokens
 from .definitions import (
     AHEAD,
     EARLIER_IN_FRONT,
     IN_FRONT,
     LOOKS_AHEAD,
+    READ_ANEW,
     READ_BY,
     REWORDED,
     SHUFFLED,
     SLOTS,
+    STORED,
     TAIL,
     TAMPERED,
     TEXT,
@@ -55,9 +65,9 @@ class TextReport(VectorReport):
     """The controls, numbers and sentences of a text lens.
 
     Args:
-        rivals: name -> a lens that restores this lens's code `context_tail`, or `greedy_trained` one that restores
-            `greedy`; `context_tail_trained` is one trained on such tails with the same objective and budget, the
-            honest text baseline.
+        rivals: name -> a lens that restores this lens's code `context_tail`, or as `greedy_trained` one that restores
+            `greedy`, as `fresh_encoder` the lens's own texts; `context_tail_trained` is one trained on such tails with
+            the same objective and budget, the honest text baseline.
         before: the same lens at an earlier moment, such as the end of its warm start: the report says what it has
             gained since, row by row.
         judges: worlds whose truth is known.
@@ -99,7 +109,7 @@ class TextReport(VectorReport):
     def judged(self) -> Mapping[str, str]:
         worlds = {name: text for judge in self.judges for name, text in judge.definitions.items()}
         ways = {name: text for each in self.sayings for name, text in definitions_of(each.ways).items()}
-        return {**worlds, **ways, **READ}
+        return {**worlds, **ways, **READ, **OF_SUFFIXES, **OF_WAYS}
 
     @property
     def lenses(self) -> Sequence[LensModel]:
@@ -110,7 +120,12 @@ class TextReport(VectorReport):
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
         super().begin(lens, models, data, held_out)
+        if isinstance(lens, NaturalLanguageAutoencoder):
+            lens.scale_to(data.norm(lens.config.only_site))
         self.sceptic = Sceptic(data.splits.get("train"), *self.form, self.learned)
+        self.held_out, self.tested = data.splits[held_out.split], 0
+        self.documents: Documents | None = None
+        self.library: StoredRows | None = None
 
     def controls(self, seen: Seen) -> Iterator[Control]:
         lens, batch, prefix = seen.lens, seen.batch, seen.prefix
@@ -135,9 +150,10 @@ class TextReport(VectorReport):
             if read not in self.codes:
                 fix = f"Leave them out: this family of lenses has no {read} for them to read."
                 raise BadInput("rivals", sorted(self.rivals), fix)
-            group = LOOKS_AHEAD if read == GREEDY else TEXT
+            group = {GREEDY: LOOKS_AHEAD, LENS: READ_ANEW}.get(read, TEXT)
             yield Control(name, group, of_code(name), rival.restore(self.codes[read], batch))
         yield from map(self._noted, self.sceptic.vectors(seen, TWO_TOKENS, self.told))
+        yield from self._stored(seen)
         yield from self._earlier(seen)
 
     def _noted(self, control: Control) -> Control:
@@ -145,6 +161,19 @@ class TextReport(VectorReport):
         if self.questions and control.name in ASKED:
             self.written[control.name] = control.edits[0].tensor
         return control
+
+    def _stored(self, seen: Seen) -> Iterator[Control]:
+        """Training rows, found by the explanation and by the activation."""
+        rows = self.sceptic.rows
+        if self.brief or rows is None or not len(rows) or not isinstance(seen.code, Words):
+            return
+        (site,) = seen.lens.config.sites or [""]
+        original = seen.batch["activations"][site].float()
+        if self.library is None:
+            self.library = StoredRows.of(seen.lens, rows, site)
+        found = {NEAREST_TEXT: self.library.by_text(seen.code), NEAREST: self.library.by_vector(original)}
+        for name, vectors in found.items():
+            yield Control(name, STORED, of_code(name), [Edit(site, vectors.to(original))])
 
     def _tampered(self, seen: Seen) -> dict[str, Any]:
         """The lens's own texts, spoiled."""
@@ -187,6 +216,10 @@ class TextReport(VectorReport):
         }
         for name, texts in self.texts.items():
             texts += said.get(name, [])
+        if isinstance(seen.code, Words):
+            _add(records, LENS, self._ways(seen, seen.code, said[LENS]))
+        for name, hits in self._suffixes(seen).items():
+            records.add(*(("traits", {TOPIC: hits}) if name == TOPIC else (name, {SUFFIX: hits})))
         if self.judges:
             said[LOGIT_LENS] = self.sceptic.said_by_logit_lens(seen)
         for judge in self.judges:
@@ -203,6 +236,35 @@ class TextReport(VectorReport):
         for each in self.sayings:
             texts_of = each.texts(said[LENS], predicted, rows_for(each.columns, seen.batch), seen.seed)
             _add(records, LENS, followed(seen.lens, seen, said[LENS], texts_of))
+
+    def _ways(self, seen: Seen, code: Words, explanations: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Which way the explanations look."""
+        prefix, decode = seen.prefix, seen.frozen.tokenizer.batch_decode
+        before = [
+            ids[kept].tolist() for ids, kept in zip(prefix.input_ids[:, :-1], prefix.mask[:, :-1].bool(), strict=True)
+        ]
+        ahead = prefix.continuation_ids
+        behind = [[]] * len(before) if ahead is None else ahead[:, :NEXT_TOKENS].tolist()
+        continues = is_continuation(code, self.codes[AHEAD], prefix.input_ids[:, -1])
+        past = about_past(explanations, decode(before), decode(behind))
+        return {IS_CONTINUATION: (continues, torch.ones_like(continues)), ABOUT_PAST: past}
+
+    def _suffixes(self, seen: Seen) -> dict[str, Tensor]:
+        """Code -> whether the model, told its text, finds what comes next; over the first rows of the report."""
+        if self.brief or not isinstance(seen.code, Words) or not isinstance(self.held_out, Dataset):
+            return {}
+        frozen, config = seen.frozen, seen.lens.config
+        if self.documents is None:
+            self.documents = Documents(self.held_out, frozen.tokenizer)
+        documents, left = seen.batch["doc_id"].tolist(), max(0, ROWS - self.tested)
+        self.tested += len(documents)
+        passages: list[Tensor | None] = [None] * len(documents)
+        for row, document in enumerate(documents[:left]):
+            context = seen.prefix.input_ids[row][seen.prefix.mask[row].bool()].tolist()
+            passages[row] = self.documents.passages(document, context, seen.seed)
+        texts = {name: self.codes[name] for name in (LENS, SHUFFLED, TAIL, AHEAD) if name in self.codes}
+        topics = seen.lens.reread([self.documents.topic(document) for document in documents])
+        return picked(texts | {TOPIC: topics}, passages, frozen, config.start_id)
 
     def _of(self, name: str, seen: Seen) -> LensModel:
         return self.before if name == BEFORE and self.before is not None else seen.lens

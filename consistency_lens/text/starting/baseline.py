@@ -1,9 +1,10 @@
-"""The baselines that a lens has to beat: encoders of texts that nobody wrote, the last tokens of the context, and P's
-token with what the model says next.
+"""Encoders that are trained for comparison. Two read texts that nobody wrote, which a lens has to beat: the last
+tokens of the context, and P's token with what the model says next. One reads the lens's own texts anew: what it
+restores is in the words for anybody, and what the lens's own encoder restores beyond that is between the two of them.
 
-Each hangs on the rows, the seed, the length, the objective and the budget, and on nothing that a decoder writes. So
-runs that differ in what they ask of words share one: beside the rows stands where it was trained, and the next run
-takes it from there, as long as that folder is there.
+Each of the first two hangs on the rows, the seed, the length, the objective and the budget, and on nothing that a
+decoder writes. So runs that differ in what they ask of words share one: beside the rows stands where it was trained,
+and the next run takes it from there, as long as that folder is there.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from ...base.family_run import Run
 from ...base.saving.checkpoint import checkpoints
 from ...base.saving.lens_card import CARD
 from ...errors import BadInput
-from ...frozen.loading.provenance import own_version
 from ...schema import read_json, record, text
+from ...version import own_version
 from ..arguments import ConsistencyLensArguments
 from ..modeling import ConsistencyLens
+from .source import WrittenTexts
 
-TAIL, GREEDY = "tail_lens", "greedy_lens"  # their folders in that of a run
+TAIL, GREEDY, FRESH = "tail_lens", "greedy_lens", "fresh_lens"  # their folders in that of a run
 TEXTS = {TAIL: "context", GREEDY: "onward"}  # folder -> the starting texts that its encoder learns to read
-TITLES = {TAIL: "context tail", GREEDY: "greedy text"}
+TITLES = {TAIL: "context tail", GREEDY: "greedy text", FRESH: "fresh encoder"}
 KEY = "baseline.json"
 # Names of this run, and what only chosen words have a part in.
 ELSEWHERE = {
@@ -47,7 +49,14 @@ ELSEWHERE = {
 OF_TEXTS = {"warm_sure", "warm_vague"}  # what an encoder of what the model says hangs on after all
 
 
-def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, steps: int, name: str = TAIL) -> None:
+def baseline_of_run(
+    run: Run,
+    lens: ConsistencyLens,
+    activations: Activations,
+    steps: int,
+    name: str = TAIL,
+    writer: ConsistencyLens | None = None,
+) -> None:
     """One baseline of a run: found again where one like it was trained, or trained now.
 
     Args:
@@ -55,7 +64,8 @@ def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, s
         lens: an untrained one.
         activations: the run's rows.
         steps: that the run's own lens took.
-        name: `TAIL` or `GREEDY`.
+        name: `TAIL`, `GREEDY` or `FRESH`.
+        writer: the lens whose texts a `FRESH` one learns to read.
     """
     place = run.folder / name
     if run.resumed and (place / CONFIG_NAME).is_file():
@@ -63,7 +73,7 @@ def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, s
     training = run.training(
         place,
         max_steps=steps,
-        warm_start=TEXTS[name],
+        warm_start=TEXTS.get(name, run.values["warm_start"]),
         warm_steps=0 if run.values["warm_start"] == "none" else run.values["warm_steps"],
         quote=True,
         ground_weight="0",
@@ -75,7 +85,7 @@ def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, s
         report_to="none",
         push_to_hub=False,
     )
-    rows = None if run.values["stream_activations"] else _folder_of(activations)
+    rows = None if run.values["stream_activations"] or writer else _folder_of(activations)
     key = _key(training, lens, activations, ELSEWHERE if name == TAIL else ELSEWHERE - OF_TEXTS)
     note = None if rows is None else rows / PROGRESS / f"baseline-{key}.json"
     found = [PartialState().is_main_process and _taken(run, note, key, place)]
@@ -84,7 +94,7 @@ def baseline_of_run(run: Run, lens: ConsistencyLens, activations: Activations, s
     if PartialState().is_main_process:
         (place / KEY).unlink(missing_ok=True)  # from here on its weights change
     PartialState().wait_for_everyone()
-    _train(run, lens, training, activations, place)
+    _train(run, lens, training, activations, place, writer)
     if PartialState().is_main_process:
         write_json(place / KEY, {"key": key, "weights": _checksum(place)})
         if note is not None:
@@ -98,15 +108,18 @@ def _train(
     training: ConsistencyLensArguments,
     activations: Activations,
     place: Path,
+    writer: ConsistencyLens | None,
 ) -> None:
-    """Teach the encoder, with the lens's own objective and as many steps, to read the texts that nobody wrote.
+    """Teach the encoder, with the lens's own objective and as many steps, to read these texts.
 
     What it restores is what a lens is worth its distance from: the same number of tokens, read as well as can be. Its
     decoder has nothing to learn and stays as it is. Interrupted, it goes on where it was; checkpoints do not stay.
     """
     for parameter in (*lens.decoder.own_parameters().values(), *lens.decoder.map.parameters()):
         parameter.requires_grad_(False)
-    trainer = run.trainer(lens, training, activations, TITLES[place.name])
+    trainer: Any = run.trainer(lens, training, activations, TITLES[place.name])
+    if writer is not None:
+        trainer.texts = WrittenTexts(writer)
     found = checkpoints(place)
     trainer.train(str(found[-1]) if found else None)
     trainer.save_lens(place)

@@ -79,6 +79,8 @@ class PreparedTexts:
         if kept is not None and not any_process(known is None):
             assert known is not None
             return cls(known, keys)
+        if main:  # a bar is seen in a terminal alone
+            logger.info("making the starting texts of %d rows", len(keys))
         found: list[tuple[list[int], StartingTexts]] = []
         mine = _batches(contexts, by_document)[number::processes]
         for rows in tqdm(mine, desc="starting texts", unit="batch", leave=False, disable=None if main else True):

@@ -7,18 +7,20 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ...base.engines.engine import any_process
+from ...base.modeling import LensModel
 from ...errors import BadInput
 from ...frozen import FrozenLM
 from ..arguments import ConsistencyLensArguments
 from ..configuration import ConsistencyLensConfig
 from .prepared import PreparedTexts
 from .texts import EVIDENCE, StartingTexts
-from .warm_start import Doubt, quoted_of
+from .warm_start import NO_DOUBT, Doubt, quoted_of
 
 
 class TextSource:
@@ -93,6 +95,19 @@ class TextSource:
             "subject": self.config.origin.to_dict(),
             **{name: self.config.to_dict()[name] for name in names},
         }
+
+
+class WrittenTexts:
+    """What a lens says of each row, in the place of its starting text."""
+
+    quoted, doubt = 0, NO_DOUBT
+
+    def __init__(self, lens: LensModel) -> None:
+        self.lens = lens
+
+    def of(self, inputs: Mapping[str, Any], max_steps: int) -> StartingTexts:
+        words: Any = self.lens.compress(inputs)
+        return StartingTexts(words, torch.zeros_like(words.lengths), self.lens.config.to_dict()["pad_id"])
 
 
 def vague_id(word: str | None, tokenizer: PreTrainedTokenizerBase, banned: Collection[int]) -> int | None:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from consistency_lens.activations.blocks.documents import BlockRules, Tokens, labels_of, packed, prepare
+from consistency_lens.activations.blocks.documents import BlockRules, labels_of, packed, prepare
 from consistency_lens.activations.contexts.rows import RowRules
 from consistency_lens.activations.contexts.rows import prepare as rows_of
+from consistency_lens.activations.documents import Tokens
 from consistency_lens.errors import BadInput
 
 TEXTS = ["", "w1", "w1 w2", *random_texts(60, shortest=3)]
@@ -42,7 +43,7 @@ def test_documents_are_tokenised_and_split_as_rows_are() -> None:
 @given(st.lists(st.integers(3, 30), max_size=20), st.integers(1, 60), st.integers(0, 2))
 def test_a_block_takes_whole_documents_up_to_its_size(lengths: list[int], room: int, first: int) -> None:
     rules = BlockRules(min_position=first, tokens_per_block=room)
-    blocks = packed(lengths, rules)
+    blocks = packed([Tokens(0, np.zeros(n, np.int32)) for n in lengths], rules)
     assert [n for block in blocks for n in lengths[block]] == lengths
     kept = [[n - first for n in lengths[block]] for block in blocks]
     assert all(sum(own) <= room or len(own) == 1 for own in kept)

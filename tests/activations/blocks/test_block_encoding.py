@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_lm
 
-from consistency_lens.activations.blocks.documents import Tokens
 from consistency_lens.activations.blocks.encoding import broken_scale, encode, require_numbers
 from consistency_lens.activations.blocks.reader import BlockReader
+from consistency_lens.activations.documents import Tokens
 from consistency_lens.activations.precision import fits_float16, lost_in_float16
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM

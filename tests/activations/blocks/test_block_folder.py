@@ -17,8 +17,8 @@ from tiny import shared_lm, tiny_lm
 
 from consistency_lens.activations import Activations, CorruptShard
 from consistency_lens.activations.blocks import BlockArguments, Blocks
-from consistency_lens.activations.blocks.statistics import statistics_of
-from consistency_lens.activations.statistics import SiteStatistics
+from consistency_lens.activations.documents import Tokens
+from consistency_lens.activations.statistics import SiteStatistics, statistics_of
 from consistency_lens.activations.storage import checksum_of
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import ProvenanceMismatch
@@ -110,12 +110,10 @@ def test_the_bill_comes_first_and_holds(tmp_path: Path) -> None:
 
 def test_the_bill_of_gpt2_is_what_it_is() -> None:
     from consistency_lens.activations.blocks.bill import BlockBill
-    from consistency_lens.activations.blocks.documents import BlockRules, Tokens
+    from consistency_lens.activations.blocks.documents import BlockRules
 
     sample = [Tokens(0, np.zeros(512, np.int32))]
-    bill = BlockBill.of_blocks(
-        sample, 1.0, 10**6, BlockRules(), (24, 768), "float16", 256, tokens_per_second=1e5, folder=Path.cwd()
-    )
+    bill = BlockBill.of_blocks(sample, 1e6, 10**6, BlockRules(), (24, 768), "float16", chunks=3907)
     assert bill.bytes_per_token == 36_864
     assert bill.bytes == pytest.approx(511e6 * 36_864, rel=0.01)
     with pytest.raises(BadInput, match=r"about 18.* TB are needed.*storage_dtype int8"):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from block_runs import elsewhere, written_blocks
 from datasets import Dataset, DatasetDict
-from extracting import corpus_of, extract_to, random_texts
+from extracting import corpus_of, extract_to, random_texts, signal_at
 
-from consistency_lens.activations import Activations, CorruptShard
-from consistency_lens.activations.contexts.rows import split_of
+from consistency_lens.activations import Activations, CorruptShard, plain
+from consistency_lens.activations.documents import SplitRules, split_of
 from consistency_lens.activations.passages import PassageArguments, Passages
 from consistency_lens.activations.passages.sinks import Shards
 from consistency_lens.errors import BadInput
@@ -52,7 +54,7 @@ def test_questions_of_one_passage_stay_together() -> None:
     assert len(numbers) == len(set(numbers)) == 60
     for split, rows in passages.splits.items():
         assert list(rows["row"]) == list(range(len(rows)))
-        rules = PassageArguments(**HELD_OUT).split_rules
+        rules = SplitRules.of(PassageArguments(**HELD_OUT))
         assert {split_of(text, rules) for text in rows["passage"]} == {split}
 
 
@@ -103,8 +105,8 @@ def test_a_passage_in_two_given_splits_is_refused() -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"passage": "p", "prompt": "q"}], r"keep_columns='answer'.*The source has passage, prompt"),
-        ([{"text": "p", "prompt": "q", "answer": "a"}], r"text_column='passage'"),
+        ([{"passage": "p", "prompt": "q"}], r"dataset='answer': the column is missing; there are passage, prompt"),
+        ([{"text": "p", "prompt": "q", "answer": "a"}], r"dataset='passage'.*Add a column passage: the text"),
         ([{"passage": "p", "prompt": "q", "answer": ""}], r"document 0: an answer is missing or empty"),
         ([{"passage": "p", "prompt": "q", "answer": "a", "task": "qa"}], r"task='qa'"),
         ([{"passage": "p", "prompt": "q", "answer": 3}], r"answers=3: document 0 holds a int\. Give strings"),
@@ -167,11 +169,55 @@ def test_a_build_that_fails_leaves_no_folder_that_opens(tmp_path: Path) -> None:
     arguments = PassageArguments(train_file=[str(file)], passage_format="squad")
     with pytest.raises(BadInput, match="document 1: empty"):
         Passages.build(arguments, tmp_path / "p")
-    with pytest.raises(BadInput, match="no passages lie there"):
+    with pytest.raises(BadInput, match="Make them again, with --overwrite"):
         Passages.load(tmp_path / "p")
     file.write_text("\n".join(json.dumps(good) for _ in range(3)))
     arguments = PassageArguments(train_file=[str(file)], passage_format="squad", seed=3)
     assert len(Passages.build(arguments, tmp_path / "p", overwrite=True).splits["train"]) == 3
+
+
+def built(folder: str, source: str, kill_at: int = 0, room: int = 0, **more: Any) -> Passages:
+    """For a process of its own: killed at a change of the folder, or where no file may grow beyond `room`."""
+    if kill_at:
+        signal_at(kill_at, folder)
+    if room:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        with pytest.raises(BadInput, match=r"no room left to write data-00000\.arrow.*made again, with --overwrite"):
+            Passages.build(PassageArguments(train_file=[source], **SMALL, **HELD_OUT), folder)
+        raise SystemExit(3)
+    return Passages.build(PassageArguments(train_file=[source], **SMALL, **HELD_OUT), folder, **more)
+
+
+def test_a_kill_or_a_full_disk_leaves_no_folder_that_opens_and_it_is_made_again(tmp_path: Path) -> None:
+    source = tmp_path / "texts.txt"
+    source.write_text("\n".join(random_texts(60, shortest=20)))
+    built(str(tmp_path / "whole"), str(source))
+    whole = written_blocks(tmp_path / "whole")
+    for name, given, code in [
+        ("first", (1, 0), -9),
+        ("third", (8, 0), -9),
+        ("last", (24, 0), -9),
+        ("full", (0, 5000), 3),
+    ]:
+        folder = tmp_path / name
+        assert elsewhere(built, str(folder), str(source), *given) == code, name
+        with pytest.raises(BadInput, match=r"is not finished|no extraction lies there"):
+            Passages.load(folder)
+        built(str(folder), str(source), overwrite=True)
+        assert written_blocks(folder) == whole, name
+
+
+def test_a_stream_of_rows_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = questions(random_texts(10, shortest=20))
+    given, stream = Passages.from_dataset(rows, **HELD_OUT), rows.to_iterable_dataset()
+    again = Passages.from_dataset(stream, **HELD_OUT)
+    assert {s: own.to_list() for s, own in again.splits.items()} == {
+        s: own.to_list() for s, own in given.splits.items()
+    }
+    assert len(Passages.of(stream).splits["train"]) == len(rows), "a trainer takes all of it"
+    monkeypatch.setattr(plain, "MOST_OF_A_STREAM", 9)
+    with pytest.raises(BadInput, match=r"dataset='IterableDataset': it has more than 9 rows.*dataset\.take\(9\)"):
+        Passages.from_dataset(stream)
 
 
 def test_splits_are_saved_in_any_order(tmp_path: Path) -> None:
@@ -189,7 +235,7 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(CorruptShard, match=r"train/data-00000\.arrow is changed"):
         Passages.load(folder)
-    with pytest.raises(BadInput, match="no passages lie there"):
+    with pytest.raises(BadInput, match="no extraction lies there"):
         Passages.load(tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""Text lenses that others have trained and published, read into ours."""
