@@ -13,6 +13,7 @@ from passage_models import passage_models
 
 from consistency_lens import cli
 from consistency_lens.auto import AutoLens
+from consistency_lens.cli.parsing.arguments import SubjectArguments
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.soft.extraction import WireDataOptions
@@ -66,9 +67,20 @@ def test_a_whole_run_from_text_to_report(tmp_path: Path, capsys: pytest.CaptureF
     card = (run / "lens/README.md").read_text()
     assert "3 vectors of 32 numbers, 8 bits each" in card and "nats per answer token" in card
     models = {"base": str(saved_model()), "bytes": str(tmp_path / "bytes")}
+    lens = AutoLens.from_pretrained(run, subject=models)
+    assert isinstance(lens, LatentWire) and lens.config.modes == ["recall"] and lens.config.names == ["base", "bytes"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_beside_another_wire_and_a_text_lens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With models that take turns."""
+    recipe, run = recipe_in(tmp_path), tmp_path / "run"
+    words = ["--config", str(recipe), "--output_dir", str(run), "--report_rows", "2", "--report_batch_size", "2"]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    models = {"base": str(saved_model()), "bytes": str(tmp_path / "bytes")}
     again = ["evaluate", "--family", "soft", "--lens", str(run), "--activations", str(tmp_path / "passages")]
     again += ["--model_name_or_path", models["base"], "--other_models", f"bytes={models['bytes']}", "--sequential"]
-    again += ["--report_rows", "4", "--report_batch_size", "4", "--output_dir", str(tmp_path / "again"), "--use_cpu"]
+    again += ["--report_rows", "2", "--report_batch_size", "2", "--output_dir", str(tmp_path / "again"), "--use_cpu"]
     tiny_lens(FrozenLM.from_pretrained(saved_model())).save_pretrained(tmp_path / "words")
     named = ["--other_wire", str(run), "--text_lens", str(tmp_path / "words")]
     assert cli.main([*again, *named]) == 0, capsys.readouterr().err
@@ -76,10 +88,6 @@ def test_a_whole_run_from_text_to_report(tmp_path: Path, capsys: pytest.CaptureF
     assert "spelled" in report["traits"] and "text lens of base" in report["about"]["listings"][-1]["title"]
     numbers = report["parts"]["all"]["numbers"]
     assert numbers["other_wire"]["kl"] == numbers["lens"]["kl"] != numbers["untrained"]["kl"]
-    for option, said in (("--text_lens", "it reads none of the receivers"), ("--device_map", "sequential=True")):
-        assert cli.main([*again, option, str(run)]) == 2 and said in " ".join(capsys.readouterr().err.split())
-    lens = AutoLens.from_pretrained(run, subject=models)
-    assert isinstance(lens, LatentWire) and lens.config.modes == ["recall"] and lens.config.names == ["base", "bytes"]
 
 
 def test_options_are_refused_by_name() -> None:
@@ -87,4 +95,6 @@ def test_options_are_refused_by_name() -> None:
         WireDataOptions(sites=["resid_post.1"])
     with pytest.raises(BadInput, match="passage_words"):
         WireDataOptions(passage_words=3)
+    with pytest.raises(BadInput, match="sequential=True: a device map says where all models lie"):
+        SubjectArguments(sequential=True, device_map="auto")
     assert WireOptions().settings()["ratio"] == 2 and WireOptions(slots=4).settings()["ratio"] is None
