@@ -99,7 +99,7 @@ FAMILIES = {
 }
 DEFAULT_FAMILY = "text"  # of a recipe that names none
 for _family in FAMILIES.values():
-    _family.load("model")  # now `AutoConfig` and `AutoModel` of transformers know them as well
+    _family.load("model")  # now `AutoConfig` of transformers knows them as well
 
 
 def family_of(config: Mapping[str, Any], place: str) -> Family:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..errors import BadInput
@@ -66,11 +66,10 @@ class LensModel(SavedModel):
     models: FrozenModels | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """`AutoConfig` and `AutoModel` of transformers know a family once its class is there."""
+        """`AutoConfig` of transformers knows a family once its class is there."""
         super().__init_subclass__(**kwargs)
         if "config_class" in vars(cls):
             AutoConfig.register(cls.config_class.model_type, cls.config_class, exist_ok=True)
-            AutoModel.register(cls.config_class, cls, exist_ok=True)
 
     @property
     def subject(self) -> FrozenLM | None:
@@ -226,7 +225,6 @@ class LensModel(SavedModel):
         subject: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         revision: str | None = None,
         token: str | None = None,
-        config: LensConfig | None = None,
     ) -> Self:
         """A lens from the Hub or from a folder.
 
@@ -236,10 +234,9 @@ class LensModel(SavedModel):
                 weights of its own can do without, but then `explain` takes codes and no texts.
             revision: branch, tag or commit on the Hub.
             token: for a private lens. Default: of this machine.
-            config: in the place of the saved one, as `AutoModel` gives it.
         """
         folder = open_folder(lens_id_or_path, revision, token)
-        config = config or config_in(folder, cls.config_class)
+        config = config_in(folder, cls.config_class)
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
             config.require_subject(models)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import WholePass
-from ..base.configuration import LensConfig
 from ..base.explaining import ROWS, Positions, model_of
 from ..base.explanations import Explanations
 from ..base.modeling import Batch, LensModel, LensOutput
@@ -109,7 +108,6 @@ class CrosslayerTranscoder(LensModel):
         subject: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None = None,
         revision: str | None = None,
         token: str | None = None,
-        config: LensConfig | None = None,
     ) -> Self:
         """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer. A local folder may be in
         circuit-tracer's format."""
@@ -118,7 +116,7 @@ class CrosslayerTranscoder(LensModel):
             found: Any = read_export(lens_id_or_path, frozen)
             return found
         folder = open_folder(lens_id_or_path, revision, token)
-        config = config or cls.config_class.from_pretrained(folder)
+        config = cls.config_class.from_pretrained(folder)
         if frozen is not None:
             config.require_subject(frozen)
         require_shapes(_sizes(config), saved_shapes(folder, HEADS), folder, HEADS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from family_rows import ROWS, Row, know_all, require_equal, weights
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
 from consistency_lens.auto import FAMILIES, AutoLens
 from consistency_lens.base.comparing import apply_lens
@@ -41,9 +41,7 @@ def test_it_comes_back_as_it_was(row: Row, tmp_path: Path) -> None:
         found = AutoLens.from_pretrained(place, subject=row.models())
         assert type(found) is type(lens) and not found.training and found.models is not None
         require_equal(found, lens)
-    theirs = AutoModel.from_pretrained(tmp_path / "run/lens", subject=row.models())
-    assert type(theirs) is type(lens) and type(AutoConfig.from_pretrained(tmp_path / "run/lens")) is type(lens.config)
-    require_equal(theirs, lens)
+    assert type(AutoConfig.from_pretrained(tmp_path / "run/lens")) is type(lens.config)
     batch, models = row.batch(), found.models
     before, after = (apply_lens(each, models, batch) for each in (lens, found))
     assert torch.equal(before.edited, after.edited) and lens.describe(before.code) == found.describe(after.code)
