@@ -12,19 +12,16 @@ than linear. Contexts are a prefix that runs once per activation, whatever is do
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from growth_plot import draw
 from harness import arguments, interleaved, report, show
-from matplotlib.figure import Figure
 from random_runs import SITE, batch_of, random_rows, trainer_of
 from sizes import DTYPES, SIZES, random_lm
 
-from consistency_lens.evaluation.presenting.plots import styled
-from consistency_lens.evaluation.report import write_whole
 from consistency_lens.text.modeling import ConsistencyLens
 
 AXES = {"length": "T, tokens of a text", "rows": "B, activations", "context": "tokens of a context"}
@@ -82,27 +79,6 @@ def measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dic
     return times, fits
 
 
-@styled
-def draw(times: list[dict[str, Any]], fits: list[dict[str, Any]], path: Path) -> None:
-    """One panel for each axis, on logarithmic scales; a straight line of slope 1 beside it."""
-    figure = Figure(figsize=(11, 3.8), dpi=150)
-    for axes, found in zip(figure.subplots(1, len(fits)), fits, strict=True):
-        rows = [row for row in times if row["axis"] == found["axis"]]
-        x, y = np.array([row["value"] for row in rows]), np.array([row["ms"] for row in rows])
-        axes.loglog(x, y, "o-", color="#0072B2", base=2)
-        axes.loglog(x, y[-1] * x / x[-1], "--", color="#999999", base=2, label="linear")
-        axes.set_xticks(x, [str(value) for value in x])
-        axes.set_yticks(ticks := 2.0 ** np.arange(np.floor(np.log2(y.min())), np.ceil(np.log2(y.max())) + 1))
-        axes.set_yticklabels([f"{tick:g}" for tick in ticks])
-        axes.set_xlabel(AXES[found["axis"]])
-        axes.set_title(f"exponent {found['exponent']:.2f}, upper half {found['upper half']:.2f}", fontsize=10)
-    figure.axes[0].set_ylabel("ms of a step")
-    figure.axes[0].legend()
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_whole(path, content.getvalue())
-
-
 def new_parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__)
     parser.add_argument("--size", choices=SIZES, default="pilot")
@@ -127,7 +103,7 @@ def main() -> None:
     show(f"ms of a step, {options.size}", list(times[0]), [list(row.values()) for row in times])
     show("growth", list(fits[0]), [list(row.values()) for row in fits], "seconds ~ value ^ exponent")
     if options.png:
-        draw(times, fits, options.png)
+        draw(times, fits, options.png, AXES)
     settings = {k: v for k, v in vars(options).items() if k not in ("json", "png")}
     report(options.json, options.device, settings, [*fits, *times])
 

@@ -1,6 +1,7 @@
 """Speed and memory of a crosslayer transcoder's training step, against the ways in which others compute it.
 
     python benchmarks/transcoder.py                                  # GPT-2's shape: 12 layers, 768 -> 6,144 features
+    python benchmarks/transcoder.py --tables growth --png growth.png
     python benchmarks/transcoder.py --layers 4 --size 128 --features 1024 --tokens 256       # seconds
 
 All ways have the same encoders, TopK, objective and values; they differ in how decoders lie in memory and are
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from growth_plot import draw
 from harness import arguments, interleaved, report, show
 from peak import alone, peak_of
 from torch import Tensor
@@ -38,6 +41,7 @@ MASKED, PAIRS, TARGETS = "dense mask", "packed pairs", "target major"
 CAUSAL, ENTRIES, SWITCH = "ours, dense", "ours, sparse", "ours, by density"
 LIMITS: dict[str, float | None] = {CAUSAL: 0.0, ENTRIES: 1.0, SWITCH: None}
 WAYS = (MASKED, PAIRS, TARGETS, *LIMITS)
+GROWING = {"tokens": "tokens of a step", "pairs of layers": "L(L+1)/2", "k": "k, decoding", "F": "F, decoding"}
 Step = Callable[[], Tensor]
 
 
@@ -229,9 +233,19 @@ def growth(options: argparse.Namespace) -> list[dict[str, Any]]:
         timings = interleaved(steps, options.repeats, 1, options.device, options.budget)
         x, y = np.log([float(v) for v in steps]), np.log([timings[v].median for v in steps])
         shown = " ".join(f"{1e3 * timings[v].median:.3g}" for v in steps)
-        rows.append({"axis": axis, "from": float(np.exp(x[0])), "to": float(np.exp(x[-1])), "ms": shown})
+        rows.append({"axis": axis, "values": " ".join(f"{float(v):g}" for v in steps), "ms": shown})
         rows[-1]["exponent"] = float(np.polyfit(x, y, 1)[0])
     return rows
+
+
+def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each axis."""
+    times = [
+        {"axis": row["axis"], "value": float(value), "ms": float(ms)}
+        for row in rows
+        for value, ms in zip(row["values"].split(), row["ms"].split(), strict=True)
+    ]
+    draw(times, rows, path, GROWING)
 
 
 def _decoding(lens: CrosslayerTranscoder, read: Tensor) -> Step:
@@ -273,6 +287,7 @@ def new_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget", type=float, default=300, help="seconds per table; no round is begun after them")
+    parser.add_argument("--png", type=Path, help="draw the table of growth into this file")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     return parser
 
@@ -304,7 +319,10 @@ def main() -> None:
             {key: value for key, value in row.items() if key != "table"} for row in results if row["table"] == name
         ]
         show(f"{name}: {shape}", list(rows[0]), [list(row.values()) for row in rows])
-    report(options.json, options.device, {k: v for k, v in vars(options).items() if k != "json"}, results)
+    if options.png:
+        draw_growth([row for row in results if row["table"] == "growth"], options.png)
+    settings = {k: v for k, v in vars(options).items() if k not in ("json", "png")}
+    report(options.json, options.device, settings, results)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ class LensTrainingArguments(Formerly, TrainingArguments):
     )
     greater_is_better: bool | None = option(True, "Direction of that metric: whether more is better.")
 
+    @property
+    def own_engine(self) -> str | None:
+        """The name of the way in which a family spreads its weights over processes by itself, where it is to."""
+        return None
+
     def __post_init__(self) -> None:
         if self.kl_horizon < 0:
             raise BadInput("kl_horizon", self.kl_horizon, "Give 0 for P alone, or a number of further positions.")

@@ -101,7 +101,7 @@ class LensTrainer(MeasuringTrainer):
         require_together(args, model_init, optimizers, Engine.of(args))
         placed = self.place(args)
         self.cost_before = Cost()  # up to the checkpoint that a training goes on from
-        self.meter = Meter(args.device, args.world_size)
+        self.meter = Meter(args.device, args.world_size, self.engine.readers)
         self.begin()
         # For the card. Sizes are those of whole tensors, before they are spread over processes.
         self.sizes = {name: sum(p.numel() for p in part.values()) for name, part in lens.parts().items()}
@@ -226,7 +226,7 @@ class LensTrainer(MeasuringTrainer):
             means = mean_over_processes(means.to(self.args.device, torch.float32))
             logs |= dict(zip(names, means.tolist(), strict=True))
             elapsed = max(time.monotonic() - self._since, 1e-9)
-            rows, tokens = (float(seen) * self.args.world_size / elapsed for seen in self._seen)
+            rows, tokens = (float(seen) * self.engine.readers / elapsed for seen in self._seen)
             logs |= {"samples_per_second": rows, "tokens_per_second": tokens}
             logs |= {"skipped_steps": float(self.skipped_steps), **accelerator_load()}
             self._notes, self._seen, self._since = {}, [0, 0], time.monotonic()

@@ -41,7 +41,7 @@ def train_on_rows(request: Request, argv: Sequence[str], exits: ExitStack, repor
         family.require_model(config, tokenizer)
         data.provenance.at(*map(str, resolve_sites(sites, config.get_text_config().num_hidden_layers)))
     folder = begin_run(folder, request, argv, resumed, exits)
-    frozen = load_subject_of(request, data, engine.spreads_weights)
+    frozen = load_subject_of(request, data, engine.spreads_model)
     _train_and_judge(request, frozen, data, sites, folder, resumed, report)
 
 

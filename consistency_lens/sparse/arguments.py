@@ -8,6 +8,7 @@ from typing import ClassVar
 from transformers.trainer_utils import IntervalStrategy
 
 from ..base.arguments import LensTrainingArguments
+from ..base.engines.engine import FEATURES
 from ..errors import BadInput
 from ..options import option
 from ..schedules import Schedule
@@ -27,7 +28,7 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
 
     usual: ClassVar[tuple[str, ...]] = (
         *("sparsity_weight", "sparsity_ramp", "target_l0", "auxiliary_weight", "kl_weight", "kl_documents"),
-        *("dead_after", "revive_steps"),
+        *("kl_share", "dead_after", "revive_steps"),
     )
     shown_terms: ClassVar[tuple[str, ...]] = ("mse", "sparsity", "kl")
     shown_numbers: ClassVar[tuple[str, ...]] = ("kl_recovered", "top1", "ev", "l0", "dead")
@@ -64,10 +65,16 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
         "token: a number or a schedule.",
     )
     kl_documents: int = option(4, "Training documents per device and step on which that KL is computed.")
+    kl_share: float = option(1.0, "Share of max_steps, the last ones, in which that KL is computed.")
     dead_after: int = option(1_000_000, "Tokens without being active after which a feature is dead.")
     revive_steps: int = option(
         500,
         "Steps between two revivals of dead features, in the first four fifths of the training; 0: none are revived.",
+    )
+    shard_features: bool = option(
+        False,
+        "Each process holds its share of the features of every layer and reads all tokens, in the place of all "
+        "features and its share of the tokens: for a transcoder that is too large for one device.",
     )
     blocks_per_window: int = option(8, "Blocks whose tokens are shuffled together and held in memory.")
 
@@ -79,8 +86,9 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
 
     def __post_init__(self) -> None:
         self.schedules()
-        if not 0 <= self.sparsity_ramp <= 1:
-            raise BadInput("sparsity_ramp", self.sparsity_ramp, "Use a share of the training, from 0 to 1.")
+        for name in ("sparsity_ramp", "kl_share"):
+            if not 0 <= vars(self)[name] <= 1:
+                raise BadInput(name, vars(self)[name], "Use a share of the training, from 0 to 1.")
         for name in ("sparsity_steepness", "target_l0"):
             given = vars(self)[name]
             if given is not None and not given > 0:
@@ -101,6 +109,10 @@ class CrosslayerTranscoderArguments(LensTrainingArguments):
     def schedules(self) -> dict[str, Schedule]:
         """Term -> schedule of its weight."""
         return {term: Schedule.parse(vars(self)[f"{term}_weight"], field=f"{term}_weight") for term in TERMS}
+
+    @property
+    def own_engine(self) -> str | None:
+        return FEATURES if self.shard_features else super().own_engine
 
     @property
     def evaluates(self) -> bool:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import WholePass
 from ..base.configuration import LensConfig
+from ..base.engines.shards import spread
 from ..base.explaining import ROWS, Positions, model_of
 from ..base.explanations import Explanations
 from ..base.modeling import Batch, LensModel, LensOutput, require_unasked
@@ -29,6 +30,7 @@ from .coding.documents import DocumentCode, lengths_of, read_documents
 from .coding.encoding import Active, pre_activations
 from .coding.folding import fold
 from .coding.nonlinear import batchtopk_mask
+from .coding.sharing import Shards
 from .coding.standardising import Moments, Standardiser
 from .configuration import CrosslayerTranscoderConfig
 from .features.contexts import FeatureContexts, print_of
@@ -148,7 +150,7 @@ class CrosslayerTranscoder(LensModel):
         x = self.standardiser(read.float())
         known: list[tuple[Tensor, Tensor] | tuple[()]] = [()] * len(self.layers_in_order)
         if self.config.across_layers:
-            weights = [(source.W_enc, source.b_enc) for source in self.layers_in_order]
+            weights = [source.encoder for source in self.layers_in_order]
             pre = torch.stack([pre_activations(x[:, i], *own) for i, own in enumerate(weights)])
             known = list(zip(pre, batchtopk_mask(pre, self.config.k or 0), strict=True))
         return [source(x[:, i], *known[i], limit=limit) for i, source in enumerate(self.layers_in_order)]
@@ -159,7 +161,7 @@ class CrosslayerTranscoder(LensModel):
 
     def _decode(self, active: Sequence[Active], read: Tensor, limit: float | None) -> tuple[Tensor, list[Tensor]]:
         written, lengths = self.targets.decode(active, self.layers_in_order, limit)
-        written = written + self.targets.b_dec
+        written = written + self.targets.bias
         if self.config.skip:
             written = written + self.targets.skipped(self.standardiser(read.float()))
         return written, lengths
@@ -179,6 +181,18 @@ class CrosslayerTranscoder(LensModel):
     def reconstruct(self, read: Tensor) -> Tensor:
         """What the lens writes in the place of each site, as the model has it: `[N, L, d]`."""
         return self.targets.standardiser.undo(self.decode(self.encode(read), read))
+
+    def spread(self, shards: Shards) -> None:
+        """Keep this process's share of the features of every layer, as the whole training is to have it."""
+        self.shards.require(self.config.features, self.config.across_layers)
+        spread(self, ("b_dec", "W_skip"), self.device, shards.count)
+        for source in self.layers_in_order:
+            source.shards = shards
+        self.targets.shards = shards
+
+    @property
+    def shards(self) -> Shards:
+        return self.targets.shards
 
     @property
     def layers_in_order(self) -> list[SourceLayer]:
@@ -219,7 +233,7 @@ class CrosslayerTranscoder(LensModel):
         """The active features of each row, or, where a batch brings tokens and no activations, of each of its
         documents, which the model reads; the seed changes nothing."""
         if "activations" in batch:
-            return self.code_of(self.encode(self.read_of(batch)))
+            return self.code_of(self.shards.whole(self.encode(self.read_of(batch))))
         frozen = model_of(self)
         found = read_documents(frozen, batch, self.config.read_sites)
         return DocumentCode(self.compress({"activations": found}), lengths_of(frozen, batch))

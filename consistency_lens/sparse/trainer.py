@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..base.comparing import Applied, WholePass
-from ..base.engines.engine import in_one_call
+from ..base.engines.engine import FEATURES, in_one_call
 from ..base.robust.memory import FirstWeights
 from ..base.trainer import LensTrainer
 from ..base.training_data import TrainingData
@@ -24,6 +25,7 @@ from ..frozen import Edit
 from ..schedules import Schedule
 from .arguments import CrosslayerTranscoderArguments
 from .coding.calibrating import count_ratios, scale_thresholds
+from .coding.sharing import Shards
 from .modeling import CrosslayerTranscoder, TranscoderOutput
 from .report.ablating import mean_ablated
 from .report.fidelity import clean_values, errors_of, explained_variance, spread_of, sums_and_squares
@@ -82,8 +84,29 @@ class CrosslayerTranscoderTrainer(LensTrainer):
     def weigh(self, args: CrosslayerTranscoderArguments) -> Mapping[str, Schedule]:
         return args.schedules()
 
+    def place(self, args: Any) -> nn.Module:
+        """With `shard_features`, each process keeps its features."""
+        placed = super().place(args)
+        if self.engine.name == FEATURES:
+            self.lens.spread(Shards(args.process_index, args.world_size))
+        return placed
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Where features are spread, every process reads every token."""
+        if self.engine.name != FEATURES:
+            return super().get_train_dataloader()
+        reading: dict[str, Any] = {
+            "num_workers": self.args.dataloader_num_workers,
+            "drop_last": self.args.dataloader_drop_last,
+        }
+        tokens: Any = self.train_dataset
+        return DataLoader(tokens, self.args.train_batch_size, collate_fn=self.data_collator, **reading)
+
     def require_engine(self) -> None:
         super().require_engine()
+        if self.args.shard_features and self.engine.name not in (FEATURES, "alone"):
+            why = f"{self.engine.name} spreads weights or moments, too"
+            raise BadInput("shard_features", True, "Use ds_configs/ddp.yaml.", why)
         if self.args.revive_steps and (self.engine.is_deepspeed or self.engine.spreads_weights):
             fix = "Use 0, or ds_configs/ddp.yaml."
             why = f"{self.engine.name} spreads the weights or moments that a revival changes"
@@ -139,9 +162,10 @@ class CrosslayerTranscoderTrainer(LensTrainer):
         return (loss, output) if return_outputs else loss
 
     def weight_of(self, term: str) -> float:
-        """λ rises over the ramp, or is what holds the target L0."""
+        """λ rises over the ramp, or is what holds the target L0; the KL weighs something in the last steps alone."""
         if term != "sparsity":
-            return super().weight_of(term)
+            waits = term == "kl" and self.state.global_step < (1 - self.args.kl_share) * self.state.max_steps
+            return 0.0 if waits else super().weight_of(term)
         if self.progress.held is not None:
             return self.progress.held.weight
         ramp = self.args.sparsity_ramp * self.state.max_steps
@@ -155,14 +179,15 @@ class CrosslayerTranscoderTrainer(LensTrainer):
 
     def terms_of_passes(self) -> dict[str, Tensor]:
         """`KL(M || M_replaced)` on whole training documents; where it weighs nothing, the model is not asked."""
-        if self.schedules["kl"].is_off:
+        if not self.weight_of("kl"):
             return {}
         if self.texts is None:
             self.texts = Texts(self.source.texts)
         turn = self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
-        count, first = self.args.kl_documents, self.args.kl_documents * self.args.process_index
+        count, readers = self.args.kl_documents, self.engine.readers
+        first = count * (self.args.process_index % readers)
         rng = np.random.default_rng([self.args.seed, turn])
-        chosen = rng.integers(0, len(self.texts), count * self.args.world_size)[first : first + count]
+        chosen = rng.integers(0, len(self.texts), count * readers)[first : first + count]
         batch = collator_of(self.frozen).padded([self.texts[int(i)] for i in chosen])
         batch = {name: tensor.to(self.frozen.device) for name, tensor in batch.items()}
         passes = WholePass.of(self.frozen, batch, mask=~kept_columns(batch, batch["input_ids"]))
@@ -174,14 +199,14 @@ class CrosslayerTranscoderTrainer(LensTrainer):
 
     @torch.no_grad()
     def count(self, output: TranscoderOutput, read: Tensor, written: Tensor) -> None:
-        self.fired += output.code.counts()
+        self.fired[:, self.lens.shards.own(self.lens.config.features)] += output.code.counts()
         self.tokens_read += len(read)
         self.last = (read, written)
 
     def after_step(self) -> None:
         """Firing counts of all processes, the next λ, and at times a revival."""
         counts = self.accelerator.reduce(self.fired, "sum")
-        tokens = self.tokens_read * self.args.world_size
+        tokens = self.tokens_read * self.engine.readers
         layers = counts.sum(1).double() / tokens
         for layer, l0 in zip(self.lens.config.window, layers, strict=True):
             self.note(f"l0/layer_{layer}", l0)

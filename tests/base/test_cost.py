@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def test_a_meter_goes_on_where_a_checkpoint_had_left_it() -> None:
-    meter = Meter(CPU, processes=2)
+    meter = Meter(CPU, processes=2, readers=2)
     meter.begin(Cost(seconds=100.0, judging=10.0, rows=40, tokens=400, peak_memory=10**15, sessions=1))
     meter.see(2, torch.tensor(5))
     meter.see(1, torch.tensor(2))

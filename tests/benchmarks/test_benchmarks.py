@@ -75,7 +75,8 @@ def test_growth_is_a_fitted_exponent(load: Load, tmp_path: Path) -> None:
         "sub-linear", "linear", "linear", "worse than linear",
     ]  # fmt: skip
     fits = [{"axis": axis, "exponent": 0.5, "upper half": 0.6} for axis in growth.AXES]
-    growth.draw([row | {"axis": axis} for axis in growth.AXES for row in rows], fits, tmp_path / "growth.png")
+    times = [row | {"axis": axis} for axis in growth.AXES for row in rows]
+    growth.draw(times, fits, tmp_path / "growth.png", growth.AXES)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -25,6 +25,7 @@ def transcoder(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_it_runs_to_its_tables(transcoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "found.json"
     words = [*SMALL, "--ks", "1", "16", "--threads", "1", "--tables", "speed", "switch", "growth", "--json", str(path)]
+    words += ["--png", str(tmp_path / "growth.png")]
     monkeypatch.setattr(sys, "argv", ["transcoder.py", *words])
     transcoder.main()
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -37,6 +38,7 @@ def test_it_runs_to_its_tables(transcoder: Any, tmp_path: Path, monkeypatch: pyt
         assert row["over bare products"] == pytest.approx(row["ms"] / speed["bare products"]["ms"])
     assert [row["chosen"] for row in tables["switch"]] == ["sparse", "dense"]
     assert [row["axis"] for row in tables["growth"]] == ["tokens", "pairs of layers", "k", "F"]
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_all_ways_have_the_gradients_of_the_dense_mask(transcoder: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from extracting import random_texts, run, saved_model, write_jsonl
+from tiny import tiny_model, tiny_tokenizer
 from whole_runs import losses
 
 from consistency_lens import AutoLens, FrozenLM, Report
@@ -148,6 +149,28 @@ def test_it_goes_on_from_a_checkpoint_and_streams(made: Path, place: Path) -> No
     assert [loss for _, loss in losses(place / "streamed")] == pytest.approx(
         [loss for _, loss in losses(made)], rel=1e-4
     )
+
+
+def test_the_recipe_for_gpt2_runs_on_a_small_model_of_its_class(place: Path) -> None:
+    """All that it says but sizes: data in int8, a JumpReLU with its ramp, evaluations, the report."""
+    model = place / "tiny-gpt2"
+    tiny_model("gpt2").save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    texts = write_jsonl(place / "prose.jsonl", random_texts(60, shortest=8, longest=20))
+    words = ["--config", "transcoder_gpt2", "--model_name_or_path", str(model), "--train_file", str(texts)]
+    words += ["--max_documents", "60", "--max_length", "64", "--tokens_per_block", "128"]
+    words += ["--features", "48", "--max_steps", "4", "--per_device_train_batch_size", "64", "--eval_steps", "2"]
+    words += ["--save_steps", "2", "--logging_steps", "1", "--report_rows", "6", "--use_cpu"]
+    code, said = run([*words, "--output_dir", str(place / "gpt2")], place / "log-gpt2", os.chdir, place)
+    assert code == 0, said
+    lens = AutoLens.from_pretrained(place / "gpt2", str(model)).config
+    assert (lens.nonlinearity, lens.threshold, lens.bandwidth, lens.crosslayer) == ("jumprelu", 0.03, 1.0, True)
+    (folder,) = (place / "outputs").glob("tiny-gpt2*-activations")
+    assert Blocks.load(folder).metadata["dtype"] == "int8"
+    history = json.loads((checkpoints(place / "gpt2")[-1] / "trainer_state.json").read_text())["log_history"]
+    assert [entry["weight/sparsity"] for entry in history if "loss" in entry] == pytest.approx([0, 5e-5, 1e-4, 1.5e-4])
+    assert {entry["learning_rate"] for entry in history if "loss" in entry} == {1e-3}
+    assert 0 < Report.load(place / "gpt2/report").number("l0").value <= 48
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tiny import shared_lm, tiny_lm
 from torch.nn import functional
 from transcoder_runs import TEXTS, arguments, blocks, logged, trainer, transcoder
 
+from consistency_lens.base.engines.engine import Engine
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import ProvenanceMismatch
 from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
@@ -69,6 +70,12 @@ def test_the_kl_term_is_that_of_one_pass_with_all_sites_replaced(tmp_path: Path)
     assert first.shape == (2,) and torch.equal(first, again), "documents are a function of seed and step"
     first.mean().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for n, p in made.lens.named_parameters() if "W_" in n)
+
+
+def test_the_kl_is_computed_in_the_last_steps_alone(tmp_path: Path) -> None:
+    made = trainer(tmp_path, kl_weight="1", kl_documents=1, kl_share=0.5, max_steps=4)
+    made.train()
+    assert len(logged(made, "train_mse")) == 4 and len(logged(made, "loss/kl")) == len(logged(made, "weight/kl")) == 2
 
 
 def test_it_learns_and_says_so(tmp_path: Path) -> None:
@@ -168,6 +175,7 @@ def test_a_checkpoint_without_its_counts_is_refused(tmp_path: Path) -> None:
     ("changes", "field"),
     [
         ({"sparsity_ramp": 1.5}, "sparsity_ramp"),
+        ({"kl_share": -0.1}, "kl_share"),
         ({"target_l0": 0.0}, "target_l0"),
         ({"sparsity_weight": "much"}, "sparsity_weight"),
         ({"dead_after": 0}, "dead_after"),
@@ -191,6 +199,19 @@ def test_bad_data_is_refused_by_name(tmp_path: Path) -> None:
         trainer(tmp_path, transcoder(nonlinearity="batchtopk", across_layers=True), eval_strategy="steps")
     with pytest.raises(ProvenanceMismatch):
         CrosslayerTranscoderTrainer(transcoder(), arguments(tmp_path), blocks(), frozen=tiny_lm("qwen2"))
+
+
+def test_engines_that_spread_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP2 and ZeRO-3 spread what a revival changes and what `shard_features` deals out; FSDP2 needs a GPU."""
+    made = trainer(tmp_path)
+    for name, shares, field in (("zero3", False, "revive_steps"), ("zero2", True, "shard_features")):
+        made.engine, made.args.shard_features = Engine(name, 2), shares
+        with pytest.raises(BadInput, match=rf"{field}=.*{name} spreads"):
+            made.require_engine()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(BadInput, match="FSDP2 needs a GPU"):
+        trainer(tmp_path, revive_steps=0)
 
 
 def test_held_out_blocks_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -27,12 +27,15 @@ from ...schema import read_json
 from ..modeling import LensModel
 from ..saving.checkpoint import ENGINE, ENGINE_KIND, OTHER
 
+FEATURES = "features"
+
 
 @dataclass(frozen=True)
 class Engine:
     """
     Args:
-        name: `alone`, `ddp`, `zero1`, `zero2`, `zero3` or `fsdp2`.
+        name: `alone`, `ddp`, `zero1`, `zero2`, `zero3`, `fsdp2`, or `features`: the lens deals out its own weights,
+            and every process reads all rows.
         processes: over which the work is spread.
         copies: of the weights that FSDP2 spreads, each over as many processes as the others (ds_configs/hsdp.yaml).
     """
@@ -42,7 +45,7 @@ class Engine:
     copies: int = 1
 
     @classmethod
-    def of(cls, args: TrainingArguments) -> Engine:
+    def of(cls, args: Any) -> Engine:
         """What the arguments and the launcher ask for; raise where it would quietly be something else."""
         processes = args.world_size
         launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -64,7 +67,7 @@ class Engine:
         if copies is not None:
             fix = "Use ds_configs/hsdp.yaml, or leave it out."
             raise BadInput("parallelism_config", copies, fix, why="it is for weights that FSDP2 spreads")
-        return cls("ddp" if processes > 1 else "alone", processes)
+        return cls((args.own_engine or "ddp") if processes > 1 else "alone", processes)
 
     @property
     def is_deepspeed(self) -> bool:
@@ -72,8 +75,23 @@ class Engine:
 
     @property
     def spreads_weights(self) -> bool:
-        """Whether each process holds a part of the weights only."""
+        """Whether each process holds a part of the lens's weights only."""
+        return self.spreads_model or self.name == FEATURES
+
+    @property
+    def spreads_model(self) -> bool:
+        """Whether it holds a part of the frozen model's only, too."""
         return self.name in ("zero3", "fsdp2")
+
+    @property
+    def keeps_shards(self) -> bool:
+        """Whether those parts are `DTensor`s."""
+        return self.name in ("fsdp2", FEATURES)
+
+    @property
+    def readers(self) -> int:
+        """How many processes read rows of their own."""
+        return 1 if self.name == FEATURES else self.processes
 
     def require(self, lens: LensModel, frozen: FrozenLM, args: Any) -> None:
         """Raise where the engine would compute something else than a single process does."""
@@ -84,7 +102,7 @@ class Engine:
             raise BadInput("auto_find_batch_size", True, fix, why)
         if not self.spreads_weights:
             return
-        if frozen.quantization != "none":
+        if frozen.quantization != "none" and self.spreads_model:
             fix = "Use ds_configs/zero2.json or ddp.yaml: a quantised model is small enough to be whole."
             raise BadInput("quantization", frozen.quantization, fix, why=f"{self.name} cannot spread packed weights")
         if args.ema_decay:

@@ -22,7 +22,7 @@ from ..modeling import LensModel
 from ..saving.checkpoint import require_complete
 from ..training_data import TrainingData
 from ..watching.callbacks import swapped
-from .engine import Engine, Together, reshard, spread_zero3, unshard
+from .engine import FEATURES, Engine, Together, reshard, spread_zero3, unshard
 from .shards import exchange, held_state, is_spread, restore_state, shard_of
 
 
@@ -41,7 +41,7 @@ class EngineTrainer(Trainer):
     def place(self, args: Any) -> nn.Module:
         """What is to be trained, as the engine wants it."""
         self.engine = Engine.of(args)
-        if self.engine.spreads_weights and len(self.models) > 1:
+        if self.engine.spreads_model and len(self.models) > 1:
             fix = "Use ds_configs/zero2.json or ddp.yaml: the frozen models then lie whole on each process."
             raise BadInput("engine", self.engine.name, fix, why="it would spread the weights of several frozen models")
         for frozen in self.models.values():
@@ -51,7 +51,15 @@ class EngineTrainer(Trainer):
             every = [lm for each in self.models.values() for lm in Together(self.lens, each).language_models]
             for model in dict.fromkeys(every):
                 compile_blocks(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        return Together(self.lens, self.frozen) if self.engine.spreads_weights else self.lens
+        if not self.engine.spreads_weights:
+            return self.lens
+        return Together(self.lens, self.frozen if self.engine.spreads_model else None)
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        """What the lens itself has dealt out is given to no other engine: accelerate leaves alone what is wrapped."""
+        if self.engine.name != FEATURES:
+            return super()._wrap_model(model, *args, **kwargs)
+        return Together(self.lens) if model is self.model else model
 
     def require_engine(self) -> None:
         """Raise where it is another engine than was named: on a CPU, FSDP quietly becomes plain data parallelism."""
@@ -166,7 +174,7 @@ class EngineTrainer(Trainer):
         if self.engine.is_deepspeed:
             wrapped: Any = self.model_wrapped
             wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
-        elif self.engine.name == "fsdp2":
+        elif self.engine.keeps_shards:
             # Each its own: what accelerate would write it cannot read where a parameter had no gradient yet.
             torch.save(held_state(self._adam), Path(output_dir) / self._own_state)
         else:
@@ -176,7 +184,7 @@ class EngineTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.engine.name != "fsdp2":
+        if checkpoint is None or not self.engine.keeps_shards:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         folder = Path(checkpoint)

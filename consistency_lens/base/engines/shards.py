@@ -6,7 +6,7 @@ A parameter is whole (plain torch, DDP, ZeRO 1 and 2), a `DTensor` (FSDP2) or pa
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,31 @@ def shard_of(parameter: Tensor) -> Tensor:
         partitioned: Any = parameter
         return partitioned.ds_tensor.data
     return parameter.data
+
+
+def local(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter that may be a `DTensor`, with its gradient."""
+    if not _is_dtensor(parameter):
+        return parameter
+    held: Any = parameter
+    part: Tensor = held.to_local()
+    return part
+
+
+@torch.no_grad()
+def spread(module: nn.Module, whole: Sequence[str], device: torch.device, processes: int) -> None:
+    """Deal out what a module trains over all processes, which have the same weights: each keeps a share of the rows of
+    every parameter, and a whole copy of those with the given names."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh(device.type, (processes,))
+    for owner in module.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            if parameter.requires_grad:
+                layout: Any = Replicate() if name in whole else Shard(0)
+                held = distribute_tensor(parameter.data, mesh, [layout], src_data_rank=None)
+                owner.register_parameter(name, nn.Parameter(held))
 
 
 @torch.no_grad()

@@ -73,11 +73,12 @@ class Meter:
 
     Args:
         device: that it runs on.
-        processes: how many there are; each sees as much as this one, and skips the same steps.
+        processes: how many there are; they skip the same steps.
+        readers: how many of them see other rows, as many as this one.
     """
 
-    def __init__(self, device: torch.device, processes: int = 1) -> None:
-        self.device, self.processes = device, processes
+    def __init__(self, device: torch.device, processes: int = 1, readers: int = 1) -> None:
+        self.device, self.processes, self.readers = device, processes, readers
         self.earlier, self.began = Cost(), time.monotonic()
         self.judging, self.rows, self.skipped, self.tokens = 0.0, 0, 0, torch.zeros((), dtype=torch.long)
 
@@ -100,8 +101,8 @@ class Meter:
         return Cost(
             seconds=round(before.seconds + time.monotonic() - self.began, 1),
             judging=round(before.judging + self.judging, 1),
-            rows=before.rows + self.rows * self.processes,
-            tokens=before.tokens + int(self.tokens) * self.processes,
+            rows=before.rows + self.rows * self.readers,
+            tokens=before.tokens + int(self.tokens) * self.readers,
             peak_memory=max(before.peak_memory, peak_memory(self.device)),
             kind=self.device.type,
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper(),

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .sharing import ALONE, Shards
+
 NONLINEARITIES = ("relu", "jumprelu", "topk", "batchtopk")
 
 
@@ -53,17 +55,17 @@ def in_reach(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
     return pre > threshold - bandwidth / 2
 
 
-def topk_mask(pre: Tensor, k: int) -> Tensor:
-    """The k largest of each row of `[N, F]`, where they are above 0."""
-    values, where = pre.topk(k, dim=-1)
+def topk_mask(pre: Tensor, k: int, shards: Shards = ALONE) -> Tensor:
+    """The k largest of each row of `[N, F]`, where they are above 0; F are those of all processes, where they are
+    spread."""
+    values, where = pre.topk(min(k, pre.shape[-1]), dim=-1, sorted=False)
+    if shards.count > 1:
+        return (pre >= shards.kth(values, k)) & (pre > 0)
     return torch.zeros_like(pre, dtype=torch.bool).scatter_(-1, where, values > 0)
 
 
-def batchtopk_mask(pre: Tensor, k: int) -> Tensor:
+def batchtopk_mask(pre: Tensor, k: int, shards: Shards = ALONE) -> Tensor:
     """The largest of all entries of `[N, F]`, or of layers that compete `[L, N, F]`, where they are above 0: k for
     each of the rows in the mean, however they are spread over the rows."""
     rows = pre.numel() // pre.shape[-1]
-    values, where = pre.flatten().topk(k * rows, sorted=False)
-    mask = torch.zeros(pre.numel(), dtype=torch.bool, device=pre.device)
-    mask[where] = values > 0
-    return mask.view_as(pre)
+    return topk_mask(pre.reshape(1, -1), k * rows, shards).view_as(pre)

@@ -19,6 +19,8 @@ from torch.nn import functional
 from ..coding.decoding import causal_decode
 from ..coding.encoding import Active
 from ..coding.entries import Entries
+from ..coding.nonlinear import topk_mask
+from ..coding.sharing import ALONE, Shards
 
 if TYPE_CHECKING:
     from ..modeling import CrosslayerTranscoder, TranscoderOutput
@@ -72,7 +74,9 @@ def preactivation_loss(pre: Sequence[Tensor], thresholds: Sequence[Tensor | floa
     return torch.stack(parts).sum()
 
 
-def auxiliary_loss(pre: Sequence[Tensor], decoders: Sequence[Tensor], error: Tensor, k: int) -> Tensor:
+def auxiliary_loss(
+    pre: Sequence[Tensor], decoders: Sequence[Tensor], error: Tensor, k: int, shards: Shards = ALONE
+) -> Tensor:
     """‖e - ê‖² / ‖e‖², where ê is what the k dead features of each layer that are nearest to being active make of the
     error e of all others (https://arxiv.org/abs/2406.04093, appendix A.2).
 
@@ -81,14 +85,11 @@ def auxiliary_loss(pre: Sequence[Tensor], decoders: Sequence[Tensor], error: Ten
         decoders: their rows, `[D, n·d]` per layer.
         error: `[N, L, d]`; no gradient flows into it.
         k: how many per token and layer.
+        shards: how features are spread over processes.
     """
-    active: list[Active] = []
-    for own in pre:
-        count = min(k, own.shape[1])
-        values, where = own.topk(count, dim=1)
-        active.append(torch.zeros_like(own).scatter(1, where, values.relu()))
+    active = [torch.where(topk_mask(own.detach(), k, shards), own, 0.0) for own in pre]
     error = error.detach()
-    explained, _ = causal_decode(active, decoders, error.shape[2], limit=0.0)
+    explained = shards.sum(causal_decode(active, decoders, error.shape[2], limit=0.0)[0])
     return (error - explained).square().sum() / error.square().sum().clamp_min(1e-12)
 
 
@@ -115,22 +116,23 @@ def terms(
     assert output.reconstruction is not None
     target = lens.targets.standardiser(written.float())
     norms = output.lengths
-    found = {"mse": mse(output.reconstruction, target), "sparsity": tanh_sparsity(output.active, norms, steepness)}
+    sparsity = lens.shards.sum(tanh_sparsity(output.active, norms, steepness))
+    found = {"mse": mse(output.reconstruction, target), "sparsity": sparsity}
     if dead is None:
         return found
     x = lens.standardiser(read.float())
     pre, thresholds, lengths, decoders = [], [], [], []
     for i, source in enumerate(lens.layers_in_order):
-        rows = dead[i].to(x.device).nonzero(as_tuple=True)[0]
-        pre.append(functional.linear(x[:, i], source.W_enc[rows], source.b_enc[rows]))
-        threshold = source.threshold
+        rows = dead[i, source.own].to(x.device).nonzero(as_tuple=True)[0]
+        (weight, bias), threshold = source.encoder, source.threshold
+        pre.append(functional.linear(x[:, i], weight[rows], bias[rows]))
         thresholds.append(0.0 if threshold is None else threshold[rows])
         lengths.append(norms[i][rows])
         decoders.append(lens.targets.rows(i, source, rows))
     k = auxiliary_k or max(1, lens.config.hidden_size // 2)
-    found["preactivation"] = preactivation_loss(pre, thresholds, lengths)
+    found["preactivation"] = lens.shards.sum(preactivation_loss(pre, thresholds, lengths))
     if bool(dead.any()):
-        found["auxiliary"] = auxiliary_loss(pre, decoders, target - output.reconstruction, k)
+        found["auxiliary"] = auxiliary_loss(pre, decoders, target - output.reconstruction, k, lens.shards)
     else:
         found["auxiliary"] = found["preactivation"].new_zeros(())
     return found

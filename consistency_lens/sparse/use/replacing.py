@@ -70,10 +70,10 @@ class _Totals:
         config = self.lens.config
         if config.nonlinearity != "batchtopk":
             return ()
-        pre = pre_activations(x, source.W_enc, source.b_enc)
+        pre = pre_activations(x, *source.encoder)
         rows = ~self.keeps(read).flatten().to(x.device)
         active = torch.zeros_like(pre, dtype=torch.bool)
-        active[rows] = batchtopk_mask(pre[rows], config.k or 0)
+        active[rows] = batchtopk_mask(pre[rows], config.k or 0, source.shards)
         return pre, active
 
 
@@ -97,13 +97,13 @@ def replaced_by(
     keeps = _keeping(batch, first, "replaced")
     totals = _Totals(lens, change, keeps)
     scale = lens.targets.standardiser
+    bias, skip = lens.targets.bias, lens.targets.skip
 
     def value(target: int, read: Mapping[str, Tensor], sources: Mapping[int, Tensor]) -> Tensor:
         own = read[lens.config.written_sites[target]]
-        written = totals.at(target, sources) + lens.targets.b_dec[target]
-        if lens.targets.W_skip is not None:
-            own_input = sources[target]
-            written = written + standardised(lens, target, own_input) @ lens.targets.W_skip[target].T
+        written = totals.at(target, sources) + bias[target]
+        if skip is not None:
+            written = written + standardised(lens, target, sources[target]) @ skip[target].T
         written = written * scale.scale[target] + scale.mean[target]
         return torch.where(keeps(own).unsqueeze(-1), own, written.view(own.shape).to(own))
 
