@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from consistency_lens.columns import PREDICTIONS, heading, shown, stored
+from consistency_lens import columns
 
 COLUMNS = ("position", "token", "kl", "explanation", "cosine", "before", "after")
 KINDS = ["number", "str", "number", "str", "number", "str", "str"]
@@ -20,7 +20,7 @@ def shown_columns(rows: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def headers(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [heading(COLUMNS[i]) for i in shown_columns(rows)]
+    return [columns.heading(COLUMNS[i]) for i in shown_columns(rows)]
 
 
 def cells(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
@@ -30,7 +30,9 @@ def cells(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
 
 def _cell(name: str, row: dict[str, Any]) -> Any:
     value = row[name]
-    return shown(value) if name in PREDICTIONS else round(value, 4) if isinstance(value, float) else value
+    return (
+        columns.shown(value) if name in columns.PREDICTIONS else round(value, 4) if isinstance(value, float) else value
+    )
 
 
 def as_parquet(rows: Sequence[dict[str, Any]], facts: dict[str, str]) -> bytes:
@@ -39,7 +41,7 @@ def as_parquet(rows: Sequence[dict[str, Any]], facts: dict[str, str]) -> bytes:
     import pyarrow.parquet as parquet
 
     names = [COLUMNS[i] for i in shown_columns(rows)]
-    table = pa.Table.from_pylist([stored(row) for row in rows]).select(names).replace_schema_metadata(facts)
+    table = pa.Table.from_pylist([columns.stored(row) for row in rows]).select(names).replace_schema_metadata(facts)
     file = io.BytesIO()
     parquet.write_table(table, file)
     return file.getvalue()

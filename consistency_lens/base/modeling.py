@@ -66,9 +66,10 @@ class LensModel(SavedModel):
     models: FrozenModels | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """`AutoConfig` and `AutoModel` of transformers know a family once its class is there."""
+        """`AutoConfig` and `AutoModel` of transformers know a family once its class is there: the first one with that
+        configuration, and no lens of another project that is read into it."""
         super().__init_subclass__(**kwargs)
-        if "config_class" in vars(cls):
+        if cls.config_class is not super(cls, cls).config_class:
             AutoConfig.register(cls.config_class.model_type, cls.config_class, exist_ok=True)
             AutoModel.register(cls.config_class, cls, exist_ok=True)
 

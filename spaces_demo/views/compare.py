@@ -16,11 +16,10 @@ from links import Choice
 from looks import Row
 from marking import safe
 
-from consistency_lens import BadInput
-from consistency_lens.columns import heading
+from consistency_lens import BadInput, columns
 
-SIDES = [heading(name) + which for name in ("kl", "explanation") for which in (", first", ", second")]
-HEADERS = [heading("position"), heading("token"), *SIDES]
+SIDES = [columns.heading(name) + which for name in ("kl", "explanation") for which in (", first", ", second")]
+HEADERS = [columns.heading("position"), columns.heading("token"), *SIDES]
 KINDS = ["number", "str", "number", "number", "str", "str"]
 WIDTHS = ["60px", "120px", "100px", "100px", "365px", "365px"]
 

@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPTQConfig
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM, frozen_lm
-from consistency_lens.frozen.loading import load as loading
 from consistency_lens.frozen.loading.load import ATTENTION, choose_attention, quantization_of, quantization_options
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -340,14 +339,6 @@ def test_a_quantised_checkpoint_without_bitsandbytes_names_the_extra(
 
 
 # What an import costs.
-
-
-def test_the_choices_are_where_the_command_line_looks_for_them() -> None:
-    assert (frozen_lm.ATTENTION, frozen_lm.QUANTIZATION, frozen_lm.DTYPES) == (
-        loading.ATTENTION,
-        loading.QUANTIZATION,
-        loading.DTYPES,
-    )
 
 
 def test_no_module_imports_the_compiler_before_it_is_used() -> None:

@@ -88,11 +88,11 @@ def test_features_by_token_are_explained(made: Path, place: Path) -> None:
     assert all(row["active"] == 12 and row["explanation"].count("/") == 5 for row in rows)
     assert all(row["kl"] > 0 and len(row["after"]) == 5 for row in rows)
     code, said = run([*named, "w1 w2 w3"], place / "log-table")
-    assert code == 0 and "replaced" in said, said
+    assert code == 0 and "with the edits" in said, said
     assert all(any(rows[0]["labels"]) for row in rows)
     layer, feature, _ = rows[-1]["features"][0]
     code, said = run([*named, "--ablate", f"{layer}:{feature}", "w1 w2 w3"], place / "log-ablate")
-    assert code == 0 and "changed" in said and "replaced" not in said and f"{layer}/{feature} " in said, said
+    assert code == 0 and "with the edits" in said and f"{layer}/{feature} " in said, said
 
 
 def test_it_is_exported_and_read_back(made: Path, place: Path) -> None:

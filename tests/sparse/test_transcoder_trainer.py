@@ -93,7 +93,7 @@ def test_it_learns_and_says_so(tmp_path: Path) -> None:
     assert logged(made, "eval_replacement_model_accuracy") == [after["top1"]]
     made.write_card(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert "kl_recovered" in card and "features per layer and token" in card
+    assert "kl\\_recovered" in card and "features per layer and token" in card
 
 
 def test_evaluation_is_that_of_the_report_of_one_document(tmp_path: Path) -> None:
