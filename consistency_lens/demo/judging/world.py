@@ -9,7 +9,7 @@ from consistency_lens.activations import Activations
 from consistency_lens.base.modeling import LensModel
 from consistency_lens.demo.judging.asking import FactQuestions
 from consistency_lens.demo.judging.beyond import BeyondJudge
-from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, Drawn, fresh_rows
+from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, STORIES, Drawn, fresh_rows
 from consistency_lens.demo.judging.held import Held
 from consistency_lens.demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
 from consistency_lens.demo.judging.sentences import FactSentences
@@ -45,7 +45,8 @@ class FactWorld(World):
             return report
         assert lens.models is not None
         (site,) = lens.config.sites or [""]
-        rows = fresh_rows(data, lens.models.first, site)
+        stories = min(STORIES, max(2, report.data["rows"] // 2))  # a short report has a short look at them, too
+        rows = fresh_rows(data, lens.models.first, site, stories)
         given = {**of_family, "judges": [*of_family["judges"], Drawn()], "brief": True, "before": None}
         held_out = HeldOut(FRESH, horizon=0)
         found = evaluate(lens, lens.models, rows, TextReport(**given), held_out, progress=progress)
