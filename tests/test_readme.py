@@ -28,8 +28,9 @@ ELSEWHERE = {
 }
 # What is written behind a command that would take a quarter of an hour: fewer steps, rows and documents.
 SHORT = {
-    ".venv/bin/accelerate launch run_lens.py": "--warm_steps 8 --max_steps 12 --eval_steps 6 --save_steps 6 "
-    "--report_rows 64 --eval_rows 64",
+    ".venv/bin/accelerate launch run_lens.py": "--max_documents 1500 --warm_steps 8 --max_steps 12 --eval_steps 6 "
+    "--save_steps 6 --report_rows 64 --eval_rows 64",
+    "accelerate launch run_lens.py evaluate --lens outputs/demo": "--report_rows 64",
     "accelerate launch run_lens.py --config sparse_demo": "--max_documents 300 --max_steps 4 --eval_steps 4 "
     "--save_steps 4 --report_rows 16 --eval_rows 16 --context_documents 20",
 }
@@ -77,7 +78,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path: Path, subject_folder: Path
     report = Report.load(tmp_path / "outputs/demo/report")
     assert {"fact_recall", "fact_words"} <= set(report.judged["lens"])  # precision, once a text says a fact word
     assert "reworded" in report.groups["tampered"] and "context_tail_trained" in report.groups["text"]
-    assert len(Activations.load(tmp_path / "outputs/demo-activations").splits["train"]) > 10_000
+    assert len(Activations.load(tmp_path / "outputs/demo-activations").splits["train"]) > 2_000
     evaluated = next(text for code, text in said.items() if " evaluate " in code).splitlines()
     assert report.verdict.split()[0] in evaluated[1] and len(evaluated) <= 100, "two screens"
     assert Report.load(tmp_path / "outputs/sparse_demo/report").lens["family"] == "crosslayer_transcoder"

@@ -126,6 +126,7 @@ class TextReport(VectorReport):
         self.held_out, self.tested = data.splits[held_out.split], 0
         self.documents: Documents | None = None
         self.library: StoredRows | None = None
+        self.most_stored = held_out.max_rows  # a short report compares with few rows, too
 
     def controls(self, seen: Seen) -> Iterator[Control]:
         lens, batch, prefix = seen.lens, seen.batch, seen.prefix
@@ -170,7 +171,7 @@ class TextReport(VectorReport):
         (site,) = seen.lens.config.sites or [""]
         original = seen.batch["activations"][site].float()
         if self.library is None:
-            self.library = StoredRows.of(seen.lens, rows, site)
+            self.library = StoredRows.of(seen.lens, rows, site, self.most_stored)
         found = {NEAREST_TEXT: self.library.by_text(seen.code), NEAREST: self.library.by_vector(original)}
         for name, vectors in found.items():
             yield Control(name, STORED, of_code(name), [Edit(site, vectors.to(original))])

@@ -45,9 +45,10 @@ class StoredRows:
     counts: Tensor
 
     @classmethod
-    def of(cls, lens: Any, rows: Any, site: str) -> StoredRows:
-        """Some training rows, drawn from all documents, with what the lens says of them."""
-        parts = [(vectors, lens.compress({"activations": {site: vectors}})) for vectors in _drawn(rows, site)]
+    def of(cls, lens: Any, rows: Any, site: str, most: int | None = None) -> StoredRows:
+        """Some training rows, at most `most`, drawn from all documents, with what the lens says of them."""
+        drawn = _drawn(rows, site, min(ROWS, most or ROWS))
+        parts = [(vectors, lens.compress({"activations": {site: vectors}})) for vectors in drawn]
         return cls.holding(torch.cat([vectors for vectors, _ in parts]), [code for _, code in parts])
 
     @classmethod
@@ -79,13 +80,13 @@ def counted(ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
     return torch.zeros(len(ids), len(tokens)).scatter_add_(1, where, known.float())
 
 
-def _drawn(rows: Any, site: str) -> Iterator[Tensor]:
-    """Activations of at most `ROWS` rows, a batch at a time."""
+def _drawn(rows: Any, site: str, most: int) -> Iterator[Tensor]:
+    """Activations of at most that many rows, a batch at a time."""
     if isinstance(rows, Dataset):
-        order = np.sort(np.random.default_rng(0).permutation(len(rows))[:ROWS])
+        order = np.sort(np.random.default_rng(0).permutation(len(rows))[:most])
         plain = rows.with_format("numpy", columns=[site])
         for part in np.array_split(order, -(-len(order) // BATCH)):
             yield torch.as_tensor(np.asarray(plain[part.tolist()][site])).float()
     else:
-        found = [torch.as_tensor(np.asarray(row[site])).float() for row in rows.take(ROWS)]
+        found = [torch.as_tensor(np.asarray(row[site])).float() for row in rows.take(most)]
         yield from torch.stack(found).split(BATCH)
