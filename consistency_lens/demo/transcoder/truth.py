@@ -26,6 +26,7 @@ from consistency_lens.sparse.report.ablating import mean_ablated
 from consistency_lens.sparse.report.controls import random_twin, shuffled
 
 START = 3_000_000_000  # stories that nothing was trained, chosen or reported on
+TOLD, CASES = 400, 64
 HIGH = 0.9  # a fact has its feature from this score on
 LENS, RANDOM, NEURONS, PCA = "lens", "random", "neurons", "pca"
 _WHICH = {"said": "tokens that say it, in any wording", "needed": "tokens behind which it is needed"}
@@ -67,8 +68,8 @@ def measure_truth(
     lens: CrosslayerTranscoder,
     frozen: FrozenLM,
     others: Mapping[str, CrosslayerTranscoder] | None = None,
-    told: int = 400,
-    cases: int = 64,
+    told: int = TOLD,
+    cases: int = CASES,
     seed: int = 0,
 ) -> Truth:
     """Look for facts in features, and for features in what the model does.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from consistency_lens.base.modeling import LensModel
-from consistency_lens.demo.transcoder.truth import measure_truth, with_truth
+from consistency_lens.demo.transcoder.truth import CASES, TOLD, measure_truth, with_truth
 from consistency_lens.evaluation import Report
 from consistency_lens.evaluation.world import World
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
@@ -20,4 +20,6 @@ class FeatureWorld(World):
     ) -> Report:
         assert lens.subject is not None
         transcoder = cast(CrosslayerTranscoder, lens)
-        return with_truth(report, measure_truth(transcoder, lens.subject, of_family.get("beside")))
+        documents = report.data["documents"]  # a short report has a short look at new stories, too
+        told, cases = min(TOLD, max(40, 2 * documents)), min(CASES, max(4, documents // 4))
+        return with_truth(report, measure_truth(transcoder, lens.subject, of_family.get("beside"), told, cases))
