@@ -56,7 +56,9 @@ def test_each_tab_and_the_card_on_a_desk_and_on_a_phone(tmp_path: Path, monkeypa
     run = shutil.copytree(run_folder(), tmp_path / "run")
     shutil.copytree(run / "report", run / "lens/report")
     lens = ConsistencyLens.from_pretrained(run / "lens")
-    write_plain_card(run / "lens", lens.config, TrainingRecord(name="tiny", command="x\n" * 100))
+    write_plain_card(run / "lens", lens.config, TrainingRecord(name="tiny"))
+    with (run / "lens/README.md").open("a") as card:
+        card.write("\n\nWritten by a person." * 60)
     (run / "log.txt").write_text("training 9/9\nstep 9: 4 of 128 held-out activations, from\n\n  <b>0.1\n\nthe end\n")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ["--lens", str(run), "--subject", str(saved_model()), "--text", TEXT, "--words", "w9 w8"]
