@@ -51,6 +51,7 @@ _LISTING = record({"title": _LINE, "columns": many(_LINE, most=16), "rows": many
 _CURVE = {
     **dict.fromkeys(["caption", "title", "axis"], _LINE),
     **{"name": _FILE, "x": _NAME, "y": named(_NAME, most=64), "series": named(many(_NAME, most=4096), most=64)},
+    **{"priced": named(many(_NAME, most=2), most=64)},
 }
 _ABOUT = record(
     {"groups": many(_GROUP, most=64)},

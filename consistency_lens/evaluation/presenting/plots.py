@@ -151,13 +151,15 @@ def achieved(report: Report) -> Figure | None:
         return None
     figure, axes = _figure(7, 4.6)
     numbers, marks = report.parts["all"].numbers, cycle(zip("oDs^v", ("-", ":", "--", "-.", "-"), strict=True))
-    shapes = dict(zip(curve.series, marks, strict=False))
+    shapes = dict(zip([*curve.series, *curve.priced], marks, strict=False))
     for (label, number), (colour, _) in zip(curve.y.items(), OF_LINES, strict=False):
-        for series, codes in curve.series.items():
-            costs = {code: report.judged.get(code, {}).get(curve.x) for code in codes}
-            points = [
-                (cost, numbers[code][number]) for code, cost in costs.items() if cost and number in numbers[code]
-            ]
+        found = {
+            series: [(code, report.judged.get(code, {}).get(curve.x)) for code in codes]
+            for series, codes in curve.series.items()
+        }
+        found |= {series: [(code, report.traits.get(trait))] for series, (code, trait) in curve.priced.items()}
+        for series, costs in found.items():
+            points = [(cost, numbers[code][number]) for code, cost in costs if cost and number in numbers[code]]
             points.sort(key=lambda point: point[0].value)
             x, y = [cost.value for cost, _ in points], [each for _, each in points]
             reach = [[max(n.value - n.low, 0) for n in y], [max(n.high - n.value, 0) for n in y]]
@@ -170,7 +172,7 @@ def achieved(report: Report) -> Figure | None:
     axes.set_xlabel(curve.axis)
     axes.set_ylabel(" ".join(dict.fromkeys(number.partition("/")[0] for number in curve.y.values())))
     axes.set_title(curve.title)
-    figure.legend(loc="outside lower center", ncols=len(curve.series), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(shapes), fontsize=9)
     return figure
 
 

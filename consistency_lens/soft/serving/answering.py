@@ -6,7 +6,7 @@ Shapes: B rows, N soft tokens of the longest text, d hidden size of the receiver
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +48,24 @@ class AnswerSettings:
     stop_at_line: bool = False
     seed: int = 0
 
+    def of_length(self, longest: int) -> AnswerSettings:
+        """The same for answers of at most so many tokens."""
+        return replace(self, max_new_tokens=longest, min_new_tokens=min(self.min_new_tokens, longest))
+
+    @property
+    def in_words(self) -> str:
+        """For whoever reads a figure that was measured so."""
+        first = [
+            f"{name} {value:g}"
+            for name, value in (("top-p", self.first_top_p), ("temperature", self.first_temperature))
+            if value is not None
+        ]
+        drawn = f"the first token drawn ({', '.join(first)}, seed {self.seed}), the others the likeliest ones"
+        said = [drawn if first else "greedy"]
+        if self.min_new_tokens:
+            said.append(f"no end of the text in the first {self.min_new_tokens}")
+        return ", ".join([*said, "ended where the line ends"] if self.stop_at_line else said)
+
     def decoding(self) -> Decoding:
         """As the frozen model takes it."""
         drawn: dict[str, Any] = {}
@@ -70,6 +88,7 @@ def answers(
     receiver: str | None = None,
     task: str = "answer",
     settings: AnswerSettings | None = None,
+    preamble: str | None = None,
 ) -> list[str]:
     """One answer for each text.
 
@@ -80,8 +99,9 @@ def answers(
         receiver: the model that reads; default the only one.
         task: whose prompts the questions are.
         settings: of the decoding.
+        preamble: text in front of the code, in the place of the configuration's.
     """
-    model, edit, batch = prepared(lens, texts, questions, receiver, task)
+    model, edit, batch = prepared(lens, texts, questions, receiver, task, preamble)
     decoding = (settings or AnswerSettings()).decoding()
     with torch.no_grad():
         made = model.generate(context_of(batch["tokens"][model.name]), edit, decoding=decoding)
@@ -94,6 +114,7 @@ def prepared(
     questions: Sequence[str],
     receiver: str | None = None,
     task: str = "answer",
+    preamble: str | None = None,
 ) -> tuple[FrozenLM, Edit, dict[str, Any]]:
     """The model that reads, its soft tokens, and the prompts as a batch."""
     name = receiver_named(lens.config.names, receiver)
@@ -102,30 +123,33 @@ def prepared(
     if len(texts) != len(questions):
         raise BadInput("question", f"{len(questions)} of them", f"Give one for each of the {len(texts)} texts.")
     require_own(lens, texts)
-    batch = prompt_batch(lens, questions, task, name)
+    batch = prompt_batch(lens, questions, task, name, preamble)
     assert lens.models is not None
     with torch.no_grad():
-        return lens.models[name], soft_tokens(lens, texts, name, task, batch["tokens"][name]["bos"]), batch
+        return lens.models[name], soft_tokens(lens, texts, name, task, batch["tokens"][name]["front"]), batch
 
 
-def prompt_batch(lens: LatentWire, prompts: Sequence[str], task: str, receiver: str) -> dict[str, Any]:
-    """Prompts as a batch, for one model; what stands around them is what the configuration says, as in training."""
+def prompt_batch(
+    lens: LatentWire, prompts: Sequence[str], task: str, receiver: str, preamble: str | None = None
+) -> dict[str, Any]:
+    """Prompts as a batch, for one model. What stands around them is what the configuration says, as in training; but a
+    preamble that is given counts."""
     if lens.models is None or receiver not in lens.models:
         fix = "Load the lens with its models: AutoLens.from_pretrained(lens)."
         raise BadInput("receiver", receiver, fix, why="the model is not at hand")
     rows = [{"passage": ".", "prompt": prompt, "answers": ["."], "task": task, "ends": True} for prompt in prompts]
-    return collator_of(lens.config, FrozenModels([lens.models[receiver]]))(rows)
+    return collator_of(lens.config, FrozenModels([lens.models[receiver]]), preamble)(rows)
 
 
-def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, task: str, bos: int) -> Edit:
-    """What stands in front of each prompt: the windows of a text, one behind the other, and its task's soft token.
+def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, task: str, front: int) -> Edit:
+    """What stands in the text's place: the windows of a text, one behind the other, and its task's soft token.
 
     Args:
         lens: whose adapter it is.
         texts: the wires of each.
         name: of the receiver.
         task: of the prompts.
-        bos: how many tokens stand in front of them all.
+        front: how many tokens stand in front of them all.
     """
     receiver, modes = lens.receiver(name), lens.config.modes or []
     mode: list[Tensor] = []
@@ -139,7 +163,7 @@ def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, ta
     lengths = torch.tensor([len(row) for row in rows], device=lens.device)
     value = pad_sequence(rows, batch_first=True)
     mask = torch.arange(value.shape[1], device=lens.device) < lengths[:, None]
-    return Edit("embed", value, bos, "prepend", lm=name, mask=mask)
+    return Edit("embed", value, front, "prepend", lm=name, mask=mask)
 
 
 def one_text(wire: bytes | Wire | Sequence[Wire]) -> list[Wire]:
