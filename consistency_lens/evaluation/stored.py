@@ -51,7 +51,6 @@ _LISTING = record({"title": _LINE, "columns": many(_LINE, most=16), "rows": many
 _CURVE = {
     **dict.fromkeys(["caption", "title", "axis"], _LINE),
     **{"name": _FILE, "x": _NAME, "y": named(_NAME, most=64), "series": named(many(_NAME, most=4096), most=64)},
-    **{"priced": named(many(_NAME, most=2), most=64)},
 }
 _ABOUT = record(
     {"groups": many(_GROUP, most=64)},
@@ -63,7 +62,7 @@ _ABOUT = record(
         "course": maybe(record(dict.fromkeys(["caption", "title", "x", "axis"], _LINE), rest=no_other)),
         "charts": many(_CHART, most=64),
         "listings": many(_LISTING, most=64),
-        "curve": maybe(record(_CURVE, rest=no_other)),
+        "curve": maybe(record(_CURVE, {"priced": named(many(_NAME, most=2), most=64)}, no_other)),
         **dict.fromkeys(["good", "alarm"], flag),
     },
     rest=no_other,

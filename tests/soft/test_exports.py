@@ -129,3 +129,7 @@ def test_what_cannot_be_sent_is_named(settings: dict[str, Any], said: str) -> No
     given: dict[str, Any] = {"wire": lens.to_bytes(TEXT), "question": "w90", "receiver": "words"} | settings
     with pytest.raises(BadInput, match=said):
         vllm_chat(lens, **given)
+    lens.models = None
+    for request in (vllm_chat, vllm_completion, sglang_generate):
+        with pytest.raises(BadInput, match="the model is not at hand"):
+            request(lens, lens.to_bytes(TEXT), "w90", "words")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,14 @@ def test_how_answers_are_decoded_is_said_beside_their_figures() -> None:
     )
     with pytest.raises(BadInput, match="top_p"):
         WireReport(settings=AnswerSettings(first_top_p=2.0))
+
+
+def test_a_model_that_cannot_read_the_text_is_named() -> None:
+    """What a loss that is shifted twice looked like: more nats with the text than a model that knows nothing has."""
+    report = report_of(0, ratio=1.0)
+    blind = [remark for remark in report.remarks if "ln V = 4.56" in remark]
+    above = [name for name in NAMES if report.number(f"nll/{name}", "text").value >= math.log(96)]
+    assert above and [remark.partition(":")[0] for remark in blind] == above, "these models are random"
 
 
 def cuts_beside(code: str) -> list[str]:

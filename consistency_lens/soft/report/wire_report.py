@@ -5,6 +5,7 @@ Shapes: B rows, M vectors, K tokens of the longest answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -113,6 +114,7 @@ class WireReport(FamilyReport):
         if held_out.batch_size < 2:
             raise BadInput("batch_size", held_out.batch_size, "Use 2 or more: another passage's code is a control.")
         self.receivers: list[str] = config.names
+        self.blind = {name: math.log(model.vocab_size) for name, model in models.items()}
         self.quantities = quantities_of(self.receivers)
         self.rates: list[Rate] = rates_of(config, self.factors)
         # Where receivers answer in forms of their own, one cannot score what another says.
@@ -353,6 +355,13 @@ class WireReport(FamilyReport):
             for name in ("text", LENS)
         )
         said = [f"Answers are decoded so: {self.settings.in_words}."] if self.longest_answer != 0 else []
+        for name in self.receivers:
+            if (nll := report.number(f"nll/{name}", "text").value) >= self.blind[name]:
+                said.append(
+                    f"{name}: {nll:.2f} nats per answer token with the text are no fewer than those of a model that "
+                    f"knows nothing, ln V = {self.blind[name]:.2f}. Either labels are not those that the columns "
+                    "predict, or it cannot read such texts at all: no other number of it means anything."
+                )
         return [
             *said,
             f"Before the first token, the receivers together compute {text:.3g} billion operations behind the text "

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...activations.passages import context_of
 from ...activations.passages.example import TASKS
+from ...activations.passages.tokens import require_text
 from ...errors import BadInput
 from ...frozen import Decoding, Edit, FrozenLM, FrozenModels
 from ..bytes.wire import Wire
@@ -124,9 +125,8 @@ def prepared(
         raise BadInput("question", f"{len(questions)} of them", f"Give one for each of the {len(texts)} texts.")
     require_own(lens, texts)
     batch = prompt_batch(lens, questions, task, name, preamble)
-    assert lens.models is not None
     with torch.no_grad():
-        return lens.models[name], soft_tokens(lens, texts, name, task, batch["tokens"][name]["front"]), batch
+        return model_at_hand(lens, name), soft_tokens(lens, texts, name, task, batch["tokens"][name]["front"]), batch
 
 
 def prompt_batch(
@@ -134,11 +134,19 @@ def prompt_batch(
 ) -> dict[str, Any]:
     """Prompts as a batch, for one model. What stands around them is what the configuration says, as in training; but a
     preamble that is given counts."""
+    models = FrozenModels([model_at_hand(lens, receiver)])
+    for prompt in prompts:
+        require_text(prompt, "question")
+    rows = [{"passage": ".", "prompt": prompt, "answers": ["."], "task": task, "ends": True} for prompt in prompts]
+    return collator_of(lens.config, models, preamble)(rows)
+
+
+def model_at_hand(lens: LatentWire, receiver: str) -> FrozenLM:
+    """The model that reads; raise where the lens was loaded without it."""
     if lens.models is None or receiver not in lens.models:
         fix = "Load the lens with its models: AutoLens.from_pretrained(lens)."
         raise BadInput("receiver", receiver, fix, why="the model is not at hand")
-    rows = [{"passage": ".", "prompt": prompt, "answers": ["."], "task": task, "ends": True} for prompt in prompts]
-    return collator_of(lens.config, FrozenModels([lens.models[receiver]]), preamble)(rows)
+    return lens.models[receiver]
 
 
 def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, task: str, front: int) -> Edit:
@@ -170,8 +178,13 @@ def one_text(wire: bytes | Wire | Sequence[Wire]) -> list[Wire]:
     """The wires of one text; raise where there are several texts."""
     if isinstance(wire, Wire):
         return [wire]
-    if not isinstance(wire, bytes | bytearray | memoryview):
+    if isinstance(wire, Sequence) and not isinstance(wire, str | bytes | bytearray | memoryview):
+        for each in wire:
+            if not isinstance(each, Wire):
+                raise BadInput("wire", type(each).__name__, "Give the wires of one text, or its bytes.")
         return list(wire)
+    if not isinstance(wire, bytes | bytearray | memoryview):
+        raise BadInput("wire", wire, "Give bytes, such as those of `to_bytes` or of a file, or wires.")
     texts = split(wire)
     if len(texts) > 1:
         raise BadInput("wire", f"{len(texts)} texts", "Give the wire of one text.")

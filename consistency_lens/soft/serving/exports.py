@@ -27,7 +27,7 @@ from ...activations.passages import context_of
 from ...errors import BadInput
 from ..bytes.wire import Wire
 from ..data import prompts_of
-from .answering import one_text, prepared, receiver_named
+from .answering import model_at_hand, one_text, prepared, receiver_named
 
 if TYPE_CHECKING:
     from ..modeling import LatentWire
@@ -95,8 +95,7 @@ def vllm_chat(
         preamble: text in front of the code, in the place of the configuration's.
         more: other fields of the request.
     """
-    assert lens.models is not None
-    model = lens.models[receiver_named(lens.config.names, receiver)]
+    model = model_at_hand(lens, receiver_named(lens.config.names, receiver))
     if model.tokenizer.chat_template is None:
         fix = "Use vllm_completion, which needs none, or set the tokenizer's chat_template."
         raise BadInput("receiver", model.name, fix, why=f"the tokenizer of {model.model_id} has no chat template")
@@ -122,8 +121,7 @@ def vllm_completion(
 ) -> dict[str, Any]:
     """The body of a request to vLLM's `/v1/completions`. The model reads what it was trained with; arguments as those
     of `vllm_chat`."""
-    assert lens.models is not None
-    model = lens.models[receiver_named(lens.config.names, receiver)]
+    model = model_at_hand(lens, receiver_named(lens.config.names, receiver))
     prompt = encoded(whole_prompt(lens, wire, question, receiver, task, preamble))
     return {"model": model.model_id, "prompt_embeds": prompt} | _greedy(max_tokens) | more
 
