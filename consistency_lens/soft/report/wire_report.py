@@ -188,7 +188,7 @@ class WireReport(FamilyReport):
             x="bytes",
             axis="bytes of a passage, in the mean",
             y={name: f"f1/{name}" for name in self.receivers} if len(self.receivers) > 1 else {"f1": "f1"},
-            series={**codes, "text, cut": cuts, "text": ["text"]},
+            series={**codes, "text, cut": cuts, "text, UTF-8": ["text"]},
             priced={"text, zstd": ["text", "zstd"]},
         )
 
