@@ -143,7 +143,9 @@ def test_a_code_is_what_comes_out_of_its_bytes(bits: int) -> None:
         wire_lens(d_z=16).from_wire(Wire.from_bytes(sent[0]))
 
 
-@pytest.mark.parametrize("settings", [{"slots": 3, "modes": ["answer"]}, {"start": "byte", "byte_width": 16}])
+@pytest.mark.parametrize(
+    "settings", [{"slots": 3, "modes": ["answer"]}, {"start": "byte", "byte_width": 16, "activation": "silu"}]
+)
 def test_it_comes_back_as_it_was(tmp_path: Path, settings: dict[str, Any]) -> None:
     lens = wire_lens(**settings, bits=8)
     torch.nn.init.normal_(lens.compressor.out.weight, std=0.2)
