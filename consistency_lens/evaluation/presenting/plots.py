@@ -165,7 +165,8 @@ def achieved(report: Report) -> Figure | None:
             points.sort(key=lambda point: point[0].value)
             x, y = [cost.value for cost, _ in points], [each for _, each in points]
             reach = [[max(n.value - n.low, 0) for n in y], [max(n.high - n.value, 0) for n in y]]
-            marker, line = shapes[series]
+            marker: str = shapes[series][0]
+            line: Any = shapes[series][1]
             own: Any = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2, "linewidth": 1.4}
             own["markersize"] = max(9 - 3 * i, 3)  # what lies on another one is seen within it
             axes.errorbar(x, [n.value for n in y], yerr=reach, **own)
