@@ -339,19 +339,21 @@ class FrozenLM:
         columns = None if edit.positions is None else columns_of(edit.positions, input_ids)
         count = width if columns is None else columns.shape[1]
         site, reads = self.site(edit.site), tuple(self.site(name) for name in edit.reads)
+        if edit.rows is not None and len(edit.rows) != rows:
+            raise BadInput("rows", list(edit.rows.shape), f"Give a bool for each of the {rows} rows.")
         for below in reads:
             if site < below:
                 why = f"the edit at {site} is computed before the pass gets there"
                 raise BadInput("reads", str(below), f"Read {site} itself or a site below it.", why=why)
         if not isinstance(edit.value, torch.Tensor):
             require_visible(edit.positions, columns, mask)
-            return Write(site, edit.value, columns, edit.mode == "add", reads=reads)
+            return Write(site, edit.value, columns, edit.mode == "add", reads=reads, rows=edit.rows)
         value = edit.value if edit.value.dim() == 3 else edit.value.reshape(-1, 1, edit.value.shape[-1])
         if value.shape[0] not in (1, rows) or value.shape[1] not in (1, count) or value.shape[2] != self.hidden_size:
             shape = f"[{rows}, {count}, {self.hidden_size}] for {rows} rows and {count} columns"
             raise BadInput("value", list(edit.value.shape), f"Give {shape}; rows and columns may be 1.")
         require_visible(edit.positions, columns, mask)
-        return Write(site, value.expand(rows, count, -1), columns, edit.mode == "add")
+        return Write(site, value.expand(rows, count, -1), columns, edit.mode == "add", rows=edit.rows)
 
     def require_vocabulary(self, highest_id: int, field: str = "input_ids") -> None:
         """Raise where rows hold token ids that this model does not have."""

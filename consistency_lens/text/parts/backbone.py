@@ -37,8 +37,8 @@ def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) 
 
 
 def depth_of(config: ConsistencyLensConfig) -> int:
-    """How many blocks the encoder has: those up to the site."""
-    return max(1, Site.parse(config.only_site).depth[0] + 1)
+    """How many blocks the encoder has: those up to the site, of several up to the deepest."""
+    return max(1, *(Site.parse(site).depth[0] + 1 for site in config.sites or []))
 
 
 def cut(lm: PreTrainedModel, config: ConsistencyLensConfig, part: str) -> PreTrainedModel:
@@ -74,8 +74,8 @@ def require_weights(
 ) -> None:
     """Raise unless the files of a lens have the sizes that its configuration speaks of: nothing is made of these sizes
     before."""
-    width = config.hidden_size
-    heads = {f"{part}.map.weight": (width, width) for part in parts}
+    width, sites = config.hidden_size, len(config.sites or [])
+    heads = {f"{part}.map.weight": (*([sites] if sites > 1 else []), width, width) for part in parts}
     require_shapes(heads, saved_shapes(folder, HEADS), folder, HEADS)
     for part in parts:
         match config.kind_of(part):
