@@ -129,7 +129,7 @@ def look(lens: ConsistencyLens, text: str, position: int, seed: int = 0) -> Look
     site, length = (lens.config.sites or [])[lens.looks_at], ids.shape[1]
     if not 1 <= position < length:
         raise BadInput("position", position, f"The text has the tokens 1 to {length - 1}.")
-    read = lens.contexts_of(text, range(1, length))["activations"][site]
+    read = lens.contexts_of([text], [range(1, length)])["activations"][site]
     own, context = read[position - 1 : position], ids[:, : position + 1]
     batch = {"input_ids": context, "attention_mask": torch.ones_like(context), "activations": {site: own}}
     applied = apply_lens(lens, frozen, batch)
