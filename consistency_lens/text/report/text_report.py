@@ -231,7 +231,8 @@ class TextReport(VectorReport):
         if self.questions:
             rows = rows_for(self.questions.columns, seen.batch)
             (site,) = seen.lens.config.sites
-            answers = asked(seen, site, self.questions.questions(rows, seen.seed), self.written)
+            questions = self.questions.questions(rows, seen.seed)
+            answers = asked(seen.frozen, seen.prefix, site, questions, self.written)
             for name, measures in answers.items():
                 records.add(name, measures)
         for each in self.sayings:
