@@ -21,6 +21,7 @@ from ..frozen.sites import require_whole
 from ..objectives import kl_of, masked_mean
 from .controls import token_lists
 from .parts.generation import Noise, Words, roll_out
+from .parts.sites import At
 
 if TYPE_CHECKING:
     from .modeling import ConsistencyLens
@@ -89,18 +90,19 @@ def steer(
         raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to steer it.")
     _require_numbers(strength, temperature, continuation_length)
     ids, p = _place(frozen, text, position, continuation_length)
-    read = frozen.read({"input_ids": ids}, lens.config.origin_site)[lens.config.origin_site][:, p]
+    site, at = (lens.config.sites or [])[lens.looks_at], lens.looks_at
+    read = frozen.read({"input_ids": ids}, site)[site][:, p]
     if old_explanation is None:
-        code = lens.compress({"activations": {lens.config.origin_site: read}})
+        code = lens.compress({"activations": {site: read}})
         old_explanation = str(lens.describe(code)[0]["explanation"])
     else:
         _require_readable(lens, "old_explanation", old_explanation)
     if new_explanation != old_explanation:  # what the lens itself says is always taken back
         _require_readable(lens, "new_explanation", new_explanation)
-    added = strength * difference(lens, [new_explanation], [old_explanation])
+    added = strength * difference(lens, [new_explanation], [old_explanation], at)
     if not added.square().sum().isfinite():  # what a norm inside the frozen model would compute
         raise BadInput("strength", strength, "Take a smaller one.", why="so large an edit cannot be computed with")
-    edit = Edit(lens.encoder.site, added, mode="add")
+    edit = Edit(site, added, mode="add")
     prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
     said = [_say(lens, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]
     later = ids[:, p + 1 :] if p + 1 < ids.shape[1] else said[0].ids[:, : int(said[0].lengths)]
@@ -129,9 +131,9 @@ def steer(
 
 
 @torch.no_grad()
-def difference(lens: ConsistencyLens, new: Sequence[str], old: Sequence[str]) -> Tensor:
-    """E(new) - E(old) of each pair of explanations, `[B, d]`; exactly 0 where they are the same."""
-    return lens.encoder(lens.reread(new)).float() - lens.encoder(lens.reread(old)).float()
+def difference(lens: ConsistencyLens, new: Sequence[str], old: Sequence[str], at: At = -1) -> Tensor:
+    """E(new) - E(old) of each pair of explanations at a site, `[B, d]`; exactly 0 where they are the same."""
+    return lens.encoder(lens.reread(new), at=at).float() - lens.encoder(lens.reread(old), at=at).float()
 
 
 def changed_tokens(lens: ConsistencyLens, new: Sequence[str], old: Sequence[str]) -> Tensor:
