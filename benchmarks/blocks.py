@@ -87,7 +87,7 @@ def gather(options: argparse.Namespace, frozen: FrozenLM, sites: list[str]) -> l
             dtype: blocks_of_noise(Path(scratch) / dtype, sites, size, options, dtype) for dtype in ("float16", "int8")
         }
         rows, half = rows_of_noise(sites, size, options), stored["float16"]
-        held = len(half.orders[0].epoch(0).windows[0]) * (options.block // options.length * options.length)
+        held = len(half.order.epoch(0).windows[0]) * (options.block // options.length * options.length)
         if held < batch:
             raise SystemExit(f"a window has {held} tokens, fewer than a batch: use a larger --block or --window")
 

@@ -1,6 +1,6 @@
-"""A text, token by token: how the lens explains each activation, and what the model predicts from the reconstruction.
+"""Texts, token by token: how the lens explains each activation, and what the model predicts from the reconstruction.
 
-Shapes: S tokens of the text.
+Shapes: S tokens of a text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import BadInput
 from ..frozen import Decoding, FrozenLM
@@ -38,33 +39,41 @@ def explain_texts(
     if not as_text and lens.models is not None and len(lens.models) > 1:
         fix = "Give strings: each of its models has a tokenizer of its own."
         raise BadInput("text", type(given).__name__, fix, why="the lens reads with several models")
-    if decoding is not None:
-        written = [written_behind(model_of(lens), text, decoding, row) for row, text in enumerate(ids)]
-        own = [slice(len(text), None) if positions is None else positions for text in ids]
-        rows = [lens.explain_one(text, own[i], top, batch_size) for i, text in enumerate(written)]
-        return rows[0] if single else rows
     texts: Sequence[str | Tensor] = strings if as_text else ids
-    rows = [lens.explain_one(text, positions, top, batch_size) for text in texts]
+    wanted = [positions] * len(ids)
+    if decoding is not None:
+        texts = [written_behind(model_of(lens), text, decoding, row) for row, text in enumerate(ids)]
+        wanted = [slice(len(text), None) if positions is None else positions for text in ids]
+    rows = lens.explain_each(texts, wanted, top, batch_size)
     return rows[0] if single else rows
 
 
 @torch.no_grad()
-def explain_one(
-    lens: LensModel, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
-) -> Explanations:
-    """One row per explained token: the explanation of its activation, and what the model predicts with the
-    reconstruction in its place."""
-    frozen, ids = read_tokens(lens, text)
-    wanted = wanted_positions(positions, ids.shape[1])
-    rows: list[dict[str, Any]] = []
-    for first in range(0, len(wanted), batch_size):
-        part = wanted[first : first + batch_size]
-        batch = lens.contexts_of(text, part)
+def explain_each(
+    lens: LensModel,
+    texts: Sequence[str | Tensor],
+    positions: Sequence[Positions],
+    top: int = 5,
+    batch_size: int = ROWS,
+) -> list[Explanations]:
+    """One row per explained token of each text: the explanation of its activation, and what the model predicts with
+    the reconstruction in its place. A batch goes on from one text to the next."""
+    frozen = model_of(lens)
+    read = [read_tokens(lens, text)[1][0] for text in texts]
+    wanted = [wanted_positions(own, len(ids)) for own, ids in zip(positions, read, strict=True)]
+    every = [(text, position) for text, own in enumerate(wanted) for position in own]
+    rows: list[list[dict[str, Any]]] = [[] for _ in texts]
+    for first in range(0, len(every), batch_size):
+        part = every[first : first + batch_size]
+        ends: dict[int, list[int]] = {}
+        for text, position in part:
+            ends.setdefault(text, []).append(position)
+        batch = lens.contexts_of([texts[text] for text in ends], list(ends.values()))
         applied = apply_lens(lens, lens.models or frozen, batch)
-        found = rows_of(lens, frozen, applied, batch, top)
-        for position, row in zip(part, found, strict=True):
-            rows.append({"position": position, "token": frozen.tokenizer.decode(ids[0, position]), **row})
-    return Explanations(rows, tokens_of(frozen, ids[0]))
+        for (text, position), row in zip(part, rows_of(lens, frozen, applied, batch, top), strict=True):
+            token = frozen.tokenizer.decode(read[text][position])
+            rows[text].append({"position": position, "token": token, **row})
+    return [Explanations(own, tokens_of(frozen, ids)) for own, ids in zip(rows, read, strict=True)]
 
 
 def written_behind(frozen: FrozenLM, ids: Tensor, decoding: Decoding, row: int) -> Tensor:
@@ -101,16 +110,21 @@ def wanted_positions(positions: Positions, length: int) -> list[int]:
     return [p + length if p < 0 else p for p in named]
 
 
-def contexts_of(lens: LensModel, text: str | Tensor, ends: Sequence[int]) -> dict[str, Any]:
-    """The text up to each of some tokens, padded on the left, so that only one column of each meets the vocabulary;
-    and what the lens reads there."""
-    frozen, ids = read_tokens(lens, text)
+def contexts_of(lens: LensModel, texts: Sequence[str | Tensor], ends: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Each text up to each of some of its tokens, padded on the left, so that only one column of each meets the
+    vocabulary; and what the lens reads there, of all texts in one pass."""
+    frozen = model_of(lens)
+    heads = [read_tokens(lens, text)[1][0, : max(own) + 1] for text, own in zip(texts, ends, strict=True)]
+    # Padded on the right, where no token of a text looks.
+    padded = pad_sequence(heads, batch_first=True)
     sites = lens.config.sites or []
-    read = frozen.read({"input_ids": ids}, sites)
-    activations = {site: read[site][0, list(ends)] for site in sites}
-    width = max(ends) + 1
-    columns = torch.arange(width, device=ids.device) - (width - 1 - torch.tensor(ends, device=ids.device).unsqueeze(1))
-    contexts = {"input_ids": ids[0][columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
+    read = frozen.read({"input_ids": padded}, sites)
+    rows = [(text, end) for text, own in enumerate(ends) for end in own]
+    text, end = torch.tensor(rows, device=padded.device).unbind(1)
+    activations = {site: read[site][text.to(read[site].device), end.to(read[site].device)] for site in sites}
+    width = padded.shape[1]
+    columns = torch.arange(width, device=padded.device) - (width - 1 - end.unsqueeze(1))
+    contexts = {"input_ids": padded[text.unsqueeze(1), columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
     return {**contexts, "activations": activations}
 
 

@@ -45,7 +45,7 @@ class Run(ABC):
 
     @abstractmethod
     def model_for_another(self, lens: LensModel) -> FrozenLM:
-        """The frozen model for a second lens beside this one: another copy where adapters lie on its weights."""
+        """The frozen model for a second lens that is trained beside this one: a copy where adapters lie on it."""
 
     @abstractmethod
     def say(self, text: str) -> None:

@@ -18,13 +18,16 @@ from transformers.utils import ModelOutput
 from ..errors import BadInput
 from ..frozen import Decoding, Edit, FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
+from ..hub import Reach
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
-from .explaining import ROWS, Positions, contexts_of, explain_one, explain_texts
+from .explaining import ROWS, Positions, contexts_of, explain_each, explain_texts
 from .explanations import Explanations
 from .saving.lens_files import MEASURED, SavedModel, config_in, load_files, open_folder
 
 Batch = Mapping[str, Any]
+
+OF_THE_MODEL = ("dtype", "torch_dtype", "device_map", "quantization_config")
 
 
 class Code:
@@ -143,6 +146,10 @@ class LensModel(SavedModel):
         models under names that end in `lm`. One that serves two parts comes under both names."""
         raise BadInput("engine", type(self).__name__, "Use ds_configs/zero2.json or ddp.yaml: it cannot be spread.")
 
+    def unload(self) -> None:
+        """Take off the frozen model what this lens has put on it, and leave what other lenses have; from then on it
+        explains nothing. Without adapters nothing lies there."""
+
     def checkpoint_activations(self) -> None:
         """From now on, recompute in the backward pass what the forward pass made."""
         raise BadInput("activation_checkpointing", True, f"{type(self).__name__} does not support it; leave it off.")
@@ -191,7 +198,7 @@ class LensModel(SavedModel):
             positions: tokens of each text to explain: an index, a slice or a list, negative ones counted from the end.
                 Default all but the first, at which the model has read nothing.
             top: how many of the likeliest next tokens to give.
-            batch_size: tokens explained in one pass.
+            batch_size: tokens explained in one pass, which goes on from one text to the next.
             generate: the model goes on behind each text, for at most 32 or so many tokens, and what it writes is
                 explained; by default all of it.
             temperature: at which it writes; 0 takes the likeliest tokens.
@@ -204,21 +211,25 @@ class LensModel(SavedModel):
             decoding = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
         return explain_texts(self, what, positions, top, batch_size, decoding)
 
-    def explain_one(
-        self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
-    ) -> Explanations:
-        """The same of one text, given as a string or as token ids."""
-        return explain_one(self, text, positions, top, batch_size)
+    def explain_each(
+        self,
+        texts: Sequence[str | Tensor],
+        positions: Sequence[Positions],
+        top: int = 5,
+        batch_size: int = ROWS,
+    ) -> list[Explanations]:
+        """The same of texts that are given as strings or as token ids, with the positions of each."""
+        return explain_each(self, texts, positions, top, batch_size)
 
-    def contexts_of(self, text: str | Tensor, ends: Sequence[int]) -> Batch:
-        """A batch of the text up to each of some tokens, as the family's collator would make it; the last column that
-        is compared stands for that token.
+    def contexts_of(self, texts: Sequence[str | Tensor], ends: Sequence[Sequence[int]]) -> Batch:
+        """A batch of each text up to each of some of its tokens, as the family's collator would make it; the last
+        column that is compared stands for that token.
 
         Args:
-            text: what the model reads, as a string or as token ids.
-            ends: tokens of it.
+            texts: what the model reads, as strings or as token ids.
+            ends: tokens of each.
         """
-        return contexts_of(self, text, ends)
+        return contexts_of(self, texts, ends)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -228,9 +239,14 @@ class LensModel(SavedModel):
         revision: str | None = None,
         token: str | None = None,
         config: LensConfig | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        ignore: Sequence[str] = (),
         **of_auto_model: Any,
     ) -> Self:
-        """A lens from the Hub or from a folder.
+        """A lens from the Hub or from a folder. Where the frozen model shall be loaded with it, `AutoLens` does both.
 
         Args:
             lens_id_or_path: Hub id or local folder.
@@ -239,14 +255,20 @@ class LensModel(SavedModel):
             revision: branch, tag or commit on the Hub.
             token: for a private lens. Default: of this machine.
             config: in the place of the saved one, as `AutoModel` gives it.
+            cache_dir: where downloads are kept. Default: the cache of this machine.
+            local_files_only: take what the cache holds, and ask no Hub.
+            subfolder: of the folder or repository, in which the lens lies.
+            ignore: what of the frozen model may differ from the one that the lens was made for: `dtype`,
+                `quantization`. Its numbers are then no longer those of its card.
             of_auto_model: what `AutoModel` hands on unasked: a lens runs no code, and loads its adapters itself.
         """
         require_unasked(of_auto_model)
-        folder = open_folder(lens_id_or_path, revision, token)
+        reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = open_folder(lens_id_or_path, revision, token, subfolder, **reach)
         config = config or config_in(folder, cls.config_class)
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
-            config.require_subject(models)
+            config.require_subject(models, tuple(ignore))
         # The same one, or the frozen model would have been refused.
         tokenizer = _tokenizer(folder) if models is None else models.first.tokenizer
         cls.require_files(config, folder, models)
@@ -259,6 +281,9 @@ class LensModel(SavedModel):
 def require_unasked(of_auto_model: Mapping[str, Any]) -> None:
     """Raise where somebody has asked for what no lens is loaded with."""
     for name, value in of_auto_model.items():
+        if value and name in OF_THE_MODEL:
+            fix = "Load both with AutoLens.from_pretrained, or give it to FrozenLM.from_pretrained."
+            raise BadInput(name, value, fix, why="it is the frozen model that is loaded so, and that is not done here")
         if value and name != "adapter_kwargs":
             raise BadInput(name, value, "Leave it out.", why="a lens is not loaded with it")
 

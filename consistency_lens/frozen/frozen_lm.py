@@ -13,14 +13,12 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import BadInput
 from .anatomy.parts import blocks_of, longest_context, offered
@@ -30,12 +28,13 @@ from .columns import columns_of, require_visible
 from .generation.decoding import Decoding
 from .generation.generating import Generated, generate
 from .generation.passes import EditedPass
-from .hooks import Write, reading
+from .hooks import Write, editing, reading
 from .loading.compiling import compile_blocks
 from .loading.function import function_of
-from .loading.gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
+from .loading.gguf_files import settle_unpacked, unpack
 from .loading.load import choose_attention, own_code_refused, quantization_options, settle_quantized, torch_dtype
-from .loading.provenance import Provenance, hash_files, hash_tensors, hash_tokenizer, library_versions, public_name
+from .loading.provenance import Provenance, hash_tensors, hash_tokenizer, library_versions, public_name
+from .loading.source import find_source
 from .loading.whole import (
     refusing_damage,
     require_every_weight,
@@ -99,6 +98,11 @@ class FrozenLM:
         token: str | None = None,
         gguf_file: str | None = None,
         trust_remote_code: bool = False,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        quantization_config: Any = None,
     ) -> FrozenLM:
         """Load from the Hub, from a folder or from a GGUF file.
 
@@ -116,52 +120,37 @@ class FrozenLM:
             gguf_file: a file of the folder or repository, whose weights are unpacked into a model like any other.
             trust_remote_code: run the code that lies beside the model; it can do whatever you can. Nothing that is
                 loaded, neither a lens nor rows nor a recipe, sets this.
+            cache_dir: where downloads are kept. Default: the cache of this machine.
+            local_files_only: take what the cache holds, and ask no Hub.
+            subfolder: of the folder or repository, in which the model lies.
+            quantization_config: as in transformers, in the place of `quantization`.
         """
-        if gguf_file is not None:
-            model_id_or_path = f"{model_id_or_path}/{gguf_file}"
-        folder = Path(model_id_or_path)
-        file = find_gguf(model_id_or_path, revision, token) if is_gguf(model_id_or_path) else None
-        if file is not None:
-            known_as = known_as or gguf_name(model_id_or_path)
-            source, config = named(file), gguf_config(file)
-        else:
-            if not folder.is_dir():
-                # A commit from here on: transformers does not say which one it has loaded. Folders of its cache do.
-                known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
-                if known is None:  # an answer that transformers takes for none
-                    raise OSError(f"no {CONFIG_NAME} was found under that name")
-                revision = Path(known).parent.name
-            source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
-            source["trust_remote_code"] = trust_remote_code
-            with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
-                config = AutoConfig.from_pretrained(**source)
-        wanted_dtype = torch_dtype(dtype)
-        attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
-        quantize = (
-            quantization_options(config, quantization, wanted_dtype) if file is None else unpack(quantization, file)
+        source = find_source(
+            model_id_or_path, revision, token, gguf_file, trust_remote_code, subfolder, cache_dir, local_files_only
         )
-        with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
-            tokenizer = AutoTokenizer.from_pretrained(**source)
-            require_numbers(config, model_id_or_path)
-            require_plausible(config, folder)
+        place, config, wanted_dtype = source.place, source.config, torch_dtype(dtype)
+        attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
+        if source.file is None:
+            quantize = quantization_options(config, quantization, wanted_dtype, quantization_config)
+        else:
+            quantize = unpack(quantization, source.file, quantization_config)
+        with refusing_damage(place), own_code_refused(place):
+            tokenizer = AutoTokenizer.from_pretrained(**source.named)
+            require_numbers(config, place)
+            require_plausible(config, Path(place) if source.folder is None else source.folder)
             model, found = AutoModelForCausalLM.from_pretrained(
-                **source,
+                **source.named,
                 dtype=wanted_dtype,
                 attn_implementation=attention,
                 device_map=device_map,
                 output_loading_info=True,
                 **quantize,
             )
-            require_every_weight(model_id_or_path, found)
-            require_finite_weights(model, model_id_or_path)
-        if file is not None:
+            require_every_weight(place, found)
+            require_finite_weights(model, place)
+        if source.file is not None:
             settle_unpacked(model)
-            weights = hash_files([file])
-        elif folder.is_dir():
-            weights = hash_files([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-        else:
-            weights = f"commit:{revision}"
-        lm = cls(model, tokenizer, known_as or str(model_id_or_path), weights, name)
+        lm = cls(model, tokenizer, known_as or source.model_id, source.weights(), name)
         logger.info("%s: attention %s, dtype %s, quantization %s", lm.model_id, attention, lm.dtype, lm.quantization)
         return lm
 
@@ -252,6 +241,7 @@ class FrozenLM:
         batch: Mapping[str, torch.Tensor],
         sites: str | Site | Sequence[str | Site],
         positions: torch.Tensor | None = None,
+        edits: Edit | Sequence[Edit] = (),
     ) -> dict[str, torch.Tensor]:
         """Activations at some sites; nothing above the highest of them is computed.
 
@@ -260,6 +250,7 @@ class FrozenLM:
                 the right need no mask: nothing looks to the right.
             sites: what to read.
             positions: columns `[B, K]` to keep; default all.
+            edits: what to write meanwhile; soft tokens, which have no columns of their own, are refused.
 
         Returns:
             The name of each resolved site with its `[B, S, d]` or `[B, K, d]`.
@@ -267,7 +258,10 @@ class FrozenLM:
         inputs = self.inputs(batch)
         wanted = resolve_sites(sites, self.num_layers)
         columns = None if positions is None else columns_of(positions, inputs["input_ids"])
-        with reading(self.model, wanted, columns, cut=True) as found:
+        passed = EditedPass(self, batch, edits)
+        if passed.soft is not None:
+            raise BadInput("edits", "prepend", "Read without soft tokens.", why="they have no columns of their own")
+        with editing(self.model, passed.writes), reading(self.model, wanted, columns, cut=True) as found:
             self.model(**inputs, use_cache=False)
         return found
 

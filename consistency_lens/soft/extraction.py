@@ -26,8 +26,8 @@ class WireDataOptions:
     passage_format: str = option(
         "text",
         "Layout of the source. text: any text, from which passages, prompts and answers are cut; squad: context, "
-        "question, answers; hotpotqa: context of titles and sentences, question, answer; columns: passage_column, "
-        "prompt_column and answer_column.",
+        "question, answers; hotpotqa: context of titles and sentences, question, answer; benchpress: context, "
+        "question, a list of answers; columns: passage_column, prompt_column and answer_column.",
         FORMATS,
     )
     passage_column: str = option("passage", "Column of the passage, with format columns.")

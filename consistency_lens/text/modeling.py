@@ -5,7 +5,7 @@ Shapes: N rows, T tokens of a text, V vocabulary, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +63,12 @@ class ConsistencyLens(LensModel):
         decoder_lm: PreTrainedModel,
         encoder_lm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        adapters: Mapping[str, str | None] | None = None,
     ) -> None:
         super().__init__(config)
-        self.decoder = LensDecoder(config, decoder_lm)
-        self.encoder = LensEncoder(config, encoder_lm)
+        adapters = adapters or {}
+        self.decoder = LensDecoder(config, decoder_lm, adapter=adapters.get("decoder"))
+        self.encoder = LensEncoder(config, encoder_lm, adapter=adapters.get("encoder"))
         self.tokenizer = tokenizer
 
     @classmethod
@@ -96,7 +98,8 @@ class ConsistencyLens(LensModel):
         built, and these are left to be loaded."""
         parts = sorted(("decoder", "encoder"), key=lambda part: config.kind_of(part) != "full")
         lms = {part: backbone(config, frozen, part) for part in parts}  # no clone shall hold the other's adapter
-        lens = cls(config, lms["decoder"], lms["encoder"], tokenizer)
+        adapters = {part: adapter for part, (_, adapter) in lms.items()}
+        lens = cls(config, lms["decoder"][0], lms["encoder"][0], tokenizer, adapters)
         return lens.to(frozen.device) if frozen else lens
 
     @classmethod
@@ -193,8 +196,8 @@ class ConsistencyLens(LensModel):
         found.looks_at = number
         return found
 
-    def contexts_of(self, text: str | Tensor, ends: Sequence[int]) -> Batch:
-        batch = super().contexts_of(text, ends)
+    def contexts_of(self, texts: Sequence[str | Tensor], ends: Sequence[Sequence[int]]) -> Batch:
+        batch = super().contexts_of(texts, ends)
         site = (self.config.sites or [])[self.looks_at]
         return {**batch, "activations": {site: batch["activations"][site]}}
 
@@ -280,6 +283,10 @@ class ConsistencyLens(LensModel):
         """The same lens with plain weights in the place of adapters: nobody needs peft to load it, and whoever has
         codes does not need the frozen model. What it costs is logged: each part is then a model of its own."""
         return merged(self)
+
+    def unload(self) -> None:
+        for part in (self.decoder, self.encoder):
+            part.unload()
 
     def save_parts(self, folder: Path) -> None:
         """What says how to read the files: a configuration beside each part's weights, and the tokenizer."""

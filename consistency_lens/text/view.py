@@ -101,9 +101,9 @@ class TextView(LensView):
         found = look(self.lens, text, position).near()
         if len(self.lens.config.sites or []) == 1:
             return found
-        return replace(found, parts=[*found.parts, self.round_about(text, position)])
+        return replace(found, parts=[*found.parts, self.grid(text, position)])
 
-    def round_about(self, text: str, position: int) -> Grid:
+    def grid(self, text: str, position: int) -> Grid:
         """What the lens says of a token and of those round it, at each of its sites; behind it the KL in nats."""
         sites, there = self.lens.config.sites or [], self.positions(text)
         around = [p for p in range(position - AROUND, position + AROUND + 1) if p in there]
@@ -129,7 +129,7 @@ def look(lens: ConsistencyLens, text: str, position: int, seed: int = 0) -> Look
     site, length = (lens.config.sites or [])[lens.looks_at], ids.shape[1]
     if not 1 <= position < length:
         raise BadInput("position", position, f"The text has the tokens 1 to {length - 1}.")
-    read = lens.contexts_of(text, range(1, length))["activations"][site]
+    read = lens.contexts_of([text], [range(1, length)])["activations"][site]
     own, context = read[position - 1 : position], ids[:, : position + 1]
     batch = {"input_ids": context, "attention_mask": torch.ones_like(context), "activations": {site: own}}
     applied = apply_lens(lens, frozen, batch)

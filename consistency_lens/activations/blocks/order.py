@@ -30,37 +30,24 @@ class WindowOrder:
 
     Args:
         sizes: tokens of each block.
-        seed: several numbers, which together decide the order.
+        seed: of the order.
         blocks_per_window: how many blocks' tokens are shuffled together, at most.
     """
 
-    def __init__(self, sizes: Sequence[int] | np.ndarray, seed: Sequence[int], blocks_per_window: int) -> None:
+    def __init__(self, sizes: Sequence[int] | np.ndarray, seed: int, blocks_per_window: int) -> None:
         if blocks_per_window < 1:
             raise BadInput("blocks_per_window", blocks_per_window, "Use 1 or more.")
-        self.sizes, self.seed, self.blocks_per_window = np.asarray(sizes, np.int64), list(seed), blocks_per_window
+        self.sizes, self.seed, self.blocks_per_window = np.asarray(sizes, np.int64), seed, blocks_per_window
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
 
     def epoch(self, epoch: int) -> EpochOrder:
         """The first level: blocks permuted and cut into windows, the last one no smaller than the others."""
-        blocks = np.random.default_rng([*self.seed, epoch]).permutation(len(self.sizes))
+        blocks = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
         windows = np.array_split(blocks, max(-(-len(blocks) // self.blocks_per_window), 1))
         return EpochOrder(windows, np.cumsum([0, *(self.sizes[window].sum() for window in windows)]))
 
     def within(self, epoch: int, window: int, count: int) -> np.ndarray:
         """The second level: the `count` tokens of a window, numbered block after block, permuted."""
-        return np.random.default_rng([*self.seed, epoch, window + 1]).permutation(count)
-
-
-def dealt(sizes: Sequence[int] | np.ndarray, lanes: int) -> list[np.ndarray]:
-    """The numbers of the blocks, dealt out so that each lane has about as many tokens; the same in every epoch."""
-    if not 1 <= lanes <= max(len(sizes), 1):
-        raise BadInput("lanes", lanes, f"Use 1 to {len(sizes)}: each lane needs a block.")
-    found: list[list[int]] = [[] for _ in range(lanes)]
-    filled = np.zeros(lanes, np.int64)
-    for block in np.argsort(-np.asarray(sizes, np.int64), kind="stable"):
-        lane = int(filled.argmin())
-        found[lane].append(int(block))
-        filled[lane] += sizes[block]
-    return [np.array(sorted(blocks), np.int64) for blocks in found]
+        return np.random.default_rng([self.seed, epoch, window + 1]).permutation(count)

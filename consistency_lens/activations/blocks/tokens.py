@@ -21,7 +21,7 @@ from ...errors import BadInput
 from .buffers import Buffers
 from .documents import BlockSource, Labels
 from .encoding import from_int8
-from .order import EpochOrder, WindowOrder, dealt
+from .order import EpochOrder, WindowOrder
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -55,10 +55,6 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
         dtype: of windows and batches. Default: as stored, float32 for int8, and that of a model that is streamed.
         device: where the window is held and batches come out. Default: the CPU for stored blocks, the model's own
             device for streamed ones.
-        lanes: number of processes, each of which then reads blocks of its own; with 1 (the default) every process
-            reads all blocks, and a batch of two processes is one batch of twice the size. Of the tokens that do not
-            fill a batch of every lane, some are left out of each epoch.
-        batch_size: of each process; needed with several lanes.
     """
 
     def __init__(
@@ -68,32 +64,18 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
         blocks_per_window: int = 8,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
-        lanes: int = 1,
-        batch_size: int | None = None,
     ) -> None:
-        if lanes > 1 and (batch_size is None or batch_size < 1):
-            raise BadInput("batch_size", batch_size, "Give that of each process.", why="there are several lanes")
-        self.source, self.lanes, self.batch_size = source, dealt(source.sizes, lanes), batch_size or 1
-        # With a single lane, one process and two have the same order.
-        self.orders = [
-            WindowOrder(source.sizes[blocks], [seed] if lanes == 1 else [seed, lane + 1, lanes], blocks_per_window)
-            for lane, blocks in enumerate(self.lanes)
-        ]
+        self.source, self.order = source, WindowOrder(source.sizes, seed, blocks_per_window)
         self.dtype = source.dtype if dtype is None else dtype
         self.device = source.device if device is None else torch.device(device)
         # In shared memory, so that workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        # Of each lane, though a process usually comes by one alone: the epoch it is in, and the window at hand.
-        self._orders: dict[int, tuple[int, EpochOrder]] = {}
-        self._windows: dict[int, Window] = {}
-        self._rooms: dict[int, Buffers] = {}
-        self._buffers = Buffers()
+        self._at_hand: tuple[int, EpochOrder] | None = None  # an epoch and its order
+        self._window: Window | None = None
+        self._room, self._buffers = Buffers(1), Buffers()
 
     def __len__(self) -> int:
-        shortest = min(len(order) for order in self.orders)
-        if len(self.lanes) == 1:
-            return shortest
-        return shortest // self.batch_size * self.batch_size * len(self.lanes)
+        return len(self.order)
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of another epoch; accelerate calls this."""
@@ -106,30 +88,24 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
         places, epoch = np.asarray(indices, np.int64), int(self._epoch)
         if len(places) == 0 or places.min() < 0 or places.max() >= len(self):
             raise IndexError(f"indices {list(indices)[:3]} of {len(self)} tokens")
-        batches, lane_of = np.divmod(places // self.batch_size, len(self.lanes))
-        if len(self.lanes) > 1:
-            places = batches * self.batch_size + places % self.batch_size
-        window_of = np.zeros(len(places), np.int64)
-        for lane in np.unique(lane_of):
-            mine = lane_of == lane
-            window_of[mine] = self._order(int(lane), epoch).find(places[mine])
-        keys = np.unique(np.stack([lane_of, window_of], 1), axis=0).tolist()
-        if len(keys) == 1:
-            return self._taken(keys[0][0], keys[0][1], epoch, places)
-        self._require_order(lane_of, window_of, len(keys))
+        window_of = self._order_of(epoch).find(places)
+        windows = np.unique(window_of).tolist()
+        if len(windows) == 1:
+            return self._taken(windows[0], epoch, places)
+        self._require_order(window_of, len(windows))
         shape = (len(places), len(self.source.sites), self.source.hidden_size)
         found = {"activations": self._buffers.empty(shape, self.dtype, self.device)}
-        for lane, window in keys:
-            mine = np.flatnonzero((lane_of == lane) & (window_of == window))
+        for window in windows:
+            mine = np.flatnonzero(window_of == window)
             where = torch.from_numpy(mine).to(self.device)
-            for name, values in self._taken(lane, window, epoch, places[mine]).items():
+            for name, values in self._taken(window, epoch, places[mine]).items():
                 whole = found.setdefault(name, values.new_empty(len(places), *values.shape[1:]))
                 whole.index_copy_(0, where, values)
         return found
 
     @staticmethod
-    def _require_order(lane_of: np.ndarray, window_of: np.ndarray, windows: int) -> None:
-        changes = int(((np.diff(lane_of) != 0) | (np.diff(window_of) != 0)).sum()) + 1
+    def _require_order(window_of: np.ndarray, windows: int) -> None:
+        changes = int((np.diff(window_of) != 0).sum()) + 1
         if windows > 2 and changes > 4 * windows:
             raise BadInput(
                 "train_sampling_strategy",
@@ -138,23 +114,21 @@ class ShuffledTokens(Dataset[dict[str, Tensor]]):
                 why=f"one batch jumps {changes} times between {windows} windows of blocks, each read anew",
             )
 
-    def _order(self, lane: int, epoch: int) -> EpochOrder:
-        if lane not in self._orders or self._orders[lane][0] != epoch:
-            self._orders[lane] = epoch, self.orders[lane].epoch(epoch)
-        return self._orders[lane][1]
+    def _order_of(self, epoch: int) -> EpochOrder:
+        if self._at_hand is None or self._at_hand[0] != epoch:
+            self._at_hand = epoch, self.order.epoch(epoch)
+        return self._at_hand[1]
 
-    def _taken(self, lane: int, number: int, epoch: int, places: np.ndarray) -> dict[str, Tensor]:
-        order = self._order(lane, epoch)
-        if lane not in self._windows or self._windows[lane].key != (epoch, number):
-            self._windows.pop(lane, None)  # the next one takes its memory
-            blocks = self.lanes[lane][order.windows[number]]
+    def _taken(self, number: int, epoch: int, places: np.ndarray) -> dict[str, Tensor]:
+        order = self._order_of(epoch)
+        if self._window is None or self._window.key != (epoch, number):
+            self._window = None  # the next one takes its memory
             count = int(order.starts[number + 1] - order.starts[number])
             shape = (count, len(self.source.sites), self.source.hidden_size)
-            room = self._rooms.setdefault(lane, Buffers(1))
-            held = room.empty(shape, self.source.stored or self.dtype, self.device)
-            permuted = self.orders[lane].within(epoch, number, count)
-            self._windows[lane] = Window.load(self.source, blocks, held, permuted, (epoch, number), self.dtype)
-        return self._windows[lane].take(places - order.starts[number], self._buffers)
+            room = self._room.empty(shape, self.source.stored or self.dtype, self.device)
+            permuted = self.order.within(epoch, number, count)
+            self._window = Window.load(self.source, order.windows[number], room, permuted, (epoch, number), self.dtype)
+        return self._window.take(places - order.starts[number], self._buffers)
 
 
 class Window(NamedTuple):
@@ -173,24 +147,24 @@ class Window(NamedTuple):
         cls,
         source: BlockSource,
         blocks: np.ndarray,
-        held: Tensor,
+        room: Tensor,
         permuted: np.ndarray,
         key: tuple[int, int],
         dtype: torch.dtype,
     ) -> Window:
-        """Fill `held` with these blocks."""
+        """Fill `room` with these blocks."""
         sizes = source.sizes[blocks]
-        for number, part in zip(blocks, held.split(sizes.tolist()), strict=True):
+        for number, part in zip(blocks, room.split(sizes.tolist()), strict=True):
             source.fill(int(number), part)
-        scales, extremes = None, held
+        scales, extremes = None, room
         if source.stored:
-            scales = torch.stack([source.scale(int(number)) for number in blocks]).to(held.device)
+            scales = torch.stack([source.scale(int(number)) for number in blocks]).to(room.device)
             extremes = (127 * scales).to(dtype)
         if dtype != source.dtype and not bool(extremes.isfinite().all()):
             why = f"an activation, which comes as {source.dtype}, does not fit"
             raise BadInput("dtype", str(dtype), "Use torch.bfloat16 or torch.float32.", why=why)
         labels = Labels(*map(np.concatenate, zip(*(source.labels(int(number)) for number in blocks), strict=True)))
-        return cls(key, held, scales, np.repeat(np.arange(len(blocks)), sizes), permuted, labels, dtype)
+        return cls(key, room, scales, np.repeat(np.arange(len(blocks)), sizes), permuted, labels, dtype)
 
     def take(self, places: np.ndarray, buffers: Buffers) -> dict[str, Tensor]:
         """The tokens at these places of the window's order."""

@@ -9,7 +9,7 @@ from ...options import option
 from ..corpus import CorpusArguments
 from ..documents import SplitArguments, SplitRules
 
-FORMATS = ("text", "squad", "hotpotqa", "columns")
+FORMATS = ("text", "squad", "hotpotqa", "benchpress", "columns")
 
 
 @dataclass
@@ -19,7 +19,8 @@ class PassageArguments(SplitArguments, CorpusArguments):
     passage_format: str = option(
         "text",
         "Layout of the source. text: any text, from which prompts and answers are cut; squad: context, question, "
-        "answers; hotpotqa: context of titles and sentences, question, answer; columns: any names.",
+        "answers; hotpotqa: context of titles and sentences, question, answer; benchpress: context, question, a list "
+        "of answers; columns: any names.",
         FORMATS,
     )
     passage_column: str = option("passage", "Column of the passage, with format columns.")

@@ -62,7 +62,7 @@ def rows_of(
     numbers = {"kl": applied.kl.tolist(), **of_vectors(applied.edits, batch)}
     rows = []
     for i, described in enumerate(lens.describe(applied.code)):
-        before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.last_column(i))
+        before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.shown_column(i))
         found = {name: values[i] for name, values in numbers.items()}
         rows.append({**described, **found, "before": before, "after": after})
     return rows

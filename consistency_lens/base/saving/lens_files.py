@@ -7,9 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -134,24 +134,50 @@ def require_inside(path: Path, folder: Path) -> Path:
     return path
 
 
-def open_folder(place: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> Path:
+def open_folder(
+    place: str | os.PathLike[str],
+    revision: str | None = None,
+    token: str | None = None,
+    subfolder: str = "",
+    **reach: Unpack[hub.Reach],
+) -> Path:
     """The folder of a lens, downloaded where it is none of this machine. Of what is no lens, nothing large is."""
     require_place(str(place), "lens")
-    folder = Path(place)
-    if (folder / CONFIG_NAME).is_file():
-        require_lens(folder / CONFIG_NAME, place)
-        return folder
+    folder, inside = Path(place), inner_folder(subfolder)
+    if (folder / inside / CONFIG_NAME).is_file():
+        require_lens(folder / inside / CONFIG_NAME, place)
+        return folder / inside
     if folder.is_dir():
         raise BadInput("lens", str(place), _NO_LENS, why="there is no lens in such a folder")
-    found, commit = fetch_config(str(place), revision, token)
+    found, commit = fetch_config(str(place), revision, token, inside, **reach)
     require_lens(found, place)
-    return hub.download(str(place), commit, token)
+    return fetch_folder(str(place), commit, token, inside, **reach)
 
 
-def fetch_config(repo: str, revision: str | None, token: str | None) -> tuple[Path, str]:
+def fetch_config(
+    repo: str, revision: str | None, token: str | None, inside: str = "", **reach: Unpack[hub.Reach]
+) -> tuple[Path, str]:
     """The configuration of a lens on the Hub, and its commit: the weights of a later one may not fit to it."""
-    found = hub.download_file(repo, CONFIG_NAME, revision, token)
-    return found, found.parent.name
+    name = f"{inside}/{CONFIG_NAME}" if inside else CONFIG_NAME
+    found = hub.download_file(repo, name, revision, token, **reach)
+    return found, found.parents[len(Path(inside).parts)].name
+
+
+def fetch_folder(
+    repo: str, revision: str | None, token: str | None, inside: str = "", **reach: Unpack[hub.Reach]
+) -> Path:
+    """The files of a lens on the Hub, in the repository or in a folder of it."""
+    before = f"{inside}/" if inside else ""
+    allow, ignore = ([before + each for each in some] for some in (hub.LENS_FILES, hub.BESIDE_THE_LENS))
+    return hub.download(repo, revision, token, allow=allow, ignore=ignore, **reach) / inside
+
+
+def inner_folder(subfolder: str) -> str:
+    """A folder within a lens's folder or repository; raise where it leads out of it, or says more than a name."""
+    path = PurePosixPath(subfolder)
+    if path.is_absolute() or ".." in path.parts or any(sign in subfolder for sign in "*?[\\"):
+        raise BadInput("subfolder", subfolder, "Name a folder within the lens's, as in layers/12.")
+    return "" if path == PurePosixPath() else path.as_posix()
 
 
 def require_lens(file: Path, place: str | os.PathLike[str]) -> dict[str, Any]:

@@ -21,19 +21,19 @@ from ...frozen.loading.whole import refusing_damage
 from ..configuration import ConsistencyLensConfig
 
 
-def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) -> PreTrainedModel:
-    """The language model for one part. Without a model only one with weights of its own (`full`) can be made, and
-    these are left to be loaded."""
+def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) -> tuple[PreTrainedModel, str | None]:
+    """The language model for one part, and what its adapter on it is called. Without a model only one with weights of
+    its own (`full`) can be made, and these are left to be loaded."""
     kind = config.kind_of(part)
     if frozen is None and kind != "full":
         raise BadInput("subject", None, "Give the FrozenLM: this lens uses its weights.", f"{part}: trainable={kind}")
     if kind == "full":
-        return cut(clone(frozen) if frozen else _blank(config), config, part)
+        return cut(clone(frozen) if frozen else _blank(config), config, part), None
     assert frozen is not None
-    if kind == "lora":
-        layers = depth_of(config) if part == "encoder" else None
-        add_adapter(frozen.model, part, config.lora_rank, config.lora_alpha, layers)
-    return frozen.model
+    if kind != "lora":
+        return frozen.model, None
+    layers = depth_of(config) if part == "encoder" else None
+    return frozen.model, add_adapter(frozen.model, part, config.lora_rank, config.lora_alpha, layers)
 
 
 def depth_of(config: ConsistencyLensConfig) -> int:

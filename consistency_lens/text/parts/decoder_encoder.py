@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-from ...base.adapters import adapter_file, adapter_parameters, enable_checkpointing, speaking
+from ...base.adapters import adapter_file, adapter_parameters, enable_checkpointing, remove_adapter, speaking
 from ...base.saving.lens_files import (
     HEADS,
     SavedModel,
@@ -32,6 +32,7 @@ from ...errors import BadInput
 from ...frozen import FrozenLM, Site
 from ...frozen.columns import last_columns
 from ...frozen.hooks import Write, editing, reading
+from ...hub import Reach
 from ..configuration import ConsistencyLensConfig
 from .backbone import backbone, require_weights
 from .generation import Noise, Words, roll_out, straight_through_embed
@@ -49,6 +50,7 @@ class LensPart(SavedModel):
         config: of the lens.
         lm: the language model; its own clone, or the frozen model itself.
         trainable: `full`, `lora` or `projections`; default as the configuration says.
+        adapter: with `lora`, what this part's adapter on the model is called; default as the part.
     """
 
     config_class = ConsistencyLensConfig
@@ -56,10 +58,16 @@ class LensPart(SavedModel):
     supports_gradient_checkpointing = True
     name: ClassVar[str]
 
-    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
+    def __init__(
+        self,
+        config: ConsistencyLensConfig,
+        lm: PreTrainedModel,
+        trainable: str | None = None,
+        adapter: str | None = None,
+    ) -> None:
         super().__init__(config)
         self.lm, self.trainable = lm, trainable or config.kind_of(self.name)
-        self.adapter = self.name if self.trainable == "lora" else None
+        self.adapter = (adapter or self.name) if self.trainable == "lora" else None
         self.checkpointing = False
         self.map = maps_of(len(config.sites or []), config.hidden_size)
         if self.trainable == "full":  # otherwise it is the model, frozen, maybe with the other part's adapter on it
@@ -72,14 +80,21 @@ class LensPart(SavedModel):
         subject: FrozenLM | None = None,
         revision: str | None = None,
         token: str | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        ignore: Sequence[str] = (),
     ) -> Self:
         """This part alone, from a lens or from where it was saved by itself; the arguments are those of a lens."""
-        folder = open_folder(lens_id_or_path, revision, token)
+        reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = open_folder(lens_id_or_path, revision, token, subfolder, **reach)
         config = config_in(folder, cls.config_class)
         if subject is not None:
-            config.require_subject(subject)
+            config.require_subject(subject, tuple(ignore))
         require_weights(config, folder, subject is None, [cls.name])
-        part = cls(config, backbone(config, subject, cls.name))
+        lm, adapter = backbone(config, subject, cls.name)
+        part = cls(config, lm, adapter=adapter)
         part = part.to(subject.device) if subject else part
         other = next(name for name in ("decoder", "encoder") if name != cls.name)
         load_files(part.files(), folder, beside=f"{other}.")
@@ -115,7 +130,7 @@ class LensPart(SavedModel):
             case "full":
                 found[f"{self.name}/model.safetensors"] = dict(self.lm.named_parameters())
             case "lora":
-                found[f"{self.name}/adapter_model.safetensors"] = adapter_file(self.lm, self.name)
+                found[f"{self.name}/adapter_model.safetensors"] = adapter_file(self.lm, self._on_model)
         return found
 
     def save_parts(self, folder: Path) -> None:
@@ -125,14 +140,31 @@ class LensPart(SavedModel):
                 self.lm.config.save_pretrained(folder / self.name)
             case "lora":
                 # peft names the folder that the frozen model was loaded from.
-                said = copy(self.lm.peft_config[self.name])
+                said = copy(self.lm.peft_config[self._on_model])
                 said.base_model_name_or_path = self.config.origin.model_id
                 said.save_pretrained(str(folder / self.name))
+
+    @property
+    def _on_model(self) -> str:
+        """What its adapter is called on the model; raise where it was taken off."""
+        if self.adapter is None:
+            raise BadInput("lens", self.name, "Load it again.", why="it was taken off its frozen model (unload)")
+        return self.adapter
+
+    def unload(self) -> None:
+        """Take its adapter off the frozen model; of one without, nothing lies there."""
+        if self.adapter is not None:
+            remove_adapter(self.lm, self.adapter)
+            self.adapter = None
 
     @contextmanager
     def working(self, learning: bool = False) -> Iterator[None]:
         """The state in which this part's language model runs; `learning` where a backward pass will follow."""
-        with speaking(self.lm, self.adapter, self.checkpointing and learning and torch.is_grad_enabled()):
+        with speaking(
+            self.lm,
+            self._on_model if self.trainable == "lora" else None,
+            self.checkpointing and learning and torch.is_grad_enabled(),
+        ):
             yield
 
     def checkpoint_activations(self) -> None:
@@ -146,8 +178,7 @@ class LensPart(SavedModel):
             case "full":
                 return dict(self.lm.named_parameters())
             case "lora":
-                assert self.adapter is not None
-                return adapter_parameters(self.lm, self.adapter)
+                return adapter_parameters(self.lm, self._on_model)
             case _:
                 return {}
 
@@ -185,8 +216,14 @@ class LensDecoder(LensPart):
 
     name = "decoder"
 
-    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
-        super().__init__(config, lm, trainable)
+    def __init__(
+        self,
+        config: ConsistencyLensConfig,
+        lm: PreTrainedModel,
+        trainable: str | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        super().__init__(config, lm, trainable, adapter)
         self._constants: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     def _prompt(self, activations: Tensor, text: Tensor | None = None, at: At = -1) -> tuple[Tensor, list[Write]]:

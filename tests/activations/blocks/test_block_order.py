@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consistency_lens.activations.blocks.order import WindowOrder, dealt
+from consistency_lens.activations.blocks.order import WindowOrder
 from consistency_lens.errors import BadInput
 
 
@@ -34,11 +34,11 @@ def whole(order: WindowOrder, epoch: int) -> list[tuple[int, int]]:
 def test_each_token_comes_once_and_always_at_the_same_place(
     sizes: list[int], seed: int, blocks_per_window: int, epoch: int
 ) -> None:
-    order = WindowOrder(sizes, [seed], blocks_per_window)
+    order = WindowOrder(sizes, seed, blocks_per_window)
     found = whole(order, epoch)
     assert sorted(found) == [(block, token) for block, size in enumerate(sizes) for token in range(size)]
     assert len(order) == len(found)
-    assert found == whole(WindowOrder(sizes, [seed], blocks_per_window), epoch)
+    assert found == whole(WindowOrder(sizes, seed, blocks_per_window), epoch)
     windows, starts = order.epoch(epoch)
     counts = [len(window) for window in windows]
     assert max(counts) <= blocks_per_window and max(counts) - min(counts) <= 1
@@ -47,8 +47,8 @@ def test_each_token_comes_once_and_always_at_the_same_place(
 
 
 def test_epochs_seeds_and_windows_have_orders_of_their_own() -> None:
-    order = WindowOrder([50] * 6, [0], 3)
-    orders = [whole(order, 0), whole(order, 1), whole(WindowOrder([50] * 6, [1], 3), 0)]
+    order = WindowOrder([50] * 6, 0, 3)
+    orders = [whole(order, 0), whole(order, 1), whole(WindowOrder([50] * 6, 1, 3), 0)]
     assert all(orders[i] != orders[j] for i in range(3) for j in range(i))
     assert (order.within(0, 0, 150) != order.within(0, 1, 150)).any()
     first = orders[0][:150]
@@ -56,19 +56,6 @@ def test_epochs_seeds_and_windows_have_orders_of_their_own() -> None:
     assert mixed > 75, "tokens of the blocks of a window lie among each other"
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 5))
-def test_lanes_share_the_blocks_out_evenly(sizes: list[int], lanes: int) -> None:
-    if lanes > len(sizes):
-        with pytest.raises(BadInput, match="each lane needs a block"):
-            dealt(sizes, lanes)
-        return
-    found = dealt(sizes, lanes)
-    assert sorted(block for lane in found for block in lane) == list(range(len(sizes)))
-    totals = [sum(sizes[block] for block in lane) for lane in found]
-    assert max(totals) - min(totals) <= max(sizes)
-
-
 def test_a_window_needs_a_block() -> None:
     with pytest.raises(BadInput, match="blocks_per_window=0"):
-        WindowOrder([3], [0], 0)
+        WindowOrder([3], 0, 0)

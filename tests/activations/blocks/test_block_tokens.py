@@ -53,11 +53,9 @@ def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
             torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_a_stream_has_the_batches_of_what_is_stored(blocks: Blocks, stream: BlockStream, lanes: int) -> None:
+def test_a_stream_has_the_batches_of_what_is_stored(blocks: Blocks, stream: BlockStream) -> None:
     for epoch in (0, 2):
-        options: dict[str, Any] = {"seed": 3, "blocks_per_window": 3, "lanes": lanes, "batch_size": 48}
-        stored, streamed = blocks.tokens(**options), stream.tokens(**options)
+        stored, streamed = (each.tokens(seed=3, blocks_per_window=3) for each in (blocks, stream))
         for tokens in (stored, streamed):
             tokens.set_epoch(epoch)
         assert_same(in_batches(streamed, 48), in_batches(stored, 48))
@@ -149,22 +147,17 @@ def epoch_of(loader: Any, epoch: int, skip: int = 0) -> list[Batch]:
     return list(loader)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_two_processes_share_the_tokens_of_an_epoch(blocks: Blocks, epoch: int, lanes: int) -> None:
-    each = [blocks.tokens(blocks_per_window=2, lanes=lanes, batch_size=16) for _ in range(2)]
+def test_two_processes_share_the_tokens_of_an_epoch(blocks: Blocks, epoch: int) -> None:
+    each = [blocks.tokens(blocks_per_window=2) for _ in range(2)]
     first, second = (epoch_of(loader, epoch) for loader in loaders(each, 16, 2, drop_last=True))
     assert len(first) == len(second) == len(each[0]) // 32
     found = [key for batch in [*first, *second] for key in keys_of(batch)]
     assert len(found) == len(set(found)) == 32 * len(first)
-    if lanes == 2:
-        documents = [{key[0] for batch in own for key in keys_of(batch)} for own in (first, second)]
-        assert not documents[0] & documents[1], "each process reads documents of its own"
-    else:
-        # A step of both is one batch of twice the size.
-        (alone,) = loaders([blocks.tokens(blocks_per_window=2)], 32, 1, drop_last=True)
-        both = [{name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(first, second, strict=True)]
-        assert_same(both, epoch_of(alone, epoch))
+    # A step of both is one batch of twice the size.
+    (alone,) = loaders([blocks.tokens(blocks_per_window=2)], 32, 1, drop_last=True)
+    both = [{name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(first, second, strict=True)]
+    assert_same(both, epoch_of(alone, epoch))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -174,13 +167,6 @@ def test_a_run_that_is_resumed_goes_on_with_the_next_batch(blocks: Blocks, proce
 
     for whole, resumed in zip(fresh(), fresh(), strict=True):
         assert_same(epoch_of(resumed, 3, skip=5), epoch_of(whole, 3)[5:])
-
-
-def test_one_process_has_the_batches_of_two_lanes(blocks: Blocks) -> None:
-    each = [blocks.tokens(blocks_per_window=2, lanes=2, batch_size=16) for _ in range(2)]
-    (first, second) = (epoch_of(loader, 1) for loader in loaders(each, 16, 2))
-    (alone,) = loaders([blocks.tokens(blocks_per_window=2, lanes=2, batch_size=16)], 16, 1)
-    assert_same(epoch_of(alone, 1), [batch for pair in zip(first, second, strict=True) for batch in pair])
 
 
 def test_workers_that_outlive_an_epoch_learn_of_the_next(blocks: Blocks) -> None:
@@ -240,12 +226,6 @@ def test_a_second_shuffling_is_refused(blocks: Blocks) -> None:
     tokens = blocks.tokens(blocks_per_window=1)
     with pytest.raises(BadInput, match="Use sequential: the tokens are shuffled already"):
         tokens.__getitems__(np.random.default_rng(0).permutation(len(tokens)).tolist())
-
-
-@pytest.mark.parametrize(("options", "field"), [({"lanes": 2}, "batch_size"), ({"lanes": 0}, "lanes")])
-def test_lanes_need_a_batch_size_and_blocks(blocks: Blocks, options: dict[str, Any], field: str) -> None:
-    with pytest.raises(BadInput, match=f"^{field}="):
-        blocks.tokens(**options)
 
 
 @pytest.mark.parametrize("index", [-1, 10**6])
