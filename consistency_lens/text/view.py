@@ -101,9 +101,9 @@ class TextView(LensView):
         found = look(self.lens, text, position).near()
         if len(self.lens.config.sites or []) == 1:
             return found
-        return replace(found, parts=[*found.parts, self.layers(text, position)])
+        return replace(found, parts=[*found.parts, self.grid(text, position)])
 
-    def layers(self, text: str, position: int) -> Grid:
+    def grid(self, text: str, position: int) -> Grid:
         """What the lens says of a token and of those round it, at each of its sites; behind it the KL in nats."""
         sites, there = self.lens.config.sites or [], self.positions(text)
         around = [p for p in range(position - AROUND, position + AROUND + 1) if p in there]

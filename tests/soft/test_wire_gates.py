@@ -61,22 +61,22 @@ def read(lens: LatentWire, batch: dict[str, Any], code: LatentCode, name: str) -
 
 
 @torch.no_grad()
-def test_what_a_model_says_of_the_text_costs_less_than_ln_v_and_shifted_twice_it_does_not() -> None:
-    """Labels that stand one column too early cost a model that says just this more than knowing nothing would."""
+def test_what_a_model_says_of_the_text_costs_less_than_ln_v_and_more_where_labels_are_shifted_twice() -> None:
     for name, model in wire_models().items():
         context = context_of(batch_of(8)["tokens"][name], "full")
         said = model.generate(context, max_new_tokens=4, min_new_tokens=4).texts(model.tokenizer)
         rows = [
             {"passage": passage, "prompt": "w90", "answers": [text], "task": "answer", "ends": False}
             for passage, text in zip(batch_of(8)["passage"], said, strict=True)
-            if len(set(text.split())) == 4
+            if len(text.split()) > 1
         ]
         assert len(rows) >= 2, said
         tokens = collator_of(wire_lens().config, wire_models())(rows)["tokens"][name]
         ids, mask = tokens["answer_ids"], tokens["answer_mask"]
-        logits, blind = model.logits(tokens["full"], keep=ids.shape[1]), math.log(model.vocab_size)
-        assert float(answer_nll_of(logits, ids, mask).mean()) < blind
-        assert float(answer_nll_of(logits[:, :-1], ids[:, 1:], mask[:, 1:]).mean()) > blind
+        logits = model.logits(tokens["full"], keep=ids.shape[1])
+        nll = float(answer_nll_of(logits, ids, mask).mean())
+        shifted = float(answer_nll_of(logits[:, :-1], ids[:, 1:], mask[:, 1:]).mean())
+        assert nll < math.log(model.vocab_size) and nll + 0.3 < shifted, name
 
 
 def test_a_code_that_is_fitted_to_each_example_reaches_the_answer_of_the_text() -> None:

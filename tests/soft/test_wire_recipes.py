@@ -22,7 +22,7 @@ from consistency_lens.evaluation import Report
 from consistency_lens.frozen import FrozenLM, FrozenModels
 from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
-from consistency_lens.soft.parts.adding import with_receiver
+from consistency_lens.soft.parts.adding import trained_alone, with_receiver
 from consistency_lens.soft.report.answering import Answering
 from consistency_lens.soft.sizing import memory_of, share_of_moving
 
@@ -216,9 +216,7 @@ def test_another_model_learns_to_read_a_compressor_that_stays_as_it_is() -> None
 
     left.name = "base"
     first = trained(LatentWire.from_models(FrozenModels([left]), ratio=2.0), rows, "base", 120)
-    new = with_receiver(first, right)
-    new.requires_grad_(False)
-    new.receiver("right").requires_grad_(True)
+    new = trained_alone(with_receiver(first, right), "right")
     before = [p.detach().clone() for p in new.compressor.parameters()]
     trained(new, turned, "right", 160)
     assert all(torch.equal(p, q) for p, q in zip(new.compressor.parameters(), before, strict=True))

@@ -166,11 +166,12 @@ def achieved(report: Report) -> Figure | None:
             x, y = [cost.value for cost, _ in points], [each for _, each in points]
             reach = [[max(n.value - n.low, 0) for n in y], [max(n.high - n.value, 0) for n in y]]
             marker, line = shapes[series]
-            own: Any = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2, "linewidth": 1.4}
-            own["markersize"] = max(9 - 3 * i, 3)  # what lies on another one is seen within it
-            axes.errorbar(x, [n.value for n in y], yerr=reach, **own)
+            own: Any = {"marker": marker, "linestyle": line, "linewidth": 1.4}
+            size = max(9 - 3 * i, 3)  # what lies on another one is seen within it
+            axes.errorbar(x, [n.value for n in y], yerr=reach, color=colour, markersize=size, capsize=2, **own)
             keys[label] = Line2D([], [], color=colour, linewidth=4)
-            keys |= {series: Line2D([], [], color="#333333", marker=marker, linestyle=line)} if points else {}
+            if points:
+                keys[series] = Line2D([], [], color="#333333", **own)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(-0.03, 1.05)

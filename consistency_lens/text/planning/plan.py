@@ -134,6 +134,7 @@ def work_of(asked: Asked, sizes: Sizes, dtype: str, context: int) -> Work:
     policy = values["estimator"] == "policy"
     return Work(
         site_depth=max(1, max(wanted).depth[0] + 1),
+        sites=len(wanted),
         trainable=values["trainable"],
         dtype=dtype,
         quantization=values["quantization"],

@@ -99,6 +99,7 @@ class TextReport(VectorReport):
         self.rivals, self.before, self.judges, self.reword = dict(rivals or {}), before, judges, reword
         self.sayings, self.brief, self.form, self.learned = sayings, brief, (sure, vague), learned
         self.questions = questions
+        self.sites: Sequence[str] = ()  # of a lens that reads any of several
         self.texts: dict[str, list[str]] = {LENS: [], BEFORE: []}
         self.codes: dict[str, Any] = {}  # of the batch, by name
         self.in_front: dict[str, Tensor] = {}  # of the batch: whose first words were changed
@@ -109,7 +110,8 @@ class TextReport(VectorReport):
     def judged(self) -> Mapping[str, str]:
         worlds = {name: text for judge in self.judges for name, text in judge.definitions.items()}
         ways = {name: text for each in self.sayings for name, text in definitions_of(each.ways).items()}
-        return {**worlds, **ways, **READ, **OF_SUFFIXES, **OF_WAYS}
+        sites = {site: f"the lens reads {site}" for site in self.sites}
+        return {**worlds, **ways, **sites, **READ, **OF_SUFFIXES, **OF_WAYS}
 
     @property
     def lenses(self) -> Sequence[LensModel]:
@@ -123,6 +125,7 @@ class TextReport(VectorReport):
         if isinstance(lens, NaturalLanguageAutoencoder):
             lens.scale_to(data.norm(lens.config.only_site))
         self.sceptic = Sceptic(data.splits.get("train"), *self.form, self.learned)
+        self.sites = (lens.config.sites or []) if len(lens.config.sites or []) > 1 else ()
         self.held_out, self.tested = data.splits[held_out.split], 0
         self.documents: Documents | None = None
         self.library: dict[str, StoredRows] = {}  # by site
@@ -130,13 +133,13 @@ class TextReport(VectorReport):
 
     def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
         found = super().batches(lens, models, data, held_out)
-        return found if len(lens.config.sites or []) == 1 else BySite(found, lens.config.sites or [])
+        return BySite(found, self.sites) if self.sites else found
 
     def shown(self, lens: LensModel, models: FrozenModels, data: Any, split: str) -> Iterator[dict[str, Any]]:
         """The examples of a lens of several sites take them in turn, row by row."""
         for batch in super().shown(lens, models, data, split):
-            turns = torch.arange(len(batch["doc_id"])) % len(lens.config.sites or [])
-            yield batch if len(lens.config.sites or []) == 1 else {**batch, "site": turns}
+            sites = len(lens.config.sites or [])
+            yield batch if sites == 1 else {**batch, "site": torch.arange(len(batch["doc_id"])) % sites}
 
     def controls(self, seen: Seen) -> Iterator[Control]:
         lens, batch, prefix = seen.lens, seen.batch, seen.prefix
@@ -289,8 +292,8 @@ class TextReport(VectorReport):
     def subsets(self, seen: Seen) -> Mapping[str, Tensor]:
         """Those of worlds, and of a lens that reads several sites each of these."""
         of_worlds = [judge.subsets(rows_for(judge.columns, seen.batch)) for judge in self.judges]
-        sites, rows = seen.lens.config.sites or [], len(seen.code)
-        of_sites = {site: torch.full((rows,), site == read_in(seen)[0]) for site in sites} if len(sites) > 1 else {}
+        rows = len(seen.batch["doc_id"])
+        of_sites = {site: torch.full((rows,), site == read_in(seen)[0]) for site in self.sites}
         return {name: mask for found in (*of_worlds, of_sites, self.in_front) for name, mask in found.items()}
 
     def finish(self, records: Records) -> None:
