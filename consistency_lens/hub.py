@@ -31,9 +31,8 @@ from .errors import BadInput
 
 LAST_CHECKPOINT = "last-checkpoint"
 # What a lens is made of. None of it can hold code: what else a repository has is not even downloaded.
-LENS_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "contexts.parquet")
-EXPORTS = ("*/W_enc_*.safetensors", "*/W_dec_*.safetensors")  # of a transcoder, for another tool
-OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors", "firing.safetensors", *EXPORTS)
+LENS_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors")
 BESIDE_THE_LENS = (*OTHER_STAGES, "report/*")
 # What people look at beside it: samples and pictures. As little of that can hold code.
 SHOWN_WITH_IT = ("*.parquet", "*.png")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -81,6 +81,9 @@ class LensConfig(PreTrainedConfig):
     model_type = "lens"
     medium = ""  # of the code: the family's folder, and its key in the table of families
     card = FamilyCard()
+    # Files of the family beside the weights, and patterns of those in a repository that loading a lens has no use for.
+    own_files: ClassVar[tuple[str, ...]] = ()
+    other_files: ClassVar[tuple[str, ...]] = ()
 
     sites: list[str] | None = None
     writes: list[str] | None = None

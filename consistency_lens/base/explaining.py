@@ -6,7 +6,7 @@ Shapes: S tokens of the text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,54 +17,93 @@ from ..frozen.texts import token_ids
 from .comparing import apply_lens
 from .comparing.rows import rows_of
 from .explanations import Explanations
-
-if TYPE_CHECKING:
-    from .modeling import LensModel
+from .lens import Batch, Code, Lens
 
 Positions = int | slice | Sequence[int] | None
 
 ROWS = 32
 
 
-def explain_texts(
-    lens: LensModel, given: Any, positions: Positions, top: int, batch_size: int, decoding: Decoding | None = None
-) -> Any:
-    """`Explanations` of a text, or a list of them for several; with a `decoding`, of what the model goes on with."""
-    if batch_size < 1:
-        raise BadInput("batch_size", batch_size, "Use at least 1.")
-    ids, single = token_ids(model_of(lens), given)
-    strings = [given] if isinstance(given, str) else given
-    as_text = isinstance(strings, list | tuple) and all(isinstance(each, str) for each in strings)
-    if not as_text and lens.models is not None and len(lens.models) > 1:
-        fix = "Give strings: each of its models has a tokenizer of its own."
-        raise BadInput("text", type(given).__name__, fix, why="the lens reads with several models")
-    if decoding is not None:
-        written = [written_behind(model_of(lens), text, decoding, row) for row, text in enumerate(ids)]
-        own = [slice(len(text), None) if positions is None else positions for text in ids]
-        rows = [lens.explain_one(text, own[i], top, batch_size) for i, text in enumerate(written)]
+class ExplainingLens(Lens):
+    """A lens that explains texts, token by token."""
+
+    def explain(
+        self,
+        what: Any,
+        positions: Positions = None,
+        *,
+        top: int = 5,
+        batch_size: int = ROWS,
+        generate: bool | int = False,
+        temperature: float = 0.0,
+    ) -> Any:
+        """Rows for people: `Explanations` for a text, a list of them for a list of texts, rows for codes.
+
+        Args:
+            what: codes; a text that the model reads first, as a string, token ids, a chat (its messages, put together
+                by the tokenizer's chat template) or what a tokenizer returns; or a list of texts.
+            positions: tokens of each text to explain: an index, a slice or a list, negative ones counted from the end.
+                Default all but the first, at which the model has read nothing.
+            top: how many of the likeliest next tokens to give.
+            batch_size: tokens explained in one pass.
+            generate: the model goes on behind each text, for at most 32 or so many tokens, and what it writes is
+                explained; by default all of it.
+            temperature: at which it writes; 0 takes the likeliest tokens.
+        """
+        if isinstance(what, Code):
+            return self.describe(what)
+        if batch_size < 1:
+            raise BadInput("batch_size", batch_size, "Use at least 1.")
+        ids, single = token_ids(self.reader, what)
+        strings = [what] if isinstance(what, str) else what
+        as_text = isinstance(strings, list | tuple) and all(isinstance(each, str) for each in strings)
+        if not as_text and self.models is not None and len(self.models) > 1:
+            fix = "Give strings: each of its models has a tokenizer of its own."
+            raise BadInput("text", type(what).__name__, fix, why="the lens reads with several models")
+        texts: Sequence[str | Tensor] = strings if as_text else ids
+        chosen: list[Positions] = [positions] * len(texts)
+        if generate is not False:
+            length = Decoding.max_new_tokens if generate is True else generate
+            decoding = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
+            texts = [written_behind(self.reader, text, decoding, row) for row, text in enumerate(ids)]
+            chosen = [slice(len(text), None) if positions is None else positions for text in ids]
+        rows = [self.explain_one(text, own, top, batch_size) for text, own in zip(texts, chosen, strict=True)]
         return rows[0] if single else rows
-    texts: Sequence[str | Tensor] = strings if as_text else ids
-    rows = [lens.explain_one(text, positions, top, batch_size) for text in texts]
-    return rows[0] if single else rows
 
+    @torch.no_grad()
+    def explain_one(
+        self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
+    ) -> Explanations:
+        """The same of one text, given as a string or as token ids. One row per token: the explanation of its
+        activation, and what the model predicts with the reconstruction in its place."""
+        frozen, ids = read_tokens(self, text)
+        wanted = wanted_positions(positions, ids.shape[1])
+        rows: list[dict[str, Any]] = []
+        for first in range(0, len(wanted), batch_size):
+            part = wanted[first : first + batch_size]
+            batch = self.contexts_of(text, part)
+            applied = apply_lens(self, self.models or frozen, batch)
+            found = rows_of(self, frozen, applied, batch, top)
+            for position, row in zip(part, found, strict=True):
+                rows.append({"position": position, "token": frozen.tokenizer.decode(ids[0, position]), **row})
+        return Explanations(rows, tokens_of(frozen, ids[0]))
 
-@torch.no_grad()
-def explain_one(
-    lens: LensModel, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
-) -> Explanations:
-    """One row per explained token: the explanation of its activation, and what the model predicts with the
-    reconstruction in its place."""
-    frozen, ids = read_tokens(lens, text)
-    wanted = wanted_positions(positions, ids.shape[1])
-    rows: list[dict[str, Any]] = []
-    for first in range(0, len(wanted), batch_size):
-        part = wanted[first : first + batch_size]
-        batch = lens.contexts_of(text, part)
-        applied = apply_lens(lens, lens.models or frozen, batch)
-        found = rows_of(lens, frozen, applied, batch, top)
-        for position, row in zip(part, found, strict=True):
-            rows.append({"position": position, "token": frozen.tokenizer.decode(ids[0, position]), **row})
-    return Explanations(rows, tokens_of(frozen, ids[0]))
+    def contexts_of(self, text: str | Tensor, ends: Sequence[int]) -> Batch:
+        """A batch of the text up to each of some tokens, as the family's collator would make it: padded on the left,
+        so that the last column stands for that token; and what the lens reads there.
+
+        Args:
+            text: what the model reads, as a string or as token ids.
+            ends: tokens of it.
+        """
+        frozen, ids = read_tokens(self, text)
+        sites = self.config.sites or []
+        read = frozen.read({"input_ids": ids}, sites)
+        activations = {site: read[site][0, list(ends)] for site in sites}
+        width, last = max(ends) + 1, torch.tensor(ends, device=ids.device)[:, None]
+        columns = torch.arange(width, device=ids.device) - (width - 1 - last)
+        contexts = {"input_ids": ids[0][columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
+        return {**contexts, "activations": activations}
 
 
 def written_behind(frozen: FrozenLM, ids: Tensor, decoding: Decoding, row: int) -> Tensor:
@@ -81,13 +120,6 @@ def tokens_of(frozen: FrozenLM, ids: Tensor) -> list[str]:
     return [frozen.tokenizer.decode(token) for token in ids]
 
 
-def model_of(lens: LensModel) -> FrozenLM:
-    """The model that reads texts for a lens; raise where the lens was loaded without one."""
-    if lens.subject is None:
-        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to explain texts.")
-    return lens.subject
-
-
 def wanted_positions(positions: Positions, length: int) -> list[int]:
     """Positions counted from the beginning; by default all but the first, at which the model has read nothing."""
     if positions is None:
@@ -101,22 +133,9 @@ def wanted_positions(positions: Positions, length: int) -> list[int]:
     return [p + length if p < 0 else p for p in named]
 
 
-def contexts_of(lens: LensModel, text: str | Tensor, ends: Sequence[int]) -> dict[str, Any]:
-    """The text up to each of some tokens, padded on the left, so that only one column of each meets the vocabulary;
-    and what the lens reads there."""
-    frozen, ids = read_tokens(lens, text)
-    sites = lens.config.sites or []
-    read = frozen.read({"input_ids": ids}, sites)
-    activations = {site: read[site][0, list(ends)] for site in sites}
-    width = max(ends) + 1
-    columns = torch.arange(width, device=ids.device) - (width - 1 - torch.tensor(ends, device=ids.device).unsqueeze(1))
-    contexts = {"input_ids": ids[0][columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
-    return {**contexts, "activations": activations}
-
-
-def read_tokens(lens: LensModel, text: str | Tensor) -> tuple[FrozenLM, Tensor]:
+def read_tokens(lens: Lens, text: str | Tensor) -> tuple[FrozenLM, Tensor]:
     """The model, and the tokens `[1, S]` that it reads of a text; raise where it cannot."""
-    frozen = model_of(lens)
+    frozen = lens.reader
     (ids,) = token_ids(frozen, text)[0]
     if len(ids) < 2:
         raise BadInput("text", text, "Give at least one word.")

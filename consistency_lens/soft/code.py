@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base.modeling import Code
+from ..base.lens import Code
 from ..errors import BadInput
 from .bytes.wire import Wire, bytes_of
 from .configuration import LatentWireConfig

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 
 from ...card import CardFacts, Measured, literal, model_card, write_card, write_results
+from ...files import write_whole
 from ...frozen import Provenance
 from ...frozen.loading.licence import licence_of, licence_of_local
 from ...schema import flag, many, named, no_other, number, plain, read_json, record, text, whole
@@ -126,11 +127,7 @@ class TrainingRecord:
         return cls(**known | {"cost": Cost.from_dict(known["cost"]), "counts": counts})
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        path = Path(folder) / RECORD
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".json.part")
-        part.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(Path(folder) / RECORD, f"{json.dumps(asdict(self), indent=1, ensure_ascii=False)}\n".encode())
 
     def about(self, metadata: Mapping[str, Any]) -> TrainingRecord:
         """With what the rows say of themselves."""

@@ -167,7 +167,7 @@ def send_lens(
         if subject := subject_files(config):
             origin = send_subject(subject, config.origin, repo, token, private)
             files = {**files, CONFIG_NAME: config_with(origin, files[CONFIG_NAME], Path(scratch))}
-        gone = {*MEASURED, *(f"{part}/*" for part in config.part_folders)}
+        gone = {*MEASURED, *config.own_files, *(f"{part}/*" for part in config.part_folders)}
         return _send(files, repo, "Upload a lens", token, revision=revision, delete=sorted(gone))
 
 

@@ -71,7 +71,7 @@ def application(lens: LatentWire, settings: AnswerSettings, limits: Limits | Non
 
     assert lens.models is not None
     limits, names, in_turn = limits or Limits(), list(lens.models), Lock()
-    about = {"lens": identity_of(lens), "receivers": names, "vectors_of": lens.config.d_z}
+    about = {"lens": identity_of(lens.compressor), "receivers": names, "vectors_of": lens.config.d_z}
 
     def said(query: Mapping[str, str], body: bytes) -> dict[str, Any]:
         question, wanted = query.get("question", ""), _tokens(query, settings)

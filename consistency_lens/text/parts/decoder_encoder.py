@@ -76,7 +76,7 @@ class LensPart(SavedModel):
         token: str | None = None,
     ) -> Self:
         """This part alone, from a lens or from where it was saved by itself; the arguments are those of a lens."""
-        folder = open_folder(lens_id_or_path, revision, token)
+        folder = open_folder(lens_id_or_path, cls.config_class, revision, token)
         config = config_in(folder, cls.config_class)
         if subject is not None:
             config.require_subject(subject)

@@ -26,7 +26,6 @@ from ...activations import Activations
 from ...activations.storage import PROGRESS, checksum_of, seal_of, write_json
 from ...base.engines.engine import Engine
 from ...base.family_run import Run
-from ...base.saving.checkpoint import checkpoints
 from ...base.saving.lens_card import CARD
 from ...errors import BadInput
 from ...schema import read_json, record, text
@@ -120,12 +119,8 @@ def _train(
     trainer: Any = run.trainer(lens, training, activations, TITLES[place.name])
     if writer is not None:
         trainer.texts = WrittenTexts(writer)
-    found = checkpoints(place)
-    trainer.train(str(found[-1]) if found else None)
-    trainer.save_lens(place)
+    run.train_beside(trainer, place)
     if trainer.is_world_process_zero():
-        for checkpoint in checkpoints(place):
-            shutil.rmtree(checkpoint)
         (place / CARD).unlink(missing_ok=True)  # it is the lens of nobody
 
 
