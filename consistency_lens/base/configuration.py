@@ -145,17 +145,17 @@ class LensConfig(PreTrainedConfig):
         return (found[0], found[1] | beside) if kwargs.get("return_unused_kwargs") else found
 
     @classmethod
-    def require_record(cls, said: Any, place: str | os.PathLike[str]) -> dict[str, Any]:
+    def require_record(cls, saved: Any, place: str | os.PathLike[str]) -> dict[str, Any]:
         """What a saved one says, as it is; raise unless a lens of this family can say that."""
-        require(said, cls.record(), "lens", str(place), SAVE_AGAIN, CONFIG_NAME)
+        require(saved, cls.record(), "lens", str(place), SAVE_AGAIN, CONFIG_NAME)
         try:
-            cls.require_consistent(said)
+            cls.require_consistent(saved)
         except Unfit as error:
             raise BadInput("lens", str(place), SAVE_AGAIN, why=f"{CONFIG_NAME}: {error}") from error
-        return dict(said)
+        return dict(saved)
 
     @classmethod
-    def require_consistent(cls, said: Mapping[str, Any]) -> None:
+    def require_consistent(cls, saved: Mapping[str, Any]) -> None:
         """Raise `Unfit` where two fields of a saved configuration, each of its kind, do not go together."""
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -93,3 +93,7 @@ class Lens(SavedModel):
     def describe(self, code: Code) -> list[dict[str, Any]]:
         """One row for people per code: `explanation` and what else the family has to say."""
         raise NotImplementedError
+
+    def spell(self, code: Code) -> NoReturn:
+        """A name of before."""
+        raise BadInput("spell", type(code).__name__, "Call describe.", why="its name is describe")

@@ -31,6 +31,7 @@ class WireRun(FamilyRun):
         **dict.fromkeys(("code_length", "size", "per_line", "window"), ("compress",)),
         **dict.fromkeys(("bits", "ratio"), ("run", "train", "compress")),
         **dict.fromkeys(("port", "largest_wire"), ("serve",)),
+        "seed": ("run", "train", "answer", "serve"),
     }
     uses = USES
     memory_advice = (

@@ -96,9 +96,9 @@ def operations_of(weights: int, config: PretrainedConfig, tokens: Tensor) -> Ten
         config: of the model's text part.
         tokens: of each row, `[B]`.
     """
-    said = config.to_dict()
-    heads = said.get("num_attention_heads") or 0
-    width = heads * (said.get("head_dim") or config.hidden_size // max(heads, 1))
+    fields = config.to_dict()
+    heads = fields.get("num_attention_heads") or 0
+    width = heads * (fields.get("head_dim") or config.hidden_size // max(heads, 1))
     tokens = tokens.double()
     return 2 * weights * tokens + 4 * config.num_hidden_layers * width * tokens**2
 

@@ -118,13 +118,13 @@ class ConsistencyLensConfig(LensConfig):
         }
 
     @classmethod
-    def require_consistent(cls, said: Mapping[str, Any]) -> None:
+    def require_consistent(cls, saved: Mapping[str, Any]) -> None:
         """Tokens are those of the frozen model."""
-        subject = said.get("subject") or {}
+        subject = saved.get("subject") or {}
         sizes = {**subject, **(subject.get("text_config") or {})}
         vocabulary = sizes.get("vocab_size")
         for name in ("prompt_ids", "never_ids", "placeholder_id", "start_id", "stop_id", "pad_id"):
-            given = said.get(name) or 0
+            given = saved.get(name) or 0
             highest = max(given, default=0) if isinstance(given, list) else given
             if vocabulary is not None and highest >= vocabulary:
                 raise Unfit(name, highest, f"tokens of its frozen model, which has {vocabulary}")

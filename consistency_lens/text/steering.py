@@ -117,14 +117,14 @@ class Steering(TwoParts):
             raise BadInput("strength", strength, "Take a smaller one.", why="so large an edit cannot be computed with")
         edit = Edit(self.encoder.site, added, mode="add")
         prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
-        said = [_say(self, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]
-        later = ids[:, p + 1 :] if p + 1 < ids.shape[1] else said[0].ids[:, : int(said[0].lengths)]
+        spoken = [_say(self, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]
+        later = ids[:, p + 1 :] if p + 1 < ids.shape[1] else spoken[0].ids[:, : int(spoken[0].lengths)]
         later = later[:, :REACH]
         prefix = prefix.followed_by(later)
         before, after = (prefix.logits(edits, horizon=later.shape[1]) for edits in ([], [edit]))
         counts = unrelated(before[:, 1:], changed_tokens(self, [new_explanation], [old_explanation]))
         spill = kl_per_column(before, after)
-        sentences = [frozen.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in map(_own, said)]
+        sentences = [frozen.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in map(_own, spoken)]
         return Steered(
             text=text,
             position=p,

@@ -27,7 +27,7 @@ from ..family_card import WATCHED
 from ..watching.cost import Cost
 
 if TYPE_CHECKING:
-    from ..modeling import LensModel
+    from ..lens import Lens
 
 RECORD, CARD = "training.json", "README.md"
 OWN_SUBJECT = re.compile(r"subject-[0-9a-f]{16}")  # what the package calls the frozen model that it trains itself
@@ -271,11 +271,11 @@ def usage(name: str, config: LensConfig, text: str) -> str:
     )
 
 
-def printed(lens: LensModel, text: str) -> str:
+def printed(lens: Lens, text: str) -> str:
     """What the snippet prints: its last lines are run, with this lens."""
-    with redirect_stdout(StringIO()) as said:
+    with redirect_stdout(StringIO()) as output:
         exec(lens.config.card.usage, {"lens": lens, "text": text})
-    return said.getvalue().rstrip("\n")
+    return output.getvalue().rstrip("\n")
 
 
 def short_text(text: str) -> str:

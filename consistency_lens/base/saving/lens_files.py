@@ -159,11 +159,11 @@ def fetch_config(repo: str, revision: str | None, token: str | None) -> tuple[Pa
 
 def require_lens(file: Path, place: str | os.PathLike[str]) -> dict[str, Any]:
     """What a configuration says; raise unless it is that of a lens."""
-    said: dict[str, Any] = read_json(file, plain, "lens", str(place), SAVE_AGAIN)
-    if not isinstance(said, dict) or not said.get("provenance"):
+    fields: dict[str, Any] = read_json(file, plain, "lens", str(place), SAVE_AGAIN)
+    if not isinstance(fields, dict) or not fields.get("provenance"):
         raise BadInput("lens", str(place), _NO_LENS, why="its config.json names no frozen model")
-    require(said, record(OF_A_LENS), "lens", str(place), SAVE_AGAIN, file.name)
-    return said
+    require(fields, record(OF_A_LENS), "lens", str(place), SAVE_AGAIN, file.name)
+    return fields
 
 
 def config_in(folder: Path, kind: type[LensConfig]) -> Any:
@@ -277,5 +277,5 @@ def heads_beside(folder: Path, config: LensConfig, own: str) -> dict[str, nn.Par
 
 def _what_it_is(config: LensConfig) -> dict[str, Any]:
     """A configuration without what says how and by what it was saved."""
-    said = json.loads(config.to_json_string(use_diff=False))
-    return {name: value for name, value in said.items() if name not in _OF_THE_SAVING}
+    fields = json.loads(config.to_json_string(use_diff=False))
+    return {name: value for name, value in fields.items() if name not in _OF_THE_SAVING}

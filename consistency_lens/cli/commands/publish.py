@@ -111,8 +111,8 @@ def require_whole(folder: Path) -> LensConfig:
 
 
 def _config_of(folder: Path) -> LensConfig:
-    said, _ = read_config(str(folder))
-    config: LensConfig = family_of(said, str(folder)).load("config").from_pretrained(folder)
+    saved, _ = read_config(str(folder))
+    config: LensConfig = family_of(saved, str(folder)).load("config").from_pretrained(folder)
     return config
 
 

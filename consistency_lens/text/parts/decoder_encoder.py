@@ -127,9 +127,9 @@ class LensPart(SavedModel):
                 self.lm.config.save_pretrained(folder / self.name)
             case "lora":
                 # peft names the folder that the frozen model was loaded from.
-                said = copy(self.lm.peft_config[self.name])
-                said.base_model_name_or_path = self.config.origin.model_id
-                said.save_pretrained(str(folder / self.name))
+                adapter = copy(self.lm.peft_config[self.name])
+                adapter.base_model_name_or_path = self.config.origin.model_id
+                adapter.save_pretrained(str(folder / self.name))
 
     @contextmanager
     def working(self, learning: bool = False) -> Iterator[None]:

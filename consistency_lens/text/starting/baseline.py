@@ -137,10 +137,10 @@ def _key(
     training: ConsistencyLensArguments, lens: ConsistencyLens, activations: Activations, elsewhere: set[str]
 ) -> str:
     """Of all that decides what the encoder learns."""
-    told: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in elsewhere}
+    settings: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in elsewhere}
     engine = Engine.of(training).name
     processes = (engine, training.world_size, training.device.type, own_version(), torch.__version__)
-    parts = [told, lens.config.to_dict(), dict(activations.metadata), processes]
+    parts = [settings, lens.config.to_dict(), dict(activations.metadata), processes]
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
