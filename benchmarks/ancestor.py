@@ -59,16 +59,16 @@ class Step:
     def loss(self) -> torch.Tensor:
         """The objective, plainly."""
         trainer, batch = self.trainer, self.batch
-        original = batch["activations"][trainer.site].float()
+        original = batch["activations"][trainer.sites[0]].float()
         restored = trainer.lens(original, noise=trainer.noise, estimator="sequential").restored
         edited = restored + (original - restored)[batch["pair"]].detach()
         ids = torch.cat([batch["input_ids"], batch["continuation_ids"][:, : self.options.horizon]], 1)
         whole, keep = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1 + self.options.horizon
         with torch.no_grad():
             clean = trainer.frozen.logits(whole, keep=keep)
-        at = Edit(trainer.site, edited, positions=batch["input_ids"].shape[1] - 1)
+        at = Edit(trainer.sites[0], edited, positions=batch["input_ids"].shape[1] - 1)
         kl = kl_of(clean, trainer.frozen.logits(whole, at, keep=keep))
-        return (kl + (restored - original).square().sum(-1) / trainer.variance).mean()
+        return (kl + (restored - original).square().sum(-1) / trainer.variances[-1]).mean()
 
 
 def peak(options: argparse.Namespace, way: str) -> float:

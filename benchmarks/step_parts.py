@@ -115,7 +115,7 @@ class Ours:
 
     def __init__(self, trainer: ConsistencyLensTrainer, batch: dict[str, Any]) -> None:
         self.trainer, self.batch, self.lens = trainer, batch, trainer.lens
-        self.original = batch["activations"][trainer.site].float().repeat_interleave(trainer.rollouts, 0)
+        self.original = trainer.lens.read(batch).float().repeat_interleave(trainer.rollouts, 0)
         self.words = self.lens.decoder.write(self.original, trainer.noise)
         self.restored = torch.randn_like(self.original)
         self.adam = trainer.create_optimizer()

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+import torch
 from transformers.utils import CONFIG_NAME
 
 from . import hub
 from .base.foreign import Foreign
 from .base.modeling import LensModel
-from .base.saving.lens_files import fetch_config, require_lens
+from .base.saving.lens_files import fetch_config, inner_folder, require_lens
 from .errors import BadInput
-from .finding import find_models, is_demo, load_demo, load_named
+from .finding import AsLoaded, find_models, is_demo, load_demo, load_named
 from .frozen import FrozenLM, FrozenModels
 from .schema import require_place
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 RUN_LENS = "lens"  # where a run keeps the lens it made
 NO_FOLDER = "there is no such folder"
+# What a model that is loaded in another way differs in from what a lens says of it.
+_DIFFERING = {"dtype": "dtype", "quantization_config": "quantization"}
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,12 @@ class AutoLens:
         revision: str | None = None,
         device_map: str | dict[str, Any] | None = None,
         token: str | None = None,
+        *,
+        dtype: str | torch.dtype | None = None,
+        quantization_config: Any = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
     ) -> LensModel:
         """A lens of whatever family, with its frozen model.
 
@@ -138,20 +147,35 @@ class AutoLens:
             revision: branch, tag or commit of the lens on the Hub.
             device_map: where a frozen model that is loaded here goes; as in transformers.
             token: for a private lens, or a private frozen model. Default: of this machine.
+            dtype: of the frozen model, in the place of the one that the lens was made with; numbers of the lens are
+                then no longer those of its card, and `evaluate_lens` refuses. Default: that one.
+            quantization_config: of the frozen model, as in transformers; likewise.
+            cache_dir: where downloads are kept. Default: the cache of this machine.
+            local_files_only: take what the cache holds, and ask no Hub.
+            subfolder: of the folder or repository, in which the lens lies.
         """
-        place = lens_folder(lens_id_or_path)
+        reach = hub.Reach(cache_dir=cache_dir, local_files_only=local_files_only)
+        how: AsLoaded = {**reach}
+        if dtype is not None:
+            how["dtype"] = dtype
+        if quantization_config is not None:
+            how["quantization_config"] = quantization_config
+        place = lens_folder(lens_id_or_path, subfolder)
+        inside = "" if Path(place).is_dir() else subfolder
         try:
-            config, revision = read_config(place, revision, token)
+            config, revision = read_config(place, revision, token, inside, **reach)
         except BadInput:
-            found = find_foreign(place, revision, token)
+            found = None if inside else find_foreign(place, revision, token, **reach)
             if found is None:
                 raise
-            return _open_foreign(found[1], subject, device_map, token)
+            return _open_foreign(found[1], subject, device_map, token, **how)
         family = family_of(config, str(lens_id_or_path))
         kind = family.load("config")
         settled = kind.from_dict(kind.require_record(config, lens_id_or_path))
-        models = find_models(settled, subject, device_map, token)
-        return family.load("model").from_pretrained(place, subject=models, revision=revision, token=token)
+        models = find_models(settled, subject, device_map, token, **how)
+        wanted = [_DIFFERING[name] for name in how if name in _DIFFERING]
+        given = {"subject": models, "revision": revision, "token": token, "subfolder": inside, "ignore": wanted}
+        return family.load("model").from_pretrained(place, **given, **reach)
 
     @staticmethod
     def download(
@@ -249,15 +273,25 @@ def evaluate_lens(
     return evaluate(lens, frozen, activations, family, held_out, training_history, progress)
 
 
-def lens_folder(lens_id_or_path: str | os.PathLike[str]) -> str:
-    """Of a run its lens, of anything else itself."""
+def lens_folder(lens_id_or_path: str | os.PathLike[str], subfolder: str = "") -> str:
+    """Of a run its lens, of anything else itself; with a subfolder, that of a folder of this machine."""
     require_place(str(lens_id_or_path), "lens")
-    inside = Path(lens_id_or_path) / RUN_LENS
+    folder, within = Path(lens_id_or_path), inner_folder(subfolder)
+    if within and folder.is_dir():
+        folder = folder / within
+        lens_id_or_path = folder
+        if not folder.is_dir():
+            raise BadInput("subfolder", subfolder, "Name a folder that is there.", why=NO_FOLDER)
+    inside = folder / RUN_LENS
     return str(inside if (inside / CONFIG_NAME).is_file() else lens_id_or_path)
 
 
 def read_config(
-    place: str, revision: str | None = None, token: str | None = None
+    place: str,
+    revision: str | None = None,
+    token: str | None = None,
+    subfolder: str = "",
+    **reach: Unpack[hub.Reach],
 ) -> tuple[dict[str, Any], str | None]:
     """The configuration of a lens as it is saved, and its commit where it is on the Hub."""
     path = Path(place) / CONFIG_NAME
@@ -265,7 +299,7 @@ def read_config(
         raise BadInput("lens", place, "Give the folder of a run that has finished training, or of a lens.")
     if not path.is_file():
         _require_no_path(place)
-        path, revision = fetch_config(place, revision, token)
+        path, revision = fetch_config(place, revision, token, inner_folder(subfolder), **reach)
     return require_lens(path, place), revision
 
 
@@ -282,12 +316,16 @@ def _require_no_path(place: str) -> None:
 
 
 def find_foreign(
-    place: str, revision: str | None = None, token: str | None = None, whole: bool = True
+    place: str,
+    revision: str | None = None,
+    token: str | None = None,
+    whole: bool = True,
+    **reach: Unpack[hub.Reach],
 ) -> tuple[str, Foreign] | None:
     """A lens that another project has saved, and the family that reads it. None where no family knows the format.
     Without `whole`, weights stay where they are."""
     for name, family in FAMILIES.items():
-        found = family.load("foreign")(place, revision, token, whole) if family.foreign else None
+        found = family.load("foreign")(place, revision, token, whole, **reach) if family.foreign else None
         if found is not None:
             return name, found
     return None
@@ -312,15 +350,17 @@ def is_ours(place: str) -> bool:
         return False
 
 
-def _open_foreign(found: Foreign, subject: Any, device_map: Any, token: str | None) -> LensModel:
+def _open_foreign(
+    found: Foreign, subject: Any, device_map: Any, token: str | None, **how: Unpack[AsLoaded]
+) -> LensModel:
     """With the model that is given, or that it names itself."""
     model_id = found.model_id
     if subject is None and not model_id:
         raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
     if subject is None or isinstance(subject, (str, os.PathLike)):
         if subject is None and is_demo(model_id):
-            subject = load_demo(model_id, device_map)
+            subject = load_demo(model_id, device_map, **how)
         else:
-            subject = load_named(str(subject or model_id), device_map, token)
+            subject = load_named(str(subject or model_id), device_map, token, **how)
     lens: LensModel = found.open(FrozenModels.of(subject).only)
     return lens

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypedDict, Unpack
 
 from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import (
@@ -21,6 +22,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RevisionNotFoundError,
@@ -47,6 +49,18 @@ _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 _NO_ROOM = re.compile(r"storage|quota|billing|payment", flags=re.IGNORECASE)
 
 
+class Reach(TypedDict, total=False):
+    """How files of the Hub are reached, in the words of transformers.
+
+    Args:
+        cache_dir: where downloads are kept. Default: the cache of this machine.
+        local_files_only: take what the cache holds, and ask no Hub.
+    """
+
+    cache_dir: str | Path | None
+    local_files_only: bool
+
+
 def redacted(text: str, *tokens: str | None) -> str:
     """The text without these tokens, without those in the environment, and without what looks like one."""
     known = {*tokens, os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN")}
@@ -70,10 +84,11 @@ def download_file(
     token: str | None = None,
     field: str = "lens",
     kind: str = "model",
+    **reach: Unpack[Reach],
 ) -> Path:
     """One file, from the cache where the Hub cannot be reached. The folder it lies in has the name of the commit."""
     # Not `hf_hub_download`: without a network that tries for half a minute before it looks into the cache.
-    path = download(repo, revision, token, field, [name], [], kind) / name
+    path = download(repo, revision, token, field, [name], [], kind, **reach) / name
     if not path.is_file():
         raise BadInput(field, repo, "Check the id and the revision.", why=f"the repository holds no {name}")
     return path
@@ -87,6 +102,7 @@ def download(
     allow: Sequence[str] = LENS_FILES,
     ignore: Sequence[str] = BESIDE_THE_LENS,
     kind: str = "model",
+    **reach: Unpack[Reach],
 ) -> Path:
     """The files of a repository that match, from the cache where the Hub cannot be reached; returns the folder."""
     token = token or get_token()
@@ -99,6 +115,7 @@ def download(
             repo_type=kind,
             allow_patterns=wanted,
             ignore_patterns=unwanted,
+            **reach,
         )
         return Path(folder)
 
@@ -182,6 +199,8 @@ def _explained(error: BaseException, repo: str, writing: bool) -> tuple[str, str
     chain = list(_causes(error))
     for cause in chain:
         match cause:
+            case LocalEntryNotFoundError() if cause.__cause__ is None:  # nobody was asked
+                return "the cache does not hold it", "Download it first, or leave out local_files_only."
             case GatedRepoError():
                 return "its owner gives access on request", f"Ask for it on the page of {repo}. {LOG_IN}"
             case RevisionNotFoundError():

@@ -45,7 +45,7 @@ PAPER = """<meta charset="utf-8"><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 860px; margin: 2rem auto; padding: 0 1rem }
 body { overflow-wrap: anywhere }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 14px }
-th, td { border: 1px solid #ddd; padding: .3rem .6rem }
+th, td { border: 1px solid #ddd; padding: .3rem .6rem; overflow-wrap: normal }
 pre { background: #f6f8fa; padding: .8rem; overflow-x: auto }
 img { max-width: 100% }
 blockquote { border-left: 4px solid #ccc; padding-left: 1rem }

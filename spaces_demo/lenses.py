@@ -103,7 +103,8 @@ class Lenses:
         folder = self.folders[name]
         config = _config_of(folder)
         wanted = [config.get(key) for key in ("provenance", "other_models")]
-        # Lenses whose weights are their own share their models in memory; adapters need one to themselves.
+        # Lenses whose weights are their own share their models in memory. One with adapters has a copy to itself, so
+        # that it goes without a trace when others take its place.
         subject: Any = self.subject
         if isinstance(self.subject, Mapping):  # which may name models of other lenses, too
             names = config.get("model_names") or [ONE_MODEL]

@@ -21,6 +21,7 @@ from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 SITE = "resid_post.1"
+SITES = ["resid_post.0", "resid_post.1", "resid_post.2"]  # of a lens that reads any of several
 PROMPT = "w1 w2 <A> w3"
 WARM = 2  # steps of the warm start in a short run
 
@@ -41,6 +42,25 @@ def rows_folder(case: str) -> Path:
 @cache
 def tiny_rows(case: str = "llama") -> Activations:
     return Activations.load(rows_folder(case))
+
+
+@cache
+def layers_folder() -> Path:
+    """The same rows of the tiny llama, with the activations of several sites."""
+    folder, texts = Path(_folder().name) / "layers", random_texts(60, shortest=8, longest=20)
+    extract_to(folder, texts, shared_lm("llama"), continuation_length=4, sites=SITES)
+    return folder
+
+
+@cache
+def rows_of_layers() -> Activations:
+    return Activations.load(layers_folder())
+
+
+def lens_of_layers(frozen: FrozenLM, **settings: Any) -> ConsistencyLens:
+    """A lens that reads any of several sites."""
+    own = {"prompt": PROMPT, "code_length": 5, "site_norms": [8.0, 11.0, 14.0]}
+    return ConsistencyLens.from_subject(frozen, SITES, **(own | settings))
 
 
 def tiny_lens(frozen: FrozenLM, **settings: Any) -> ConsistencyLens:

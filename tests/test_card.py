@@ -168,6 +168,20 @@ def test_the_first_screens_come_first(facts: CardFacts) -> None:
     assert text.count("weaker") == len(more) and len(seen.splitlines()) < 160
 
 
+def test_several_parts_stand_in_one_table(facts: CardFacts) -> None:
+    """With a column for all that any of them measured; and what a part did not measure is empty."""
+    late = Part(title="Where it comes late (7 rows)", numbers=[number("kl_recovered", 0.5), number("em", 0.25)])
+    text = model_card(dataclasses.replace(facts, parts=[*facts.parts, late])).replace("\N{NO-BREAK SPACE}", " ")
+    table = text.partition("### Apart\n\n")[2].partition("\n\n###")[0].splitlines()
+    assert table == [
+        "| rows | kl\\_recovered | em |",
+        "|---|---|---|",
+        "| Where a fact comes next (12 rows) | 0.610 [0.560, 0.660] |  |",
+        "| Where it comes late (7 rows) | 0.500 [0.450, 0.550] | 0.250 [0.200, 0.300] |",
+    ]
+    assert "### Apart" not in model_card(facts) and "### Where a fact comes next" not in text
+
+
 def test_every_fact_is_on_the_card(facts: CardFacts) -> None:
     text = model_card(facts).replace("\N{NO-BREAK SPACE}", " ")
     for words in [

@@ -168,6 +168,21 @@ def test_features_are_listed_and_switched_off(sparse_demo: Path) -> None:
         assert len(kind.findall(line)) == len(kind.findall(shown)) == 2
 
 
+@pytest.mark.parametrize("name", ["words_of_feature", "features_kept"])
+def test_words_and_features_read_each_other(sparse_demo: Path, name: str) -> None:
+    frozen = FrozenLM.from_pretrained("tiny-llama")
+    ConsistencyLens.from_subject(frozen, "resid_post.1").save_pretrained("outputs/demo/lens")
+    snippet = {"words_of_feature": SNIPPETS["words_of_feature"], "features_kept": SNIPPETS["features_kept"]}[name]
+    lines = snippet.run().splitlines()
+    if name == "words_of_feature":
+        assert re.fullmatch(r"writes: '.+', cosine -?[01]\.\d\d; turned round: '.+'", lines[0])
+    else:
+        assert len(lines) == 2
+        assert all(
+            re.search(r"kept [01]\.\d\d, by another token's words [01]\.\d\d \| lost \[", line) for line in lines
+        )
+
+
 def test_features_get_contexts_and_labels(sparse_demo: Path) -> None:
     lines = SNIPPETS["contexts"].run().splitlines()
     assert len(lines) == 3 and all(
@@ -196,6 +211,13 @@ def test_a_text_goes_over_a_wire(wire_demo: Path) -> None:
     assert [line.split(" |")[0] for line in said] == ["base", "right"]
     assert [line.split(" |")[0] for line in snippet.shown.splitlines()[1:]] == ["base", "right"]
     assert len(SNIPPETS["add_receiver"].run().splitlines()) == 1
+
+
+def test_soft_tokens_are_read_in_words(wire_demo: Path) -> None:
+    frozen = FrozenLM.from_pretrained("left")
+    ConsistencyLens.from_subject(frozen, "resid_post.1").save_pretrained("outputs/words-of-left/lens")
+    lines = SNIPPETS["words_of_slots"].run().splitlines()
+    assert [line.split()[0] for line in lines] == [str(slot) for slot in range(len(lines))] and len(lines) >= 2
 
 
 def test_a_code_is_sent_to_another_server(wire_demo: Path) -> None:

@@ -24,7 +24,7 @@ FLOORS = {
     "base": 4,
     "evaluation": 5,
     **dict.fromkeys(["text", "sparse", "soft"], 6),
-    "demo": 7,
+    **dict.fromkeys(["demo", "crossing"], 7),
     "finding": 8,
     "auto": 9,
     "cli": 10,

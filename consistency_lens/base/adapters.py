@@ -1,15 +1,16 @@
-"""Adapters on one shared backbone: the frozen model, the decoder and the encoder are one set of weights.
+"""Adapters on one shared backbone: the frozen model and the parts of all its lenses are one set of weights.
 
 Between passes all adapters are off, so the backbone *is* the model; a part switches its own on for the length of a
-forward pass. The only file that imports peft.
+forward pass. Each lens has adapters of its own, under names that no other one has. The only file that imports peft.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from ..frozen.anatomy.parts import blocks_of
 from ..frozen.hooks import taking_turns
 from ..frozen.loading.compiling import noticing_hooks
 
+_NUMBERED = re.compile(r"_\d+$")
+
 
 def add_adapter(
     model: PreTrainedModel,
@@ -30,14 +33,18 @@ def add_adapter(
     layers: int | None = None,
     seed: int = 0,
     headless: bool = False,
-) -> None:
+) -> str:
     """Put a fresh LoRA on all linear layers of the first `layers` blocks; it changes nothing until it is trained, and
-    is left off. A `headless` model, of blocks alone, gets it on all its linear layers."""
+    is left off. A `headless` model, of blocks alone, gets it on all its linear layers.
+
+    Returns:
+        What it is called: its name, with a number behind it where another lens on the same model has that name.
+    """
     from peft import LoraConfig
 
-    if is_adapted(model) and name in model.peft_config:
-        fix = "Load the frozen model again: each lens with adapters needs one to itself."
-        raise BadInput("subject", model.config.name_or_path, fix, why=f"it carries the {name} of another lens")
+    taken = model.peft_config if is_adapted(model) else {}
+    if name in taken:
+        name = next(each for each in (f"{name}_{number}" for number in count(2)) if each not in taken)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # Of a second adapter beside the first, and of one deleted while it is active: both are meant.
@@ -58,6 +65,38 @@ def add_adapter(
     for other in model.peft_config:  # adding one makes peft freeze the others
         for parameter in adapter_parameters(model, other).values():
             parameter.requires_grad_(True)
+    return name
+
+
+@torch.no_grad()
+def remove_adapter(model: PreTrainedModel, name: str) -> None:
+    """Take one adapter off; the others stay as they are. After the last one the model has no trace of any."""
+    if len(model.peft_config) == 1:
+        without_adapters(model)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of one that was active last: all are off
+        for path, layer in _layers_by_path(model):
+            if name in layer.lora_A:
+                layer.delete_adapter(name)
+            if not layer.lora_A:
+                model.set_submodule(path, layer.get_base_layer())
+    del model.peft_config[name]
+    _switch(model, None)
+
+
+def require_alone(model: PreTrainedModel, own: Iterable[nn.Parameter]) -> None:
+    """Raise where a model that a lens shall be trained on carries adapters of another one: what they hold would be
+    seen by the optimizer, spread by engines and kept in checkpoints."""
+    mine = {id(parameter) for parameter in own}
+    for name in model.peft_config if is_adapted(model) else ():
+        if not any(id(parameter) in mine for parameter in adapter_parameters(model, name).values()):
+            fix = "Take the other lens off first (its unload()), or load the frozen model again."
+            raise BadInput("frozen", model.config.name_or_path, fix, why=f"it carries the {name} of another lens")
+        if _NUMBERED.search(name):
+            fix = "Unload this lens, too, and load it again."
+            why = f"its adapter is called {name}, after one that is gone; checkpoints know adapters by name"
+            raise BadInput("frozen", model.config.name_or_path, fix, why)
 
 
 def keep_on(model: PreTrainedModel, name: str) -> None:
@@ -84,8 +123,7 @@ def without_adapters(model: PreTrainedModel, merged: str | None = None) -> PreTr
     """Take all adapters off, after adding one of them, if named, to the weights it sits on. The model is changed."""
     if not is_adapted(model):
         return model
-    layers = set(_layers(model))
-    for name, layer in [(name, module) for name, module in model.named_modules() if module in layers]:
+    for name, layer in _layers_by_path(model):
         if merged in layer.lora_A:
             layer.merge(adapter_names=[merged])
         model.set_submodule(name, layer.get_base_layer())
@@ -152,6 +190,11 @@ def _iterate(model: nn.Module) -> Iterator[Any]:
 
 def _layers(model: nn.Module) -> list[Any]:
     return list(_iterate(model))
+
+
+def _layers_by_path(model: nn.Module) -> list[tuple[str, Any]]:
+    layers = set(_layers(model))
+    return [(path, module) for path, module in model.named_modules() if module in layers]
 
 
 def _active(model: PreTrainedModel) -> str | None:

@@ -200,7 +200,7 @@ class LensConfig(PreTrainedConfig):
 
     @property
     def has_adapters(self) -> bool:
-        """Whether adapters lie on the frozen model's own weights, so that no second lens can use the same copy."""
+        """Whether adapters lie on the frozen model's own weights, so that no other lens can be trained there."""
         return False
 
     @classmethod

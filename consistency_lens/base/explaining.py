@@ -1,6 +1,6 @@
-"""A text, token by token: how the lens explains each activation, and what the model predicts from the reconstruction.
+"""Texts, token by token: how the lens explains each activation, and what the model predicts from the reconstruction.
 
-Shapes: S tokens of the text.
+Shapes: S tokens of a text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import BadInput
 from ..frozen import Decoding, FrozenLM
@@ -45,7 +46,7 @@ class ExplainingLens(Lens):
             positions: tokens of each text to explain: an index, a slice or a list, negative ones counted from the end.
                 Default all but the first, at which the model has read nothing.
             top: how many of the likeliest next tokens to give.
-            batch_size: tokens explained in one pass.
+            batch_size: tokens explained in one pass, which goes on from one text to the next.
             generate: the model goes on behind each text, for at most 32 or so many tokens, and what it writes is
                 explained; by default all of it.
             temperature: at which it writes; 0 takes the likeliest tokens.
@@ -61,48 +62,59 @@ class ExplainingLens(Lens):
             fix = "Give strings: each of its models has a tokenizer of its own."
             raise BadInput("text", type(what).__name__, fix, why="the lens reads with several models")
         texts: Sequence[str | Tensor] = strings if as_text else ids
-        chosen: list[Positions] = [positions] * len(texts)
+        wanted: list[Positions] = [positions] * len(ids)
         if generate is not False:
             length = Decoding.max_new_tokens if generate is True else generate
             decoding = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
             texts = [written_behind(self.reader, text, decoding, row) for row, text in enumerate(ids)]
-            chosen = [slice(len(text), None) if positions is None else positions for text in ids]
-        rows = [self.explain_one(text, own, top, batch_size) for text, own in zip(texts, chosen, strict=True)]
+            wanted = [slice(len(text), None) if positions is None else positions for text in ids]
+        rows = self.explain_each(texts, wanted, top, batch_size)
         return rows[0] if single else rows
 
     @torch.no_grad()
-    def explain_one(
-        self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
-    ) -> Explanations:
-        """The same of one text, given as a string or as token ids. One row per token: the explanation of its
-        activation, and what the model predicts with the reconstruction in its place."""
-        frozen, ids = read_tokens(self, text)
-        wanted = wanted_positions(positions, ids.shape[1])
-        rows: list[dict[str, Any]] = []
-        for first in range(0, len(wanted), batch_size):
-            part = wanted[first : first + batch_size]
-            batch = self.contexts_of(text, part)
-            applied = apply_lens(self, self.models or frozen, batch)
-            found = rows_of(self, frozen, applied, batch, top)
-            for position, row in zip(part, found, strict=True):
-                rows.append({"position": position, "token": frozen.tokenizer.decode(ids[0, position]), **row})
-        return Explanations(rows, tokens_of(frozen, ids[0]))
+    def explain_each(
+        self,
+        texts: Sequence[str | Tensor],
+        positions: Sequence[Positions],
+        top: int = 5,
+        batch_size: int = ROWS,
+    ) -> list[Explanations]:
+        """The same of texts that are given as strings or as token ids, with the positions of each. One row per token:
+        the explanation of its activation, and what the model predicts with the reconstruction in its place."""
+        read = [read_tokens(self, text)[1][0] for text in texts]
+        wanted = [wanted_positions(own, len(ids)) for own, ids in zip(positions, read, strict=True)]
+        every = [(text, position) for text, own in enumerate(wanted) for position in own]
+        rows: list[list[dict[str, Any]]] = [[] for _ in texts]
+        for first in range(0, len(every), batch_size):
+            part = every[first : first + batch_size]
+            ends: dict[int, list[int]] = {}
+            for text, position in part:
+                ends.setdefault(text, []).append(position)
+            batch = self.contexts_of([texts[text] for text in ends], list(ends.values()))
+            applied = apply_lens(self, self.models or self.reader, batch)
+            for (text, position), row in zip(part, rows_of(self, self.reader, applied, batch, top), strict=True):
+                token = self.reader.tokenizer.decode(read[text][position])
+                rows[text].append({"position": position, "token": token, **row})
+        return [Explanations(own, tokens_of(self.reader, ids)) for own, ids in zip(rows, read, strict=True)]
 
-    def contexts_of(self, text: str | Tensor, ends: Sequence[int]) -> Batch:
-        """A batch of the text up to each of some tokens, as the family's collator would make it: padded on the left,
-        so that the last column stands for that token; and what the lens reads there.
+    def contexts_of(self, texts: Sequence[str | Tensor], ends: Sequence[Sequence[int]]) -> Batch:
+        """A batch of each text up to each of some of its tokens, as the family's collator would make it: padded on the
+        left, so that the last column stands for that token; and what the lens reads there, of all texts in one pass.
 
         Args:
-            text: what the model reads, as a string or as token ids.
-            ends: tokens of it.
+            texts: what the model reads, as strings or as token ids.
+            ends: tokens of each.
         """
-        frozen, ids = read_tokens(self, text)
+        heads = [read_tokens(self, text)[1][0, : max(own) + 1] for text, own in zip(texts, ends, strict=True)]
+        padded = pad_sequence(heads, batch_first=True)  # on the right, where no token of a text looks
         sites = self.config.sites or []
-        read = frozen.read({"input_ids": ids}, sites)
-        activations = {site: read[site][0, list(ends)] for site in sites}
-        width, last = max(ends) + 1, torch.tensor(ends, device=ids.device)[:, None]
-        columns = torch.arange(width, device=ids.device) - (width - 1 - last)
-        contexts = {"input_ids": ids[0][columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
+        read = self.reader.read({"input_ids": padded}, sites)
+        rows = [(text, end) for text, own in enumerate(ends) for end in own]
+        text, end = torch.tensor(rows, device=padded.device).unbind(1)
+        activations = {site: read[site][text.to(read[site].device), end.to(read[site].device)] for site in sites}
+        width = padded.shape[1]
+        columns = torch.arange(width, device=padded.device) - (width - 1 - end[:, None])
+        contexts = {"input_ids": padded[text[:, None], columns.clamp_min(0)], "attention_mask": (columns >= 0).long()}
         return {**contexts, "activations": activations}
 
 

@@ -56,7 +56,7 @@ class Run(ABC):
 
     @abstractmethod
     def model_for_another(self, lens: LensModel) -> FrozenLM:
-        """The frozen model for a second lens beside this one: another copy where adapters lie on its weights."""
+        """The frozen model for a second lens that is trained beside this one: a copy where adapters lie on it."""
 
     @abstractmethod
     def say(self, text: str) -> None:
@@ -162,6 +162,7 @@ class FamilyRun:
     several: ClassVar[bool] = False  # whether a lens may serve several models
     companions: ClassVar[tuple[str, ...]] = ()  # folders of lenses that a run keeps for the report
     explain_options: ClassVar[tuple[str, ...]] = ()  # options of the family that change what `explain` finds
+    across: ClassVar[str] = ""  # what such a row may hold: its values become columns of the table, one row per token
     exports: ClassVar[tuple[str, ...]] = ()  # other tools that `export` writes a lens for
     memory_advice: ClassVar[Sequence[str]] = ()  # what makes a training smaller, the cheapest first
 
@@ -243,6 +244,9 @@ class FamilyRun:
     def compared(self) -> Mapping[str, str]:
         """Lenses that options name, for the report: argument of `evaluate_lens`, and option -> where the lens lies."""
         return {}
+
+    def require_lens(self, config: Mapping[str, Any]) -> None:
+        """Raise where a lens cannot do what the options of `explain` ask of it, by its saved configuration alone."""
 
     def explain(self, lens: LensModel, text: str, positions: Positions) -> list[dict[str, Any]]:
         """The rows that `explain` shows of a text."""

@@ -11,8 +11,10 @@ from transformers import EvalPrediction
 
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
+from .adapters import require_alone
 from .arguments import LensTrainingArguments
 from .engines.engine import Engine
+from .modeling import LensModel
 
 _RENAMED = {"lens": "model", "activations": "train_dataset"}
 
@@ -58,6 +60,13 @@ def require_together(args: LensTrainingArguments, model_init: Any, optimizers: S
     if own and args.auto_find_batch_size:
         fix = "Switch it off, or leave the optimizers to the trainer."
         raise BadInput("auto_find_batch_size", True, fix, why="each attempt begins with an optimizer of its own")
+
+
+def require_only(lens: LensModel, models: FrozenModels) -> None:
+    """Raise where another lens has adapters on the models that a lens shall be trained on."""
+    own = [parameter for part in lens.parts().values() for parameter in part.values()]
+    for frozen in models.values():
+        require_alone(frozen.model, own)
 
 
 def require_held_out(args: LensTrainingArguments, held_out: Any) -> None:

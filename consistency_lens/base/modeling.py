@@ -13,11 +13,14 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
+from ..hub import Reach
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
 from .explaining import ExplainingLens
 from .lens import Batch
 from .saving.lens_files import MEASURED, config_in, load_files, open_folder
+
+OF_THE_MODEL = ("dtype", "torch_dtype", "device_map", "quantization_config")
 
 
 class LensModel(ExplainingLens):
@@ -81,6 +84,10 @@ class LensModel(ExplainingLens):
         models under names that end in `lm`. One that serves two parts comes under both names."""
         raise BadInput("engine", type(self).__name__, "Use ds_configs/zero2.json or ddp.yaml: it cannot be spread.")
 
+    def unload(self) -> None:
+        """Take off the frozen model what this lens has put on it, and leave what other lenses have; from then on it
+        explains nothing. Without adapters nothing lies there."""
+
     def checkpoint_activations(self) -> None:
         """From now on, recompute in the backward pass what the forward pass made."""
         raise BadInput("activation_checkpointing", True, f"{type(self).__name__} does not support it; leave it off.")
@@ -119,9 +126,14 @@ class LensModel(ExplainingLens):
         revision: str | None = None,
         token: str | None = None,
         config: LensConfig | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        ignore: Sequence[str] = (),
         **of_auto_model: Any,
     ) -> Self:
-        """A lens from the Hub or from a folder.
+        """A lens from the Hub or from a folder. Where the frozen model shall be loaded with it, `AutoLens` does both.
 
         Args:
             lens_id_or_path: Hub id or local folder.
@@ -130,14 +142,20 @@ class LensModel(ExplainingLens):
             revision: branch, tag or commit on the Hub.
             token: for a private lens. Default: of this machine.
             config: in the place of the saved one, as `AutoModel` gives it.
+            cache_dir: where downloads are kept. Default: the cache of this machine.
+            local_files_only: take what the cache holds, and ask no Hub.
+            subfolder: of the folder or repository, in which the lens lies.
+            ignore: what of the frozen model may differ from the one that the lens was made for: `dtype`,
+                `quantization`. Its numbers are then no longer those of its card.
             of_auto_model: what `AutoModel` hands on unasked: a lens runs no code, and loads its adapters itself.
         """
         require_unasked(of_auto_model)
-        folder = open_folder(lens_id_or_path, cls.config_class, revision, token)
+        reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = open_folder(lens_id_or_path, cls.config_class, revision, token, subfolder, **reach)
         config = config or config_in(folder, cls.config_class)
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
-            config.require_subject(models)
+            config.require_subject(models, tuple(ignore))
         # The same one, or the frozen model would have been refused.
         tokenizer = _tokenizer(folder) if models is None else models.first.tokenizer
         cls.require_files(config, folder, models)
@@ -150,6 +168,9 @@ class LensModel(ExplainingLens):
 def require_unasked(of_auto_model: Mapping[str, Any]) -> None:
     """Raise where somebody has asked for what no lens is loaded with."""
     for name, value in of_auto_model.items():
+        if value and name in OF_THE_MODEL:
+            fix = "Load both with AutoLens.from_pretrained, or give it to FrozenLM.from_pretrained."
+            raise BadInput(name, value, fix, why="it is the frozen model that is loaded so, and that is not done here")
         if value and name != "adapter_kwargs":
             raise BadInput(name, value, "Leave it out.", why="a lens is not loaded with it")
 

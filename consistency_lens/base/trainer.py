@@ -24,7 +24,7 @@ from ..frozen import FrozenLM, FrozenModels
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .engines.engine import Engine, mean_over_processes
-from .given import require_held_out, require_names, require_together
+from .given import require_held_out, require_names, require_only, require_together
 from .modeling import LensModel
 from .precision import tf32, wants_tf32
 from .robust.memory import FirstWeights
@@ -94,6 +94,7 @@ class LensTrainer(MeasuringTrainer):
         lens: LensModel = model
         self.models = FrozenModels.of(frozen)
         lens.config.require_subject(self.models)
+        require_only(lens, self.models)
         self.lens, self.frozen = lens, self.models.first
         self.data = self.open_data(train_dataset, eval_dataset, args)
         require_held_out(args, self.data.held_out)
@@ -148,8 +149,10 @@ class LensTrainer(MeasuringTrainer):
     def call_model_init(self, trial: Any = None) -> LensModel:
         """Another lens in the place of the one before; transformers asks for it as each training begins."""
         sites = self.lens.config.sites
+        self.lens.unload()
         self.lens = super().call_model_init(trial)
         self.lens.config.require_subject(self.models)
+        require_only(self.lens, self.models)
         if self.lens.config.sites != sites:
             fix = f"Let it make lenses of {', '.join(sites or [])}: the rows and their mean stay."
             raise BadInput("model_init", ", ".join(self.lens.config.sites or []), fix, why="a lens of another site")

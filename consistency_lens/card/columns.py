@@ -22,6 +22,7 @@ COLUMNS = {
     "row": Column("row", "number of the row among those that a training watches"),
     "doc_id": Column("document", "document that the context is from"),
     "position": Column("#", "position of the token in its text, counted from 0"),
+    "site": Column("site", "site at which the lens reads, of one that reads any of several"),
     "token": Column("token", "token at which the lens reads"),
     "context": Column("context", "what the model has read; brackets mark the token at which the lens reads"),
     "explanation": Column("explanation", "the code in words"),

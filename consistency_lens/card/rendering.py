@@ -35,6 +35,16 @@ def _strongest(controls: Sequence[Any]) -> list[Any]:
     return [members[0] for _, members in _groups([c for c in controls if c.apart] or controls, "group")]
 
 
+def _names(parts: Sequence[Any]) -> list[str]:
+    """What any of these parts measured, in the order in which it comes."""
+    return list(dict.fromkeys(number.name for part in parts for number in part.numbers))
+
+
+def _called(numbers: Sequence[Measured], name: str) -> str:
+    """The number of that name; nothing where there is none."""
+    return next((_interval(number) for number in numbers if number.name == name), "")
+
+
 def _tail(text: str, words: int = 24) -> str:
     """The end of a text, with a mark where something is left out."""
     kept = text.split()[-words:]
@@ -107,7 +117,7 @@ def _compiled(template_text: str, partial: str) -> jinja2.Template:
     )
     environment.filters.update(cell=cell, yaml=_yaml, interval=_interval, count="{:,}".format)
     environment.filters.update(number=_number, fenced=_fenced, tail=_tail, groupby_in_order=_groups, literal=literal)
-    environment.filters.update(heading=heading, shown=shown, strongest=_strongest)
+    environment.filters.update(heading=heading, shown=shown, strongest=_strongest, names=_names, called=_called)
     return environment.get_template("card")
 
 

@@ -13,6 +13,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 SPEEDS = {"samples_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 
 
+def speed(number: float) -> str:
+    """Whole numbers, but below ten two digits: a large model on a CPU takes seconds for a row."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
 @dataclass
 class Stage:
     """A stretch of a training with a title and an end of its own.
@@ -108,7 +113,7 @@ class Progress(TrainerCallback):
         losses = {n.removeprefix("loss/"): value for n, value in logs.items() if n.startswith("loss/") and value}
         shown = [n for n in args.shown_terms or losses if n in losses]
         terms = "  ".join(f"{n} {losses[n]:.3g}" for n in shown)
-        speeds = "  ".join(f"{logs[name]:,.0f} {unit}" for name, unit in SPEEDS.items() if name in logs)
+        speeds = "  ".join(f"{speed(logs[name])} {unit}" for name, unit in SPEEDS.items() if name in logs)
         if not self.bar.disable:
             self.bar.set_postfix_str(f"{terms}  {speeds}", refresh=False)
             return

@@ -26,6 +26,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def is_free(asked: int | None, environment: Mapping[str, str], on_cpu: bool, processes: int) -> bool:
+    """Nobody said how many threads there are, so that a training may choose; arguments as of `threads_for`."""
+    named = "OMP_NUM_THREADS" in environment and not _by_default(environment)
+    return on_cpu and processes == 1 and asked is None and not named and torch.get_num_threads() > 1
+
+
+def _by_default(environment: Mapping[str, str]) -> bool:
+    return _LAUNCHED in environment and environment.get("OMP_NUM_THREADS") == "1"
+
+
 def threads_for(
     asked: int | None, environment: Mapping[str, str], cores: int, on_cpu: bool, processes: int
 ) -> int | None:
@@ -46,5 +56,4 @@ def threads_for(
         if asked < 1:
             raise BadInput("cpu_threads", asked, "Use 1 or more.")
         return asked
-    by_default = _LAUNCHED in environment and environment.get("OMP_NUM_THREADS") == "1"
-    return cores if on_cpu and processes == 1 and by_default else None
+    return cores if on_cpu and processes == 1 and _by_default(environment) else None

@@ -116,6 +116,7 @@ class Curve:
         axis: what it says there.
         y: label -> number of a code; a colour each.
         series: label -> codes that are joined by a line; a marker each.
+        priced: label -> a code, and the trait that is its cost in the place of `x`: the same in another form.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Curve:
     axis: str
     y: Mapping[str, str]
     series: Mapping[str, Sequence[str]]
+    priced: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -62,7 +62,7 @@ _ABOUT = record(
         "course": maybe(record(dict.fromkeys(["caption", "title", "x", "axis"], _LINE), rest=no_other)),
         "charts": many(_CHART, most=64),
         "listings": many(_LISTING, most=64),
-        "curve": maybe(record(_CURVE, rest=no_other)),
+        "curve": maybe(record(_CURVE, {"priced": named(many(_NAME, most=2), most=64)}, no_other)),
         **dict.fromkeys(["good", "alarm"], flag),
     },
     rest=no_other,

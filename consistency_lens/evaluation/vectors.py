@@ -34,7 +34,10 @@ EDITS = {
 
 
 class VectorReport(FamilyReport):
-    """Of lenses that read one vector per row at each site, and write one in its place."""
+    """Of lenses that read one vector per row at each site, and write one in its place.
+
+    The rows of a batch may be of some of the lens's sites alone: then `activations` holds these, and no others.
+    """
 
     quantities = AT_P
     compared = ("kl_recovered", "kl_horizon_recovered", "kl_after_recovered", "top1", "loss_recovered")
@@ -44,7 +47,7 @@ class VectorReport(FamilyReport):
         super().begin(lens, models, data, held_out)
         self.horizon = held_out.horizon
         self.means = {site: data.mean(site).to(models.first.device) for site in lens.config.sites or []}
-        self.directions: list[Tensor] = []
+        self.directions: list[tuple[tuple[str, ...], Tensor]] = []  # of each batch, with its sites
         self.stored_difference = 0.0
 
     def shown(self, lens: LensModel, models: FrozenModels, data: Any, split: str) -> Iterator[dict[str, Any]]:
@@ -59,7 +62,8 @@ class VectorReport(FamilyReport):
 
     def stored(self, seen: Seen) -> Vectors:
         """A as the rows hold it, which is what the lens reads."""
-        return {site: seen.batch["activations"][site].float() for site in self.means}
+        held = seen.batch["activations"]
+        return {site: held[site].float() for site in self.means if site in held}
 
     def baseline(self, seen: Seen) -> list[Edit]:
         return [Edit(site, self.means[site].expand_as(vector)) for site, vector in self.stored(seen).items()]
@@ -81,9 +85,10 @@ class VectorReport(FamilyReport):
             yield Control(name, EDIT, EDITS[name], [Edit(site, vector) for site, vector in vectors.items()])
 
     def of_rows(self, seen: Seen) -> dict[str, Tensor]:
-        original = as_one(self.stored(seen))
-        self.directions.append(F.normalize(original, dim=-1).cpu())
-        return {"spread": (original - as_one(self.means)).square().sum(-1)}
+        stored = self.stored(seen)
+        original = as_one(stored)
+        self.directions.append((tuple(stored), F.normalize(original, dim=-1).cpu()))
+        return {"spread": (original - as_one({site: self.means[site] for site in stored})).square().sum(-1)}
 
     def measure(self, seen: Seen, edits: Sequence[Edit]) -> dict[str, Tensor]:
         stored = self.stored(seen)
@@ -99,8 +104,13 @@ class VectorReport(FamilyReport):
         }
 
     def finish(self, records: Records) -> None:
-        directions = torch.cat(self.directions)
-        records.add(ROW, {"direction_spread": (directions - directions.mean(0)).square().sum(-1)})
+        """How far directions are spread round the mean one of their own sites."""
+        parts: dict[tuple[str, ...], list[Tensor]] = {}
+        for sites, directions in self.directions:
+            parts.setdefault(sites, []).append(directions)
+        means = {sites: torch.cat(found).mean(0) for sites, found in parts.items()}
+        spread = [(directions - means[sites]).square().sum(-1) for sites, directions in self.directions]
+        records.add(ROW, {"direction_spread": torch.cat(spread)})
 
 
 def noise_like(vector: Tensor, generator: torch.Generator) -> Tensor:

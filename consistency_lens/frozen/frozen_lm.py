@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..errors import BadInput
 from .anatomy.swap_proof import require_exact_swap
+from .columns import columns_of
 from .generation.decoding import Decoding
 from .generation.generating import Generated, generate
 from .generation.passes import EditedPass
+from .hooks import editing, reading
 from .loaded_lm import LoadedLM
-from .loading.gguf_files import find_gguf, gguf_config, gguf_name, is_gguf, named, settle_unpacked, unpack
+from .loading.gguf_files import settle_unpacked, unpack
 from .loading.load import choose_attention, own_code_refused, quantization_options, torch_dtype
-from .loading.provenance import hash_files
+from .loading.source import find_source
 from .loading.whole import (
     refusing_damage,
     require_every_weight,
@@ -32,7 +33,7 @@ from .loading.whole import (
     require_plausible,
 )
 from .prefix import Prefix
-from .sites import Edit
+from .sites import Edit, Site, resolve_sites
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ class FrozenLM(LoadedLM):
         token: str | None = None,
         gguf_file: str | None = None,
         trust_remote_code: bool = False,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        quantization_config: Any = None,
     ) -> Self:
         """Load from the Hub, from a folder or from a GGUF file.
 
@@ -72,54 +78,69 @@ class FrozenLM(LoadedLM):
             gguf_file: a file of the folder or repository, whose weights are unpacked into a model like any other.
             trust_remote_code: run the code that lies beside the model; it can do whatever you can. Nothing that is
                 loaded, neither a lens nor rows nor a recipe, sets this.
+            cache_dir: where downloads are kept. Default: the cache of this machine.
+            local_files_only: take what the cache holds, and ask no Hub.
+            subfolder: of the folder or repository, in which the model lies.
+            quantization_config: as in transformers, in the place of `quantization`.
         """
-        if gguf_file is not None:
-            model_id_or_path = f"{model_id_or_path}/{gguf_file}"
-        folder = Path(model_id_or_path)
-        file = find_gguf(model_id_or_path, revision, token) if is_gguf(model_id_or_path) else None
-        if file is not None:
-            known_as = known_as or gguf_name(model_id_or_path)
-            source, config = named(file), gguf_config(file)
-        else:
-            if not folder.is_dir():
-                # A commit from here on: transformers does not say which one it has loaded. Folders of its cache do.
-                known = cached_file(str(model_id_or_path), CONFIG_NAME, revision=revision, token=token)
-                if known is None:  # an answer that transformers takes for none
-                    raise OSError(f"no {CONFIG_NAME} was found under that name")
-                revision = Path(known).parent.name
-            source = {"pretrained_model_name_or_path": model_id_or_path, "revision": revision, "token": token}
-            source["trust_remote_code"] = trust_remote_code
-            with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
-                config = AutoConfig.from_pretrained(**source)
-        wanted_dtype = torch_dtype(dtype)
-        attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
-        quantize = (
-            quantization_options(config, quantization, wanted_dtype) if file is None else unpack(quantization, file)
+        source = find_source(
+            model_id_or_path, revision, token, gguf_file, trust_remote_code, subfolder, cache_dir, local_files_only
         )
-        with refusing_damage(model_id_or_path), own_code_refused(model_id_or_path):
-            tokenizer = AutoTokenizer.from_pretrained(**source)
-            require_numbers(config, model_id_or_path)
-            require_plausible(config, folder)
+        place, config, wanted_dtype = source.place, source.config, torch_dtype(dtype)
+        attention = choose_attention(config, attn_implementation, wanted_dtype, device_map)
+        if source.file is None:
+            quantize = quantization_options(config, quantization, wanted_dtype, quantization_config)
+        else:
+            quantize = unpack(quantization, source.file, quantization_config)
+        with refusing_damage(place), own_code_refused(place):
+            tokenizer = AutoTokenizer.from_pretrained(**source.named)
+            require_numbers(config, place)
+            require_plausible(config, Path(place) if source.folder is None else source.folder)
             model, found = AutoModelForCausalLM.from_pretrained(
-                **source,
+                **source.named,
                 dtype=wanted_dtype,
                 attn_implementation=attention,
                 device_map=device_map,
                 output_loading_info=True,
                 **quantize,
             )
-            require_every_weight(model_id_or_path, found)
-            require_finite_weights(model, model_id_or_path)
-        if file is not None:
+            require_every_weight(place, found)
+            require_finite_weights(model, place)
+        if source.file is not None:
             settle_unpacked(model)
-            weights = hash_files([file])
-        elif folder.is_dir():
-            weights = hash_files([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-        else:
-            weights = f"commit:{revision}"
-        lm = cls(model, tokenizer, known_as or str(model_id_or_path), weights, name)
+        lm = cls(model, tokenizer, known_as or source.model_id, source.weights(), name)
         logger.info("%s: attention %s, dtype %s, quantization %s", lm.model_id, attention, lm.dtype, lm.quantization)
         return lm
+
+    @torch.no_grad()
+    def read(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        sites: str | Site | Sequence[str | Site],
+        positions: torch.Tensor | None = None,
+        edits: Edit | Sequence[Edit] = (),
+    ) -> dict[str, torch.Tensor]:
+        """Activations at some sites; nothing above the highest of them is computed.
+
+        Args:
+            batch: `input_ids [B, S]` and, where rows are padded on the left, `attention_mask [B, S]`. Rows padded on
+                the right need no mask: nothing looks to the right.
+            sites: what to read.
+            positions: columns `[B, K]` to keep; default all.
+            edits: what to write meanwhile; soft tokens, which have no columns of their own, are refused.
+
+        Returns:
+            The name of each resolved site with its `[B, S, d]` or `[B, K, d]`.
+        """
+        inputs = self.inputs(batch)
+        wanted = resolve_sites(sites, self.num_layers)
+        columns = None if positions is None else columns_of(positions, inputs["input_ids"])
+        passed = EditedPass(self, batch, edits)
+        if passed.soft is not None:
+            raise BadInput("edits", "prepend", "Read without soft tokens.", why="they have no columns of their own")
+        with editing(self.model, passed.writes), reading(self.model, wanted, columns, cut=True) as found:
+            self.model(**inputs, use_cache=False)
+        return found
 
     def logits(
         self, batch: Mapping[str, torch.Tensor], edits: Edit | Sequence[Edit] = (), keep: int | None = None

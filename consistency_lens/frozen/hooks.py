@@ -37,6 +37,7 @@ class Write(NamedTuple):
     add: bool
     match: bool = False  # scale each value to the norm of what is there first
     reads: tuple[Site, ...] = ()  # what a computed value is a function of
+    rows: torch.Tensor | None = None  # [B], which rows are written; the others flow on as they are
 
 
 _TURNS: WeakKeyDictionary[PreTrainedModel, Any] = WeakKeyDictionary()
@@ -135,13 +136,20 @@ def _writer(write: Write, seen: Mapping[str, torch.Tensor]) -> Touch:
             if write.match:
                 value = _at_norm(value, hidden)
             # A tensor of its own: Falcon adds attention's output to what it was given in place.
-            return hidden + value if write.add else value.expand_as(hidden).clone()
+            written = hidden + value if write.add else value.expand_as(hidden).clone()
+            return written if write.rows is None else torch.where(_each(write.rows, hidden), written, hidden)
         where = (torch.arange(len(hidden), device=hidden.device).unsqueeze(1), write.columns.to(hidden.device))
         if write.match:
             value = _at_norm(value, hidden[where])
-        return hidden.index_put(where, value, accumulate=write.add)
+        written = hidden.index_put(where, value, accumulate=write.add)
+        return written if write.rows is None else torch.where(_each(write.rows, hidden), written, hidden)
 
     return touch
+
+
+def _each(rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Which rows, against `[B, S, d]`."""
+    return rows.to(hidden.device).view(-1, 1, 1)
 
 
 def _compute(write: Write, seen: Mapping[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:

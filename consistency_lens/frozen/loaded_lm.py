@@ -15,7 +15,7 @@ from ..errors import BadInput
 from .anatomy.parts import blocks_of, longest_context, offered
 from .anatomy.proving import prove
 from .columns import columns_of, require_visible
-from .hooks import Write, reading
+from .hooks import Write
 from .loading.compiling import compile_blocks
 from .loading.function import function_of
 from .loading.load import settle_quantized
@@ -140,31 +140,6 @@ class LoadedLM:
         compile_blocks(self.model, **options)
         return self
 
-    @torch.no_grad()
-    def read(
-        self,
-        batch: Mapping[str, torch.Tensor],
-        sites: str | Site | Sequence[str | Site],
-        positions: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Activations at some sites; nothing above the highest of them is computed.
-
-        Args:
-            batch: `input_ids [B, S]` and, where rows are padded on the left, `attention_mask [B, S]`. Rows padded on
-                the right need no mask: nothing looks to the right.
-            sites: what to read.
-            positions: columns `[B, K]` to keep; default all.
-
-        Returns:
-            The name of each resolved site with its `[B, S, d]` or `[B, K, d]`.
-        """
-        inputs = self.inputs(batch)
-        wanted = resolve_sites(sites, self.num_layers)
-        columns = None if positions is None else columns_of(positions, inputs["input_ids"])
-        with reading(self.model, wanted, columns, cut=True) as found:
-            self.model(**inputs, use_cache=False)
-        return found
-
     def own_edits(self, edits: Edit | Sequence[Edit]) -> list[Edit]:
         """The edits as a list; raise where one is meant for another frozen LM."""
         edits = [edits] if isinstance(edits, Edit) else list(edits)
@@ -180,19 +155,21 @@ class LoadedLM:
         columns = None if edit.positions is None else columns_of(edit.positions, input_ids)
         count = width if columns is None else columns.shape[1]
         site, reads = self.site(edit.site), tuple(self.site(name) for name in edit.reads)
+        if edit.rows is not None and len(edit.rows) != rows:
+            raise BadInput("rows", list(edit.rows.shape), f"Give a bool for each of the {rows} rows.")
         for below in reads:
             if site < below:
                 why = f"the edit at {site} is computed before the pass gets there"
                 raise BadInput("reads", str(below), f"Read {site} itself or a site below it.", why=why)
         if not isinstance(edit.value, torch.Tensor):
             require_visible(edit.positions, columns, mask)
-            return Write(site, edit.value, columns, edit.mode == "add", reads=reads)
+            return Write(site, edit.value, columns, edit.mode == "add", reads=reads, rows=edit.rows)
         value = edit.value if edit.value.dim() == 3 else edit.value.reshape(-1, 1, edit.value.shape[-1])
         if value.shape[0] not in (1, rows) or value.shape[1] not in (1, count) or value.shape[2] != self.hidden_size:
             shape = f"[{rows}, {count}, {self.hidden_size}] for {rows} rows and {count} columns"
             raise BadInput("value", list(edit.value.shape), f"Give {shape}; rows and columns may be 1.")
         require_visible(edit.positions, columns, mask)
-        return Write(site, value.expand(rows, count, -1), columns, edit.mode == "add")
+        return Write(site, value.expand(rows, count, -1), columns, edit.mode == "add", rows=edit.rows)
 
     def require_vocabulary(self, highest_id: int, field: str = "input_ids") -> None:
         """Raise where rows hold token ids that this model does not have."""

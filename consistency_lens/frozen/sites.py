@@ -152,6 +152,8 @@ class Edit:
             as it is before the edit.
         mask: `[B, K]`, for `prepend` alone: which of the soft tokens a row has, where rows have different numbers of
             them. The others are padding, wherever they stand; default all.
+        rows: `[B]` bool: which rows are written, the others stay as they are, bit for bit; default all. Values of rows
+            that are not written are there and mean nothing.
     """
 
     site: Site | str
@@ -161,6 +163,7 @@ class Edit:
     lm: str | None = None
     reads: tuple[Site | str, ...] = ()
     mask: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", Site.parse(self.site))
@@ -181,6 +184,14 @@ class Edit:
         if self.mask is not None and self.mode != "prepend":
             fix = "Leave it out: positions say which columns are written."
             raise BadInput("mask", list(self.mask.shape), fix, why=f"mode is {self.mode!r}")
+        if self.rows is not None:
+            if self.rows.dim() != 1 or self.rows.dtype != torch.bool:
+                shown = f"{self.rows.dtype} {list(self.rows.shape)}"
+                raise BadInput("rows", shown, "Give a bool for each row, [rows].")
+            if self.mode == "prepend":
+                raise BadInput(
+                    "rows", list(self.rows.shape), "Use mask, of one row for each.", why="mode is 'prepend'"
+                )
         if self.mode == "prepend":
             if str(self.site) != "embed":
                 raise BadInput("site", str(self.site), "Soft tokens enter at 'embed'.", why="mode is 'prepend'")

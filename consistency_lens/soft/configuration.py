@@ -17,6 +17,7 @@ from .bytes.quantising import BITS, require_bits, require_group
 from .card import WIRE_CARD
 
 STARTS, POOLINGS, BOS = ("lm", "byte"), ("contiguous", "learned"), ("auto", "always", "never")
+ACTIVATIONS = ("none", "gelu", "silu", "tanh")  # of adapters
 _LEFT_OUT = ("_name_or_path", "name_or_path", "transformers_version", "id2label", "label2id")
 _TEXTS = maybe(named(text(longest=1 << 12), most=64))
 # Of the compressor's configuration what decides how large a model is built from it.
@@ -56,7 +57,10 @@ class LatentWireConfig(LensConfig):
         widths (`list[int]`): hidden size of each.
         embedding_rms (`list[float]`): root mean square of each one's embeddings, as they enter its blocks.
         calibrate (`bool`): whether the vectors of each passage are brought to exactly that root mean square.
+        activation (`str`): `none`: adapters are two linear layers; `gelu`, `silu` or `tanh` between them, beside the
+            linear path and with a factor that starts at 0.
         modes (`list[str]`): tasks with a soft token of their own behind the vectors of a passage.
+        preamble (`str`): text in front of the vectors, behind the BOS; they then stand inside a prompt.
         opening (`dict[str, str]`): task -> text between passage and prompt; None as `PromptFormat` has it.
         anchor (`dict[str, str]`): task -> text between prompt and answer; None as `PromptFormat` has it.
         max_answer_tokens (`int`): where answers are cut; None for whole ones.
@@ -86,7 +90,9 @@ class LatentWireConfig(LensConfig):
     widths: list[int] | None = None
     embedding_rms: list[float] | None = None
     calibrate: bool = True
+    activation: str = "none"
     modes: list[str] | None = None
+    preamble: str | None = None
     opening: dict[str, str] | None = None
     anchor: dict[str, str] | None = None
     max_answer_tokens: int | None = None
@@ -98,7 +104,7 @@ class LatentWireConfig(LensConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.compressor is not None:
             self.compressor = _without_places(self.compressor)
-        for name, known in (("start", STARTS), ("pooling", POOLINGS), ("bos", BOS)):
+        for name, known in (("start", STARTS), ("pooling", POOLINGS), ("bos", BOS), ("activation", ACTIVATIONS)):
             if vars(self)[name] not in known:
                 raise BadInput(name, vars(self)[name], f"Use one of {', '.join(known)}.")
         self._require_rate()
@@ -137,10 +143,12 @@ class LatentWireConfig(LensConfig):
             "widths": maybe(many(whole(1, WIDEST), most=64)),
             "embedding_rms": maybe(many(number(above=0), most=64)),
             "modes": maybe(many(NAME, most=64)),
+            "preamble": maybe(text(longest=1 << 12)),
             **dict.fromkeys(["opening", "anchor"], _TEXTS),
             "max_answer_tokens": maybe(whole(1, 1 << 20)),
             "answer_choice": maybe(named(whole(0, 1 << 20), most=64)),
             "bos": one_of(*BOS),
+            "activation": one_of(*ACTIVATIONS),
             "bits": whole(min(BITS), max(BITS)),
             "group": whole(1, (1 << 16) - 1),
         }
@@ -203,7 +211,8 @@ class LatentWireConfig(LensConfig):
 
     @property
     def code_in_words(self) -> str:
-        count = f"{self.slots} vectors" if self.slots is not None else f"one vector for {self.ratio:g} tokens"
+        many = "each token" if self.ratio == 1 else f"every {self.ratio:g} tokens" if self.ratio else ""
+        count = f"one vector for {many}," if many else f"{self.slots} vectors"
         return f"{count} of {self.d_z} numbers, {self.bits} bits each"
 
     def require_subject(

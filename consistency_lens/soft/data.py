@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -16,7 +17,8 @@ from .configuration import LatentWireConfig
 
 def prompts_of(config: LatentWireConfig) -> PromptFormat:
     """The text around prompts, by a lens's configuration."""
-    given = {name: vars(config)[name] for name in ("opening", "anchor", "max_answer_tokens", "answer_choice")}
+    names = ("preamble", "opening", "anchor", "max_answer_tokens", "answer_choice")
+    given = {name: vars(config)[name] for name in names}
     own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return PromptFormat(**own)
 
@@ -29,7 +31,7 @@ class WireCollator(PassageCollator):
         batch = super().__call__(rows)
         for name, tokens in batch["tokens"].items():
             shortest = int(context_of(tokens)["attention_mask"].sum(1).argmin())
-            if int(context_of(tokens)["attention_mask"][shortest].sum()) <= tokens["bos"]:
+            if int(context_of(tokens)["attention_mask"][shortest].sum()) <= tokens["front"]:
                 task = batch["task"][shortest]
                 fix = f"Give {task} an opening that {name} has tokens for, or cut prompts with --lead_words 1 or more."
                 why = f"no token of {name} stands between the code and the answer"
@@ -37,9 +39,18 @@ class WireCollator(PassageCollator):
         return batch
 
 
-def collator_of(config: LatentWireConfig, models: FrozenModels) -> WireCollator:
-    """Makes batches of rows of text or ids for the receivers of a lens."""
-    return WireCollator(PassageTokenizer.of(models, config.bos), prompts_of(config))
+def collator_of(config: LatentWireConfig, models: FrozenModels, preamble: str | None = None) -> WireCollator:
+    """Makes batches of rows of text or ids for the receivers of a lens.
+
+    Args:
+        config: of the lens.
+        models: its receivers, or some of them.
+        preamble: text in front of the code, in the place of the configuration's.
+    """
+    prompts = prompts_of(config)
+    if preamble is not None:
+        prompts = replace(prompts, preamble=preamble)
+    return WireCollator(PassageTokenizer.of(models, config.bos), prompts)
 
 
 def passages_for(given: Any, config: LatentWireConfig, models: FrozenModels) -> Passages:

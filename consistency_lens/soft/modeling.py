@@ -62,7 +62,8 @@ class LatentWire(LensModel):
         self.compressor = Compressor(config, lm)
         sizes = zip(config.widths or [], config.embedding_rms or [], strict=True)
         modes = len(config.modes or [])
-        made = [Receiver(config.d_z, width, rms, config.calibrate, modes) for width, rms in sizes]
+        kind = (config.calibrate, modes, config.activation)
+        made = [Receiver(config.d_z, width, rms, *kind) for width, rms in sizes]
         self.receivers = nn.ModuleList(made)
 
     @classmethod
@@ -209,7 +210,7 @@ class LatentWire(LensModel):
     # ---- a code to edits
 
     def soft_tokens(self, code: LatentCode, batch: Batch, name: str) -> Edit:
-        """What stands in front of a model's prompt, behind its BOS: the code, and the soft token of the row's task."""
+        """What stands in the passage's place, behind BOS and preamble: the code, and its task's soft token."""
         receiver, mask = self.receiver(name), code.mask.to(self.device)
         value = receiver(self.whole(code.vectors.to(self.device)), mask)
         if self.config.modes:
@@ -217,7 +218,7 @@ class LatentWire(LensModel):
             numbers = torch.tensor(tasks, device=self.device)
             value = torch.cat([value, receiver.mode_tokens(numbers)], 1)
             mask = torch.cat([mask, numbers[:, None] >= 0], 1)
-        return Edit("embed", value, batch["tokens"][name]["bos"], "prepend", lm=name, mask=mask)
+        return Edit("embed", value, batch["tokens"][name]["front"], "prepend", lm=name, mask=mask)
 
     def whole(self, vectors: Tensor) -> Tensor:
         """Vectors of a smaller size with zeros behind their coordinates, `[B, M, d_z]`."""
@@ -310,6 +311,7 @@ class LatentWire(LensModel):
         question: str,
         receiver: str | None = None,
         task: str = "answer",
+        preamble: str | None = None,
         **settings: Any,
     ) -> str:
         """What a model answers to a question about a text that it has only the code of.
@@ -319,11 +321,12 @@ class LatentWire(LensModel):
             question: about the text.
             receiver: the model that reads. Default: the only one.
             task: whose prompt the question is; it decides the text around it.
+            preamble: text in front of the code, in the place of the configuration's: the code stands inside a prompt.
             settings: fields of `AnswerSettings`: `max_new_tokens=16, stop_at_line=True`. Default: greedy.
         """
         from .serving.answering import AnswerSettings, answers, one_text
 
-        return answers(self, [one_text(wire)], [question], receiver, task, AnswerSettings(**settings))[0]
+        return answers(self, [one_text(wire)], [question], receiver, task, AnswerSettings(**settings), preamble)[0]
 
     # ---- a lens like any other
 

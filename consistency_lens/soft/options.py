@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..options import option
-from .configuration import BOS, POOLINGS, STARTS, LatentWireConfig
+from .configuration import ACTIVATIONS, BOS, POOLINGS, STARTS, LatentWireConfig
 
 RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio is given
 
@@ -49,12 +49,18 @@ class WireOptions:
         POOLINGS,
     )
     calibrate: bool = option(True, "Scale of each passage's soft tokens, brought to that of the embeddings.")
+    activation: str = option(
+        "none", "Activation between the two layers of an adapter, beside the linear path.", ACTIVATIONS
+    )
     modes: list[str] = option([], "Tasks that have a soft token of their own behind the code.")
     bits: int = option(16, "Number of bits per coordinate: 16, 8, 6 or 4.")
     group: int = option(LatentWireConfig.group, "Number of coordinates that share a scale, below 16 bits.")
     bos: str = option("auto", "BOS in front of the code. auto: as the tokenizer has it.", BOS)
     max_answer_tokens: int | None = option(None, "Number of tokens at which answers are cut. Default: whole answers.")
 
+    preamble: str | None = option(
+        None, "Text in front of the code, behind the BOS, so that the code stands inside a prompt. Default: none."
+    )
     opening: str | None = option(None, "Text between passage and question. Default: a line break and 'Question: '.")
     anchor: str | None = option(None, "Text between question and answer. Default: a line break and 'Answer: '.")
     answer_choice: list[str] = option(

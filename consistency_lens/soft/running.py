@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from ..activations.passages.formats import columns_of
 from ..activations.passages.official import corpus_of
 from ..base.family_run import FamilyRun
+from ..base.modeling import LensModel
 from ..frozen import FrozenModels
 from .extraction import WireData, WireDataOptions, WireExtraction
 from .modeling import LatentWire
@@ -30,6 +31,11 @@ class WireRun(FamilyRun):
         "the report of a wire": ("run", "evaluate"),
         **dict.fromkeys(("code_length", "size", "per_line", "window"), ("compress",)),
         **dict.fromkeys(("bits", "ratio"), ("run", "train", "compress")),
+        **dict.fromkeys(
+            ("min_new_tokens", "first_top_p", "first_temperature", "stop_at_line"),
+            ("run", "evaluate", "answer", "serve"),
+        ),
+        "preamble": ("run", "train", "answer"),
         **dict.fromkeys(("port", "largest_wire"), ("serve",)),
         "seed": ("run", "train", "answer", "serve"),
     }
@@ -48,6 +54,10 @@ class WireRun(FamilyRun):
     @property
     def compared(self) -> Mapping[str, str]:
         return {name: place for name, place in vars(self.part(WireReportOptions)).items() if place is not None}
+
+    def report_options(self, companions: Mapping[str, LensModel]) -> dict[str, Any]:
+        """How answers are decoded, which the report says."""
+        return {"settings": self.part(WireUseOptions).decoding(self.values["seed"])}
 
     def texts(self, named: Any) -> Any:
         """Of questions, with the columns of their format."""

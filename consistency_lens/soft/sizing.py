@@ -73,20 +73,6 @@ def memory_of(
     return {name: value / 1e9 for name, value in {**found, "all": sum(found.values())}.items()}
 
 
-def share_of_moving(gigabytes: float, batches: int, seconds: float, receivers: int = 2, speed: float = 10.0) -> float:
-    """Which share of a training, one receiver at a time on the device, passes while models change places.
-
-    Args:
-        gigabytes: of a receiver, in the mean.
-        batches: in a row that the same receiver reads (`receiver_batches`).
-        seconds: that a batch takes.
-        receivers: how many there are; the next one is drawn, and may be the same.
-        speed: gigabytes per second from the CPU's memory to the device.
-    """
-    moving = gigabytes / speed * (1 - 1 / receivers)
-    return moving / (moving + batches * seconds)
-
-
 def operations_of(weights: int, config: PretrainedConfig, tokens: Tensor) -> Tensor:
     """Floating-point operations of transformer blocks over so many tokens, `[B]`: two for each weight and token, and
     four for each pair of tokens and coordinate of attention, as if none of them were masked.
@@ -96,9 +82,8 @@ def operations_of(weights: int, config: PretrainedConfig, tokens: Tensor) -> Ten
         config: of the model's text part.
         tokens: of each row, `[B]`.
     """
-    fields = config.to_dict()
-    heads = fields.get("num_attention_heads") or 0
-    width = heads * (fields.get("head_dim") or config.hidden_size // max(heads, 1))
+    heads, _, size = _heads_of(config)
+    width = heads * size
     tokens = tokens.double()
     return 2 * weights * tokens + 4 * config.num_hidden_layers * width * tokens**2
 
@@ -109,9 +94,35 @@ def prefill_of(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     return operations_of(matrices_of(blocks_of(model)), model.config.get_text_config(), tokens) + 2 * head
 
 
+def cache_of(config: PretrainedConfig, tokens: Tensor, bytes_per_number: int = 2) -> Tensor:
+    """Bytes of the key-value cache of so many tokens, `[B]`. A layer of a sliding window keeps no more than that.
+
+    Args:
+        config: of the model's text part.
+        tokens: of each row, `[B]`.
+        bytes_per_number: of a key or a value.
+    """
+    said, (_, heads, size) = config.to_dict(), _heads_of(config)
+    kinds = said.get("layer_types") or [""] * config.num_hidden_layers
+    window, found = said.get("sliding_window"), torch.zeros_like(tokens).double()
+    for kind in kinds[: config.num_hidden_layers]:
+        slides = window and kind == "sliding_attention"
+        found += tokens.clamp(max=window) if slides else tokens  # type: ignore[call-overload]
+    return 2 * bytes_per_number * heads * size * found
+
+
 def matrices_of(module: torch.nn.Module) -> int:
     """Numbers in the matrices of a module."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 2)
+
+
+def _heads_of(config: PretrainedConfig) -> tuple[int, int, int]:
+    """How many heads a model has, how many of keys and values, and their size; 0 where it has no attention."""
+    said = config.to_dict()
+    names = config.attribute_map  # GPT-2 calls them n_head
+    heads = said.get("num_attention_heads") or said.get(names.get("num_attention_heads", "")) or 0
+    size = said.get("head_dim") or config.hidden_size // max(heads, 1)
+    return heads, said.get("num_key_value_heads") or heads, size
 
 
 def _numbers(module: Any) -> int:

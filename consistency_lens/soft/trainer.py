@@ -61,9 +61,22 @@ class LatentWireTrainer(LensTrainer):
         return self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
 
     @property
+    def readers(self) -> list[str]:
+        """Models that read in some step: all, or where the compressor stays as it is, those whose adapters do not."""
+        names = self.lens.config.names
+        if any(parameter.requires_grad for parameter in self.lens.compressor.parameters()):
+            return names
+        trained = [
+            name
+            for name in names
+            if any(parameter.requires_grad for parameter in self.lens.receiver(name).parameters())
+        ]
+        return trained or names
+
+    @property
     def receiver(self) -> str:
         """The model that reads in this step: of (seed, turn), so that all processes take the same one."""
-        names, run = self.lens.config.names, self.turn // self.args.receiver_batches
+        names, run = self.readers, self.turn // self.args.receiver_batches
         return names[int(np.random.default_rng([self.args.seed, run]).integers(len(names)))]
 
     @property

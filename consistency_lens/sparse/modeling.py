@@ -20,8 +20,9 @@ from ..base.explaining import ROWS, Positions
 from ..base.explanations import Explanations
 from ..base.lens import Batch
 from ..base.modeling import require_unasked
-from ..base.saving.lens_files import HEADS, load_files, open_folder, require_shapes, saved_shapes
+from ..base.saving.lens_files import HEADS, inner_folder, load_files, open_folder, require_shapes, saved_shapes
 from ..frozen import Edit, FrozenLM, FrozenModels
+from ..hub import Reach
 from .coding.calibrating import calibrate
 from .coding.documents import DocumentCode, lengths_of, read_documents
 from .coding.folding import fold
@@ -70,19 +71,25 @@ class CrosslayerTranscoder(Transcoder):
         revision: str | None = None,
         token: str | None = None,
         config: LensConfig | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        ignore: Sequence[str] = (),
         **of_auto_model: Any,
     ) -> Self:
         """A lens from the Hub or from a folder; as of every lens, but it needs no tokenizer. A local folder may be in
         circuit-tracer's format."""
         require_unasked(of_auto_model)
         frozen = None if subject is None else FrozenModels.of(subject).only
-        if is_export(lens_id_or_path):
-            found: Any = read_export(lens_id_or_path, frozen)
+        if is_export(inside := Path(lens_id_or_path) / inner_folder(subfolder)):
+            found: Any = read_export(inside, frozen)
             return found
-        folder = open_folder(lens_id_or_path, cls.config_class, revision, token)
+        reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = open_folder(lens_id_or_path, cls.config_class, revision, token, subfolder, **reach)
         config = config or cls.config_class.from_pretrained(folder)
         if frozen is not None:
-            config.require_subject(frozen)
+            config.require_subject(frozen, tuple(ignore))
         require_shapes(_sizes(config), saved_shapes(folder, HEADS), folder, HEADS)
         lens = cls(config)
         load_files(lens.files(), folder)
@@ -139,12 +146,16 @@ class CrosslayerTranscoder(Transcoder):
         `replaced`."""
         return changed(self, batch or {}, factors, first)
 
-    def explain_one(
-        self, text: str | Tensor, positions: Positions = None, top: int = 5, batch_size: int = ROWS
-    ) -> Explanations:
+    def explain_each(
+        self,
+        texts: Sequence[str | Tensor],
+        positions: Sequence[Positions],
+        top: int = 5,
+        batch_size: int = ROWS,
+    ) -> list[Explanations]:
         """One row with the active features of each token of a text, and what the model predicts there with the lens in
-        the place of its sites. All tokens are read in one pass, whatever `batch_size` says."""
-        return explain_tokens(self, text, positions, top)
+        the place of its sites. All tokens of a text are read in one pass, whatever `batch_size` says."""
+        return [explain_tokens(self, text, own, top) for text, own in zip(texts, positions, strict=True)]
 
     def features(self, text: str, top: int = 10, contexts: int = 0) -> list[dict[str, Any]]:
         """The `top` strongest features of each token of a text but the first, with their labels, and with so many

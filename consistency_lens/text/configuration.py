@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
+from ..frozen.sites import resolve_sites
 from ..schema import Kind, Unfit, many, maybe, number, one_of, record, text, whole
 from .card import TEXT_CARD
 
@@ -54,6 +55,8 @@ class ConsistencyLensConfig(LensConfig):
             weights; `projections`: the frozen model's weights untouched, only the maps are trained.
         encoder_trainable (`str`): the same for the encoder alone; default as the decoder.
         lora_rank, lora_alpha (`int`): of the adapters, on all linear layers of the blocks.
+        site_norms (`list[float]`): of a lens that reads any of several sites, what `activation_norm` is of a single
+            one: the scale of each, in the order of `sites`.
     """
 
     model_type = "consistency_lens"
@@ -75,6 +78,7 @@ class ConsistencyLensConfig(LensConfig):
     encoder_trainable: str | None = None
     lora_rank: int = 16
     lora_alpha: int = 32
+    site_norms: list[float] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.code_length < 1:
@@ -87,6 +91,12 @@ class ConsistencyLensConfig(LensConfig):
             if vars(self)[name] < 1:
                 raise BadInput(name, vars(self)[name], "Use 1 or more.")
         require_norm("embedding_norm", self.embedding_norm)
+        several = self.site_norms is not None or len(self.sites or []) > 1
+        if several and len(self.site_norms or []) != len(self.sites or []):
+            fix = f"Give one for each of {', '.join(self.sites or [])}."
+            raise BadInput("site_norms", self.site_norms, fix, why="a lens of several sites has a scale for each")
+        for norm in self.site_norms or []:
+            require_norm("site_norms", norm)
         if self.injection not in INJECTIONS:
             raise BadInput("injection", self.injection, f"Use one of {', '.join(INJECTIONS)}.")
         if self.prompt.count(PLACEHOLDER) != 1:
@@ -115,11 +125,15 @@ class ConsistencyLensConfig(LensConfig):
             "encoder_trainable": maybe(one_of(*TRAINABLE)),
             "lora_rank": whole(1, 1 << 16),
             "lora_alpha": whole(1, 1 << 16),
+            "site_norms": maybe(many(number(above=0), most=4096, least=1)),
         }
 
     @classmethod
     def require_consistent(cls, saved: Mapping[str, Any]) -> None:
-        """Tokens are those of the frozen model."""
+        """Tokens are those of the frozen model, and scales those of the sites."""
+        sites, norms = saved.get("sites") or [], saved.get("site_norms")
+        if len(sites) != (len(norms) if norms else 1) or len(set(sites)) != len(sites):
+            raise Unfit("site_norms", norms, f"one for each of its {len(sites)} sites, no two of them the same")
         subject = saved.get("subject") or {}
         sizes = {**subject, **(subject.get("text_config") or {})}
         vocabulary = sizes.get("vocab_size")
@@ -130,10 +144,14 @@ class ConsistencyLensConfig(LensConfig):
                 raise Unfit(name, highest, f"tokens of its frozen model, which has {vocabulary}")
 
     @classmethod
-    def for_subject(cls, frozen: FrozenLM, site: str, **settings: Any) -> ConsistencyLensConfig:
-        """The configuration of a lens for one site of a frozen model; `settings` are the fields that are free."""
-        site = str(frozen.site(site))
-        require_site(site)
+    def for_subject(cls, frozen: FrozenLM, site: str | Sequence[str], **settings: Any) -> ConsistencyLensConfig:
+        """The configuration of a lens for a site of a frozen model, or for any of several; `settings` are the fields
+        that are free."""
+        sites = [str(each) for each in resolve_sites(site, frozen.num_layers)]
+        for each in sites:
+            require_site(each)
+        if len(sites) > 1:
+            settings.setdefault("site_norms", [1.0] * len(sites))
         require_injection(str(settings.get("injection", cls.injection)), frozen.num_layers)
         tokens = frozen.tokenizer
         start_id, stop_id = ends_of(tokens, frozen.model_id)
@@ -146,9 +164,9 @@ class ConsistencyLensConfig(LensConfig):
         before, after = (tokens(part.strip(), add_special_tokens=False)["input_ids"] for part in _cut(prompt))
         placeholder_id = next(i for i in range(frozen.vocab_size) if i not in {start_id, *before, *after})
         config = cls(
-            sites=[site],
+            sites=sites,
             hidden_size=frozen.hidden_size,
-            provenance=frozen.provenance(site).to_dict(),
+            provenance=frozen.provenance(*sites).to_dict(),
             subject=frozen.model.config.to_dict(),
             prompt_ids=[start_id, *before, placeholder_id, *after],
             placeholder_id=placeholder_id,
@@ -202,8 +220,14 @@ class ConsistencyLensConfig(LensConfig):
 
     @property
     def origin_site(self) -> str:
+        """Of a lens that reads one, its site; of several the deepest, which is read where none is named."""
         assert self.sites is not None
-        return self.sites[0]
+        return self.sites[-1]
+
+    @property
+    def norms(self) -> list[float]:
+        """The scale of each site."""
+        return [self.activation_norm] if self.site_norms is None else self.site_norms
 
 
 def _without_places(record: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -15,35 +15,40 @@ from ..frozen import FrozenLM
 from .arguments import ConsistencyLensArguments
 
 
-def open_contexts(given: Any, eval_dataset: Any, frozen: FrozenLM, site: str) -> Activations:
-    """Whatever a trainer may be given, as activations of this model at this site; `eval_dataset` may be several sets
+def open_contexts(given: Any, eval_dataset: Any, frozen: FrozenLM, sites: Sequence[str]) -> Activations:
+    """Whatever a trainer may be given, as activations of this model at these sites; `eval_dataset` may be several sets
     by name, of which the first takes the place of the validation split."""
     several = dict(eval_dataset) if isinstance(eval_dataset, Mapping) else {}
     if "train" in several:
         fix = "Leave it out: the best checkpoint is chosen by the first set."
         raise BadInput("eval_dataset", "train", fix, why="these are the rows that are trained on")
     one = next(iter(several.values()), None) if several else eval_dataset
-    activations = Activations.of(given, frozen, site, one)
+    activations = Activations.of(given, frozen, sites, one)
     activations.require_model(frozen)
-    activations.provenance.at(site)
+    activations.provenance.at(*sites)
     for rows in list(several.values())[1:]:
-        survey(rows, frozen, [site], "eval_dataset")
+        survey(rows, frozen, list(sites), "eval_dataset")
     return activations
 
 
 def training_data(
-    activations: Activations, eval_dataset: Any, frozen: FrozenLM, site: str, args: ConsistencyLensArguments
+    activations: Activations,
+    eval_dataset: Any,
+    frozen: FrozenLM,
+    sites: Sequence[str],
+    args: ConsistencyLensArguments,
 ) -> TrainingData:
     """The rows with the columns that a batch is made of, as tensors."""
     _require_rows(activations, args)
-    splits = {name: _formatted(split, site) for name, split in activations.splits.items()}
+    splits = {name: _formatted(split, sites) for name, split in activations.splits.items()}
     held_out: Any = splits["validation"] if len(splits.get("validation", [])) else None
     if isinstance(eval_dataset, Mapping) and eval_dataset:
-        held_out = {name: _formatted(rows, site) for name, rows in eval_dataset.items()}
+        held_out = {name: _formatted(rows, sites) for name, rows in eval_dataset.items()}
     pad_id = frozen.tokenizer.pad_token_id
+    collate = activations.collator(pad_id if pad_id is not None else 0, sites=sites)
     data = TrainingData(
         splits["train"],
-        activations.collator(pad_id if pad_id is not None else 0, sites=[site]),
+        collate if len(sites) == 1 else SiteCollator(collate, len(sites)),
         held_out,
         activations.metadata,
         lambda: example_of(data.train if data.watched is None else data.watched, frozen.tokenizer),
@@ -51,8 +56,25 @@ def training_data(
     return data
 
 
-def _formatted(split: Any, site: str) -> Any:
-    wanted = ["input_ids", "continuation_ids", "position", "doc_id", site]
+class SiteCollator:
+    """Makes batches whose rows are each about one of several sites: which, is a function of document and position, so
+    that rows that are looked at again are looked at again at the same site. A training deals anew in each step.
+
+    Args:
+        collate: makes batches with the activations of all sites.
+        sites: how many.
+    """
+
+    def __init__(self, collate: Callable[[Any], dict[str, Any]], sites: int) -> None:
+        self.collate, self.sites = collate, sites
+
+    def __call__(self, rows: Any) -> dict[str, Any]:
+        batch = self.collate(rows)
+        return {**batch, "site": (batch["doc_id"] + batch["position"]) % self.sites}
+
+
+def _formatted(split: Any, sites: Sequence[str]) -> Any:
+    wanted = ["input_ids", "continuation_ids", "position", "doc_id", *sites]
     # Only rows that somebody made may lack it; a stream that nobody described does not say so.
     columns = [name for name in wanted if name != "continuation_ids" or name in _columns_of(split)]
     if isinstance(split, IterableDataset):

@@ -14,7 +14,11 @@ from .configuration import INJECTIONS, TRAINABLE, ConsistencyLensConfig
 class LensOptions:
     """What the lens is. It goes to the Hub with the weights."""
 
-    site: str | None = option(None, "Site that the lens reads, one of those of the rows. Default: the only one.")
+    site: str | None = option(
+        None,
+        "Site that the lens reads, one of those of the rows. Default: all of them; a lens of several sites reads any "
+        "one of them at a time, and is told which.",
+    )
     code_length: int = option(
         ConsistencyLensConfig.code_length, "Length T: the largest number of tokens of an explanation."
     )
@@ -54,6 +58,17 @@ class BaselineOptions:
     )
     keep_warm_start: bool = option(
         True, "Copy of the lens at the end of its warm start is kept; the report says what training changed since."
+    )
+
+
+@dataclass
+class LayerOptions:
+    """At which of its sites a lens of several reads a text."""
+
+    layers: str | None = option(
+        None,
+        "Layers that explain reads a text at, of a lens of several sites: all, or some with commas between, as in "
+        "2,3 or resid_post.2. The table then has a column for each. Default: the deepest.",
     )
 
 

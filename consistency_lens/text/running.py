@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..activations import Activations, ExtractArguments, Extraction
 from ..base.engines.engine import Engine
+from ..base.explaining import Positions
 from ..base.family_run import FamilyRun, Plan, Run
 from ..base.modeling import LensModel
 from ..base.trainer import LensTrainer
@@ -18,8 +19,10 @@ from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.anatomy.parts import longest_context
 from .configuration import require_injection, require_site
+from .layers import SITE
 from .modeling import ConsistencyLens
-from .options import BaselineOptions, LensOptions, PlanOptions
+from .options import BaselineOptions, LayerOptions, LensOptions, PlanOptions
+from .parts.sites import numbered
 from .planning.foreseen import require_contexts, require_model, too_long
 from .report.definitions import FRESH_ENCODER, TRAINED_GREEDY, TRAINED_TAIL
 from .starting.baseline import FRESH, GREEDY, TAIL, baseline_of_run
@@ -46,8 +49,14 @@ class TextRun(FamilyRun):
     data_options = ExtractArguments
     extraction = Extraction
     data = Activations
-    more_options: ClassVar = {"the baselines": BaselineOptions, "the plan": PlanOptions}
-    read_by: ClassVar = {"the plan": ("plan",)}
+    more_options: ClassVar = {
+        "the baselines": BaselineOptions,
+        "the plan": PlanOptions,
+        "layers": LayerOptions,
+    }
+    read_by: ClassVar = {"the plan": ("plan",), "layers": ("explain",)}
+    explain_options = ("layers",)
+    across = SITE
     commands = ("plan",)
     companions = (TAIL, GREEDY, FRESH, WARM)
     memory_advice = (
@@ -62,12 +71,19 @@ class TextRun(FamilyRun):
         return f"_t{self.values['code_length']}"
 
     def sites(self, offered: Sequence[str]) -> list[str]:
-        """The one that is named, or the only one."""
-        named = self.values["site"]
-        if named is None and len(offered) != 1:
-            raise BadInput("site", None, f"Name one of {', '.join(offered)}.", why="the rows hold several sites")
-        require_site(named or offered[0])
-        return [named or offered[0]]
+        """The one that is named, or all."""
+        chosen = [named] if (named := self.values["site"]) is not None else list(offered)
+        for site in chosen:
+            require_site(site)
+        return chosen
+
+    def require_lens(self, config: Mapping[str, Any]) -> None:
+        if self.values["layers"] is not None:
+            numbered(config["sites"], self.values["layers"])
+
+    def explain(self, lens: Any, text: str, positions: Positions) -> list[dict[str, Any]]:
+        layers = self.values["layers"]
+        return lens.explain(text, positions) if layers is None else lens.explain(text, positions, layers=layers)
 
     def require_options(self, whole_run: bool) -> None:
         horizon, following = self.values["kl_horizon"], self.values["continuation_length"]
@@ -119,9 +135,8 @@ class TextRun(FamilyRun):
     def new_lens(self, frozen: FrozenLM, data: Activations, sites: Sequence[str]) -> ConsistencyLens:
         self.require_model(frozen.model.config, frozen.tokenizer)
         set_seed(self.values["seed"])
-        (site,) = sites
         settings = {key: value for key, value in asdict(self.part(LensOptions)).items() if key != "site"}
-        lens = ConsistencyLens.from_subject(frozen, site, data, **settings)
+        lens = ConsistencyLens.from_subject(frozen, list(sites), data, **settings)
         _require_length(lens, frozen, data)
         return lens
 

@@ -20,7 +20,8 @@ from ..frozen.sites import require_whole
 from ..objectives import kl_of, masked_mean
 from .controls import token_lists
 from .parts.generation import Noise, Words, roll_out
-from .two_parts import TwoParts
+from .parts.sites import At
+from .parts.two_parts import TwoParts
 
 REACH = 64  # tokens after P over which side effects are measured, at most
 
@@ -104,18 +105,19 @@ class Steering(TwoParts):
             raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to steer it.")
         _require_numbers(strength, temperature, continuation_length)
         ids, p = _place(frozen, text, position, continuation_length)
-        read = frozen.read({"input_ids": ids}, self.config.origin_site)[self.config.origin_site][:, p]
+        site, at = (self.config.sites or [])[self.looks_at], self.looks_at
+        read = frozen.read({"input_ids": ids}, site)[site][:, p]
         if old_explanation is None:
-            code = self.compress({"activations": {self.config.origin_site: read}})
+            code = self.compress({"activations": {site: read}})
             old_explanation = str(self.describe(code)[0]["explanation"])
         else:
             _require_readable(self, "old_explanation", old_explanation)
         if new_explanation != old_explanation:  # what the lens itself says is always taken back
             _require_readable(self, "new_explanation", new_explanation)
-        added = strength * difference(self, [new_explanation], [old_explanation])
+        added = strength * difference(self, [new_explanation], [old_explanation], at)
         if not added.square().sum().isfinite():  # what a norm inside the frozen model would compute
             raise BadInput("strength", strength, "Take a smaller one.", why="so large an edit cannot be computed with")
-        edit = Edit(self.encoder.site, added, mode="add")
+        edit = Edit(site, added, mode="add")
         prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
         spoken = [_say(self, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]
         later = ids[:, p + 1 :] if p + 1 < ids.shape[1] else spoken[0].ids[:, : int(spoken[0].lengths)]
@@ -144,9 +146,9 @@ class Steering(TwoParts):
 
 
 @torch.no_grad()
-def difference(lens: TwoParts, new: Sequence[str], old: Sequence[str]) -> Tensor:
-    """E(new) - E(old) of each pair of explanations, `[B, d]`; exactly 0 where they are the same."""
-    return lens.encoder(lens.reread(new)).float() - lens.encoder(lens.reread(old)).float()
+def difference(lens: TwoParts, new: Sequence[str], old: Sequence[str], at: At = -1) -> Tensor:
+    """E(new) - E(old) of each pair of explanations at a site, `[B, d]`; exactly 0 where they are the same."""
+    return lens.encoder(lens.reread(new), at=at).float() - lens.encoder(lens.reread(old), at=at).float()
 
 
 def changed_tokens(lens: TwoParts, new: Sequence[str], old: Sequence[str]) -> Tensor:

@@ -32,8 +32,10 @@ from ..schedules import Schedule
 from .arguments import ConsistencyLensArguments
 from .controls import after_prompt, nll_after
 from .data import open_contexts, training_data
+from .dealing import dealt, partners
 from .modeling import ConsistencyLens, ConsistencyLensOutput
 from .parts.generation import Noise, Words, leave_one_out
+from .parts.sites import At, of_row
 from .readability import nll_with_gradient, surprise_in_place
 from .starting.source import TextSource
 
@@ -46,6 +48,7 @@ class Rows:
 
     comparison: TokenSwap | None  # None where the frozen model is not asked
     original: Tensor  # [N, d]
+    at: At  # of which site each is
     pair: Tensor  # [N]
     texts: Words | None  # [N, T]
 
@@ -60,17 +63,18 @@ class ConsistencyLensTrainer(LensTrainer):
     lens: ConsistencyLens
 
     def open_data(self, given: Any, eval_dataset: Any, args: Any) -> TrainingData:
-        self.site = self.lens.config.only_site
-        self.activations = open_contexts(given, eval_dataset, self.frozen, self.site)
-        self.mean = self.activations.mean(self.site)
-        self.variance = float(self.activations.statistics[f"{self.site}.variance"].sum())
-        if not self.variance > 0:
-            fix = "Read another site, or more than one text: nothing can be said of what is always the same."
-            raise BadInput("train_dataset", self.site, fix, why="all activations of the training rows are equal")
-        return training_data(self.activations, eval_dataset, self.frozen, self.site, args)
+        self.sites = list(self.lens.config.sites or [])
+        self.activations = open_contexts(given, eval_dataset, self.frozen, self.sites)
+        self.means = torch.stack([self.activations.mean(site) for site in self.sites])
+        self.variances = [float(self.activations.statistics[f"{site}.variance"].sum()) for site in self.sites]
+        for site, variance in zip(self.sites, self.variances, strict=True):
+            if not variance > 0:
+                fix = "Read another site, or more than one text: nothing can be said of what is always the same."
+                raise BadInput("train_dataset", site, fix, why="all activations of the training rows are equal")
+        return training_data(self.activations, eval_dataset, self.frozen, self.sites, args)
 
     def take_up(self) -> None:
-        self.mean = self.mean.to(self.args.device if self.engine.spreads_weights else self.frozen.device)
+        self.means = self.means.to(self.args.device if self.engine.spreads_weights else self.frozen.device)
         self.texts = TextSource(
             self.args, self.lens.config, self.frozen, self.train_dataset, self.engine.spreads_weights
         )
@@ -92,47 +96,62 @@ class ConsistencyLensTrainer(LensTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """`Â = E(D(A))`, `A* = Â + (A' - Â')`, `L = kl KL(M(A) || M(A*)) + mse |A - Â|² + lm L_LM + ...`"""
+        inputs = self.placed(inputs)
         if self.is_warming_up:
             return self.compute_warm_loss(model, inputs)
         self.leave_warm_start()
         rows = self.rows(inputs)
-        out = model(rows.original, **self.manner(rows))
-        terms = {**self.terms_of_function(rows, out), **self.terms_of_vectors(out.restored, rows.original)}
+        out = model(rows.original, at=rows.at, **self.manner(rows))
+        terms = {**self.terms_of_function(rows, out), **self.terms_of_vectors(out.restored, rows.original, rows.at)}
         loss = self.settle({**terms, **self.terms_of_words(rows, out, terms)})
         return (loss, out) if return_outputs else loss
 
     def compute_warm_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """The decoder learns to write a starting text, the encoder to read it; the frozen model does not judge yet."""
-        original = inputs["activations"][self.site].float()
+        original, at = self.lens.read(inputs).float(), self.lens.at(inputs)
         words = self.texts.of(inputs, self.state.max_steps)
         if self.args.quote:
-            out = model(original, words=words.words, estimator="none")
-            return self.settle(self.terms_of_vectors(out.restored, original))
+            out = model(original, words=words.words, estimator="none", at=at)
+            return self.settle(self.terms_of_vectors(out.restored, original, at))
         if self.args.warm_sure and self.state.global_step >= self.args.num_guessing_steps:
             if self.state.global_step == self.args.num_guessing_steps:
                 self.remember_decoder()
-            words = words.supported(self.score_by_reference(original, words.words), self.texts.doubt)
-        out = model(original, words=words.words)
+            words = words.supported(self.score_by_reference(original, words.words, at), self.texts.doubt)
+        out = model(original, words=words.words, at=at)
         ids, mask = words.words.written(self.lens.config.stop_id)
-        return self.settle({"start": nll_of(out.logits, ids, mask), **self.terms_of_vectors(out.restored, original)})
+        vectors = self.terms_of_vectors(out.restored, original, at)
+        return self.settle({"start": nll_of(out.logits, ids, mask), **vectors})
+
+    def placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Of a lens of several sites: which of them each row is about in this step, with a partner at the same one."""
+        if len(self.sites) == 1:
+            return inputs
+        at = dealt(inputs["doc_id"], len(self.sites), self.args.seed * 1_000_003 + self.batch_number)
+        pair = partners(inputs["doc_id"], at)
+        return {**inputs, "site": at.to(inputs["doc_id"].device), "pair": pair.to(inputs["pair"].device)}
 
     # ---- what an evaluation measures
 
     def baseline(self, applied: Applied, batch: Mapping[str, Any]) -> list[Edit]:
-        return [edit.at(self.mean) for edit in applied.edits]
+        mean = self.mean_of(self.lens.at(batch))
+        return [edit.at(mean) for edit in applied.edits]
+
+    def mean_of(self, at: At) -> Tensor:
+        """The mean activation of a site, `[d]`, or of the site of each row, `[B, d]`."""
+        return self.means[at] if isinstance(at, int) else self.means[at.to(self.means.device)]
 
     def measure_rows(self, applied: Applied, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """With how near the vector is, `original` and `restored` `[B, d]`, and what is known of the text itself."""
-        (edit,), swap = applied.edits, applied.comparison
+        swap, original, at = applied.comparison, self.lens.read(batch).float(), self.lens.at(batch)
         assert isinstance(swap, TokenSwap)
-        original = batch["activations"][self.site].float()
-        rows = super().measure_rows(applied, batch) | compare_vectors(edit.tensor, original)
+        restored = applied.edits[0].tensor  # of all rows, whichever site each is of
+        rows = super().measure_rows(applied, batch) | compare_vectors(restored, original)
         rows |= self.lens.traits(applied.code, batch, swap.prefix, self.frozen, self.args.seed)
-        return rows | {"restored": edit.tensor, "original": original}
+        return rows | {"restored": restored, "original": original, "mean": self.mean_of(at).expand_as(original)}
 
     def summarise(self, rows: Mapping[str, Tensor], described: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         means = super().summarise(rows, described)
-        means["fve"] = float(fve(rows["restored"], rows["original"], self.mean.cpu()))
+        means["fve"] = float(fve(rows["restored"], rows["original"], rows["mean"]))
         means["distinct"] = len({row["explanation"] for row in described}) / len(described)
         return {name: value for name, value in means.items() if name not in ("squared_error", "ce")}
 
@@ -148,25 +167,26 @@ class ConsistencyLensTrainer(LensTrainer):
         """`KL(M(A) || M(A*))` with `A* = Â + (A' - Â')`; where it weighs nothing, the frozen model is not asked."""
         if rows.comparison is None or self.schedules["kl"].is_off:
             return {}
-        (edit,) = out.edits
-        put_back = edit.at(edit.tensor + self.error_elsewhere(rows, edit.tensor))
-        return {"kl": rows.comparison.kl(rows.comparison.edited(put_back))}
+        vectors = out.edits[0].tensor
+        put_back = vectors + self.error_elsewhere(rows, vectors)
+        return {"kl": rows.comparison.kl(rows.comparison.edited([edit.at(put_back) for edit in out.edits]))}
 
-    def terms_of_vectors(self, restored: Tensor, original: Tensor) -> dict[str, Tensor]:
-        """`|A - Â|²` over the variance of the activations (1 - FVE)."""
-        return {"mse": (restored - original).square().sum(-1) / self.variance}
+    def terms_of_vectors(self, restored: Tensor, original: Tensor, at: At) -> dict[str, Tensor]:
+        """`|A - Â|²` over the variance of the activations of the site (1 - FVE)."""
+        return {"mse": (restored - original).square().sum(-1) / of_row(self.variances, at, original)}
 
     def rows(self, inputs: Mapping[str, Any]) -> Rows:
         """The batch with each row once per rollout; a rollout's A' is the same rollout of its partner."""
         times = self.rollouts
         asked = not (self.schedules["kl"].is_off and self.schedules["ground"].is_off)
         comparison = TokenSwap.of(self.frozen, inputs, self.args.kl_horizon) if asked else None
-        original, pair = inputs["activations"][self.site].float(), inputs["pair"]
+        original, at, pair = self.lens.read(inputs).float(), self.lens.at(inputs), inputs["pair"]
         words = self.texts.of(inputs, self.state.max_steps).words if self.args.quote else None
         if times > 1:
             comparison, original = comparison and comparison.repeat(times), original.repeat_interleave(times, 0)
             pair = (pair.unsqueeze(1) * times + torch.arange(times, device=pair.device)).flatten()
-        return Rows(comparison, original, pair, words)
+            at = at if isinstance(at, int) else at.repeat_interleave(times, 0)
+        return Rows(comparison, original, at, pair, words)
 
     def error_elsewhere(self, rows: Rows, restored: Tensor) -> Tensor | float:
         """`Δ = A' - Â'`: what the lens got wrong about another document's activation."""
@@ -205,7 +225,7 @@ class ConsistencyLensTrainer(LensTrainer):
         log_probability = (log_probability_of(out.logits, ids) * mask).sum(1)
         found = {"policy": -advantage * log_probability}
         if not self.schedules["reference"].is_off:
-            before = self.score_by_reference(rows.original, out.code)
+            before = self.score_by_reference(rows.original, out.code, rows.at)
             found["reference"] = kl_of(out.logits, before, mask)
         return found
 
@@ -214,11 +234,14 @@ class ConsistencyLensTrainer(LensTrainer):
         return self.args.rollouts if self.args.estimator == "policy" and not self.args.quote else 1
 
     @property
-    def noise(self) -> Noise:
+    def batch_number(self) -> int:
         """Of this batch among all that were ever drawn: N processes and N times the accumulation draw the same."""
         turn = self.state.global_step * self.args.gradient_accumulation_steps + self.micro_step
-        batch = turn * self.args.world_size + self.args.process_index
-        return Noise((self.args.seed * 1_000_003 + batch) * 1_009, self.args.temperature)
+        return turn * self.args.world_size + self.args.process_index
+
+    @property
+    def noise(self) -> Noise:
+        return Noise((self.args.seed * 1_000_003 + self.batch_number) * 1_009, self.args.temperature)
 
     # ---- the two stages
 
@@ -238,13 +261,13 @@ class ConsistencyLensTrainer(LensTrainer):
         self.reference = self.held(lambda: self.trainable, names)
 
     @torch.no_grad()
-    def score_by_reference(self, activations: Tensor, words: Words) -> Tensor:
+    def score_by_reference(self, activations: Tensor, words: Words, at: At = -1) -> Tensor:
         """What the decoder of the last stage's end thinks of a text."""
         if not self.reference:
             fix = "Resume from an earlier checkpoint, or with the settings that this one was saved with."
             raise BadInput("resume_from_checkpoint", self.args.resume_from_checkpoint, fix, f"it has no {REFERENCE}")
         with self.standing_in(lambda: self.trainable, self.reference):
-            return self.lens.decoder.score(activations, words)
+            return self.lens.decoder.score(activations, words, at)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The warm start has a learning rate and a cosine of its own; the chosen schedule begins behind it.

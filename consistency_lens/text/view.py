@@ -6,7 +6,7 @@ Shapes: S tokens of the text, N samples, V vocabulary, d hidden size.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,10 +18,12 @@ from ..base.explaining import read_tokens
 from ..base.viewing import Amounts, Bars, Figures, Grid, LensView, Near, Spelled, nats
 from ..errors import BadInput
 from ..frozen import Edit
+from .layers import SITE
 from .modeling import ConsistencyLens
 
 SAMPLES = 8
 TOP = 5
+AROUND = 3  # tokens on either side whose layers are shown beside those of a token
 Chances = list[tuple[str, float]]  # tokens with their probabilities
 
 
@@ -86,14 +88,31 @@ class TextView(LensView):
     speaks: ClassVar[bool] = True
 
     def about(self) -> str:
-        """One sentence of what is seen here."""
+        """What is seen here."""
+        sites = self.lens.config.sites or []
+        which = f" What is shown of a text is read at {sites[-1]}; a token from near, at each." if sites[1:] else ""
         return (
             f"The lens says it in at most {self.lens.config.code_length} tokens of text. The judge is the model "
-            "itself, with what was rebuilt from these words in the thought's place."
+            f"itself, with what was rebuilt from these words in the thought's place.{which}"
         )
 
     def near(self, text: str, position: int) -> Near:
-        return look(self.lens, text, position).near()
+        """With a grid of tokens and layers, where the lens reads several sites."""
+        found = look(self.lens, text, position).near()
+        if len(self.lens.config.sites or []) == 1:
+            return found
+        return replace(found, parts=[*found.parts, self.grid(text, position)])
+
+    def grid(self, text: str, position: int) -> Grid:
+        """What the lens says of a token and of those round it, at each of its sites; behind it the KL in nats."""
+        sites, there = self.lens.config.sites or [], self.positions(text)
+        around = [p for p in range(position - AROUND, position + AROUND + 1) if p in there]
+        said: dict[int, dict[str, str]] = {}
+        for row in self.lens.explain(text, around, layers="all"):
+            said.setdefault(row["position"], {"": f"{row['position']} {row['token']}"})
+            said[row["position"]][row[SITE]] = f"{row['explanation']} · {nats(row['kl'])}"
+        rows = [[cells[name] for name in ("", *sites)] for cells in said.values()]
+        return Grid("What each layer says, and its KL", ["token", *sites], rows, numeric=len(sites) + 1)
 
 
 @torch.no_grad()
@@ -107,10 +126,10 @@ def look(lens: ConsistencyLens, text: str, position: int, seed: int = 0) -> Look
         seed: of the samples.
     """
     frozen, ids = read_tokens(lens, text)
-    (site,), length = lens.config.sites or [""], ids.shape[1]
+    site, length = (lens.config.sites or [])[lens.looks_at], ids.shape[1]
     if not 1 <= position < length:
         raise BadInput("position", position, f"The text has the tokens 1 to {length - 1}.")
-    read = lens.contexts_of(text, range(1, length))["activations"][site]
+    read = lens.contexts_of([text], [range(1, length)])["activations"][site]
     own, context = read[position - 1 : position], ids[:, : position + 1]
     batch = {"input_ids": context, "attention_mask": torch.ones_like(context), "activations": {site: own}}
     applied = apply_lens(lens, frozen, batch)
@@ -149,7 +168,7 @@ def _controls(lens: ConsistencyLens, applied: Applied, read: Tensor, context: Te
         read: activations of the whole text but its first token, `[S - 1, d]`.
         context: ids of the text up to this token.
     """
-    (site,) = lens.config.sites or [""]
+    site = (lens.config.sites or [])[lens.looks_at]
     position, count = len(context) - 1, len(read)
     other = (position - 1 + count // 2) % count + 1  # half a text away
     code = lens.compress({"activations": {site: read[other - 1 : other]}})
@@ -175,7 +194,7 @@ def _spelled(
     lens: ConsistencyLens, activations: Tensor, code: Any
 ) -> list[tuple[str, list[tuple[str, float]], float]]:
     """Each text, its tokens with their probabilities under the decoder, and their geometric mean."""
-    logits = lens.decoder.score(activations, code)
+    logits = lens.decoder.score(activations, code, lens.looks_at)
     chances = logits.float().log_softmax(-1).gather(-1, code.ids.unsqueeze(-1)).squeeze(-1)
     found = []
     for row, said in enumerate(lens.describe(code)):

@@ -216,11 +216,6 @@ def test_adapters_learn_in_float32_on_a_half_precision_subject() -> None:
     assert all(bool(g.isfinite().all()) for part in lens.parts().values() for g in gradients(part).values())
 
 
-def test_a_second_lens_on_adapted_weights_is_refused(lens: ConsistencyLens) -> None:
-    with pytest.raises(BadInput, match="carries the decoder of another lens"):
-        tiny_lens(lens.subject, trainable="lora")
-
-
 def test_passes_leave_nothing_behind(lens: ConsistencyLens) -> None:
     def count() -> Counter[str]:
         gc.collect()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from lens_runs import tiny_lens
+from lens_runs import stirred, tiny_lens
 from tiny import tiny_lm
 
 from consistency_lens.base.explaining import ROWS
+from consistency_lens.base.explanations import Explanations
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit
 from consistency_lens.objectives import kl_of
@@ -61,15 +64,67 @@ def test_without_a_subject_only_codes_are_explained() -> None:
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
 
+def agree(found: list[Explanations], expected: list[Explanations]) -> bool:
+    """Words, tokens and the order of predictions are equal; numbers are, as sums in another order can be."""
+    for rows, others in zip(found, expected, strict=True):
+        assert rows.tokens == others.tokens
+        for row, other in zip(rows, others, strict=True):
+            assert row.keys() == other.keys()
+            for name, value in row.items():
+                match value:
+                    case float():
+                        assert value == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
+                    case list():
+                        assert [token for token, _ in value] == [token for token, _ in other[name]], name
+                        assert [p for _, p in value] == pytest.approx([p for _, p in other[name]], rel=1e-3), name
+                    case _:
+                        assert value == other[name], name
+    return True
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "gemma2", "mistral-window"])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_a_batch_goes_on_from_one_text_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, case: str, batch_size: int
+) -> None:
+    """As many passes as all tokens need together, and each text as if it stood alone."""
+    lens = stirred(tiny_lens(tiny_lm(case)))
+    texts = ["w1 w2", "w3 w4 w5 w6 w7 w8 w9", "w2 w9 w4"]
+    positions: list[Any] = [None, slice(-3, None), [0, 3, 1]]
+    alone = [lens.explain(text, own) for text, own in zip(texts, positions, strict=True)]
+    sizes: list[int] = []
+    compress = type(lens).compress
+
+    def counting(self: Any, batch: Any, seed: int | None = None) -> Any:
+        sizes.append(len(batch["input_ids"]))
+        return compress(self, batch, seed)
+
+    monkeypatch.setattr(type(lens), "compress", counting)
+    together = lens.explain_each(texts, positions, batch_size=batch_size)
+    rows = sum(map(len, alone))
+    assert sum(sizes) == rows == 8 and len(sizes) == -(-rows // batch_size) and max(sizes) <= batch_size
+    assert agree(together, alone)
+
+
+def test_a_list_with_a_text_that_is_none_says_which() -> None:
+    lens = tiny_lens(tiny_lm())
+    with pytest.raises(BadInput, match="at least one word"):
+        lens.explain(["w1 w2", ""])
+    with pytest.raises(BadInput, match="The text has 3 tokens"):
+        lens.explain(["w1 w2 w3", "w4 w5"], positions=3)
+    assert lens.explain(["w1 w2", "w3 w4"], positions=[]) == [[], []]
+
+
 def test_a_list_gives_a_list_and_every_form_the_same_rows() -> None:
     lens = tiny_lens(tiny_lm())
     frozen = lens.subject
     texts = ["w1 w2 w3", "w4 w5 w6 w7"]
     alone = [lens.explain(text) for text in texts]
-    assert lens.explain(texts) == alone and lens.explain(texts[:1]) == alone[:1]
+    together = lens.explain(texts)
+    assert agree(together, alone) and lens.explain(texts[:1]) == alone[:1]
     ids = [frozen.tokenizer(text)["input_ids"] for text in texts]
     assert lens.explain(ids[0]) == alone[0] and lens.explain(torch.tensor(ids[0])) == alone[0]
-    assert lens.explain(ids) == alone
+    assert lens.explain(ids) == together
     frozen.tokenizer.pad_token = frozen.tokenizer.pad_token or frozen.tokenizer.eos_token
     for side in ("left", "right"):
         padded = frozen.tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
@@ -88,7 +143,7 @@ def test_a_chat_goes_through_the_template_and_has_one_bos() -> None:
     try:
         rows = lens.explain(chat)
         assert rows == lens.explain("w1 w2 w3") and rows.tokens[0] != rows.tokens[1]
-        assert lens.explain([chat, chat]) == [rows, rows]
+        assert agree(lens.explain([chat, chat]), [rows, rows])
     finally:
         lens.subject.tokenizer.chat_template = None
 
@@ -134,7 +189,8 @@ def test_what_the_model_writes_is_explained(temperature: float) -> None:
         made = frozen.generate(ids, max_new_tokens=4, rows=[row], **settings)
         new = made.ids[0, : int(made.mask.sum()) - int(made.ended)]
         assert len(explained.tokens) == ids["input_ids"].shape[1] + len(new)
-        assert explained == lens.explain(torch.cat([ids["input_ids"][0], new]), slice(ids["input_ids"].shape[1], None))
+        whole = torch.cat([ids["input_ids"][0], new])
+        assert agree([explained], [lens.explain(whole, slice(ids["input_ids"].shape[1], None))])
     first, last = lens.explain(texts[0], [0, -1], generate=1)
     assert first["position"] == 0 and last["position"] == len(frozen.tokenizer(texts[0])["input_ids"])
     with pytest.raises(BadInput, match="temperature"):

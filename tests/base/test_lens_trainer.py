@@ -224,12 +224,12 @@ def test_evaluation_is_what_the_whole_sequence_says(tmp_path: Path) -> None:
         original = batch["activations"][SITE].float()
         restored = lens.restore(lens.compress(batch), batch)[0].value
         said = [frozen.logits(batch, edits, keep=1)[:, 0].log_softmax(-1) for edits in ([], Edit(SITE, restored))]
-        at_mean = frozen.logits(batch, Edit(SITE, trainer.mean), keep=1)[:, 0].log_softmax(-1)
+        at_mean = frozen.logits(batch, Edit(SITE, trainer.means[0]), keep=1)[:, 0].log_softmax(-1)
         for q, into in ((said[1], kl), (at_mean, kl_mean)):
             into += torch.nn.functional.kl_div(q, said[0], log_target=True, reduction="none").sum(-1).tolist()
         top1 += (said[0].argmax(-1) == said[1].argmax(-1)).tolist()
         squares += (restored - original).square().sum(-1).tolist()
-        spread += (original - trainer.mean).square().sum(-1).tolist()
+        spread += (original - trainer.means[0]).square().sum(-1).tolist()
         cosines += torch.cosine_similarity(restored, original).tolist()
     assert len(kl) == 12
     assert found["kl_recovered"] == pytest.approx(1 - sum(kl) / sum(kl_mean), abs=1e-4)

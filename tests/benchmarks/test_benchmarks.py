@@ -190,3 +190,15 @@ def test_checks_for_a_gpu_say_whether_they_are_met(name: str, tmp_path: Path, mo
     assert (record["check"], record["device"]) == (name, "cpu")
     (size,) = record["sizes"].values()
     assert size == size | verdict(name, size["results"]) and size["settings"]["size"] == "pilot"
+
+
+@pytest.mark.slow
+def test_a_busy_machine_is_made_and_each_way_is_timed_on_both(found: Callable[..., Any]) -> None:
+    small = ["--rows", "2", "--length", "3", "--context", "12", "--steps", "2", "--rounds", "1"]
+    results = found("busy", *small)
+    cores = len(os.sched_getaffinity(0))
+    ways = ["all cores", "one thread", "chosen"]
+    assert [(row["others"], row["way"]) for row in results] == [(n, way) for n in (0, cores) for way in ways]
+    for others in (results[:3], results[3:]):
+        assert min(row["times the best"] for row in others) == 1
+        assert all(0 < row["least"] <= row["ms a step"] <= row["most"] for row in others)

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from consistency_lens.cli.threads import cores, threads_for
+from consistency_lens.cli.threads import cores, is_free, threads_for
 from consistency_lens.errors import BadInput
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
@@ -57,3 +58,23 @@ def test_the_launcher_is_recognised(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert threads_for(None, json.loads(done.stdout.splitlines()[-1]), 8, True, 1) == 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "on_cpu", "processes", "threads", "free"),
+    [
+        (None, LAUNCHED, True, 1, 8, True),
+        (None, {}, True, 1, 8, True),
+        (None, {}, True, 1, 1, False),  # torch has one: there is nothing to choose
+        (2, LAUNCHED, True, 1, 2, False),
+        (None, {"OMP_NUM_THREADS": "8"}, True, 1, 8, False),
+        (None, LAUNCHED, True, 2, 4, False),
+        (None, {}, False, 1, 8, False),
+    ],
+)
+def test_a_training_chooses_where_nobody_said_how_many(
+    asked: int | None, environment: dict[str, str], on_cpu: bool, processes: int, threads: int, free: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert is_free(asked, environment, on_cpu, processes) is free

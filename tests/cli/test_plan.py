@@ -98,7 +98,7 @@ def test_people_get_a_table_and_a_command(folder: Path, capsys: pytest.CaptureFi
         (["--gpu_price", "-5"], "gpu_price=-5.0."),
         (["--deepspeed", "ds_configs/zero3.json"], "Leave it out: plan says which engine"),
         (["--utilization", "1.5"], "utilization=1.5."),
-        (["--sites", "resid_post.1", "resid_post.2"], "a lens reads one site"),
+        (["--site", "resid_post.99"], "site='resid_post.99'. The model has"),
         (["--gpu_memry", "8"], "Did you mean '--gpu_memory'?"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lens_runs import trainer_of
 
-from consistency_lens.cli.progress import Progress, Stage
+from consistency_lens.cli.progress import Progress, Stage, speed
 
 
 def lines(said: str) -> list[str]:
@@ -56,3 +56,10 @@ def test_what_the_first_step_waits_for_is_no_speed() -> None:
     stage.see(2)
     left = stage.seconds_left(2)
     assert left is not None and 0 < left < 200
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0.38, "0.38"), (1.04, "1"), (9.96, "10"), (10.4, "10"), (1234.5, "1,234")]
+)
+def test_speeds_of_slow_steps_are_no_zeros(rate: float, shown: str) -> None:
+    assert speed(rate) == shown

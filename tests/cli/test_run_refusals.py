@@ -116,7 +116,9 @@ def test_a_whole_run_that_would_hold_nothing_out(
     assert "kl_horizon=2. Use at most continuation_length=1" in error_of(
         [*words, "--continuation_length", "1"], capsys
     )
-    assert "site=None: the rows hold several sites" in error_of([*words, "--sites", "embed", "resid_post.1"], capsys)
+    assert "site='embed': embeddings are single tokens" in error_of(
+        [*words, "--sites", "embed", "resid_post.1"], capsys
+    )
     assert not (tmp_path / "run").exists()
 
 

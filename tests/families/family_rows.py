@@ -17,6 +17,7 @@ from short_runs import SHORT
 from tiny import shared_lm, tiny_lm
 from toy_family import FAMILY as TOY
 
+from consistency_lens.activations import Activations
 from consistency_lens.auto import FAMILIES, Family
 from consistency_lens.base.modeling import LensModel
 from consistency_lens.base.trainer import LensTrainer
@@ -83,8 +84,8 @@ class Row:
         return next(iter(trainer.batches(4)))
 
 
-def _plain_contexts() -> DatasetDict:
-    splits = lens_runs.tiny_rows().splits
+def _plain_contexts(activations: Activations) -> DatasetDict:
+    splits = activations.splits
     return DatasetDict({n: Dataset.from_list(s.to_list(), features=s.features) for n, s in splits.items()})
 
 
@@ -109,7 +110,21 @@ ROWS = {
         lens=lambda: lens_runs.tiny_lens(shared_lm("llama")),
         data=lens_runs.tiny_rows,
         saved=lambda place: lens_runs.rows_folder("llama"),
-        plain=_plain_contexts,
+        plain=lambda: _plain_contexts(lens_runs.tiny_rows()),
+        controls=("self", "mean", "shuffled_activation", "token_shuffle"),
+        zero="mean",
+        noisy=True,
+        run={"warm_steps": 2, "rollouts": 2, "warm_sure": 0.0, "lm_weight": "0"},
+    ),
+    "layers": Row(
+        name="layers",
+        family=FAMILIES["text"],
+        models=lambda: shared_lm("llama"),
+        strangers=lambda: shared_lm("qwen2"),
+        lens=lambda: lens_runs.lens_of_layers(shared_lm("llama")),
+        data=lens_runs.rows_of_layers,
+        saved=lambda place: lens_runs.layers_folder(),
+        plain=lambda: _plain_contexts(lens_runs.rows_of_layers()),
         controls=("self", "mean", "shuffled_activation", "token_shuffle"),
         zero="mean",
         noisy=True,

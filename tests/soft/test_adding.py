@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny import tiny_model
 from wire_runs import rows_of, turned_tokenizer, wire_lens, wire_models
 
+from consistency_lens.activations.passages import Passages
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, FrozenModels
+from consistency_lens.soft.arguments import LatentWireArguments
 from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
-from consistency_lens.soft.parts.adding import with_receiver
+from consistency_lens.soft.parts.adding import trained_alone, with_receiver
 from consistency_lens.soft.report.answering import Answering
+from consistency_lens.soft.trainer import LatentWireTrainer
 
 
 @cache
@@ -56,13 +61,31 @@ def test_it_is_trained_alone() -> None:
     models = FrozenModels([*wire_models().values(), third_model()])
     rows = [row | {"answers": [row["answer"]], "task": "answer", "ends": True} for row in rows_of(6)]
     batch = collator_of(new.config, models)(rows)
-    new.requires_grad_(False)
-    new.receiver("third").requires_grad_(True)
-    output = new(batch, models, "third")
+    output = trained_alone(new, "third")(batch, models, "third")
     assert output.terms is not None
     output.terms["ce"].mean().backward()
     with_gradient = {name for name, p in new.named_parameters() if p.grad is not None}
     assert with_gradient and all(name.startswith("receivers.2") for name in with_gradient)
+
+
+def test_a_trainer_trains_it_alone_and_old_wires_stay_readable(tmp_path: Path) -> None:
+    lens = wire_lens(slots=2)
+    new = trained_alone(with_receiver(lens, third_model()), "third")
+    models = FrozenModels([*wire_models().values(), third_model()])
+    text, before = "w1 w2 w3 w4", {name: p.detach().clone() for name, p in new.named_parameters()}
+    data = lens.to_bytes(text)
+    passages = Passages.from_dataset(Dataset.from_list(rows_of(24)), validation_fraction=0.2)
+    given: dict[str, Any] = {"max_steps": 4, "learning_rate": 1e-2, "eval_rows": 4, "report_to": "none"}
+    given |= {"per_device_train_batch_size": 4, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+    arguments = LatentWireArguments(str(tmp_path), logging_steps=1, **given)
+    trainer = LatentWireTrainer(new, arguments, passages, frozen=models)
+    trainer.train()
+    read = {name for row in trainer.state.log_history for name in row if name.startswith("ce/")}
+    assert trainer.readers == ["third"] and read == {"ce/third"}, "in every step"
+    changed = {name for name, p in new.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all(name.startswith("receivers.2") for name in changed)
+    assert new.to_bytes(text) == data
+    assert new.answer(data, "w90", "words", max_new_tokens=2) == lens.answer(data, "w90", "words", max_new_tokens=2)
 
 
 def test_what_cannot_be_added_is_refused() -> None:

@@ -17,7 +17,13 @@ from wire_runs import NAMES, wire_lens, wire_models
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, FrozenModels
 from consistency_lens.soft.modeling import LatentWire
-from consistency_lens.soft.serving.exports import sglang_generate, soft_prompt, vllm_chat, vllm_completion
+from consistency_lens.soft.serving.exports import (
+    sglang_generate,
+    soft_prompt,
+    vllm_chat,
+    vllm_completion,
+    whole_prompt,
+)
 
 TEXT = " ".join(f"w{i}" for i in range(12))
 CHAT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -82,6 +88,22 @@ def test_in_a_chat_the_code_stands_beside_the_question() -> None:
     tensor = decoded(code["data"], 32)
     assert tensor.shape[0] == 6, "the code and no BOS: the server's template has one"
     assert torch.equal(tensor, soft_prompt(lens, data, "words"))
+    (message,) = vllm_chat(lens, data, "w90", "words", preamble="w7 w8")["messages"]
+    assert message["content"] == [{"type": "text", "text": "w7 w8"}, code, text], "text, code, text"
+
+
+@torch.no_grad()
+def test_text_stands_in_front_of_the_code_and_behind_it() -> None:
+    lens, model = wire_lens(ratio=2.0), wire_models()["words"]
+    data, table = lens.to_bytes(TEXT), model.model.get_input_embeddings()
+    before = table(torch.tensor([model.tokenizer.bos_token_id, *model.tokenizer.convert_tokens_to_ids(["w7", "w8"])]))
+    plain, inside = (whole_prompt(lens, data, "w90", "words", preamble=text) for text in (None, "w7 w8"))
+    assert torch.equal(inside, torch.cat([before, plain[1:]])), "BOS, preamble, code, question"
+    body = vllm_completion(lens, data, "w90", "words", max_tokens=3, preamble="w7 w8")
+    own = lens.answer(data, "w90", "words", preamble="w7 w8", max_new_tokens=3, min_new_tokens=3)
+    assert goes_on(model, decoded(body["prompt_embeds"], model.hidden_size), 3) == own
+    fixed = wire_lens(ratio=2.0, preamble="w7 w8")
+    assert torch.equal(whole_prompt(fixed, fixed.to_bytes(TEXT), "w90", "words"), inside), "as it was trained"
 
 
 def test_embeddings_have_the_dtype_of_their_model() -> None:
@@ -107,3 +129,7 @@ def test_what_cannot_be_sent_is_named(settings: dict[str, Any], said: str) -> No
     given: dict[str, Any] = {"wire": lens.to_bytes(TEXT), "question": "w90", "receiver": "words"} | settings
     with pytest.raises(BadInput, match=said):
         vllm_chat(lens, **given)
+    lens.models = None
+    for request in (vllm_chat, vllm_completion, sglang_generate):
+        with pytest.raises(BadInput, match="the model is not at hand"):
+            request(lens, lens.to_bytes(TEXT), "w90", "words")

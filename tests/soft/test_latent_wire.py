@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from wire_runs import batch_of, text_batch, wire_lens, wire_models
+from wire_runs import NAMES, batch_of, text_batch, wire_lens, wire_models
 
 from consistency_lens.base.comparing import Joint, apply_lens
 from consistency_lens.base.configuration import LensConfig
@@ -143,7 +143,9 @@ def test_a_code_is_what_comes_out_of_its_bytes(bits: int) -> None:
         wire_lens(d_z=16).from_wire(Wire.from_bytes(sent[0]))
 
 
-@pytest.mark.parametrize("settings", [{"slots": 3, "modes": ["answer"]}, {"start": "byte", "byte_width": 16}])
+@pytest.mark.parametrize(
+    "settings", [{"slots": 3, "modes": ["answer"]}, {"start": "byte", "byte_width": 16, "activation": "silu"}]
+)
 def test_it_comes_back_as_it_was(tmp_path: Path, settings: dict[str, Any]) -> None:
     lens = wire_lens(**settings, bits=8)
     torch.nn.init.normal_(lens.compressor.out.weight, std=0.2)
@@ -218,3 +220,18 @@ def test_what_cannot_be_compressed_is_refused() -> None:
     with pytest.raises(BadInput, match="passage"):
         lens.compress(text_batch(lens, " "))
     assert isinstance(lens.config, LensConfig) and lens.config.medium == "soft"
+
+
+def test_people_see_the_question_and_what_is_predicted_as_the_answers_first_token() -> None:
+    """The answer itself is not in the context; the column behind it predicts that the answer ends."""
+    batch, models = batch_of(5), wire_models()
+    for name in NAMES:
+        tokens = batch["tokens"][name]
+        compared = Answering.among(models[name], tokens)
+        for row, answer in enumerate(tokens["answer_ids"]):
+            width = tokens["full"]["attention_mask"][row].sum() - tokens["answer_mask"][row].sum() + 1
+            read = tokens["full"]["input_ids"][row][tokens["full"]["attention_mask"][row].bool()]
+            assert compared.ids(row) == read[:width].tolist()
+            alone = models[name].logits({"input_ids": read[None, :width]})[0, -1]
+            torch.testing.assert_close(compared.clean[row, compared.shown_column(row)], alone, atol=1e-4, rtol=1e-4)
+            assert read[width:].tolist() == answer[: len(read) - width].tolist()

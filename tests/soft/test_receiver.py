@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import shared_lm, tiny_tokenizer
+from torch.nn.functional import gelu, silu
 from wire_runs import turned_tokenizer, wire_lens, wire_models
 
 from consistency_lens.soft.parts.receiver import Receiver, embedding_table, principal, ridge, rms_of, shared_words
@@ -39,6 +40,23 @@ def test_a_row_without_vectors_has_finite_soft_tokens_and_gradients() -> None:
     vectors = receiver(code, torch.zeros(1, 2).bool())
     vectors.sum().backward()
     assert vectors.isfinite().all() and code.grad is not None and code.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "tanh"])
+def test_an_activation_changes_nothing_until_it_is_trained(name: str) -> None:
+    plain, bent = Receiver(6, 8, 0.5, calibrate=False), Receiver(6, 8, 0.5, calibrate=False, activation=name)
+    for receiver in (plain, bent):
+        receiver.initialise(0)
+    code, mask = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0)), torch.ones(2, 4).bool()
+    vectors = bent(code, mask)
+    assert torch.equal(vectors, plain(code, mask)), "at the start it is two linear layers"
+    vectors.square().sum().backward()
+    assert bent.bend is not None and bent.bend.grad is not None and bool((bent.bend.grad != 0).all())
+    with torch.no_grad():
+        bent.bend.copy_(torch.linspace(-1, 1, 8))
+        hidden = bent.first(code)
+        by_hand = bent.second(hidden + bent.bend * {"gelu": gelu, "silu": silu, "tanh": torch.tanh}[name](hidden))
+    torch.testing.assert_close(bent(code, mask), 0.5 * by_hand)
 
 
 def test_words_are_shared_by_what_they_write() -> None:

@@ -74,6 +74,9 @@ def test_a_text_is_compressed_and_asked(
         words = ["answer", str(wire), *options(places), "--receiver", name, "--max_new_tokens", "3", "w90"]
         code, out, err = run(words, capsys)
         assert (code, out) == (0, lens.answer(wire.read_bytes(), "w90", name, max_new_tokens=3) + "\n"), err
+    words = ["answer", str(wire), *options(places), "--receiver", "words", "--preamble", "w7 w8", "w90"]
+    code, out, err = run(words, capsys)
+    assert (code, out) == (0, lens.answer(wire.read_bytes(), "w90", "words", preamble="w7 w8") + "\n"), err
     lines = tmp_path / "lines.txt"
     lines.write_text("w1 w2 w3\n\nw4 w5\n")
     rate = ["--code_length", "2", "--bits", "4", "--per_line"]

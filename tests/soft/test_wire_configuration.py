@@ -25,6 +25,7 @@ TWO = {"receivers": ["a", "b"], "widths": [8, 16], "embedding_rms": [0.5, 1.0], 
         ({"slots": 4, "pooling": "max"}, "pooling"),
         ({"slots": 4, "start": "words"}, "start"),
         ({"slots": 4, "bos": "sometimes"}, "bos"),
+        ({"slots": 4, "activation": "relu"}, "activation"),
         ({"slots": 4, "bits": 5}, "bits"),
         ({"slots": 4, "bits": 8, "group": 0}, "group"),
         ({"slots": 4, "d_z": 0}, "d_z"),
@@ -45,7 +46,8 @@ def test_it_refuses_by_name(settings: dict[str, Any], named: str) -> None:
 
 def test_it_says_its_size() -> None:
     assert LatentWireConfig(slots=4, d_z=8, bits=4).code_in_words == "4 vectors of 8 numbers, 4 bits each"
-    assert "one vector for 2.5 tokens" in LatentWireConfig(ratio=2.5).code_in_words
+    assert "one vector for every 2.5 tokens, of 64" in LatentWireConfig(ratio=2.5).code_in_words
+    assert "one vector for each token, of 64" in LatentWireConfig(ratio=1.0).code_in_words
     assert LatentWireConfig(slots=4, **TWO).names == ["a", "b"]
 
 

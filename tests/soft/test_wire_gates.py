@@ -6,6 +6,7 @@ can read a code at all, the wire can write one, what it writes is used, and by b
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from datasets import Dataset
 from wire_runs import NAMES, batch_of, wire_lens, wire_models
 
+from consistency_lens.activations.passages import context_of
 from consistency_lens.objectives import answer_nll_of
 from consistency_lens.soft.code import LatentCode
 from consistency_lens.soft.data import collator_of
@@ -56,6 +58,25 @@ def overfitted() -> tuple[LatentWire, dict[str, Any]]:
 @torch.no_grad()
 def read(lens: LatentWire, batch: dict[str, Any], code: LatentCode, name: str) -> torch.Tensor:
     return Answering.among(wire_models()[name], batch["tokens"][name]).edited(lens.soft_tokens(code, batch, name))
+
+
+@torch.no_grad()
+def test_what_a_model_says_of_the_text_costs_less_than_ln_v_and_more_where_labels_are_shifted_twice() -> None:
+    for name, model in wire_models().items():
+        context = context_of(batch_of(8)["tokens"][name], "full")
+        said = model.generate(context, max_new_tokens=4, min_new_tokens=4).texts(model.tokenizer)
+        rows = [
+            {"passage": passage, "prompt": "w90", "answers": [text], "task": "answer", "ends": False}
+            for passage, text in zip(batch_of(8)["passage"], said, strict=True)
+            if len(text.split()) > 1
+        ]
+        assert len(rows) >= 2, said
+        tokens = collator_of(wire_lens().config, wire_models())(rows)["tokens"][name]
+        ids, mask = tokens["answer_ids"], tokens["answer_mask"]
+        logits = model.logits(tokens["full"], keep=ids.shape[1])
+        nll = float(answer_nll_of(logits, ids, mask).mean())
+        shifted = float(answer_nll_of(logits[:, :-1], ids[:, 1:], mask[:, 1:]).mean())
+        assert nll < math.log(model.vocab_size) and nll + 0.3 < shifted, name
 
 
 def test_a_code_that_is_fitted_to_each_example_reaches_the_answer_of_the_text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from consistency_lens.soft.code import LatentCode
 from consistency_lens.soft.report.controls import averaged, others, truncated, whole_text
 from consistency_lens.soft.report.spelling import at_vectors
 from consistency_lens.soft.report.wire_report import WireReport
-from consistency_lens.soft.sizing import prefill_of
+from consistency_lens.soft.serving.answering import AnswerSettings
+from consistency_lens.soft.sizing import cache_of, prefill_of
 
 
 def report_of(longest_answer: int | None = None, oracle_rows: int = 0, **settings: object) -> Report:
@@ -44,6 +46,7 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
         # A vector for each token: what is cut off is nothing.
         assert report.number(f"kl/{name}", "first").value < 1e-4 and report.number(f"kl/{name}", "last").value < 1e-4
         assert 0 <= report.number(f"em/{name}").value <= report.number(f"f1/{name}").value <= 1
+        assert report.number(f"em/{name}").value <= report.number(f"contains/{name}").value <= 1
     assert report.number("kl_recovered/words").value > 0.99 > report.number("kl_recovered/words", "shuffled").value
     mean = sum(report.number(f"nll/{name}").value for name in NAMES) / 2
     assert report.number("nll").value == pytest.approx(mean)
@@ -70,6 +73,8 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
     for name in NAMES:
         text, code, fewer = (report.judged[each][f"prefill/{name}"].value for each in ("text", "lens", "2x fp16"))
         assert fewer < text < code, "as many vectors as tokens, and the adapter"
+        text, code, fewer = (report.judged[each][f"cache/{name}"].value for each in ("text", "lens", "2x fp16"))
+        assert fewer < text == code, "what is kept are places"
     assert report.traits["prefill_ratio"].value < 1 and report.traits["compressing"].value > 0
     listings = {listing.title.split()[1]: listing for listing in report.about.listings}
     assert [*listings] == list(NAMES)
@@ -83,7 +88,9 @@ def test_every_control_of_every_receiver(tmp_path: Path) -> None:
         and curve.series["code"][0] == "lens"
         and curve.series["code, 2x"] == ["2x fp16"]
         and "last 2x" in curve.series["text, cut"]
+        and curve.priced == {"text, zstd": ["text", "zstd"]}
     )
+    assert "Answers are decoded so: greedy." in report.remarks
     report.save(tmp_path)
     assert Report.load(tmp_path).to_dict() == report.to_dict()
     assert "another passage" in (tmp_path / "report.md").read_text() and (tmp_path / "bytes.png").is_file()
@@ -135,6 +142,50 @@ def test_operations_are_those_that_are_made() -> None:
     assert counted.get_total_flops() == pytest.approx(
         float(lens.compressor.operations(tokens, torch.tensor([2]))), rel=0.02
     )
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "gemma3"])
+def test_a_cache_is_as_large_as_reckoned(case: str) -> None:
+    model = tiny_model(case)
+    with torch.no_grad():
+        kept = model(torch.ones(1, 5, dtype=torch.long), use_cache=True).past_key_values
+    size = sum(tensor.nbytes for layer in kept.layers for tensor in (layer.keys, layer.values))
+    assert size == int(cache_of(model.config, torch.tensor([5]), 4))
+
+
+def test_a_window_keeps_no_more_than_itself() -> None:
+    config = tiny_model("gemma3").config
+    kinds = config.layer_types.count("sliding_attention"), config.layer_types.count("full_attention")
+    assert kinds[0] and sum(kinds) == config.num_hidden_layers
+    long, window = 10 * config.sliding_window, config.sliding_window
+    (of_long,) = cache_of(config, torch.tensor([long])).tolist()
+    assert of_long == 4 * config.num_key_value_heads * config.head_dim * (kinds[0] * window + kinds[1] * long)
+
+
+def test_how_answers_are_decoded_is_said_beside_their_figures() -> None:
+    drawn = AnswerSettings(first_top_p=0.9, first_temperature=2.0, min_new_tokens=1, stop_at_line=True, seed=3)
+    held_out, found = HeldOut("test", batch_size=6, horizon=0), []
+    for settings in (None, drawn):
+        of_family = WireReport(2, (), 0, settings=settings)
+        found.append(
+            evaluate(wire_lens(ratio=1.0), wire_models(), wire_passages(), of_family, held_out, progress=False)
+        )
+    assert found[0].number("f1/words").value != found[1].number("f1/words").value
+    assert found[0].number("nll/words").value == found[1].number("nll/words").value, "teacher-forced"
+    assert found[1].remarks[0] == (
+        "Answers are decoded so: the first token drawn (top-p 0.9, temperature 2, seed 3), the others the likeliest "
+        "ones, no end of the text in the first 1, ended where the line ends."
+    )
+    with pytest.raises(BadInput, match="top_p"):
+        WireReport(settings=AnswerSettings(first_top_p=2.0))
+
+
+def test_a_model_that_cannot_read_the_text_is_named() -> None:
+    """What a loss that is shifted twice looked like: more nats with the text than a model that knows nothing has."""
+    report = report_of(0, ratio=1.0)
+    blind = [remark for remark in report.remarks if "ln V = 4.56" in remark]
+    above = [name for name in NAMES if report.number(f"nll/{name}", "text").value >= math.log(96)]
+    assert above and [remark.partition(":")[0] for remark in blind] == above, "these models are random"
 
 
 def cuts_beside(code: str) -> list[str]:

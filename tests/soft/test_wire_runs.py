@@ -82,10 +82,11 @@ def test_an_evaluation_beside_another_wire_and_a_text_lens(tmp_path: Path, capsy
     again += ["--model_name_or_path", models["base"], "--other_models", f"bytes={models['bytes']}", "--sequential"]
     again += ["--report_rows", "2", "--report_batch_size", "2", "--output_dir", str(tmp_path / "again"), "--use_cpu"]
     tiny_lens(FrozenLM.from_pretrained(saved_model())).save_pretrained(tmp_path / "words")
-    named = ["--other_wire", str(run), "--text_lens", str(tmp_path / "words")]
+    named = ["--other_wire", str(run), "--text_lens", str(tmp_path / "words"), "--first_temperature", "1.5"]
     assert cli.main([*again, *named]) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "again/report/report.json").read_text())
     assert "spelled" in report["traits"] and "text lens of base" in report["about"]["listings"][-1]["title"]
+    assert "the first token drawn (temperature 1.5, seed 0)" in report["remarks"][0]
     numbers = report["parts"]["all"]["numbers"]
     assert numbers["other_wire"]["kl"] == numbers["lens"]["kl"] != numbers["untrained"]["kl"]
 

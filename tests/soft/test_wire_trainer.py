@@ -13,6 +13,7 @@ from tiny import shared_lm
 from wire_runs import NAMES, rows_of, wire_lens, wire_models, wire_passages
 
 from consistency_lens.activations.passages import Passages, PromptFormat
+from consistency_lens.base.engines.engine import Engine
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM, FrozenModels
 from consistency_lens.soft.arguments import LatentWireArguments
@@ -96,14 +97,18 @@ def test_no_context_is_the_baseline(tmp_path: Path) -> None:
 
 def test_prompts_are_those_of_the_lens(tmp_path: Path) -> None:
     text = Passages.from_dataset(Dataset.from_list(rows_of(20)), validation_fraction=0.2)
-    lens = wire_lens(slots=2, anchor={"answer": " w89 w91"}, bos="auto")
+    lens = wire_lens(slots=2, anchor={"answer": " w89 w91"}, bos="auto", preamble="w88 w87")
     trainer = trainer_of(tmp_path, text, lens)
-    ids = trainer.data.collate([trainer.data.train[0]])["tokens"]["words"]["bare"]["input_ids"][0]
+    batch = trainer.data.collate([trainer.data.train[0]])
+    ids = batch["tokens"]["words"]["bare"]["input_ids"][0]
     words = wire_models()["words"].tokenizer.convert_ids_to_tokens(ids)
-    assert words[-3:-1] == ["w89", "w91"], words
+    assert words[:3] == ["<bos>", "w88", "w87"] and words[-3:-1] == ["w89", "w91"], words
+    assert [edit.positions for edit in lens.restore(lens.compress(batch), batch)] == [3, 2], "the other has no BOS"
     with pytest.raises(BadInput, match="anchor"):
         trainer_of(tmp_path, wire_passages(), lens)
-    same = text.tokenised(wire_models(), PromptFormat(anchor={"answer": " w89 w91"}))
+    with pytest.raises(BadInput, match="preamble=''"):
+        trainer_of(tmp_path, wire_passages(), wire_lens(slots=2, preamble="w88"))
+    same = text.tokenised(wire_models(), PromptFormat(preamble="w88 w87", anchor={"answer": " w89 w91"}))
     assert trainer_of(tmp_path, same, lens).data.train[0]["row"] == 0
 
 
@@ -123,6 +128,16 @@ def test_prompts_are_those_of_the_lens(tmp_path: Path) -> None:
 def test_knobs_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(BadInput, match=f"^{named}="):
         arguments(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("name", ["zero3", "fsdp2"])
+def test_engines_that_would_spread_several_models_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(Engine, "of", classmethod(lambda cls, args: Engine(name, 2)))
+    said = f"engine='{name}': it would spread the weights of several frozen models. Use ds_configs/zero2.json"
+    with pytest.raises(BadInput, match=said):
+        trainer_of(tmp_path)
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:

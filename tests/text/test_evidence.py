@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tiny import shared_lm
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import FrozenLM
 from consistency_lens.text.configuration import ConsistencyLensConfig
-from consistency_lens.text.starting.evidence import LEAST, evidence_of, room_of
+from consistency_lens.text.starting.evidence import LEAST, LEAST_CHANGE, agreement, evidence_of, room_of
 from consistency_lens.text.starting.texts import StartingTexts
 
 LENGTH = 8
@@ -50,7 +51,7 @@ def test_a_word_is_worth_what_hiding_it_costs(case: str) -> None:
     lm = shared_lm(case)
     contexts, config = contexts_of(), config_of(lm)
     words, ahead = room_of(LENGTH, 0.5)
-    found = evidence_of(contexts, config, lm)
+    found = evidence_of(contexts, config, lm, exact=True)
     assert sum(map(len, found.worth)) > 4
     for context, worth in zip(contexts, found.worth, strict=True):
         assert len(worth) <= words
@@ -67,12 +68,61 @@ def test_the_best_words_are_found_among_all() -> None:
     lm = shared_lm("llama")
     contexts, config = contexts_of(2), config_of(lm)
     _, ahead = room_of(LENGTH, 0.5)
-    for context, worth in zip(contexts, evidence_of(contexts, config, lm).worth, strict=True):
+    for context, worth in zip(contexts, evidence_of(contexts, config, lm, exact=True).worth, strict=True):
         said = [int(i) for i in lm.prefix({"input_ids": context[None]}).continue_greedily(ahead)[0][0]]
         others = set(context[:-1].tolist()) - {int(context[-1]), *said, 0, 1, 2, 3}
         every = sorted((worth_of(lm, context, token, ahead) for token in others), reverse=True)
         best = max(nats for _, nats in worth)
         assert best == pytest.approx(every[0], abs=2e-3) or best >= every[1] - 2e-3
+
+
+def change_of(lm: FrozenLM, context: torch.Tensor, ahead: int) -> dict[int, float]:
+    """Written out: token -> by how much the log-probabilities of what the model says change where its attention logits
+    do, from whole passes that lower them a little, column by column."""
+    ids = context.tolist()
+    for _ in range(ahead):
+        ids.append(int(lm.logits({"input_ids": torch.tensor([ids])})[0, -1].argmax()))
+    p, total, little = len(context) - 1, len(ids) - 1, 1e-2
+    causal = torch.ones(total, total).tril().bool()
+    found: dict[int, float] = {}
+    for column in range(p):
+        for query in range(p, total):
+            sides = []
+            for change in (little, -little):
+                added = torch.zeros(total, total).masked_fill(~causal, torch.finfo(torch.float32).min)
+                added[query, column] += change
+                logits = lm.model(input_ids=torch.tensor([ids[:-1]]), attention_mask=added[None, None]).logits[0, p:]
+                said = logits.log_softmax(-1).gather(1, torch.tensor(ids[p + 1 :])[:, None])
+                sides.append(float(said[query - p]))
+            token = ids[column]
+            found[token] = found.get(token, 0.0) + abs(sides[0] - sides[1]) / (2 * little) / ahead
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["llama", "gpt2"])
+def test_the_fast_way_is_the_first_order_of_hiding(case: str) -> None:
+    lm = shared_lm(case)
+    context, config = contexts_of()[3], config_of(lm)
+    words, ahead = room_of(LENGTH, 0.5)
+    (worth,) = evidence_of([context], config, lm).worth
+    said = lm.prefix({"input_ids": context[None]}).continue_greedily(ahead)[0][0].tolist()
+    none = {int(context[-1]), *said, 0, 1, 2, 3}
+    every = {token: nats for token, nats in change_of(lm, context, ahead).items() if token not in none}
+    best = [pair for pair in sorted(every.items(), key=lambda pair: -pair[1])[:words] if pair[1] >= LEAST_CHANGE]
+    assert worth and {token for token, _ in worth} == {token for token, _ in best}
+    for token, nats in worth:
+        assert nats == pytest.approx(every[token], rel=0.02, abs=1e-3)
+
+
+@torch.no_grad()
+def test_both_ways_name_much_the_same_words() -> None:
+    lm = shared_lm("llama")
+    contexts, config = contexts_of(), config_of(lm)
+    fast, exact = (evidence_of(contexts, config, lm, exact=each) for each in (False, True))
+    assert agreement(exact, exact) == 1.0 and agreement(fast, exact) > 0.5
+    shifted = replace(fast, worth=[[(token + 64, nats) for token, nats in row] for row in fast.worth])
+    assert agreement(shifted, exact) == 0.0
 
 
 @torch.no_grad()

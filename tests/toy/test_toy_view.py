@@ -32,7 +32,7 @@ def test_its_rows_are_those_of_the_comparison(known: None) -> None:
     assert type(view) is LensView and "4 features of each token" in view.about()
     rows = view.rows(TEXT, view.positions(TEXT))
     assert [row["token"] for row in rows] == TEXT.split() and all(row["explanation"].startswith("f") for row in rows)
-    applied = apply_lens(lens, toy_models(), lens.contexts_of(TEXT, [3]))
+    applied = apply_lens(lens, toy_models(), lens.contexts_of([TEXT], [[3]]))
     before, after = applied.likeliest(toy_models().first.tokenizer, 0, 5, -1)
     assert rows[2]["kl"] == pytest.approx(float(applied.kl), rel=1e-4)
     assert [token for token, _ in rows[2]["after"]] == [token for token, _ in after]

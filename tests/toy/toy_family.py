@@ -151,11 +151,12 @@ class ToyLens(LensModel):
         parts = {name: WholePass.of(model, batch["tokens"][name]["full"]) for name, model in models.items()}
         return Joint.of(models, parts)
 
-    def contexts_of(self, text: str, ends: Sequence[int]) -> Batch:
-        """The text up to each of some tokens of the first model, as each model cuts it."""
+    def contexts_of(self, texts: Sequence[str], ends: Sequence[Sequence[int]]) -> Batch:
+        """Each text up to each of some tokens of the first model, as each model cuts it."""
         assert self.models is not None
         words = self.models.first.tokenizer
-        heads = [words.decode(words(text)["input_ids"][: end + 1], skip_special_tokens=True) for end in ends]
+        rows = [(words(text)["input_ids"], end) for text, own in zip(texts, ends, strict=True) for end in own]
+        heads = [words.decode(ids[: end + 1], skip_special_tokens=True) for ids, end in rows]
         tokens = {}
         for name, model in self.models.items():
             ids, mask = padded([model.tokenizer(head)["input_ids"] for head in heads], 0, left=True)

@@ -96,15 +96,17 @@ class Activations(Recorded):
         return cls(*described(dataset, frozen, sites, eval_dataset))
 
     @classmethod
-    def of(cls, given: Any, frozen: FrozenLM, site: str, eval_dataset: Dataset | None = None) -> Activations:
+    def of(
+        cls, given: Any, frozen: FrozenLM, sites: str | Sequence[str], eval_dataset: Dataset | None = None
+    ) -> Activations:
         """Whatever a trainer may be given, as activations: a folder's path is opened, a plain data set is described;
         `eval_dataset` takes the place of the validation split."""
         rows = cls.load(given) if isinstance(given, (str, Path)) else given
         if not isinstance(rows, Activations):
-            return cls.from_dataset(rows, frozen, site, eval_dataset)
+            return cls.from_dataset(rows, frozen, sites, eval_dataset)
         if eval_dataset is None:
             return rows
-        found = survey(eval_dataset, frozen, [site], "eval_dataset")
+        found = survey(eval_dataset, frozen, [sites] if isinstance(sites, str) else list(sites), "eval_dataset")
         counts = {**rows.metadata.get("splits", {}), "validation": found.counts}
         splits = DatasetDict({**rows.splits, "validation": eval_dataset})
         return replace(rows, splits=splits, metadata={**rows.metadata, "splits": counts})

@@ -9,7 +9,7 @@ from ...options import option
 from ..corpus import CorpusArguments
 from ..documents import SplitArguments, SplitRules
 
-FORMATS = ("text", "squad", "hotpotqa", "columns")
+FORMATS = ("text", "squad", "hotpotqa", "benchpress", "columns")
 
 
 @dataclass
@@ -19,8 +19,8 @@ class PassageRules(SplitArguments):
     passage_format: str = option(
         "text",
         "Layout of the source. text: any text, from which passages, prompts and answers are cut; squad: context, "
-        "question, answers; hotpotqa: context of titles and sentences, question, answer; columns: passage_column, "
-        "prompt_column and answer_column.",
+        "question, answers; hotpotqa: context of titles and sentences, question, answer; benchpress: context, "
+        "question, a list of answers; columns: passage_column, prompt_column and answer_column.",
         FORMATS,
     )
     passage_column: str = option("passage", "Column of the passage, with format columns.")

@@ -25,8 +25,9 @@ class PassageCollator:
 
     - `passage_ids`, `passage_mask` `[B, P]`: the passage alone, padded on the right, without BOS.
     - `answer_ids`, `answer_mask` `[B, K]`: the answer with its EOS, padded on the right.
-    - `full`: `input_ids`, `attention_mask` `[B, S]` of BOS, passage, prompt and answer.
-    - `bare`: the same without the passage: what a code is put in front of, behind `bos` tokens.
+    - `full`: `input_ids`, `attention_mask` `[B, S]` of BOS, preamble, passage, prompt and answer.
+    - `bare`: the same without the passage: what a code is put into, behind its first `front` tokens: BOS and preamble.
+    - `bos`: how many of these are the BOS, 0 or 1.
 
     In `full` and `bare` all answers begin in the same column: padding stands left of what a model reads, and right of
     what it answers. The last token of the longest answer is left out. So the last K columns are those that predict
@@ -53,12 +54,12 @@ class PassageCollator:
     def _tokens(self, rows: Sequence[Mapping[str, Any]], model: PassageTokenizer) -> dict[str, Any]:
         found = [stored_ids(row, model.name) or self.prompts.ids(row, model) for row in rows]
         passages, prompts, answers = ([list(each[part]) for each in found] for part in PARTS)
-        bos, pad = model.bos_ids, model.pad_id
+        front, pad = self.prompts.front_ids(model), model.pad_id
         passage_ids, passage_mask = padded(passages, pad, left=False)
         answer_ids, answer_mask = padded(answers, pad, left=False)
         contexts = {
-            "full": [bos + passage + prompt for passage, prompt in zip(passages, prompts, strict=True)],
-            "bare": [bos + prompt for prompt in prompts],
+            "full": [front + passage + prompt for passage, prompt in zip(passages, prompts, strict=True)],
+            "bare": [front + prompt for prompt in prompts],
         }
         sequences = {}
         for name, context in contexts.items():
@@ -68,7 +69,7 @@ class PassageCollator:
             sequences[name] = {"input_ids": ids, "attention_mask": mask}
         own = {"passage_ids": passage_ids, "passage_mask": passage_mask}
         own |= {"answer_ids": answer_ids, "answer_mask": answer_mask}
-        return own | sequences | {"bos": len(bos)}
+        return own | sequences | {"bos": len(model.bos_ids), "front": len(front)}
 
 
 def context_of(tokens: Mapping[str, Any], sequence: str = "bare") -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Rows of known data sets as examples: SQuAD, HotpotQA, and columns by name."""
+"""Rows of known data sets as examples: SQuAD, HotpotQA, BenchPress, and columns by name."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def columns_of(given: PassageArguments) -> CorpusArguments:
         "text": (given.text_column, []),
         "squad": ("context", ["question", "answers"]),
         "hotpotqa": ("question", ["context", "answer"]),
+        "benchpress": ("context", ["question", "answers"]),
         "columns": (given.passage_column, [given.prompt_column, given.answer_column]),
     }[given.passage_format]
     own = {each.name: vars(given)[each.name] for each in fields(CorpusArguments)}
@@ -31,7 +32,7 @@ def examples_of(document: Document, given: PassageArguments) -> Iterator[Example
         yield from examples_of_text(document, given)
         return
     row = document.kept
-    if given.passage_format == "squad":
+    if given.passage_format in ("squad", "benchpress"):  # answers as {"text": [...]}, or as a list
         passage, prompt, found = document.text, row["question"], answers_of(row["answers"], document.doc_id)
     elif given.passage_format == "hotpotqa":
         passage, prompt = paragraphs_of(row["context"], document.doc_id), document.text

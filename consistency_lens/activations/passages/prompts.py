@@ -25,6 +25,7 @@ class PromptFormat:
         max_answer_tokens: cut answers after so many tokens, their EOS included; None for whole answers.
         answer_choice: name of a model -> which of the accepted answers it is trained on, from 0; where there are
             fewer, the last. A model that is not named learns the first.
+        preamble: stands in front of every passage, behind the BOS: a passage, or its code, is then inside a prompt.
     """
 
     opening: Mapping[str, str] = field(
@@ -33,6 +34,7 @@ class PromptFormat:
     anchor: Mapping[str, str] = field(default_factory=lambda: {"answer": "\nAnswer: "})
     max_answer_tokens: int | None = None
     answer_choice: Mapping[str, int] = field(default_factory=dict)
+    preamble: str = ""
 
     def __post_init__(self) -> None:
         for name, given in (("opening", self.opening), ("anchor", self.anchor)):
@@ -47,6 +49,10 @@ class PromptFormat:
     def to_dict(self) -> dict[str, Any]:
         own = {name: dict(vars(self)[name]) for name in ("opening", "anchor", "answer_choice")}
         return asdict(self) | own
+
+    def front_ids(self, model: PassageTokenizer) -> list[int]:
+        """What stands in front of a passage: the BOS, if there is one, and the preamble."""
+        return [*model.bos_ids, *(model.encode(self.preamble, special=True) if self.preamble else [])]
 
     def answer(self, row: Mapping[str, Any], name: str) -> str:
         """The accepted answer that a model is trained on."""

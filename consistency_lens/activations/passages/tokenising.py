@@ -54,7 +54,7 @@ def tokenised(
             found["passage"].append(passage)
             for name, model in models.items():
                 ids = prompts.ids(row | {"passage": passage}, model)
-                _require_room(row, ids, model, as_text)
+                _require_room(row, ids, model, as_text, len(prompts.front_ids(model)))
                 for part in PARTS:
                     found[column_of(name, part)].append(ids[part])
         return found
@@ -77,10 +77,10 @@ def count_cuts(splits: Iterable[Dataset]) -> tuple[int, int]:
 
 
 def _require_room(
-    row: Mapping[str, Any], ids: Mapping[str, Sequence[int]], model: PassageTokenizer, as_text: bool
+    row: Mapping[str, Any], ids: Mapping[str, Sequence[int]], model: PassageTokenizer, as_text: bool, front: int
 ) -> None:
     read = {part: value for part, value in ids.items() if as_text or part != "passage_ids"}
-    length = len(model.bos_ids) + sum(map(len, read.values()))
+    length = front + sum(map(len, read.values()))
     if model.max_length is not None and length > model.max_length:
         labelled = row["task"] in ("answer", "cloze")
         fix = "Cut passages with max_passage_tokens." if labelled else "Make them of fewer --passage_words."

@@ -16,6 +16,18 @@ BOS_POLICIES = ("auto", "always", "never")
 _ANCHORS = ("\n", ".", "a", "1")
 
 
+def require_text(text: Any, name: str = "text") -> str:
+    """The text, if it is one that has bytes: a tokenizer says nothing of what is wrong with another."""
+    if not isinstance(text, str):
+        raise BadInput(name, text, "Give a str.", why=f"its type is {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        why, fix = "half of a surrogate pair", "Give text that can be written as UTF-8."
+        raise BadInput(name, text[error.start : error.end], fix, why=why) from error
+    return text
+
+
 class PassageTokenizer:
     """The tokenizer of one model.
 
@@ -89,7 +101,11 @@ class PassageTokenizer:
             special: read such names as special tokens: for text that a configuration puts around the data.
         """
         ids = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=not special, verbose=False, truncation=False
+            require_text(text),
+            add_special_tokens=False,
+            split_special_tokens=not special,
+            verbose=False,
+            truncation=False,
         )["input_ids"]
         start = 0
         while self.bos_ids and not special and ids[start : start + 1] == self.bos_ids:

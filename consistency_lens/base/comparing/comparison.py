@@ -46,8 +46,8 @@ class Comparison(ABC):
     def ids(self, row: int) -> list[int]:
         """The tokens of a row that the clean pass read, without padding."""
 
-    def last_column(self, row: int) -> int:
-        """The last compared column of a row, whose predictions are shown to people."""
+    def shown_column(self, row: int) -> int:
+        """The compared column of a row whose predictions are shown to people: the last."""
         return int(self.mask[row].nonzero().max())
 
     def kl(self, edited: Tensor) -> Tensor:

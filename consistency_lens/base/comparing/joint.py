@@ -56,5 +56,5 @@ class Joint(Comparison):
     def ids(self, row: int) -> list[int]:
         return self.parts[self.models.first.name].ids(row)
 
-    def last_column(self, row: int) -> int:
-        return self.parts[self.models.first.name].last_column(row)
+    def shown_column(self, row: int) -> int:
+        return self.parts[self.models.first.name].shown_column(row)

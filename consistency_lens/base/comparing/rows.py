@@ -60,21 +60,29 @@ def rows_of(
     numbers = {"kl": applied.kl.tolist(), **of_vectors(applied.edits, batch)}
     rows = []
     for i, described in enumerate(lens.describe(applied.code)):
-        before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.last_column(i))
+        before, after = applied.likeliest(frozen.tokenizer, i, top, applied.comparison.shown_column(i))
         found = {name: values[i] for name, values in numbers.items()}
         rows.append({**described, **found, "before": before, "after": after})
     return rows
 
 
 def of_vectors(edits: Sequence[Edit], batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The cosine, where a lens restores one vector of each row that it read."""
+    """The cosine, where a lens restores one vector of each row that it read; and where rows are of different sites,
+    which site a row is of."""
     read = batch.get("activations", {})
-    if len(edits) != 1 or not isinstance(edits[0].value, Tensor) or str(edits[0].site) not in read:
+    once = len(edits) == 1 or (len(edits) > 1 and all(edit.rows is not None for edit in edits))
+    if not once or any(not isinstance(edit.value, Tensor) or str(edit.site) not in read for edit in edits):
         return {}
-    original = read[str(edits[0].site)]
-    if edits[0].value.shape != original.shape:
+    first = edits[0]
+    original, sites = read[str(first.site)], [str(first.site)] * len(read[str(first.site)])
+    for edit in edits[1:]:
+        assert edit.rows is not None
+        original = torch.where(edit.rows.to(original.device).unsqueeze(1), read[str(edit.site)], original)
+        sites = [str(edit.site) if here else site for here, site in zip(edit.rows.tolist(), sites, strict=True)]
+    if first.tensor.shape != original.shape:
         return {}
-    return {"cosine": compare_vectors(edits[0].value, original)["cosine"].tolist()}
+    found: dict[str, list[Any]] = {"cosine": compare_vectors(first.tensor, original)["cosine"].tolist()}
+    return found if len(edits) == 1 else {"site": sites, **found}
 
 
 def context_of(frozen: FrozenLM, row: int, applied: Applied) -> str:

@@ -48,7 +48,7 @@ class TokenSwap(Comparison):
     def ids(self, row: int) -> list[int]:
         return self.prefix.input_ids[row][self.prefix.mask[row].bool()].tolist()
 
-    def last_column(self, row: int) -> int:
+    def shown_column(self, row: int) -> int:
         """P: what the horizon holds is the text's own."""
         return 0
 

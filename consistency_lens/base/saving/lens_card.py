@@ -20,6 +20,7 @@ from ...card import CardFacts, Measured, literal, model_card, write_card, write_
 from ...files import write_whole
 from ...frozen import Provenance
 from ...frozen.loading.licence import licence_of, licence_of_local
+from ...frozen.loading.source import commit_of
 from ...schema import flag, many, named, no_other, number, plain, read_json, record, text, whole
 from ..arguments import LensTrainingArguments
 from ..configuration import LensConfig
@@ -184,7 +185,7 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
     """The card of a lens that has no report yet; one that has replaces what it measured."""
     origin, sites = config.origin, list(config.sites or [])
     from_hub = hub_id(origin)
-    commit = origin.weights.partition("commit:")[2] or None
+    commit = commit_of(origin.weights)[0] or None
     licence = licence_of(from_hub, commit) if from_hub else licence_of_local(origin.model_id)
     if OWN_SUBJECT.fullmatch(origin.model_id):
         licence = replace(
@@ -249,7 +250,7 @@ def write_plain_card(folder: Path, config: LensConfig, record: TrainingRecord, e
 
 def hub_id(origin: Provenance) -> str | None:
     """The frozen model's id on the Hub, if that is where it came from."""
-    commit = origin.weights.partition("commit:")[2]
+    commit, _ = commit_of(origin.weights)
     return origin.model_id if commit not in ("", "None") else None
 
 

@@ -7,9 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -135,35 +135,65 @@ def require_inside(path: Path, folder: Path) -> Path:
 
 
 def open_folder(
-    place: str | os.PathLike[str], kind: type[LensConfig], revision: str | None = None, token: str | None = None
+    place: str | os.PathLike[str],
+    kind: type[LensConfig],
+    revision: str | None = None,
+    token: str | None = None,
+    subfolder: str = "",
+    **reach: Unpack[hub.Reach],
 ) -> Path:
     """The folder of a lens, downloaded where it is none of this machine. Of what is no lens, nothing large is."""
     require_place(str(place), "lens")
-    folder = Path(place)
-    if (folder / CONFIG_NAME).is_file():
-        require_lens(folder / CONFIG_NAME, place)
-        return folder
+    folder, inside = Path(place), inner_folder(subfolder)
+    if (folder / inside / CONFIG_NAME).is_file():
+        require_lens(folder / inside / CONFIG_NAME, place)
+        return folder / inside
     if folder.is_dir():
         raise BadInput("lens", str(place), _NO_LENS, why="there is no lens in such a folder")
-    found, commit = fetch_config(str(place), revision, token)
+    found, commit = fetch_config(str(place), revision, token, inside, **reach)
     require_lens(found, place)
-    allow, ignore = (*hub.LENS_FILES, *kind.own_files), (*hub.BESIDE_THE_LENS, *kind.other_files)
-    return hub.download(str(place), commit, token, allow=allow, ignore=ignore)
+    return fetch_folder(str(place), kind, commit, token, inside, **reach)
 
 
-def fetch_config(repo: str, revision: str | None, token: str | None) -> tuple[Path, str]:
+def fetch_config(
+    repo: str, revision: str | None, token: str | None, inside: str = "", **reach: Unpack[hub.Reach]
+) -> tuple[Path, str]:
     """The configuration of a lens on the Hub, and its commit: the weights of a later one may not fit to it."""
-    found = hub.download_file(repo, CONFIG_NAME, revision, token)
-    return found, found.parent.name
+    name = f"{inside}/{CONFIG_NAME}" if inside else CONFIG_NAME
+    found = hub.download_file(repo, name, revision, token, **reach)
+    return found, found.parents[len(Path(inside).parts)].name
+
+
+def fetch_folder(
+    repo: str,
+    kind: type[LensConfig],
+    revision: str | None,
+    token: str | None,
+    inside: str = "",
+    **reach: Unpack[hub.Reach],
+) -> Path:
+    """The files of a lens of this kind on the Hub, in the repository or in a folder of it."""
+    before = f"{inside}/" if inside else ""
+    wanted, unwanted = (*hub.LENS_FILES, *kind.own_files), (*hub.BESIDE_THE_LENS, *kind.other_files)
+    allow, ignore = ([before + each for each in some] for some in (wanted, unwanted))
+    return hub.download(repo, revision, token, allow=allow, ignore=ignore, **reach) / inside
+
+
+def inner_folder(subfolder: str) -> str:
+    """A folder within a lens's folder or repository; raise where it leads out of it, or says more than a name."""
+    path = PurePosixPath(subfolder)
+    if path.is_absolute() or ".." in path.parts or any(sign in subfolder for sign in "*?[\\"):
+        raise BadInput("subfolder", subfolder, "Name a folder within the lens's, as in layers/12.")
+    return "" if path == PurePosixPath() else path.as_posix()
 
 
 def require_lens(file: Path, place: str | os.PathLike[str]) -> dict[str, Any]:
     """What a configuration says; raise unless it is that of a lens."""
-    fields: dict[str, Any] = read_json(file, plain, "lens", str(place), SAVE_AGAIN)
-    if not isinstance(fields, dict) or not fields.get("provenance"):
+    said: dict[str, Any] = read_json(file, plain, "lens", str(place), SAVE_AGAIN)
+    if not isinstance(said, dict) or not said.get("provenance"):
         raise BadInput("lens", str(place), _NO_LENS, why="its config.json names no frozen model")
-    require(fields, record(OF_A_LENS), "lens", str(place), SAVE_AGAIN, file.name)
-    return fields
+    require(said, record(OF_A_LENS), "lens", str(place), SAVE_AGAIN, file.name)
+    return said
 
 
 def config_in(folder: Path, kind: type[LensConfig]) -> Any:
@@ -277,5 +307,5 @@ def heads_beside(folder: Path, config: LensConfig, own: str) -> dict[str, nn.Par
 
 def _what_it_is(config: LensConfig) -> dict[str, Any]:
     """A configuration without what says how and by what it was saved."""
-    fields = json.loads(config.to_json_string(use_diff=False))
-    return {name: value for name, value in fields.items() if name not in _OF_THE_SAVING}
+    said = json.loads(config.to_json_string(use_diff=False))
+    return {name: value for name, value in said.items() if name not in _OF_THE_SAVING}

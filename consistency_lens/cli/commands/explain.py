@@ -41,6 +41,9 @@ def explain(request: Request, exits: ExitStack) -> None:
     given, family = request.explanation, request.family
     positions = parse_positions(given.positions)
     family.require_options(whole_run=False)
+    if request.given & {*family.explain_options}:
+        config, _ = read_config(lens_folder(named_lens(request)), token=request.values["hub_token"])
+        family.require_lens(config)
     corpus = corpus_of(request)
     file = None
     if given.output is not None:
@@ -123,6 +126,8 @@ def _state_of(lens: str) -> str:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], family: FamilyRun) -> Table:
+    if family.across and any(family.across in row for row in rows):
+        return table_across(rows, family)
     table = Table(header_style="dim", box=None)
     for name in ("position", "token", "explanation", "kl", *PREDICTIONS):
         table.add_column(heading(name), justify="right" if name in ("position", "kl") else "left", overflow="fold")
@@ -134,6 +139,28 @@ def table_of(rows: Sequence[Mapping[str, Any]], family: FamilyRun) -> Table:
             f"{row['kl']:.3f}",
             *(escape(shown(row[side])) for side in PREDICTIONS),
         )
+    return table
+
+
+def table_across(rows: Sequence[Mapping[str, Any]], family: FamilyRun) -> Table:
+    """A line for each token, with a column for each value of what its rows differ in; the KL stands behind the
+    explanation."""
+    columns = list(dict.fromkeys(str(row[family.across]) for row in rows))
+    table = Table(header_style="dim", box=None)
+    for name in ("position", "token"):
+        table.add_column(heading(name), justify="right" if name == "position" else "left", overflow="fold")
+    for column in columns:
+        table.add_column(escape(column), overflow="fold")
+    tokens: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        tokens.setdefault(row["position"], {})[str(row[family.across])] = row
+    for position, cells in tokens.items():
+        first = next(iter(cells.values()))
+        shown_cells = [
+            f"[bold]{escape(family.cell_of(cells[c]))}[/] [dim]{cells[c]['kl']:.3f}[/]" if c in cells else ""
+            for c in columns
+        ]
+        table.add_row(str(position), f"[bold cyan]{escape(first['token'])}[/]", *shown_cells)
     return table
 
 

@@ -106,7 +106,7 @@ def load_lens(request: Request) -> LensModel:
 
 
 def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
-    """For a second lens beside this one: the same model, or, since adapters of two lenses do not go onto one set of
+    """For a second lens that is trained beside this one: the same model, or, where adapters of this one lie on its
     weights, a second copy."""
     assert lens.subject is not None
     if not lens.config.has_adapters:
@@ -117,11 +117,11 @@ def model_for_another(lens: LensModel, request: Request) -> FrozenLM:
     return load_model(model_path(request.subject), request.subject)
 
 
-def companion(name: str, home: Path | None, lens: LensModel, request: Request) -> LensModel | None:
-    """The lens of that name in a run's folder, if there is one."""
+def companion(name: str, home: Path | None, lens: LensModel) -> LensModel | None:
+    """The lens of that name in a run's folder, if there is one, on the same frozen model."""
     if home is None or not (home / name / "config.json").is_file():
         return None
-    return AutoLens.from_pretrained(home / name, subject=model_for_another(lens, request))
+    return AutoLens.from_pretrained(home / name, subject=lens.models)
 
 
 def compared(option: str, place: str, lens: LensModel, token: str | None) -> LensModel:
@@ -167,7 +167,7 @@ def judge_run(
         home: the folder of the lens, which gets the card, if it is one of ours.
         run: the folder whose other lenses the report compares with. Default: `folder`.
     """
-    others = {name: companion(name, run or folder, lens, request) for name in request.options.run.companions}
+    others = {name: companion(name, run or folder, lens) for name in request.options.run.companions}
     beside = request.family.report_options({name: other for name, other in others.items() if other is not None})
     given, token = request.report, request.values["hub_token"]
     assert lens.models is not None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
@@ -15,6 +17,7 @@ from ...base.engines.engine import Engine
 from ...base.family_run import Run
 from ...base.modeling import LensModel
 from ...base.trainer import LensTrainer
+from ...base.watching.threads import ChooseThreads
 from ...errors import BadInput
 from ...frozen import FrozenLM
 from ...hub import require_token
@@ -23,6 +26,7 @@ from ..parsing.request import Request
 from ..progress import Progress
 from ..run_folder import EMA, HISTORY, LENS, first_command, keep_wandb_run
 from ..streaming import require_streamable, streamed
+from ..threads import is_free
 from .report import model_for_another
 
 EXTRAS = {"trackio": "track", "wandb": "track", "tensorboard": "train"}
@@ -49,6 +53,9 @@ class CommandRun(Run):
         trainers.append(trainer)
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
+        on_cpu, processes = trainer.args.device.type == "cpu", trainer.args.world_size
+        if is_free(self.request.run.cpu_threads, os.environ, on_cpu, processes):
+            trainer.add_callback(ChooseThreads(torch.get_num_threads(), trainer.note))
         return trainer
 
     def model_for_another(self, lens: LensModel) -> FrozenLM:

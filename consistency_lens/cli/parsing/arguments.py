@@ -87,8 +87,9 @@ class RunArguments:
     )
     cpu_threads: int | None = option(
         None,
-        "Number of CPU threads of each process. Default: OMP_NUM_THREADS, or all cores; a single process that "
-        "`accelerate launch` started with 1 takes all cores, unless this option is 1.",
+        "Number of CPU threads of each process. Default: OMP_NUM_THREADS; where nobody set it, all cores, and a "
+        "training times its steps and goes on with one thread where other work makes that faster. A fixed number "
+        "repeats a training digit for digit.",
     )
     early_stopping_patience: int | None = option(
         None, "Number of evaluations without a better metric_for_best_model after which training stops."

@@ -147,31 +147,40 @@ def growing(report: Report) -> Figure | None:
 @styled
 def achieved(report: Report) -> Figure | None:
     """What codes achieve over what they cost: a colour for each number, a marker and a line for each series."""
+    from matplotlib.lines import Line2D
+
     curve = report.about.curve
     if curve is None:
         return None
     figure, axes = _figure(7, 4.6)
     numbers, marks = report.parts["all"].numbers, cycle(zip("oDs^v", ("-", ":", "--", "-.", "-"), strict=True))
-    shapes = dict(zip(curve.series, marks, strict=False))
-    for (label, number), (colour, _) in zip(curve.y.items(), OF_LINES, strict=False):
-        for series, codes in curve.series.items():
-            costs = {code: report.judged.get(code, {}).get(curve.x) for code in codes}
-            points = [
-                (cost, numbers[code][number]) for code, cost in costs.items() if cost and number in numbers[code]
-            ]
+    shapes, keys = dict(zip([*curve.series, *curve.priced], marks, strict=False)), dict[str, Any]()
+    for i, ((label, number), (colour, _)) in enumerate(zip(curve.y.items(), OF_LINES, strict=False)):
+        found = {
+            series: [(code, report.judged.get(code, {}).get(curve.x)) for code in codes]
+            for series, codes in curve.series.items()
+        }
+        found |= {series: [(code, report.traits.get(trait))] for series, (code, trait) in curve.priced.items()}
+        for series, costs in found.items():
+            points = [(cost, numbers[code][number]) for code, cost in costs if cost and number in numbers[code]]
             points.sort(key=lambda point: point[0].value)
             x, y = [cost.value for cost, _ in points], [each for _, each in points]
             reach = [[max(n.value - n.low, 0) for n in y], [max(n.high - n.value, 0) for n in y]]
             marker, line = shapes[series]
-            own: Any = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2, "linewidth": 1.4}
-            axes.errorbar(x, [n.value for n in y], yerr=reach, label=f"{label}, {series}", **own)
+            own: Any = {"marker": marker, "linestyle": line, "linewidth": 1.4}
+            size = max(9 - 3 * i, 3)  # what lies on another one is seen within it
+            axes.errorbar(x, [n.value for n in y], yerr=reach, color=colour, markersize=size, capsize=2, **own)
+            keys[label] = Line2D([], [], color=colour, linewidth=4)
+            if points:
+                keys[series] = Line2D([], [], color="#333333", **own)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(-0.03, 1.05)
     axes.set_xlabel(curve.axis)
     axes.set_ylabel(" ".join(dict.fromkeys(number.partition("/")[0] for number in curve.y.values())))
     axes.set_title(curve.title)
-    figure.legend(loc="outside lower center", ncols=len(curve.series), fontsize=9)
+    names = sorted(keys, key=[*curve.y, *shapes].index)
+    figure.legend([keys[name] for name in names], names, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 

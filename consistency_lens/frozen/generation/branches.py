@@ -13,7 +13,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ...errors import BadInput
-from ..hooks import taking_turns
+from ..hooks import reading, taking_turns
+from ..sites import resolve_sites
 from .stepping import growing_cache
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class Branches:
             raise BadInput("warm_start", "evidence", fix, why)
         self.lm, self.columns = lm, ids.shape[1]
         lm.require_length(self.columns)
-        with torch.no_grad(), taking_turns(lm.model):
+        # Nobody reads above the last keys and values: where it is known what attention writes, the pass ends there.
+        last = f"attn_out.{lm.num_layers - 1}"
+        ends = reading(lm.model, resolve_sites(last, lm.num_layers), cut=True) if last in lm.sites else None
+        with torch.no_grad(), ends or taking_turns(lm.model):
             lm.model.base_model(input_ids=ids.to(lm.device), past_key_values=cache, use_cache=True)
         self._cache: DynamicCache = cache
 

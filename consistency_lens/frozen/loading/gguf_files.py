@@ -26,8 +26,9 @@ def on_hub(place: str | Path) -> bool:
     return is_gguf(place) and len(parts) == 3 and parts[0] not in ("", ".", "..")
 
 
-def find_gguf(place: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+def find_gguf(place: str | Path, revision: str | None = None, token: str | None = None, **reach: Any) -> Path:
     """A GGUF file on this machine: the one of that path, or a file of a repository, named as owner/name/file.gguf.
+    `reach` is what `cached_file` of transformers takes beside them (`cache_dir`, `local_files_only`).
 
     Raises:
         BadInput: when there is none, gguf is not installed, or the file is cut off, no GGUF or a part of one.
@@ -42,7 +43,7 @@ def find_gguf(place: str | Path, revision: str | None = None, token: str | None 
             raise BadInput("gguf_file", str(place), fix, why="there is no such file")
         owner, name, inside = str(place).split("/", 2)
         try:
-            path = Path(cached_file(f"{owner}/{name}", inside, revision=revision, token=token))
+            path = Path(cached_file(f"{owner}/{name}", inside, revision=revision, token=token, **reach))
         except OSError as error:
             fix = "Give owner/name/file.gguf as it lies on the Hub, and a token where it is private."
             why = str(error).strip().splitlines()[0]
@@ -98,8 +99,11 @@ def gguf_config(path: Path) -> PreTrainedConfig:
         raise BadInput("gguf_file", path.name, fix, why=f"transformers cannot read it: {error}") from error
 
 
-def unpack(quantization: str, path: Path) -> dict[str, Any]:
+def unpack(quantization: str, path: Path, quantization_config: Any = None) -> dict[str, Any]:
     """What tells transformers to unpack every weight, into a model like any other."""
+    if quantization_config is not None:
+        fix = "Leave it out: the weights of a GGUF are unpacked."
+        raise BadInput("quantization_config", type(quantization_config).__name__, fix, why=f"{path.name} is a GGUF")
     if quantization != "none":
         fix = "Leave it at 'none': the weights of a GGUF are unpacked."
         raise BadInput("quantization", quantization, fix, why=f"{path.name} is a GGUF")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ...errors import BadInput
 
@@ -46,12 +47,22 @@ def quantization_of(config: PreTrainedConfig) -> str:
     return "none"
 
 
-def quantization_options(config: PreTrainedConfig, wanted: str, dtype: str | torch.dtype) -> dict[str, Any]:
+def quantization_options(
+    config: PreTrainedConfig, wanted: str, dtype: str | torch.dtype, own: Any = None
+) -> dict[str, Any]:
     """What `from_pretrained` of transformers has to be told to quantise: nothing where the checkpoint already is.
 
+    Args:
+        config: of the model.
+        wanted: a name of `QUANTIZATION`.
+        dtype: that products are computed in.
+        own: a `quantization_config` of transformers, as an object or a dict, in the place of a name.
+
     Raises:
-        BadInput: when the checkpoint is quantised in another way than the wanted one.
+        BadInput: when the checkpoint is quantised in another way than the wanted one, or a package is missing.
     """
+    if own is not None:
+        return {"quantization_config": _as_given(config, wanted, own)}
     if wanted not in QUANTIZATION:
         raise BadInput("quantization", wanted, f"Use one of {', '.join(QUANTIZATION)}.")
     saved = quantization_of(config)
@@ -73,6 +84,23 @@ def quantization_options(config: PreTrainedConfig, wanted: str, dtype: str | tor
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
     return {"quantization_config": four}
+
+
+def _as_given(config: PreTrainedConfig, wanted: str, own: Any) -> Any:
+    """A `quantization_config` as it is; raise where something else quantises the model, too."""
+    field, shown = "quantization_config", type(own).__name__
+    if wanted != "none":
+        fix = "Give one of the two."
+        raise BadInput(field, shown, fix, why=f"quantization={wanted!r} says the same in another way")
+    if not isinstance(own, dict | QuantizationConfigMixin):
+        raise BadInput(field, shown, "Give one of transformers, as in BitsAndBytesConfig(load_in_8bit=True).")
+    if (saved := quantization_of(config)) != "none":
+        fix = "Leave it out to take the checkpoint as it is, or load one that is not quantised."
+        raise BadInput(field, shown, fix, why=f"the checkpoint itself is quantised: {saved}")
+    said = own if isinstance(own, dict) else own.to_dict()
+    if said.get("load_in_4bit") or said.get("load_in_8bit"):
+        _require_bitsandbytes("4bit" if said.get("load_in_4bit") else "8bit")
+    return own
 
 
 def _fp8() -> Any:

@@ -25,8 +25,8 @@ def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWi
     """A lens of one model more. It shares its other weights with `lens`, so that it reads the wires of `lens`, too.
 
     Where the compressor reads tokens, the new adapter is a ridge map from the codes of single words to the new model's
-    embeddings of the same words. To train it alone, freeze the rest: `new.requires_grad_(False)`, then
-    `new.receiver(name).requires_grad_(True)`.
+    embeddings of the same words. `trained_alone` leaves only that adapter to be trained, which
+    `LatentWireTrainer` then does.
 
     Args:
         lens: with its models at hand.
@@ -52,6 +52,13 @@ def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWi
     receiver.initialise(seed + len(models))
     _start(new, receiver, frozen, table / receiver.rms)
     return new.to(lens.device).train(lens.training)
+
+
+def trained_alone(lens: LatentWire, name: str) -> LatentWire:
+    """The same lens, of which only the adapter of one model is trained: the wires of the others stay readable."""
+    lens.requires_grad_(False)
+    lens.receiver(name).requires_grad_(True)
+    return lens
 
 
 @torch.no_grad()

@@ -92,7 +92,8 @@ class Compressor(nn.Module):
             return self.down(self._attend(queries, read, mask)), there
         lengths = mask.sum(1)
         if counts is None:
-            counts = counts_of(lengths, None if ratio else self.config.slots, ratio or self.config.ratio)
+            own = (self.config.slots, self.config.ratio)
+            counts = counts_of(lengths, *own if ratio is None else (None, ratio))
         count = int(counts.max())
         windows = window_of(lengths, counts, ids.shape[1])
         there = torch.arange(count, device=ids.device) < counts[:, None]

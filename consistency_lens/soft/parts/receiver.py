@@ -12,16 +12,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...frozen import FrozenLM
+from ..configuration import ACTIVATIONS
 
 RIDGE = 1e-2  # of the mean squared length of a code's coordinates
 _PART = 8192  # words at a time
 _SMALLEST = 1e-12
 
 
+_FUNCTIONS = dict(zip(ACTIVATIONS, (None, functional.gelu, functional.silu, torch.tanh), strict=True))
+
+
 class Receiver(nn.Module):
-    """Two linear layers, and a soft token for each task that has one.
+    """Two linear layers, and a soft token for each task that has one: `W2 (h + g · f(h))`, `h = W1 z`.
+
+    The activation f stands beside the linear path, with a factor g for each coordinate that starts at 0: so the start
+    from embeddings reads as well as without it.
 
     Args:
         d_z: size of a vector.
@@ -29,10 +37,15 @@ class Receiver(nn.Module):
         rms: root mean square of the model's embeddings.
         calibrate: bring each row's soft tokens to exactly this.
         modes: how many tasks have a soft token.
+        activation: name of f; `none` for two linear layers alone.
     """
 
-    def __init__(self, d_z: int, width: int, rms: float, calibrate: bool = True, modes: int = 0) -> None:
+    def __init__(
+        self, d_z: int, width: int, rms: float, calibrate: bool = True, modes: int = 0, activation: str = "none"
+    ) -> None:
         super().__init__()
+        self.activation = _FUNCTIONS[activation]
+        self.bend = nn.Parameter(torch.zeros(width)) if self.activation else None
         self.rms, self.calibrate = rms, calibrate
         self.first, self.second = nn.Linear(d_z, width), nn.Linear(width, width)
         self.modes = nn.Parameter(torch.zeros(modes, width)) if modes else None
@@ -46,10 +59,15 @@ class Receiver(nn.Module):
         self.first.bias.zero_()
         self.second.weight.copy_(torch.eye(len(weight)))
         self.second.bias.zero_()
+        if self.bend is not None:
+            self.bend.zero_()
 
     def forward(self, code: Tensor, mask: Tensor) -> Tensor:
         """`[B, M, d_z]`, of which a row has those of the mask `[B, M]`, to `[B, M, d]`."""
-        vectors = self.second(self.first(code))
+        hidden = self.first(code)
+        if self.activation is not None and self.bend is not None:
+            hidden = hidden + self.bend * self.activation(hidden)
+        vectors = self.second(hidden)
         if not self.calibrate:
             return vectors * self.rms
         squares = (vectors.float().square().mean(-1) * mask).sum(1) / mask.sum(1).clamp_min(1)

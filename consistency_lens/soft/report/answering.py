@@ -38,6 +38,14 @@ class Answering(WholePass):
         # The last token of the longest answer stands in no sequence.
         return replace(compared, targets=torch.where(mask.bool(), ids, -1))
 
+    def ids(self, row: int) -> list[int]:
+        """Up to the column that predicts the answer's first token."""
+        return super().ids(row)[: 1 - int(self.mask[row].sum()) or None]
+
+    def shown_column(self, row: int) -> int:
+        """That of the answer's first token; the last one predicts that the answer ends."""
+        return 0
+
     @torch.no_grad()
     def measure(self, edits: Edit | Sequence[Edit]) -> dict[str, Tensor]:
         """`kl`, `top1`, `nll` and `first_token` of each row, `[B]`."""

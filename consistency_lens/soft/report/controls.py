@@ -28,7 +28,7 @@ def own_words(model: FrozenLM, tokens: Mapping[str, Any], chosen: Tensor, mask: 
     """
     ids = tokens["passage_ids"].to(model.device).gather(1, chosen)
     value = model.model.get_input_embeddings()(ids)
-    return Edit("embed", value, tokens["bos"], "prepend", lm=model.name, mask=mask)
+    return Edit("embed", value, tokens["front"], "prepend", lm=model.name, mask=mask)
 
 
 def whole_text(model: FrozenLM, tokens: Mapping[str, Any]) -> Edit:

@@ -43,6 +43,7 @@ ORACLE = {
 PREFILL = {
     "prefill": "billions of floating-point operations of a receiver before the first token of its answer, behind the "
     "text or behind a code",
+    "cache": "megabytes of its key-value cache then",
 }
 PLACES = {
     "answer_early": "the answer stands in the first third of its passage",
@@ -125,10 +126,11 @@ def quantities_of(receivers: Iterable[str]) -> dict[str, Quantity]:
                 f"(nll of `none` - nll) / (nll of `none` - nll of `text`){who}", between(f"nll{suffix}")
             ),
             f"first_token{suffix}": Quantity(f"share of answers whose first token is the likeliest one{who}"),
-            f"em{suffix}": Quantity(
-                f"share of greedy answers that equal an accepted one, by SQuAD's normalisation{who}"
+            f"em{suffix}": Quantity(f"share of answers that equal an accepted one, by SQuAD's normalisation{who}"),
+            f"contains{suffix}": Quantity(
+                f"share of answers that hold an accepted one as a run of whole words: a match of a part{who}"
             ),
-            f"f1{suffix}": Quantity(f"F1 over the words of greedy answers and accepted ones, the best of these{who}"),
+            f"f1{suffix}": Quantity(f"F1 over the words of answers and accepted ones, the best of these{who}"),
             f"f1_of_text{suffix}": Quantity(
                 f"f1 over that with the text, as teacher-normalised scores are{who}", of_text(f"f1{suffix}")
             ),

@@ -1,4 +1,4 @@
-"""What receivers compute before the first token of an answer, behind a code and behind the text."""
+"""What receivers compute, and then keep, before the first token of an answer, behind a code and behind the text."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ...activations.passages import context_of
 from ...evaluation import Seen
-from ..sizing import matrices_of, prefill_of
+from ..sizing import cache_of, matrices_of, prefill_of
 
-GIGA = 1e9
+GIGA, MEGA = 1e9, 1e6
 
 
 def prefills(seen: Seen, vectors: Tensor | None) -> dict[str, Tensor]:
-    """`prefill/NAME` of each receiver, `[B]`, in billions of operations.
+    """`prefill/NAME` of each receiver, `[B]`, in billions of operations, and `cache/NAME` in megabytes.
 
     Args:
         seen: the batch.
@@ -26,4 +26,6 @@ def prefills(seen: Seen, vectors: Tensor | None) -> dict[str, Tensor]:
         count = torch.zeros_like(lengths) if vectors is None else vectors.cpu() + bool(seen.lens.config.modes)
         adapter = 2 * count * matrices_of(seen.lens.receiver(name))
         found[f"prefill/{name}"] = (prefill_of(model.model, lengths + count) + adapter) / GIGA
+        size = cache_of(model.model.config.get_text_config(), lengths + count, model.dtype.itemsize)
+        found[f"cache/{name}"] = size / MEGA
     return found

@@ -54,7 +54,7 @@ class Spelling:
         count = min(self.left, len(code))
         self.left -= count
         own, control = (torch.full((len(code),), torch.nan) for _ in range(2))
-        texts = self._texts(wire, code.take(torch.arange(count)), some_rows(batch, count)) if count else []
+        texts = self.texts(wire, code.take(torch.arange(count)), some_rows(batch, count)) if count else []
         words = [set(passage.lower().split()) for passage in batch["passage"]]
         for row, written in enumerate(texts):
             said = set(" ".join(written).lower().split())
@@ -69,7 +69,9 @@ class Spelling:
         title = f"What a text lens of {self.model.name} writes of each vector"
         return Listing(title, ("passage", "of its vectors, in their order"), tuple(self._listed))
 
-    def _texts(self, wire: Any, code: LatentCode, batch: Mapping[str, Any]) -> list[list[str]]:
+    @torch.no_grad()
+    def texts(self, wire: Any, code: LatentCode, batch: Mapping[str, Any]) -> list[list[str]]:
+        """What is written of each vector of each row."""
         soft = wire.soft_tokens(code, batch, self.model.name)
         read = at_vectors(self.model, soft.tensor, code.mask, batch["tokens"][self.model.name]["bos"], self.lens)
         rows = self.lens.describe(self.lens.compress({"activations": read}))

@@ -5,6 +5,7 @@ Shapes: B rows, M vectors, K tokens of the longest answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...activations.passages import context_of
-from ...answers import exact_match, f1, first_line
+from ...answers import contains, exact_match, f1, first_line
 from ...base.comparing import Joint
 from ...base.modeling import LensModel
 from ...errors import BadInput
@@ -25,6 +26,7 @@ from ...frozen import Edit, FrozenModels
 from ..bytes.text_bytes import text_bytes
 from ..code import LatentCode, sent_bytes
 from ..data import collator_of, passages_for
+from ..serving.answering import AnswerSettings
 from .controls import averaged, better_of, cut, others, own_words, texts_at, turned, whole_text
 from .definitions import (
     CODES,
@@ -50,9 +52,11 @@ from .rates import Rate, rates_of
 from .rescoring import JOINT, rescored
 from .spelling import Spelling
 
+SCORES = {"em": exact_match, "f1": f1, "contains": contains}
+
 
 class WireReport(FamilyReport):
-    """A row is an example: a passage, a prompt and its answers. Answers are generated greedily.
+    """A row is an example: a passage, a prompt and its answers.
 
     Args:
         longest_answer: tokens that are generated at most; 0 generates nothing, and gives no `em` and `f1`. Default: as
@@ -61,6 +65,7 @@ class WireReport(FamilyReport):
         oracle_rows: so many rows for whose answers codes are fitted.
         other_wire: a wire of the same models and size of a vector, trained apart from this one.
         text_lens: a lens in words of one of the receivers.
+        settings: how answers are decoded, but for their length; the report says it. Default: greedily.
     """
 
     kept = ()
@@ -86,6 +91,7 @@ class WireReport(FamilyReport):
         oracle_rows: int = 16,
         other_wire: LensModel | None = None,
         text_lens: LensModel | None = None,
+        settings: AnswerSettings | None = None,
     ) -> None:
         if longest_answer is not None and longest_answer < 0:
             raise BadInput("longest_answer", longest_answer, "Use 0 for no generation, a number of tokens, or None.")
@@ -97,6 +103,8 @@ class WireReport(FamilyReport):
         self.sizes: dict[str, torch.Tensor] = {}  # code -> bytes of each row of the batch at hand
         self.vectors: dict[str, torch.Tensor] = {}  # code of another rate -> how many vectors each row has
         self.other_wire, self.text_lens, self.answered = other_wire, text_lens, Answered()
+        self.settings = settings or AnswerSettings()
+        self.settings.decoding()  # raises where they cannot be
         self.spelling: Spelling | None = None
 
     def begin(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> None:
@@ -106,6 +114,7 @@ class WireReport(FamilyReport):
         if held_out.batch_size < 2:
             raise BadInput("batch_size", held_out.batch_size, "Use 2 or more: another passage's code is a control.")
         self.receivers: list[str] = config.names
+        self.blind = {name: math.log(model.vocab_size) for name, model in models.items()}
         self.quantities = quantities_of(self.receivers)
         self.rates: list[Rate] = rates_of(config, self.factors)
         # Where receivers answer in forms of their own, one cannot score what another says.
@@ -149,7 +158,15 @@ class WireReport(FamilyReport):
             shown,
             zero="no context: the prompt alone",
             questions={"kl_recovered": "recovered", "nll": "", "first_token": "", "em": ""},
-            details=("kl", "nll_recovered", "f1", "f1_of_text", "top1", *(each if len(self.receivers) > 1 else ())),
+            details=(
+                "kl",
+                "nll_recovered",
+                "f1",
+                "f1_of_text",
+                "contains",
+                "top1",
+                *(each if len(self.receivers) > 1 else ()),
+            ),
             titles={"judged": "Sizes, and what two receivers do together"},
             curve=self._curve(groups),
         )
@@ -171,7 +188,8 @@ class WireReport(FamilyReport):
             x="bytes",
             axis="bytes of a passage, in the mean",
             y={name: f"f1/{name}" for name in self.receivers} if len(self.receivers) > 1 else {"f1": "f1"},
-            series={**codes, "text, cut": cuts, "text": ["text"]},
+            series={**codes, "text, cut": cuts, "text, UTF-8": ["text"]},
+            priced={"text, zstd": ["text", "zstd"]},
         )
 
     @property
@@ -238,25 +256,26 @@ class WireReport(FamilyReport):
         return edits
 
     def measure(self, seen: Seen, edits: Sequence[Edit]) -> dict[str, Tensor]:
-        """`em` and `f1` of what each receiver answers, and their means."""
+        """`em`, `f1` and `contains` of what each receiver answers, and their means."""
         if self.longest_answer == 0:
             return {}
         dealt, found, answers = seen.models.deal(edits), dict[str, Tensor](), dict[str, list[str]]()
         for name, model in seen.models.items():
             tokens = seen.batch["tokens"][name]
             longest = self.longest_answer or tokens["answer_ids"].shape[1]
-            made = model.generate(context_of(tokens), dealt[name], max_new_tokens=longest)
+            made = model.generate(
+                context_of(tokens), dealt[name], decoding=self.settings.of_length(longest).decoding()
+            )
             answers[name] = [first_line(text) for text in made.texts(model.tokenizer)]
             scores = _scores(answers[name], seen.batch)
             found |= {f"{number}/{name}": value for number, value in scores.items()}
             if edits is seen.edits:
                 self.answered.add(name, seen.batch, answers[name], scores["em"])
-        means = {
-            number: torch.stack([found[f"{number}/{name}"] for name in seen.models]).mean(0) for number in ("em", "f1")
-        }
+        means = {number: torch.stack([found[f"{number}/{name}"] for name in seen.models]).mean(0) for number in SCORES}
         if self.joint:
             said = rescored(seen.lens.config, seen.models, seen.batch, dealt, answers)
-            found |= {f"{number}_{JOINT}": value for number, value in _scores(said, seen.batch).items()}
+            together = _scores(said, seen.batch)
+            found |= {f"{number}_{JOINT}": together[number] for number in ("em", "f1")}
         return means | found
 
     def describe(self, seen: Seen, records: Records) -> None:
@@ -272,7 +291,7 @@ class WireReport(FamilyReport):
         prefill = {name: prefills(seen, counts) for name, counts in {**self.vectors, LENS: vectors}.items()}
         prefill["text"] = prefills(seen, None)
         ratios["prefill_ratio"] = torch.stack(
-            [text / prefill[LENS][name] for name, text in prefill["text"].items()]
+            [prefill["text"][name] / prefill[LENS][name] for name in (f"prefill/{each}" for each in self.receivers)]
         ).mean(0)
         traits["compressing"] = seen.lens.compressor.operations(lengths, vectors) / GIGA
         if self.spelling:
@@ -328,22 +347,35 @@ class WireReport(FamilyReport):
     def remarks(self, report: Report) -> list[str]:
         ratio = report.traits["bytes_ratio"].value
         size = "shorter" if ratio > 1 else "longer"
-        text, code = (
-            sum(report.judged[name][f"prefill/{receiver}"].value for receiver in self.receivers)
+        (text, kept), (code, fewer) = (
+            [
+                sum(report.judged[name][f"{number}/{receiver}"].value for receiver in self.receivers)
+                for number in PREFILL
+            ]
             for name in ("text", LENS)
         )
+        said = [f"Answers are decoded so: {self.settings.in_words}."] if self.longest_answer != 0 else []
+        for name in self.receivers:
+            if (nll := report.number(f"nll/{name}", "text").value) >= self.blind[name]:
+                said.append(
+                    f"{name}: {nll:.2f} nats per answer token with the text are no fewer than those of a model that "
+                    f"knows nothing, ln V = {self.blind[name]:.2f}. Either labels are not those that the columns "
+                    "predict, or it cannot read such texts at all: no other number of it means anything."
+                )
         return [
+            *said,
             f"Before the first token, the receivers together compute {text:.3g} billion operations behind the text "
-            f"and {code:.3g} behind the code; compressing takes {report.traits['compressing']} for a passage.",
+            f"and {code:.3g} behind the code; compressing takes {report.traits['compressing']} for a passage. Their "
+            f"key-value caches then hold {kept:.3g} and {fewer:.3g} MB.",
             f"A wire has {report.traits['bytes']} bytes, header, scales and checksum counted, and is {size} than its "
             f"text, which has {report.traits['utf8']} as UTF-8 and {report.traits['zstd']} compressed by zstd.",
         ]
 
 
 def _scores(said: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """`em` and `f1` of what was said of each row."""
+    """`em`, `f1` and `contains` of what was said of each row."""
     pairs = list(zip(said, batch["answers"], strict=True))
     return {
         number: torch.tensor([float(score(text, accepted)) for text, accepted in pairs])
-        for number, score in (("em", exact_match), ("f1", f1))
+        for number, score in SCORES.items()
     }

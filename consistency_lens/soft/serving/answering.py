@@ -6,7 +6,7 @@ Shapes: B rows, N soft tokens of the longest text, d hidden size of the receiver
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...activations.passages import context_of
 from ...activations.passages.example import TASKS
+from ...activations.passages.tokens import require_text
 from ...errors import BadInput
 from ...frozen import Decoding, Edit, FrozenLM, FrozenModels
 from ..bytes.wire import Wire
@@ -48,6 +49,24 @@ class AnswerSettings:
     stop_at_line: bool = False
     seed: int = 0
 
+    def of_length(self, longest: int) -> AnswerSettings:
+        """The same for answers of at most so many tokens."""
+        return replace(self, max_new_tokens=longest, min_new_tokens=min(self.min_new_tokens, longest))
+
+    @property
+    def in_words(self) -> str:
+        """For whoever reads a figure that was measured so."""
+        first = [
+            f"{name} {value:g}"
+            for name, value in (("top-p", self.first_top_p), ("temperature", self.first_temperature))
+            if value is not None
+        ]
+        drawn = f"the first token drawn ({', '.join(first)}, seed {self.seed}), the others the likeliest ones"
+        said = [drawn if first else "greedy"]
+        if self.min_new_tokens:
+            said.append(f"no end of the text in the first {self.min_new_tokens}")
+        return ", ".join([*said, "ended where the line ends"] if self.stop_at_line else said)
+
     def decoding(self) -> Decoding:
         """As the frozen model takes it."""
         drawn: dict[str, Any] = {}
@@ -70,6 +89,7 @@ def answers(
     receiver: str | None = None,
     task: str = "answer",
     settings: AnswerSettings | None = None,
+    preamble: str | None = None,
 ) -> list[str]:
     """One answer for each text.
 
@@ -80,8 +100,9 @@ def answers(
         receiver: the model that reads; default the only one.
         task: whose prompts the questions are.
         settings: of the decoding.
+        preamble: text in front of the code, in the place of the configuration's.
     """
-    model, edit, batch = prepared(lens, texts, questions, receiver, task)
+    model, edit, batch = prepared(lens, texts, questions, receiver, task, preamble)
     decoding = (settings or AnswerSettings()).decoding()
     with torch.no_grad():
         made = model.generate(context_of(batch["tokens"][model.name]), edit, decoding=decoding)
@@ -94,6 +115,7 @@ def prepared(
     questions: Sequence[str],
     receiver: str | None = None,
     task: str = "answer",
+    preamble: str | None = None,
 ) -> tuple[FrozenLM, Edit, dict[str, Any]]:
     """The model that reads, its soft tokens, and the prompts as a batch."""
     name = receiver_named(lens.config.names, receiver)
@@ -102,30 +124,40 @@ def prepared(
     if len(texts) != len(questions):
         raise BadInput("question", f"{len(questions)} of them", f"Give one for each of the {len(texts)} texts.")
     require_own(lens, texts)
-    batch = prompt_batch(lens, questions, task, name)
-    assert lens.models is not None
+    batch = prompt_batch(lens, questions, task, name, preamble)
     with torch.no_grad():
-        return lens.models[name], soft_tokens(lens, texts, name, task, batch["tokens"][name]["bos"]), batch
+        return model_at_hand(lens, name), soft_tokens(lens, texts, name, task, batch["tokens"][name]["front"]), batch
 
 
-def prompt_batch(lens: LatentWire, prompts: Sequence[str], task: str, receiver: str) -> dict[str, Any]:
-    """Prompts as a batch, for one model; what stands around them is what the configuration says, as in training."""
+def prompt_batch(
+    lens: LatentWire, prompts: Sequence[str], task: str, receiver: str, preamble: str | None = None
+) -> dict[str, Any]:
+    """Prompts as a batch, for one model. What stands around them is what the configuration says, as in training; but a
+    preamble that is given counts."""
+    models = FrozenModels([model_at_hand(lens, receiver)])
+    for prompt in prompts:
+        require_text(prompt, "question")
+    rows = [{"passage": ".", "prompt": prompt, "answers": ["."], "task": task, "ends": True} for prompt in prompts]
+    return collator_of(lens.config, models, preamble)(rows)
+
+
+def model_at_hand(lens: LatentWire, receiver: str) -> FrozenLM:
+    """The model that reads; raise where the lens was loaded without it."""
     if lens.models is None or receiver not in lens.models:
         fix = "Load the lens with its models: AutoLens.from_pretrained(lens)."
         raise BadInput("receiver", receiver, fix, why="the model is not at hand")
-    rows = [{"passage": ".", "prompt": prompt, "answers": ["."], "task": task, "ends": True} for prompt in prompts]
-    return collator_of(lens.config, FrozenModels([lens.models[receiver]]))(rows)
+    return lens.models[receiver]
 
 
-def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, task: str, bos: int) -> Edit:
-    """What stands in front of each prompt: the windows of a text, one behind the other, and its task's soft token.
+def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, task: str, front: int) -> Edit:
+    """What stands in the text's place: the windows of a text, one behind the other, and its task's soft token.
 
     Args:
         lens: whose adapter it is.
         texts: the wires of each.
         name: of the receiver.
         task: of the prompts.
-        bos: how many tokens stand in front of them all.
+        front: how many tokens stand in front of them all.
     """
     receiver, modes = lens.receiver(name), lens.config.modes or []
     mode: list[Tensor] = []
@@ -139,15 +171,20 @@ def soft_tokens(lens: LatentWire, texts: Sequence[Sequence[Wire]], name: str, ta
     lengths = torch.tensor([len(row) for row in rows], device=lens.device)
     value = pad_sequence(rows, batch_first=True)
     mask = torch.arange(value.shape[1], device=lens.device) < lengths[:, None]
-    return Edit("embed", value, bos, "prepend", lm=name, mask=mask)
+    return Edit("embed", value, front, "prepend", lm=name, mask=mask)
 
 
 def one_text(wire: bytes | Wire | Sequence[Wire]) -> list[Wire]:
     """The wires of one text; raise where there are several texts."""
     if isinstance(wire, Wire):
         return [wire]
-    if not isinstance(wire, bytes | bytearray | memoryview):
+    if isinstance(wire, Sequence) and not isinstance(wire, str | bytes | bytearray | memoryview):
+        for each in wire:
+            if not isinstance(each, Wire):
+                raise BadInput("wire", type(each).__name__, "Give the wires of one text, or its bytes.")
         return list(wire)
+    if not isinstance(wire, bytes | bytearray | memoryview):
+        raise BadInput("wire", wire, "Give bytes, such as those of `to_bytes` or of a file, or wires.")
     texts = split(wire)
     if len(texts) > 1:
         raise BadInput("wire", f"{len(texts)} texts", "Give the wire of one text.")

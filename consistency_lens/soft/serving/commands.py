@@ -54,11 +54,12 @@ def answer(use: Use) -> None:
     texts = _wires(place)
     receiver, settings = receiver_named(use.config.names, given.receiver), given.decoding(use.values["seed"])
     settings.decoding()  # raises where they cannot be
+    preamble = use.values["preamble"] if "preamble" in use.given else None
     lens = use.lens()
     require_own(lens, texts)
     use.load_models(lens, [receiver])
     for wires in texts:
-        (answered,) = answers(lens, [wires], [question], receiver, given.task, settings)
+        (answered,) = answers(lens, [wires], [question], receiver, given.task, settings, preamble)
         sys.stdout.write(answered.replace("\n", " ") + "\n")
 
 

@@ -27,7 +27,7 @@ from ...activations.passages import context_of
 from ...errors import BadInput
 from ..bytes.wire import Wire
 from ..data import prompts_of
-from .answering import one_text, prepared, receiver_named
+from .answering import model_at_hand, one_text, prepared, receiver_named
 
 if TYPE_CHECKING:
     from ..modeling import LatentWire
@@ -50,13 +50,19 @@ def soft_prompt(lens: LatentWire, wire: Given, receiver: str | None = None, task
 
 @torch.no_grad()
 def whole_prompt(
-    lens: LatentWire, wire: Given, question: str, receiver: str | None = None, task: str = "answer"
+    lens: LatentWire,
+    wire: Given,
+    question: str,
+    receiver: str | None = None,
+    task: str = "answer",
+    preamble: str | None = None,
 ) -> Tensor:
-    """All that the model reads before it answers, `[S, d]`: BOS, code, and the question with the text around it."""
-    model, edit, batch = prepared(lens, [one_text(wire)], [question], receiver, task)
+    """All that the model reads before it answers, `[S, d]`: BOS, preamble, code, and the question with the text around
+    it."""
+    model, edit, batch = prepared(lens, [one_text(wire)], [question], receiver, task, preamble)
     ids = context_of(batch["tokens"][model.name])["input_ids"][0].to(model.device)
-    own, bos = model.model.get_input_embeddings()(ids), batch["tokens"][model.name]["bos"]
-    return torch.cat([own[:bos], edit.tensor[0].to(own), own[bos:]]).cpu()
+    own, front = model.model.get_input_embeddings()(ids), batch["tokens"][model.name]["front"]
+    return torch.cat([own[:front], edit.tensor[0].to(own), own[front:]]).cpu()
 
 
 def encoded(embeddings: Tensor) -> str:
@@ -73,9 +79,11 @@ def vllm_chat(
     receiver: str | None = None,
     task: str = "answer",
     max_tokens: int = 32,
+    preamble: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The body of a request to vLLM's `/v1/chat/completions`: the code, and behind it the question as text.
+    """The body of a request to vLLM's `/v1/chat/completions`: the code, in front of it the preamble and behind
+    it the question as text.
 
     Args:
         lens: with the model at hand.
@@ -84,16 +92,20 @@ def vllm_chat(
         receiver: the model; default the only one.
         task: of the question.
         max_tokens: of the answer.
+        preamble: text in front of the code, in the place of the configuration's.
         more: other fields of the request.
     """
-    assert lens.models is not None
-    model = lens.models[receiver_named(lens.config.names, receiver)]
+    model = model_at_hand(lens, receiver_named(lens.config.names, receiver))
     if model.tokenizer.chat_template is None:
         fix = "Use vllm_completion, which needs none, or set the tokenizer's chat_template."
         raise BadInput("receiver", model.name, fix, why=f"the tokenizer of {model.model_id} has no chat template")
-    text = prompts_of(lens.config).opening.get(task, "") + question
+    prompts = prompts_of(lens.config)
+    before = prompts.preamble if preamble is None else preamble
+    text = prompts.opening.get(task, "") + question
     part = {"type": "prompt_embeds", "data": encoded(soft_prompt(lens, wire, receiver, task))}
     content = [part, {"type": "text", "text": text}]
+    if before:
+        content.insert(0, {"type": "text", "text": before})
     return {"model": model.model_id, "messages": [{"role": "user", "content": content}]} | _greedy(max_tokens) | more
 
 
@@ -104,13 +116,13 @@ def vllm_completion(
     receiver: str | None = None,
     task: str = "answer",
     max_tokens: int = 32,
+    preamble: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The body of a request to vLLM's `/v1/completions`. The model reads what it was trained with; arguments as those
     of `vllm_chat`."""
-    assert lens.models is not None
-    model = lens.models[receiver_named(lens.config.names, receiver)]
-    prompt = encoded(whole_prompt(lens, wire, question, receiver, task))
+    model = model_at_hand(lens, receiver_named(lens.config.names, receiver))
+    prompt = encoded(whole_prompt(lens, wire, question, receiver, task, preamble))
     return {"model": model.model_id, "prompt_embeds": prompt} | _greedy(max_tokens) | more
 
 
@@ -121,10 +133,11 @@ def sglang_generate(
     receiver: str | None = None,
     task: str = "answer",
     max_tokens: int = 32,
+    preamble: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The body of a request to SGLang's `/generate`; arguments as those of `vllm_chat`, `more` for its sampling."""
-    prompt = whole_prompt(lens, wire, question, receiver, task).float().tolist()
+    prompt = whole_prompt(lens, wire, question, receiver, task, preamble).float().tolist()
     return {"input_embeds": prompt, "sampling_params": {"temperature": 0, "max_new_tokens": max_tokens} | more}
 
 

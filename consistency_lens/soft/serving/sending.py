@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...activations.passages import PassageTokenizer
+from ...activations.passages.tokens import PassageTokenizer, require_text
 from ...errors import BadInput
 from ...frozen.anatomy.parts import longest_context
 from ..bytes.wire import Wire
@@ -71,7 +71,7 @@ def wires_of_text(
 
 def tokens_of(lens: LatentWire, text: str) -> list[int]:
     """What the compressor reads of a text: tokens, or bytes."""
-    if not text.strip():
+    if not require_text(text).strip():
         raise BadInput("text", text, "Give a text: an empty one has no code.")
     if lens.config.start == "byte":
         return list(text.encode("utf-8"))
@@ -88,7 +88,7 @@ def _window(lens: LatentWire, given: int | None) -> int:
     limit = longest_context(lens.compressor.lm.config)
     if given is None:
         return min(WINDOW, limit)
-    if not 1 <= given <= limit:
+    if not isinstance(given, int) or not 1 <= given <= limit:
         raise BadInput("window", given, f"Use 1 to {limit} tokens, the compressor's longest context.")
     return given
 
@@ -115,8 +115,8 @@ def _counts(lens: LatentWire, lengths: Tensor, ratio: float | None, code_length:
             raise BadInput(name, value, fix)
         return None
     if code_length is None:
-        return counts_of(lengths, None if ratio else config.slots, ratio or config.ratio)
-    if not len(lengths) <= code_length <= tokens:
+        return counts_of(lengths, *(config.slots, config.ratio) if ratio is None else (None, ratio))
+    if not isinstance(code_length, int) or not len(lengths) <= code_length <= tokens:
         why = f"the text has {tokens} tokens" + (f" in {len(lengths)} windows" if len(lengths) > 1 else "")
         raise BadInput("code_length", code_length, f"Use {len(lengths)} to {tokens}.", why=why)
     # In windows that are cut alike, none has more vectors than tokens.

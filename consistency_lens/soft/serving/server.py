@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -150,4 +150,4 @@ def _tokens(query: Mapping[str, str], settings: AnswerSettings) -> AnswerSetting
     allowed = settings.max_new_tokens
     if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= allowed:
         raise BadInput("max_new_tokens", given, f"Use 1 to {allowed}.")
-    return replace(settings, max_new_tokens=int(given), min_new_tokens=min(settings.min_new_tokens, int(given)))
+    return settings.of_length(int(given))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import yaml
 
@@ -18,7 +18,9 @@ _ON_HUB = re.compile(
 )
 
 
-def find(place: str, revision: str | None, token: str | None, whole: bool) -> Foreign | None:
+def find(
+    place: str, revision: str | None, token: str | None, whole: bool, **reach: Unpack[hub.Reach]
+) -> Foreign | None:
     """Such a transcoder; None where it is none.
 
     Args:
@@ -26,6 +28,7 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> Fo
         revision: on the Hub.
         token: of the Hub.
         whole: whether weights are downloaded, or only what says what it is.
+        reach: how the Hub is reached.
     """
     if Path(place).is_dir():
         return _of(Path(place)) if is_export(place) else None
@@ -36,7 +39,7 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> Fo
     repository, inside, said = f"{shaped['owner']}/{shaped['name']}", shaped["inside"] or "", shaped["revision"]
     wanted = [CONFIG, *(["W_*.safetensors"] if whole else [])]
     patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in wanted]
-    folder = hub.download(repository, revision or said, token, allow=patterns, ignore=[])
+    folder = hub.download(repository, revision or said, token, allow=patterns, ignore=[], **reach)
     folder = folder / inside if inside else folder
     return _of(folder) if _record(folder).get("model_kind") == KIND else None
 

@@ -27,6 +27,7 @@ from ..controls import printed, reread
 from ..modeling import ConsistencyLens
 from ..parts.decoder_encoder import LensDecoder, LensEncoder
 from ..parts.generation import Noise, Words
+from ..parts.sites import At
 from .sidecar import CHARACTER, EXPLANATION, Sidecar
 from .weights import Part, reconstructor, verbaliser
 
@@ -100,16 +101,16 @@ class _Verbaliser(LensDecoder):
         self.opening = tokenizer(OPEN, add_special_tokens=False)["input_ids"]
 
     @torch.no_grad()
-    def write(self, activations: Tensor, noise: Noise) -> Words:
+    def write(self, activations: Tensor, noise: Noise, at: At = -1) -> Words:
         """What stands between the tags, in the tokens that a reader of the printed text would find."""
-        written = printed(self.tokenizer, super().write(activations, noise))
+        written = printed(self.tokenizer, super().write(activations, noise, at))
         return reread(self.config, self.tokenizer, [between(text) for text in written]).to(activations.device)
 
-    def score(self, activations: Tensor, words: Words) -> Tensor:
+    def score(self, activations: Tensor, words: Words, at: At = -1) -> Tensor:
         """Behind the opening tag."""
         opening = torch.tensor(self.opening, device=words.ids.device).expand(len(words), -1)
         whole = Words(torch.cat([opening, words.ids], 1), torch.cat([torch.ones_like(opening), words.mask], 1))
-        return super().score(activations, whole)[:, len(self.opening) :]
+        return super().score(activations, whole, at)[:, len(self.opening) :]
 
 
 class _Reconstructor(LensEncoder):
@@ -127,7 +128,7 @@ class _Reconstructor(LensEncoder):
         self.tokenizer, self.template, self.norm = tokenizer, sidecar.reading, norm
         self.started_text = sidecar.scale is not None  # with the token that begins a text, where there is one
 
-    def forward(self, words: Words, embedded: Tensor | None = None) -> Tensor:
+    def forward(self, words: Words, embedded: Tensor | None = None, at: At = -1) -> Tensor:
         if embedded is not None:
             raise BadInput("estimator", "straight-through", "Train a lens of your own.", why=_READ_ONLY)
         texts = [self.template.replace(EXPLANATION, text) for text in printed(self.tokenizer, words)]
@@ -135,7 +136,7 @@ class _Reconstructor(LensEncoder):
         last = torch.tensor([len(row) - 1 for row in ids], device=words.ids.device)
         # Padded on the right: nothing looks to the right.
         padded = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(words.ids.device)
-        return F.normalize(self.restored(self.embed(padded), last), dim=-1) * self.norm
+        return F.normalize(self.restored(self.embed(padded), last, at), dim=-1) * self.norm
 
 
 def between(text: str) -> str:

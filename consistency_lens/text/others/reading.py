@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 from ... import hub
 from ...base.foreign import Foreign
@@ -25,7 +26,9 @@ _WEIGHTS = ("*.json", "*.safetensors")
 _FIX = f"Name a folder with one of each, or one whose name ends in {WRITES} beside one that ends in {READS}."
 
 
-def find(place: str, revision: str | None, token: str | None, whole: bool) -> Foreign | None:
+def find(
+    place: str, revision: str | None, token: str | None, whole: bool, **reach: Unpack[hub.Reach]
+) -> Foreign | None:
     """Such a pair of models; None where this is none.
 
     Args:
@@ -33,19 +36,20 @@ def find(place: str, revision: str | None, token: str | None, whole: bool) -> Fo
         revision: on the Hub; of the other part the newest one is taken.
         token: of the Hub.
         whole: whether weights are downloaded, or only what says what it is.
+        reach: how the Hub is reached.
     """
     if Path(place).is_dir():
         folders = [Path(place), *(Path(each) for each in _pair(place) if each != place and Path(each).is_dir())]
     elif _ON_HUB.fullmatch(place) and not Path(place.partition("/")[0]).is_dir():
-        folders = [_fetched(place, revision, token, whole)]
+        folders = [_fetched(place, revision, token, whole, **reach)]
         if _has_sidecar(folders[0]):
-            folders += [_fetched(each, None, token, whole) for each in _pair(place) if each != place]
+            folders += [_fetched(each, None, token, whole, **reach) for each in _pair(place) if each != place]
     else:
         return None
     if not _has_sidecar(folders[0]):
         return None
     if not whole:
-        return Foreign("", partial(_open, place, revision, token))
+        return Foreign("", partial(_open, place, revision, token, **reach))
     writes, reads = (_only(place, folders, kind) for kind in _KINDS)
     sidecar = Sidecar.of(place, _sidecar_of(writes, place), _sidecar_of(reads, place))
     return Foreign(sidecar.model_id, partial(NaturalLanguageAutoencoder.open, sidecar, writes, reads))
@@ -58,11 +62,12 @@ def _pair(place: str) -> list[str]:
     return [stem + WRITES, stem + READS] if ending in (WRITES, READS) else []
 
 
-def _fetched(repo: str, revision: str | None, token: str | None, whole: bool) -> Path:
+def _fetched(repo: str, revision: str | None, token: str | None, whole: bool, **reach: Unpack[hub.Reach]) -> Path:
     """A repository, or what says what it is: of one that is no such lens, weights are not downloaded."""
-    folder = hub.download(repo, revision, token, allow=[FILE, f"*/{FILE}"], ignore=[])
+    folder = hub.download(repo, revision, token, allow=[FILE, f"*/{FILE}"], ignore=[], **reach)
     if whole and _has_sidecar(folder):
-        folder = hub.download(repo, revision or folder.name, token, allow=[FILE, f"*/{FILE}", *_WEIGHTS], ignore=[])
+        allow = [FILE, f"*/{FILE}", *_WEIGHTS]
+        folder = hub.download(repo, revision or folder.name, token, allow=allow, ignore=[], **reach)
     return folder
 
 
@@ -102,8 +107,10 @@ def _sidecar_of(part: Path, place: str) -> Path:
     raise BadInput("lens", place, _FIX, why=f"{part.name} has no {FILE}")
 
 
-def _open(place: str, revision: str | None, token: str | None, frozen: FrozenLM) -> NaturalLanguageAutoencoder:
-    found = find(place, revision, token, whole=True)
+def _open(
+    place: str, revision: str | None, token: str | None, frozen: FrozenLM, **reach: Unpack[hub.Reach]
+) -> NaturalLanguageAutoencoder:
+    found = find(place, revision, token, whole=True, **reach)
     assert found is not None
     lens: NaturalLanguageAutoencoder = found.open(frozen)
     return lens

@@ -21,24 +21,24 @@ from ...frozen.loading.whole import refusing_damage
 from ..configuration import ConsistencyLensConfig
 
 
-def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) -> PreTrainedModel:
-    """The language model for one part. Without a model only one with weights of its own (`full`) can be made, and
-    these are left to be loaded."""
+def backbone(config: ConsistencyLensConfig, frozen: FrozenLM | None, part: str) -> tuple[PreTrainedModel, str | None]:
+    """The language model for one part, and what its adapter on it is called. Without a model only one with weights of
+    its own (`full`) can be made, and these are left to be loaded."""
     kind = config.kind_of(part)
     if frozen is None and kind != "full":
         raise BadInput("subject", None, "Give the FrozenLM: this lens uses its weights.", f"{part}: trainable={kind}")
     if kind == "full":
-        return cut(clone(frozen) if frozen else _blank(config), config, part)
+        return cut(clone(frozen) if frozen else _blank(config), config, part), None
     assert frozen is not None
-    if kind == "lora":
-        layers = depth_of(config) if part == "encoder" else None
-        add_adapter(frozen.model, part, config.lora_rank, config.lora_alpha, layers)
-    return frozen.model
+    if kind != "lora":
+        return frozen.model, None
+    layers = depth_of(config) if part == "encoder" else None
+    return frozen.model, add_adapter(frozen.model, part, config.lora_rank, config.lora_alpha, layers)
 
 
 def depth_of(config: ConsistencyLensConfig) -> int:
-    """How many blocks the encoder has: those up to the site."""
-    return max(1, Site.parse(config.only_site).depth[0] + 1)
+    """How many blocks the encoder has: those up to the site, of several up to the deepest."""
+    return max(1, *(Site.parse(site).depth[0] + 1 for site in config.sites or []))
 
 
 def cut(lm: PreTrainedModel, config: ConsistencyLensConfig, part: str) -> PreTrainedModel:
@@ -74,8 +74,8 @@ def require_weights(
 ) -> None:
     """Raise unless the files of a lens have the sizes that its configuration speaks of: nothing is made of these sizes
     before."""
-    width = config.hidden_size
-    heads = {f"{part}.map.weight": (width, width) for part in parts}
+    width, sites = config.hidden_size, len(config.sites or [])
+    heads = {f"{part}.map.weight": (*([sites] if sites > 1 else []), width, width) for part in parts}
     require_shapes(heads, saved_shapes(folder, HEADS), folder, HEADS)
     for part in parts:
         match config.kind_of(part):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-from ...base.adapters import adapter_file, adapter_parameters, enable_checkpointing, speaking
+from ...base.adapters import adapter_file, adapter_parameters, enable_checkpointing, remove_adapter, speaking
 from ...base.saving.lens_files import (
     HEADS,
     SavedModel,
@@ -32,9 +32,11 @@ from ...errors import BadInput
 from ...frozen import FrozenLM, Site
 from ...frozen.columns import last_columns
 from ...frozen.hooks import Write, editing, reading
+from ...hub import Reach
 from ..configuration import ConsistencyLensConfig
 from .backbone import backbone, require_weights
 from .generation import Noise, Words, roll_out, straight_through_embed
+from .sites import At, SiteMaps, chosen, maps_of, of_row
 
 _RESIDUAL_SITE = Site("resid_post", 1)
 
@@ -48,6 +50,7 @@ class LensPart(SavedModel):
         config: of the lens.
         lm: the language model; its own clone, or the frozen model itself.
         trainable: `full`, `lora` or `projections`; default as the configuration says.
+        adapter: with `lora`, what this part's adapter on the model is called; default as the part.
     """
 
     config_class = ConsistencyLensConfig
@@ -55,15 +58,18 @@ class LensPart(SavedModel):
     supports_gradient_checkpointing = True
     name: ClassVar[str]
 
-    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
+    def __init__(
+        self,
+        config: ConsistencyLensConfig,
+        lm: PreTrainedModel,
+        trainable: str | None = None,
+        adapter: str | None = None,
+    ) -> None:
         super().__init__(config)
         self.lm, self.trainable = lm, trainable or config.kind_of(self.name)
-        self.adapter = self.name if self.trainable == "lora" else None
+        self.adapter = (adapter or self.name) if self.trainable == "lora" else None
         self.checkpointing = False
-        self.map = nn.Linear(config.hidden_size, config.hidden_size)
-        with torch.no_grad():
-            self.map.weight.copy_(torch.eye(config.hidden_size))
-            self.map.bias.zero_()
+        self.map = maps_of(len(config.sites or []), config.hidden_size)
         if self.trainable == "full":  # otherwise it is the model, frozen, maybe with the other part's adapter on it
             lm.requires_grad_(True)
 
@@ -74,14 +80,21 @@ class LensPart(SavedModel):
         subject: FrozenLM | None = None,
         revision: str | None = None,
         token: str | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        ignore: Sequence[str] = (),
     ) -> Self:
         """This part alone, from a lens or from where it was saved by itself; the arguments are those of a lens."""
-        folder = open_folder(lens_id_or_path, cls.config_class, revision, token)
+        reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = open_folder(lens_id_or_path, cls.config_class, revision, token, subfolder, **reach)
         config = config_in(folder, cls.config_class)
         if subject is not None:
-            config.require_subject(subject)
+            config.require_subject(subject, tuple(ignore))
         require_weights(config, folder, subject is None, [cls.name])
-        part = cls(config, backbone(config, subject, cls.name))
+        lm, adapter = backbone(config, subject, cls.name)
+        part = cls(config, lm, adapter=adapter)
         part = part.to(subject.device) if subject else part
         other = next(name for name in ("decoder", "encoder") if name != cls.name)
         load_files(part.files(), folder, beside=f"{other}.")
@@ -117,7 +130,7 @@ class LensPart(SavedModel):
             case "full":
                 found[f"{self.name}/model.safetensors"] = dict(self.lm.named_parameters())
             case "lora":
-                found[f"{self.name}/adapter_model.safetensors"] = adapter_file(self.lm, self.name)
+                found[f"{self.name}/adapter_model.safetensors"] = adapter_file(self.lm, self._on_model)
         return found
 
     def save_parts(self, folder: Path) -> None:
@@ -127,14 +140,31 @@ class LensPart(SavedModel):
                 self.lm.config.save_pretrained(folder / self.name)
             case "lora":
                 # peft names the folder that the frozen model was loaded from.
-                adapter = copy(self.lm.peft_config[self.name])
+                adapter = copy(self.lm.peft_config[self._on_model])
                 adapter.base_model_name_or_path = self.config.origin.model_id
                 adapter.save_pretrained(str(folder / self.name))
+
+    @property
+    def _on_model(self) -> str:
+        """What its adapter is called on the model; raise where it was taken off."""
+        if self.adapter is None:
+            raise BadInput("lens", self.name, "Load it again.", why="it was taken off its frozen model (unload)")
+        return self.adapter
+
+    def unload(self) -> None:
+        """Take its adapter off the frozen model; of one without, nothing lies there."""
+        if self.adapter is not None:
+            remove_adapter(self.lm, self.adapter)
+            self.adapter = None
 
     @contextmanager
     def working(self, learning: bool = False) -> Iterator[None]:
         """The state in which this part's language model runs; `learning` where a backward pass will follow."""
-        with speaking(self.lm, self.adapter, self.checkpointing and learning and torch.is_grad_enabled()):
+        with speaking(
+            self.lm,
+            self._on_model if self.trainable == "lora" else None,
+            self.checkpointing and learning and torch.is_grad_enabled(),
+        ):
             yield
 
     def checkpoint_activations(self) -> None:
@@ -148,8 +178,7 @@ class LensPart(SavedModel):
             case "full":
                 return dict(self.lm.named_parameters())
             case "lora":
-                assert self.adapter is not None
-                return adapter_parameters(self.lm, self.adapter)
+                return adapter_parameters(self.lm, self._on_model)
             case _:
                 return {}
 
@@ -158,6 +187,11 @@ class LensPart(SavedModel):
         self.training = mode
         self.map.train(mode)
         return self
+
+    def mapped(self, vectors: Tensor, at: At) -> Tensor:
+        """`[N, d]` through the map, of several the one of each row's site."""
+        vectors = vectors.to(self.map.weight.dtype)
+        return self.map(vectors, at) if isinstance(self.map, SiteMaps) else self.map(vectors)
 
     @property
     def table(self) -> Tensor:
@@ -182,11 +216,17 @@ class LensDecoder(LensPart):
 
     name = "decoder"
 
-    def __init__(self, config: ConsistencyLensConfig, lm: PreTrainedModel, trainable: str | None = None) -> None:
-        super().__init__(config, lm, trainable)
+    def __init__(
+        self,
+        config: ConsistencyLensConfig,
+        lm: PreTrainedModel,
+        trainable: str | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        super().__init__(config, lm, trainable, adapter)
         self._constants: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
-    def _prompt(self, activations: Tensor, text: Tensor | None = None) -> tuple[Tensor, list[Write]]:
+    def _prompt(self, activations: Tensor, text: Tensor | None = None, at: At = -1) -> tuple[Tensor, list[Write]]:
         """Embeddings `[N, S, d]` of the prompt with the activation in it, and what to write further up.
 
         With the ids `[N, k]` of a text, its embeddings are behind them. They are looked up together: each look-up has
@@ -199,7 +239,9 @@ class LensDecoder(LensPart):
         here = ids == self.config.placeholder_id
         if text is not None:
             ids, here = torch.cat([ids, text], dim=1), F.pad(here, (0, text.shape[1]))
-        vector = self.map(activations.to(self.map.weight.dtype) / self.config.activation_norm)
+        norm = of_row(self.config.norms, at, activations)
+        norm = norm.unsqueeze(1) if isinstance(norm, Tensor) else norm
+        vector = self.mapped(activations.to(self.map.weight.dtype) / norm, at)
         embedded = self.embed(ids)
         if self.config.injection == "residual":
             columns = here.long().argmax(1, keepdim=True)
@@ -224,14 +266,14 @@ class LensDecoder(LensPart):
                 self._constants[key] = torch.tensor(key[0], dtype=torch.long, device=device)
         return self._constants[key]
 
-    def _steps(self, activations: Tensor) -> Callable[[Tensor | None], Tensor]:
+    def _steps(self, activations: Tensor, at: At = -1) -> Callable[[Tensor | None], Tensor]:
         """A function from the embeddings of the last choice (None at first) to the next logits `[N, V]`."""
         cache = DynamicCache(config=self.lm.config.get_text_config())
         count = 0
 
         def step(embedded: Tensor | None) -> Tensor:
             nonlocal count
-            inputs, writes = self._prompt(activations) if embedded is None else (embedded.unsqueeze(1), [])
+            inputs, writes = self._prompt(activations, at=at) if embedded is None else (embedded.unsqueeze(1), [])
             asked = {"logits_to_keep": last_columns(1, inputs.shape[1], inputs.device)} if embedded is None else {}
             with self.working(), editing(self.lm, writes):
                 logits = self.lm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, **asked).logits
@@ -241,18 +283,24 @@ class LensDecoder(LensPart):
         return step
 
     @torch.no_grad()
-    def write(self, activations: Tensor, noise: Noise) -> Words:
-        """A rollout without gradient."""
-        step = self._steps(activations)
+    def write(self, activations: Tensor, noise: Noise, at: At = -1) -> Words:
+        """A rollout without gradient.
+
+        Args:
+            activations: `[N, d]`.
+            noise: of the choices.
+            at: of which site they are, of a lens that reads several.
+        """
+        step = self._steps(activations, at)
         with self.working():  # once, not at each step: with adapters that costs as much as a small step itself
             ids = roll_out(
                 lambda last: step(None if last is None else self.embed(last)), self.config.code_length, noise
             )
         return Words.ended_by(ids, self.config.stop_id, self.config.pad_id)
 
-    def write_with_gradient(self, activations: Tensor, noise: Noise) -> tuple[Words, Tensor]:
+    def write_with_gradient(self, activations: Tensor, noise: Noise, at: At = -1) -> tuple[Words, Tensor]:
         """The slow twin of `write` and `score`: the graph is kept through time. Words and logits `[N, T, V]`."""
-        step = self._steps(activations)
+        step = self._steps(activations, at)
         logits: list[Tensor] = []
 
         def next_logits(last: Tensor | None) -> Tensor:
@@ -267,10 +315,10 @@ class LensDecoder(LensPart):
             ids = roll_out(next_logits, self.config.code_length, noise)
         return Words.ended_by(ids, self.config.stop_id, self.config.pad_id), torch.stack(logits, dim=1)
 
-    def score(self, activations: Tensor, words: Words) -> Tensor:
+    def score(self, activations: Tensor, words: Words, at: At = -1) -> Tensor:
         """Logits `[N, T, V]` that the tokens of a text (and its end) were chosen from, in one pass with gradient."""
         ids, _ = words.written(self.config.stop_id)
-        inputs, writes = self._prompt(activations, ids[:, :-1])
+        inputs, writes = self._prompt(activations, ids[:, :-1], at)
         kept = last_columns(ids.shape[1], inputs.shape[1], inputs.device)
         with self.working(learning=True), editing(self.lm, writes):
             logits = self.lm(inputs_embeds=inputs, use_cache=False, logits_to_keep=kept).logits
@@ -284,21 +332,30 @@ class LensEncoder(LensPart):
 
     @property
     def site(self) -> Site:
-        return Site.parse(self.config.only_site)
+        """The deepest one that it reaches."""
+        return Site.parse(self.config.origin_site)
 
     def started(self, ids: Tensor) -> Tensor:
         """`[N, 1 + T]`: the ids of texts as they are read."""
         return F.pad(ids, (1, 0), value=self.config.start_id)
 
-    def forward(self, words: Words, embedded: Tensor | None = None) -> Tensor:
-        """`[N, d]`. `embedded [N, 1 + T, d]`: what is read, as embeddings that carry a gradient to the choice of
-        words."""
+    def forward(self, words: Words, embedded: Tensor | None = None, at: At = -1) -> Tensor:
+        """`[N, d]`.
+
+        Args:
+            words: texts.
+            embedded: `[N, 1 + T, d]`: what is read, as embeddings that carry a gradient to the choice of words.
+            at: of which site an activation is restored, of a lens that reads several.
+        """
         # In one look-up: each has a gradient of the size of the whole table.
         inputs = self.embed(self.started(words.ids)) if embedded is None else embedded.to(self.table.dtype)
-        return self.restored(inputs, words.lengths)
+        return self.restored(inputs, words.lengths, at)
 
-    def restored(self, inputs: Tensor, last: Tensor) -> Tensor:
+    def restored(self, inputs: Tensor, last: Tensor, at: At = -1) -> Tensor:
         """What stands at the site at the columns `last [N]` of embeddings `[N, S, d]`, through the map."""
-        with self.working(learning=True), reading(self.lm, [self.site], last.unsqueeze(1), cut=True) as found:
+        sites = [Site.parse(site) for site in self.config.sites or []]
+        wanted = [sites[at]] if isinstance(at, int) else sites
+        with self.working(learning=True), reading(self.lm, wanted, last.unsqueeze(1), cut=True) as found:
             self.lm(inputs_embeds=inputs, use_cache=False)
-        return self.map(found[str(self.site)][:, 0].to(self.map.weight.dtype))
+        states = [found[str(site)][:, 0] for site in wanted]
+        return self.mapped(states[0] if isinstance(at, int) else chosen(states, at), at)

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ...errors import BadInput
-from ..two_parts import TwoParts
 from .backbone import clone, cut
+from .two_parts import TwoParts
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def merged(lens: Lens) -> Lens:
     for part in (lens.decoder, lens.encoder):
         lms[part.name] = part.lm
         if part in adapted:
-            lms[part.name] = cut(clone(frozen, part.name), config, part.name)
+            lms[part.name] = cut(clone(frozen, part.adapter), config, part.name)
     new = type(lens)(type(config).from_dict(settings), lms["decoder"], lms["encoder"], lens.tokenizer)
     new.subject = frozen
     for part, source in ((new.decoder, lens.decoder), (new.encoder, lens.encoder)):

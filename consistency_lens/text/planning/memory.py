@@ -47,7 +47,7 @@ def subject_bytes(sizes: Sizes, work: Work) -> float:
 
 def trained_of(sizes: Sizes, work: Work) -> dict[str, int]:
     """Part -> how many numbers are trained."""
-    maps = sizes.width * (sizes.width + 1)
+    maps = work.sites * sizes.width * (sizes.width + 1)
     share = work.site_depth / sizes.depth
     match work.trainable:
         case "full":

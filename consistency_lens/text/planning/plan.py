@@ -11,8 +11,7 @@ from rich.table import Table
 
 from ...activations import ExtractArguments, Extraction
 from ...base.family_run import Plan
-from ...errors import BadInput
-from ...frozen.sites import Site, resolve_sites
+from ...frozen.sites import resolve_sites
 from ...schedules import Schedule
 from ..configuration import ConsistencyLensConfig
 from ..options import LensOptions, PlanOptions
@@ -132,11 +131,10 @@ def work_of(asked: Asked, sizes: Sizes, dtype: str, context: int) -> Work:
     """As the fields stand."""
     values = asked.values
     wanted = resolve_sites(values["site"] or values["sites"], sizes.depth)
-    if len(wanted) != 1:
-        raise BadInput("site", None, f"Name one of {', '.join(map(str, wanted))}.", why="a lens reads one site")
     policy = values["estimator"] == "policy"
     return Work(
-        site_depth=max(1, Site.parse(wanted[0]).depth[0] + 1),
+        site_depth=max(1, max(wanted).depth[0] + 1),
+        sites=len(wanted),
         trainable=values["trainable"],
         dtype=dtype,
         quantization=values["quantization"],

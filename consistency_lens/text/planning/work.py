@@ -49,7 +49,7 @@ class Work:
     """What a process does in one step, as the fields of a run say it.
 
     Args:
-        site_depth: how many blocks the encoder has: those up to the site.
+        site_depth: how many blocks the encoder has: those up to the site, of several up to the deepest.
         trainable: `full`, `lora` or `projections`.
         dtype: of the frozen model.
         quantization: of the frozen model.
@@ -71,6 +71,7 @@ class Work:
         processes: that share the work.
         shards: over how many of them weights, gradients and moments are spread (ZeRO-3, FSDP2); 1 where each holds
             all. Where they are fewer than `processes`, each group of so many holds a copy.
+        sites: any of how many the lens reads; each has a map of its own.
     """
 
     site_depth: int
@@ -94,6 +95,7 @@ class Work:
     average: bool = False
     processes: int = 1
     shards: int = 1
+    sites: int = 1
 
     @property
     def texts(self) -> int:

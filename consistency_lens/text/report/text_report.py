@@ -19,7 +19,7 @@ from ...evaluation.quantities import AT_P, Measured, Numbers
 from ...frozen import Edit, FrozenModels
 from ..others.autoencoder import NaturalLanguageAutoencoder
 from ..parts.generation import Words
-from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, TABLE, Sceptic
+from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, TABLE, Sceptic, read_in
 from ..sceptic.follows import Sayings, definitions_of, followed
 from ..sceptic.past import ABOUT_PAST, IS_CONTINUATION, about_past, is_continuation
 from ..sceptic.past import AHEAD as NEXT_TOKENS
@@ -99,6 +99,7 @@ class TextReport(VectorReport):
         self.rivals, self.before, self.judges, self.reword = dict(rivals or {}), before, judges, reword
         self.sayings, self.brief, self.form, self.learned = sayings, brief, (sure, vague), learned
         self.questions = questions
+        self.sites: Sequence[str] = ()  # of a lens that reads any of several
         self.texts: dict[str, list[str]] = {LENS: [], BEFORE: []}
         self.codes: dict[str, Any] = {}  # of the batch, by name
         self.in_front: dict[str, Tensor] = {}  # of the batch: whose first words were changed
@@ -109,7 +110,8 @@ class TextReport(VectorReport):
     def judged(self) -> Mapping[str, str]:
         worlds = {name: text for judge in self.judges for name, text in judge.definitions.items()}
         ways = {name: text for each in self.sayings for name, text in definitions_of(each.ways).items()}
-        return {**worlds, **ways, **READ, **OF_SUFFIXES, **OF_WAYS}
+        sites = {site: f"the lens reads {site}" for site in self.sites}
+        return {**worlds, **ways, **sites, **READ, **OF_SUFFIXES, **OF_WAYS}
 
     @property
     def lenses(self) -> Sequence[LensModel]:
@@ -123,10 +125,21 @@ class TextReport(VectorReport):
         if isinstance(lens, NaturalLanguageAutoencoder):
             lens.scale_to(data.norm(lens.config.only_site))
         self.sceptic = Sceptic(data.splits.get("train"), *self.form, self.learned)
+        self.sites = (lens.config.sites or []) if len(lens.config.sites or []) > 1 else ()
         self.held_out, self.tested = data.splits[held_out.split], 0
         self.documents: Documents | None = None
-        self.library: StoredRows | None = None
+        self.library: dict[str, StoredRows] = {}  # by site
         self.most_stored = held_out.max_rows  # a short report compares with few rows, too
+
+    def batches(self, lens: LensModel, models: FrozenModels, data: Any, held_out: HeldOut) -> Any:
+        found = super().batches(lens, models, data, held_out)
+        return BySite(found, self.sites) if self.sites else found
+
+    def shown(self, lens: LensModel, models: FrozenModels, data: Any, split: str) -> Iterator[dict[str, Any]]:
+        """The examples of a lens of several sites take them in turn, row by row."""
+        for batch in super().shown(lens, models, data, split):
+            sites = len(lens.config.sites or [])
+            yield batch if sites == 1 else {**batch, "site": torch.arange(len(batch["doc_id"])) % sites}
 
     def controls(self, seen: Seen) -> Iterator[Control]:
         lens, batch, prefix = seen.lens, seen.batch, seen.prefix
@@ -168,11 +181,11 @@ class TextReport(VectorReport):
         rows = self.sceptic.rows
         if self.brief or rows is None or not len(rows) or not isinstance(seen.code, Words):
             return
-        (site,) = seen.lens.config.sites or [""]
-        original = seen.batch["activations"][site].float()
-        if self.library is None:
-            self.library = StoredRows.of(seen.lens, rows, site, self.most_stored)
-        found = {NEAREST_TEXT: self.library.by_text(seen.code), NEAREST: self.library.by_vector(original)}
+        site, original = read_in(seen)
+        if site not in self.library:
+            self.library[site] = StoredRows.of(seen.lens, rows, site, self.most_stored)
+        library = self.library[site]
+        found = {NEAREST_TEXT: library.by_text(seen.code), NEAREST: library.by_vector(original)}
         for name, vectors in found.items():
             yield Control(name, STORED, of_code(name), [Edit(site, vectors.to(original))])
 
@@ -230,8 +243,7 @@ class TextReport(VectorReport):
         predicted = [seen.frozen.tokenizer.decode([i]) for i in seen.comparison.clean[:, 0].argmax(-1).tolist()]
         if self.questions:
             rows = rows_for(self.questions.columns, seen.batch)
-            (site,) = seen.lens.config.sites
-            answers = asked(seen, site, self.questions.questions(rows, seen.seed), self.written)
+            answers = asked(seen, read_in(seen)[0], self.questions.questions(rows, seen.seed), self.written)
             for name, measures in answers.items():
                 records.add(name, measures)
         for each in self.sayings:
@@ -278,8 +290,11 @@ class TextReport(VectorReport):
         records.add(traits, found)
 
     def subsets(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Those of worlds, and of a lens that reads several sites each of these."""
         of_worlds = [judge.subsets(rows_for(judge.columns, seen.batch)) for judge in self.judges]
-        return {name: mask for found in (*of_worlds, self.in_front) for name, mask in found.items()}
+        rows = len(seen.batch["doc_id"])
+        of_sites = {site: torch.full((rows,), site == read_in(seen)[0]) for site in self.sites}
+        return {name: mask for found in (*of_worlds, of_sites, self.in_front) for name, mask in found.items()}
 
     def finish(self, records: Records) -> None:
         super().finish(records)
@@ -299,6 +314,26 @@ class TextReport(VectorReport):
 
     def remarks(self, report: Report) -> list[str]:
         return remarks_of(report)
+
+
+class BySite:
+    """Each batch once for each site of a lens: all of its rows are of that site, and `activations` holds no other.
+
+    Args:
+        batches: with the activations of all sites.
+        sites: of the lens.
+    """
+
+    def __init__(self, batches: Any, sites: Sequence[str]) -> None:
+        self.batches, self.sites = batches, sites
+
+    def __len__(self) -> int:
+        return len(self.batches) * len(self.sites)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for batch in self.batches:
+            for site in self.sites:
+                yield {**batch, "activations": {site: batch["activations"][site]}}
 
 
 def said_by(lens: LensModel, code: Any) -> list[str]:

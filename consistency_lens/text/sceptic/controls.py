@@ -34,6 +34,13 @@ DEFINED = {
 }
 
 
+def read_in(seen: Seen) -> tuple[str, Tensor]:
+    """The site that the rows of a batch are of, and their activations there `[B, d]` in float32. A report of a lens
+    that reads several sites takes them one after the other."""
+    (site,) = [site for site in seen.lens.config.sites or [] if site in seen.batch["activations"]]
+    return site, seen.batch["activations"][site].float()
+
+
 class Sceptic:
     """
     Args:
@@ -67,8 +74,7 @@ class Sceptic:
             group: of these controls.
             told: takes, by control, how much of it was read right.
         """
-        (site,) = seen.lens.config.sites
-        original = seen.batch["activations"][site].float()
+        site, original = read_in(seen)
         if self.rows is not None and len(self.rows):
             last, following = seen.prefix.input_ids[:, -1].cpu(), seen.comparison.clean[:, 0].argmax(-1).cpu()
             two = self._learned(seen, site)
@@ -87,8 +93,7 @@ class Sceptic:
     @torch.no_grad()
     def said_by_logit_lens(self, seen: Seen) -> list[str]:
         """The one token that it gives each row."""
-        (site,) = seen.lens.config.sites
-        edit = self.logit_lens(seen, seen.batch["activations"][site].float())
+        edit = self.logit_lens(seen, read_in(seen)[1])
         best = seen.prefix.logits(edit)[:, 0].argmax(-1)
         return [seen.frozen.tokenizer.decode([i]) for i in best.tolist()]
 

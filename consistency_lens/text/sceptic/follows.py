@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...evaluation.family import Seen
 from ...frozen import Edit
+from .controls import read_in
 
 REPLACED, STEERED = "follows", "steered"
 
@@ -81,9 +82,9 @@ def followed(
     if not every:
         return found
     rows = torch.tensor([row for _, row, _, _ in every])
-    restored = lens.encoder(lens.reread([text for _, _, text, _ in every])).float()
-    own = lens.encoder(lens.reread([explanations[row] for _, row, _, _ in every])).float()
-    (site,) = lens.config.sites
+    site, at = read_in(seen)[0], lens.at(seen.batch)
+    restored = lens.encoder(lens.reread([text for _, _, text, _ in every]), at=at).float()
+    own = lens.encoder(lens.reread([explanations[row] for _, row, _, _ in every]), at=at).float()
     prefix, targets = seen.prefix.take(rows), torch.tensor([target for *_, target in every])
     edits = {REPLACED: Edit(site, restored), STEERED: Edit(site, restored - own, mode="add")}
     for how, edit in edits.items():

@@ -11,7 +11,7 @@ from passage_models import passage_models
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from consistency_lens.activations.passages import PassageCollator, Passages, PassageTokenizer, context_of
+from consistency_lens.activations.passages import PassageCollator, Passages, PassageTokenizer, PromptFormat, context_of
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
 from consistency_lens.objectives import answer_nll_of
@@ -120,13 +120,15 @@ def test_the_loss_is_that_of_one_token_after_another(name: str, sequence: str) -
     assert answer_nll_of(logits, ids, mask).tolist() == pytest.approx(expected, rel=2e-4)
 
 
+@pytest.mark.parametrize("preamble", ["", "w8 Notes:"])
 @pytest.mark.parametrize("name", MODELS)
-def test_embeddings_in_front_of_the_bare_sequence_are_the_full_one(name: str) -> None:
+def test_embeddings_in_the_passages_place_are_the_full_sequence(name: str, preamble: str) -> None:
     lm, rows = MODELS[name], [ROWS[2], ROWS[2] | {"prompt": "w9", "answers": ["w1"], "ends": True}]
-    batch = collator()(rows)["tokens"][name]
+    batch = collator(prompts=PromptFormat(preamble=preamble))(rows)["tokens"][name]
+    assert (batch["front"] > batch["bos"]) is bool(preamble)
     count = batch["answer_ids"].shape[1]
     value = lm.model.get_input_embeddings()(batch["passage_ids"])
-    edit = Edit("embed", value, batch["bos"], "prepend")
+    edit = Edit("embed", value, batch["front"], "prepend")
     spliced, text = lm.logits(batch["bare"], edit, keep=count), lm.logits(batch["full"], keep=count)
     kept = batch["answer_mask"].bool()
     torch.testing.assert_close(spliced[kept], text[kept], rtol=1e-4, atol=1e-4)

@@ -67,6 +67,13 @@ def test_hotpotqa_joins_titles_and_sentences(tmp_path: Path) -> None:
     assert (found["prompt"], found["answers"]) == ("q?", ["two"])
 
 
+def test_benchpress_has_its_answers_as_a_list(tmp_path: Path) -> None:
+    rows = [{"dataset_name": "squad", "context": "Bern is small.", "question": "Which?", "answers": ["Bern", "it"]}]
+    file = written(tmp_path / "b.jsonl", rows)
+    found = Passages.build(PassageArguments(train_file=file, passage_format="benchpress", **ALL)).splits["train"][0]
+    assert (found["passage"], found["prompt"], found["answers"]) == ("Bern is small.", "Which?", ["Bern", "it"])
+
+
 def test_squad_as_it_is_published(tmp_path: Path) -> None:
     asked = [
         {"id": "1", "question": "Which?", "answers": [{"text": "Bern", "answer_start": 0}] * 2},

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..base.modeling import LensModel
-from ..base.saving.lens_files import HEADS
-from ..frozen import FrozenLM, FrozenModels
-from . import controls
-from .configuration import ConsistencyLensConfig
-from .parts.backbone import backbone, require_weights
-from .parts.decoder_encoder import LensDecoder, LensEncoder
-from .parts.generation import Words
+from ...base.modeling import LensModel
+from ...base.saving.lens_files import HEADS
+from ...frozen import FrozenLM, FrozenModels
+from .. import controls
+from ..configuration import ConsistencyLensConfig
+from .backbone import backbone, require_weights
+from .decoder_encoder import LensDecoder, LensEncoder
+from .generation import Words
 
 
 class TwoParts(LensModel):
@@ -25,6 +26,7 @@ class TwoParts(LensModel):
     config_class = ConsistencyLensConfig
     config: ConsistencyLensConfig
     supports_gradient_checkpointing = True
+    looks_at = -1  # the number of the site at which texts are read
 
     def __init__(
         self,
@@ -32,10 +34,12 @@ class TwoParts(LensModel):
         decoder_lm: PreTrainedModel,
         encoder_lm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        adapters: Mapping[str, str | None] | None = None,
     ) -> None:
         super().__init__(config)
-        self.decoder = LensDecoder(config, decoder_lm)
-        self.encoder = LensEncoder(config, encoder_lm)
+        adapters = adapters or {}
+        self.decoder = LensDecoder(config, decoder_lm, adapter=adapters.get("decoder"))
+        self.encoder = LensEncoder(config, encoder_lm, adapter=adapters.get("encoder"))
         self.tokenizer = tokenizer
 
     @classmethod
@@ -44,12 +48,19 @@ class TwoParts(LensModel):
         built, and these are left to be loaded."""
         parts = sorted(("decoder", "encoder"), key=lambda part: config.kind_of(part) != "full")
         lms = {part: backbone(config, frozen, part) for part in parts}  # no clone shall hold the other's adapter
-        lens = cls(config, lms["decoder"], lms["encoder"], tokenizer)
+        adapters = {part: adapter for part, (_, adapter) in lms.items()}
+        lens = cls(config, lms["decoder"][0], lms["encoder"][0], tokenizer, adapters)
         return lens.to(frozen.device) if frozen else lens
 
     @classmethod
     def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
         require_weights(config, folder, alone=models is None)
+
+    def looking_at(self, number: int) -> Self:
+        """The same lens, with the same weights, reading texts at one of its sites."""
+        found = copy(self)
+        found.looks_at = number
+        return found
 
     def pieces(self) -> dict[str, nn.Module]:
         parts = {"decoder": self.decoder, "encoder": self.encoder}
@@ -85,6 +96,10 @@ class TwoParts(LensModel):
     @property
     def folders(self) -> tuple[str, ...]:
         return self.config.part_folders
+
+    def unload(self) -> None:
+        for part in (self.decoder, self.encoder):
+            part.unload()
 
     def save_parts(self, folder: Path) -> None:
         """What says how to read the files: a configuration beside each part's weights, and the tokenizer."""
