@@ -30,7 +30,7 @@ from harness import arguments, report, show
 from torch import Tensor
 from torch.nn import functional as F
 
-from consistency_lens.demo.judging.held import Held
+from consistency_lens.demo.judging.probes import FactProbes
 from consistency_lens.demo.pages.judging import HeldJudge, PageQuestions
 from consistency_lens.demo.pages.keeper import STATE_SITE, keeper_path, load_report
 from consistency_lens.demo.pages.proof import QUIET, Proof, prove_bottleneck
@@ -140,7 +140,7 @@ def written(train: Pages, test: Pages) -> dict[str, Tensor]:
     }
 
 
-def held_by(train: Pages) -> Held:
+def held_by(train: Pages) -> FactProbes:
     found: dict[str, list[tuple[int, str]]] = {}
     for row, facts in enumerate(train.rows["facts"]):
         for fact in facts:
@@ -149,11 +149,11 @@ def held_by(train: Pages) -> Held:
         kind: LinearProbe.fit(train.vectors[[row for row, _ in known]], [value for _, value in known])
         for kind, known in found.items()
     }
-    return Held({}, probes)
+    return FactProbes({}, probes)
 
 
 def questioned(
-    frozen: FrozenLM, site: str, told: list[Story], test: Pages, held: Held, codes: dict[str, Tensor], seed: int
+    frozen: FrozenLM, site: str, told: list[Story], test: Pages, held: FactProbes, codes: dict[str, Tensor], seed: int
 ) -> dict[str, dict[str, Number | None]]:
     """Control -> its numbers."""
     records, first = Records(), 0

@@ -38,6 +38,7 @@ class WireRun(FamilyRun):
         ),
         "preamble": ("run", "train", "answer"),
         **dict.fromkeys(("port", "largest_wire"), ("serve",)),
+        "seed": ("run", "train", "answer", "serve"),
     }
     uses = USES
     memory_advice = (

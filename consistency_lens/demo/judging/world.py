@@ -7,11 +7,11 @@ from typing import Any
 
 from consistency_lens.activations import Activations
 from consistency_lens.base.modeling import LensModel
-from consistency_lens.demo.judging.asking import FactQuestions
 from consistency_lens.demo.judging.beyond import BeyondJudge
 from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, STORIES, Drawn, fresh_rows
-from consistency_lens.demo.judging.held import Held
 from consistency_lens.demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
+from consistency_lens.demo.judging.probes import FactProbes
+from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.judging.sentences import FactSentences
 from consistency_lens.demo.pages.judging import HeldJudge, PageQuestions
 from consistency_lens.demo.pages.writing import PAGES
@@ -35,7 +35,7 @@ class FactWorld(World):
         if not set(FACT_COLUMNS) <= set(data.splits[split].column_names):
             return {"reword": reword_all}
         (site,) = lens.config.sites or [""]
-        held = Held.learned(data.splits["train"], site)
+        held = FactProbes.learned(data.splits["train"], site)
         paged = on_pages(lens)
         return {
             "judges": [FactJudge(held, site), BeyondJudge(), *([HeldJudge(held, site)] if paged else [])],

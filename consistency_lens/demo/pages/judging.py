@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency_lens.demo.judging.asking import FactQuestions
-from consistency_lens.demo.judging.held import Held
+from consistency_lens.demo.judging.questions import FactQuestions
+from consistency_lens.demo.judging.probes import FactProbes
 from consistency_lens.demo.pages.writing import SEAL
 from consistency_lens.demo.reword import mentions
 from consistency_lens.demo.tokenizer import vocabulary
@@ -48,7 +48,7 @@ class HeldJudge:
         "story states and the probe reads from A",
     }
 
-    def __init__(self, held: Held, site: str) -> None:
+    def __init__(self, held: FactProbes, site: str) -> None:
         self.held, self.site = held, site
         self.columns: Sequence[str] = ("facts", "continuation_ids", site)
         self.words = {i: word for word, i in vocabulary().items()}

@@ -67,7 +67,7 @@ def with_one_of(place: str, models: FrozenModels, choices: Mapping[str, int], to
         choices: which of the accepted answers the new one learns, where that is not the first.
         token: for the Hub.
     """
-    folder = open_folder(place, token=token)
+    folder = open_folder(place, LatentWireConfig, token=token)
     known = config_in(folder, LatentWireConfig).names
     new = [name for name in models if name not in known]
     if len(new) != 1:

@@ -19,12 +19,12 @@ from ...evaluation.quantities import AT_P, Measured, Numbers
 from ...frozen import Edit, FrozenModels
 from ..others.autoencoder import NaturalLanguageAutoencoder
 from ..parts.generation import Words
-from ..sceptic.asked import QUANTITIES, Questions, asked
 from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, TABLE, Sceptic, read_in
 from ..sceptic.follows import Sayings, definitions_of, followed
 from ..sceptic.past import ABOUT_PAST, IS_CONTINUATION, about_past, is_continuation
 from ..sceptic.past import AHEAD as NEXT_TOKENS
 from ..sceptic.past import DEFINED as OF_WAYS
+from ..sceptic.questions import QUANTITIES, Questions, asked
 from ..sceptic.slots import changed_in_front, one_word_changed
 from ..sceptic.stored import NEAREST, NEAREST_TEXT, StoredRows
 from ..sceptic.suffix import DEFINED as OF_SUFFIXES

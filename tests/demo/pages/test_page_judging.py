@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from consistency_lens.demo.judging.held import Held
+from consistency_lens.demo.judging.probes import FactProbes
 from consistency_lens.demo.pages.judging import PRECISION, RECALL, HeldJudge, PageQuestions
 from consistency_lens.demo.pages.writing import PAGE, SEAL, stories
 from consistency_lens.demo.tokenizer import vocabulary
@@ -48,7 +48,7 @@ def test_a_page_is_asked_about_at_its_seal() -> None:
 
 
 def test_what_is_named_is_counted_where_it_is_held_and_not_coming() -> None:
-    held = Held({}, {kind: Knows(kind) for kind in KINDS})  # type: ignore[misc]
+    held = FactProbes({}, {kind: Knows(kind) for kind in KINDS})  # type: ignore[misc]
     first = {kind: next(iter(values)) for kind, values in KINDS.items()}
     facts = [{"kind": kind, "value": value, "stated_at": 5} for kind, value in list(first.items())[:4]]
     facts[3] = facts[3] | {"value": list(KINDS[facts[3]["kind"]])[1]}  # stated, and not what the probe reads

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from consistency_lens.demo.grammar import GROUPS, NEEDED
-from consistency_lens.demo.judging.held import Held
+from consistency_lens.demo.judging.probes import FactProbes
 from consistency_lens.demo.tokenizer import vocabulary
 from consistency_lens.demo.words import FACT_WORDS, LEXICON
-from consistency_lens.text.sceptic.asked import Question
+from consistency_lens.text.sceptic.questions import Question
 
 
 class FactQuestions:
@@ -25,7 +25,7 @@ class FactQuestions:
 
     opening: Sequence[str] = (".",)  # wherever P stands, the sentence before is over
 
-    def __init__(self, held: Held | None = None, site: str = "") -> None:
+    def __init__(self, held: FactProbes | None = None, site: str = "") -> None:
         self.held, self.site = held, site
         self.columns: Sequence[str] = ("facts", "continuation_ids", *([site] if held else []))
         self.words = {i: word for word, i in vocabulary().items()}
