@@ -41,7 +41,7 @@ from consistency_lens.demo.training import HELD_OUT_START
 from consistency_lens.demo.words import KINDS
 from consistency_lens.evaluation.bootstrap import Number, Records, Samples
 from consistency_lens.frozen import FrozenLM, Prefix
-from consistency_lens.text.sceptic.asked import QUANTITIES, asked
+from consistency_lens.text.sceptic.questions import QUANTITIES, asked
 from consistency_lens.text.sceptic.training_pairs import Pairs
 from consistency_lens.text.sceptic.two_tokens import TwoTokens
 

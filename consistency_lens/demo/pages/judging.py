@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.judging.probes import FactProbes
+from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.pages.writing import SEAL
 from consistency_lens.demo.reword import mentions
 from consistency_lens.demo.tokenizer import vocabulary
 from consistency_lens.demo.words import FACT_WORDS
-from consistency_lens.text.sceptic.asked import Question
+from consistency_lens.text.sceptic.questions import Question
 
 RECALL, PRECISION = "held_recall", "held_precision"
 
