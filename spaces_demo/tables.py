@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from consistency_lens import columns
+from consistency_lens.card import columns
 
 COLUMNS = ("position", "token", "kl", "explanation", "cosine", "before", "after")
 KINDS = ["number", "str", "number", "str", "number", "str", "str"]
