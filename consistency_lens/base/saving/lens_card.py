@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..lens import Lens
 
 RECORD, CARD = "training.json", "README.md"
-OWN_SUBJECT = re.compile(r"subject-[0-9a-f]{16}")  # what the package calls the frozen model that it trains itself
+OWN_SUBJECT = re.compile(r"(subject|pages)-[0-9a-f]{16}")  # what the package calls models that it trains itself
 LENGTHS = range(16, 64)  # tokens of a text for the snippet
 SHOWN = 9  # rows of the history
 CITATION = """@software{consistency_lens,

@@ -243,7 +243,8 @@ class TextReport(VectorReport):
         predicted = [seen.frozen.tokenizer.decode([i]) for i in seen.comparison.clean[:, 0].argmax(-1).tolist()]
         if self.questions:
             rows = rows_for(self.questions.columns, seen.batch)
-            answers = asked(seen, read_in(seen)[0], self.questions.questions(rows, seen.seed), self.written)
+            questions = self.questions.questions(rows, seen.seed)
+            answers = asked(seen.frozen, seen.prefix, read_in(seen)[0], questions, self.written)
             for name, measures in answers.items():
                 records.add(name, measures)
         for each in self.sayings:
