@@ -56,7 +56,7 @@ def require_true(row: Story, page: int) -> None:
         assert words[fact.stated_at - 1] in wordings(fact.kind, fact.value) and fact.stated_at < page - 1
     for spot in row.fact_positions:
         fact = row.facts[spot.fact]
-        assert words[spot.position] == fact.value and spot.position >= page
+        assert words[spot.position] == fact.value and spot.position >= page - 1
         assert not set(words[max(page - 1, spot.position - WINDOW) : spot.position]) & set(
             wordings(fact.kind, fact.value)
         )
