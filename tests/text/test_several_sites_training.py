@@ -197,4 +197,4 @@ def test_it_learns_at_each_of_its_sites(subject_folder: Path, tmp_path: Path) ->
     for site in sites:
         numbers = found.parts[site].numbers
         ours, shuffled = (numbers[code]["kl_recovered"] for code in (LENS, "shuffled_activation"))
-        assert ours.low > 0.2 and ours.low > shuffled.high, (site, ours, shuffled)
+        assert ours.low > 0.1 and ours.low > shuffled.high, (site, ours, shuffled)
