@@ -29,7 +29,7 @@ from consistency_lens import FrozenLM, Report, evaluate_lens
 from consistency_lens.activations.blocks import Blocks, BySite
 from consistency_lens.cli.opening import load_model, model_path
 from consistency_lens.cli.parsing.request import Request, parse
-from consistency_lens.evaluation.report import write_whole
+from consistency_lens.files import write_whole
 from consistency_lens.sparse.measuring.twins import SHIPPED, equal_features
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from consistency_lens.evaluation.presenting.plots import styled
-from consistency_lens.evaluation.report import write_whole
+from consistency_lens.files import write_whole
 
 
 @styled

@@ -43,7 +43,7 @@ from consistency_lens.base.saving.lens_files import load_files
 from consistency_lens.cli.opening import load_model, model_path
 from consistency_lens.cli.parsing.request import Request, parse
 from consistency_lens.demo.judging.judge import FactJudge, reword_all
-from consistency_lens.evaluation.report import write_whole
+from consistency_lens.files import write_whole
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
 

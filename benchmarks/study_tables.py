@@ -13,7 +13,7 @@ from study_variants import GROUPS, RECIPE
 
 from consistency_lens.evaluation import Report
 from consistency_lens.evaluation.presenting.plots import rate_fidelity, styled
-from consistency_lens.evaluation.report import write_whole
+from consistency_lens.files import write_whole
 
 Row = dict[str, Any]
 # Columns, in the two tables that a page has room for: what the words do, what they are.

@@ -206,11 +206,12 @@ class AutoLens:
             report_only: no more than what was measured of it.
         """
         place = lens_folder(lens_id_or_path)
-        _, commit = read_config(place, revision, token)
+        config, commit = read_config(place, revision, token)
         if Path(place).is_dir():
             return Path(place)
+        ignore = (*hub.OTHER_STAGES, *family_of(config, place).load("config").other_files)
         allow = hub.OF_A_REPORT if report_only else hub.LENS_FILES + hub.SHOWN_WITH_IT
-        return hub.download(place, commit, token, allow=allow, ignore=hub.OTHER_STAGES)
+        return hub.download(place, commit, token, allow=allow, ignore=ignore)
 
 
 def report_of(lens: LensModel, **of_family: Any) -> FamilyReport:

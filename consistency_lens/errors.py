@@ -39,5 +39,5 @@ def is_full_disk(error: Exception) -> bool:
     archives no more is known than that a write has failed."""
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
-    said = str(error)
-    return any(f"(os error {number})" in said for number in _NO_ROOM) or any(sign in said for sign in _TORN)
+    message = str(error)
+    return any(f"(os error {number})" in message for number in _NO_ROOM) or any(sign in message for sign in _TORN)

@@ -15,7 +15,7 @@ from .frozen import FrozenLM, FrozenModels, Provenance
 from .frozen.loading.gguf_files import on_hub
 from .frozen.loading.source import commit_of
 
-_DEMO_ID = re.compile(r"subject-[0-9a-f]{16}")
+_DEMO_ID = re.compile(r"(subject|pages)-[0-9a-f]{16}")
 _READER_ID = re.compile(r"reader-[0-9a-f]{16}")
 
 
@@ -84,6 +84,7 @@ def find_subject(
     The caller compares the provenance; here it only settles where to look and how to load. Code is run of a `place`
     alone, which somebody here has named.
     """
+    know_architecture(origin.model_id)
     if place is None and origin.published:
         return _load_published(origin, device_map, token, **how)
     if place is None and is_demo(origin.model_id):
@@ -145,15 +146,23 @@ def _load_published(
     return FrozenLM.from_pretrained(folder, device_map=device_map, known_as=origin.model_id, **settings)
 
 
+def know_architecture(model_id: str) -> None:
+    """Have transformers know the architecture of an offline model that is of this package's own making."""
+    if model_id.startswith("pages-"):
+        from .demo.pages import model  # noqa: F401  registers it
+
+
 def load_demo(model_id: str, device_map: str | dict[str, Any] | None, **how: Unpack[AsLoaded]) -> FrozenLM:
+    from .demo.pages.keeper import KeeperConfig, keeper_id, keeper_path
     from .demo.subject import subject_hash, subject_path
     from .demo.training import SubjectConfig
 
-    mine = f"subject-{subject_hash(SubjectConfig())}"
+    paged = model_id.startswith("pages-")
+    mine = keeper_id(KeeperConfig()) if paged else f"subject-{subject_hash(SubjectConfig())}"
     if model_id != mine:
         fix = f"Train it again with this version, whose frozen model is {mine}, or give the old frozen model."
         raise BadInput("subject", model_id, fix, why="the offline model of another version of the demo world")
-    return FrozenLM.from_pretrained(subject_path(), device_map=device_map, **how)
+    return FrozenLM.from_pretrained(keeper_path() if paged else subject_path(), device_map=device_map, **how)
 
 
 def _load_reader(model_id: str, device_map: str | dict[str, Any] | None, **how: Unpack[AsLoaded]) -> FrozenLM:

@@ -33,9 +33,8 @@ from .errors import BadInput
 
 LAST_CHECKPOINT = "last-checkpoint"
 # What a lens is made of. None of it can hold code: what else a repository has is not even downloaded.
-LENS_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "contexts.parquet")
-EXPORTS = ("*/W_enc_*.safetensors", "*/W_dec_*.safetensors")  # of a transcoder, for another tool
-OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors", "firing.safetensors", *EXPORTS)
+LENS_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+OTHER_STAGES = (f"{LAST_CHECKPOINT}/*", "checkpoint-*", "ema.safetensors")
 BESIDE_THE_LENS = (*OTHER_STAGES, "report/*")
 # What people look at beside it: samples and pictures. As little of that can hold code.
 SHOWN_WITH_IT = ("*.parquet", "*.png")
@@ -221,8 +220,8 @@ def _explained(error: BaseException, repo: str, writing: bool) -> tuple[str, str
             case RemoteEntryNotFoundError():
                 return "the Hub has the repository, but not this file in it", "Check the id and the revision."
             case HfHubHTTPError():
-                said = cause.server_message or cause.response.headers.get("X-Error-Message") or ""
-                return _answered(cause.response.status_code, said, repo, writing)
+                answer = cause.server_message or cause.response.headers.get("X-Error-Message") or ""
+                return _answered(cause.response.status_code, answer, repo, writing)
     if any(isinstance(cause, HTTPError) for cause in chain):
         return f"the Hub cannot be reached ({type(chain[-1]).__name__})", f"Check the connection. {_GO_ON}"
     if local := next((cause for cause in chain if isinstance(cause, OSError) and cause.errno is not None), None):
@@ -231,14 +230,14 @@ def _explained(error: BaseException, repo: str, writing: bool) -> tuple[str, str
     return str(error), "Check the id, and that this machine is online."
 
 
-def _answered(status: int, said: str, repo: str, writing: bool) -> tuple[str, str]:
+def _answered(status: int, answer: str, repo: str, writing: bool) -> tuple[str, str]:
     """The same, of an answer with a status."""
-    heard = f"the Hub says {status}" + (f": {said}" if said else "")
+    heard = f"the Hub says {status}" + (f": {answer}" if answer else "")
     owner = repo.partition("/")[0] if "/" in repo else "your account"
     match status:
         case 402 | 507:
             return heard, _make_room(owner)
-        case 403 if _NO_ROOM.search(said):
+        case 403 if _NO_ROOM.search(answer):
             return heard, _make_room(owner)
         case 413:
             return heard, "Upload less at once, or a smaller lens (trainable=lora holds no copy of the frozen model)."

@@ -132,9 +132,11 @@ def _words(thing: Any, inherited_from: tuple[type, str] | None = None) -> str:
 
 
 def _own(thing: type) -> list[type]:
-    """A class with those that the kinds of data share, where it is made of them and they have no entry here."""
-    bases = [each for each in thing.__mro__[1:] if each.__module__.startswith("consistency_lens.activations.")]
-    return [thing, *(each for each in bases if each.__name__ not in consistency_lens.__all__)]
+    """A class with those that it is put together from and that have no entry here, nor has a class of theirs."""
+    above = thing.__mro__[1:]
+    listed = [each for each in above if each.__name__ in consistency_lens.__all__]
+    parts = [each for each in above if each.__module__.startswith(_PARTS)]
+    return [thing, *(each for each in parts if not any(issubclass(other, each) for other in listed))]
 
 
 def _fields(thing: type) -> list[str]:
@@ -166,6 +168,11 @@ def _methods(thing: type) -> list[tuple[str, Any]]:
     return list(found.items())
 
 
+_ROOMS = (
+    *("activations.", "frozen.", "base.lens", "base.explaining"),
+    *("text.steering", "text.parts.two_parts", "sparse.transcoder"),
+)
+_PARTS = tuple(f"{OURS}.{room}" for room in _ROOMS)
 _FOR_USERS = ("explain", "compress", "restore", "reread", "save_pretrained", "from_pretrained", "push_to_hub")
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from consistency_lens.base.configuration import LensConfig
-from consistency_lens.base.modeling import Code, LensModel
+from consistency_lens.base.lens import Code
+from consistency_lens.base.modeling import LensModel
 from consistency_lens.frozen import Edit, FrozenLM, Prefix
 
 SITE = "resid_post.1"

@@ -22,6 +22,7 @@ from consistency_lens.text.trainer import ConsistencyLensTrainer
 
 SITE = "resid_post.1"
 SITES = ["resid_post.0", "resid_post.1", "resid_post.2"]  # of a lens that reads any of several
+NORMS = [8.0, 11.0, 14.0]  # their scales, as that lens has them
 PROMPT = "w1 w2 <A> w3"
 WARM = 2  # steps of the warm start in a short run
 
@@ -59,8 +60,20 @@ def rows_of_layers() -> Activations:
 
 def lens_of_layers(frozen: FrozenLM, **settings: Any) -> ConsistencyLens:
     """A lens that reads any of several sites."""
-    own = {"prompt": PROMPT, "code_length": 5, "site_norms": [8.0, 11.0, 14.0]}
+    own = {"prompt": PROMPT, "code_length": 5, "site_norms": NORMS}
     return ConsistencyLens.from_subject(frozen, SITES, **(own | settings))
+
+
+def of_one_site(several: ConsistencyLens, number: int, **settings: Any) -> ConsistencyLens:
+    """The lens of that site alone, with the weights that the other one has there."""
+    own: dict[str, Any] = {"prompt": PROMPT, "code_length": 5, "activation_norm": NORMS[number]} | settings
+    lens = ConsistencyLens.from_subject(tiny_lm(), SITES[number], **own)
+    shared = {name: p for part in several.parts().values() for name, p in part.items()}
+    with torch.no_grad():
+        for part in lens.parts().values():
+            for name, parameter in part.items():
+                parameter.copy_(shared[name][number] if ".map." in name else shared[name])
+    return lens
 
 
 def tiny_lens(frozen: FrozenLM, **settings: Any) -> ConsistencyLens:

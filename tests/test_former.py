@@ -42,3 +42,9 @@ def test_one_that_is_gone_says_what_stands_in_its_place(options: Options, name: 
 def test_what_is_not_gone_is_made_as_ever(tmp_path: Path) -> None:
     made = options_of("text").training(str(tmp_path), rollouts=2, use_cpu=True, report_to="none")
     assert made.rollouts == 2 and made.former["anchor"] == Former(made.former["anchor"].instead, "none")
+
+
+def test_a_method_of_before_says_its_name() -> None:
+    for family in FAMILIES.values():
+        with pytest.raises(BadInput, match=r"its name is describe\. Call describe"):
+            family.load("model").spell(None, [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,10 +28,9 @@ from ..options import option
 from .bill import Bill, free_bytes
 from .corpus import Corpus, Document
 from .documents import DocumentRules, Tokens
-from .finish import finish
+from .finish import Finishing
 from .folder import ExtractionFolder
-from .statistics import SiteStatistics
-from .storage import ChunkNote, CorruptShard, Shard
+from .storage import ChunkNote, CorruptShard
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class ReadArguments:
     overwrite: bool = option(False, "Overwrite an extraction in output_dir.")
 
 
-class ChunkedExtraction:
+class ChunkedExtraction(Finishing):
     """One corpus, read at some sites of one model. A subclass says what is stored of a document, and how.
 
     Made without the model's weights: all that can be wrong with the request is said before they are loaded.
@@ -69,10 +68,7 @@ class ChunkedExtraction:
     """
 
     RULES: ClassVar[type[DocumentRules]]
-    UNIT: ClassVar[str]  # what is counted of a split
-    CARD: ClassVar[tuple[str, str]]  # package and name of the card's template
     arguments: Any
-    rules: Any
     sample: Sequence[Any]  # of documents, as `prepare` makes them
 
     def __init__(
@@ -126,18 +122,6 @@ class ChunkedExtraction:
 
     def store(self, frozen: FrozenLM) -> None:
         """Compute and write, in all processes together, the chunks that have no note yet."""
-        raise NotImplementedError
-
-    def laid_out(self, shards: Sequence[Shard], dtype: str) -> list[str]:
-        """Write what turns shards into a data set; returns the splits that it has."""
-        raise NotImplementedError
-
-    def more_metadata(self, notes: Sequence[ChunkNote], statistics: Mapping[str, SiteStatistics]) -> dict[str, Any]:
-        """What `extraction.json` says of this kind of data alone."""
-        return {}
-
-    def more_facts(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """What the card says of this kind of data alone."""
         raise NotImplementedError
 
     def plan(self, provenance: Provenance) -> dict[str, Any]:
@@ -202,7 +186,7 @@ class ChunkedExtraction:
                 return self.folder.path
             self.store(frozen)
             if state.is_main_process:
-                finish(self, self._all_notes(), provenance)
+                self.finish(self._all_notes(), provenance)
             state.wait_for_everyone()
             return self.folder.path
         finally:

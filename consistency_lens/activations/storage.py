@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from datasets import DatasetInfo, Features, List, Value
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from .. import files
 from ..errors import BadInput, is_full_disk
 from ..schema import many, named, read_json, record, text, whole
 from .documents import SPLITS, Tokens
@@ -120,17 +120,9 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it takes the real one when the body ends well, and is removed when it does not."""
-    part = path.with_name(path.name + ".part")
-    with naming_a_full_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    """As `files.replacing`; a later run finds what a kill has left."""
+    with naming_a_full_disk(path), files.replacing(path, path.with_name(f"{path.name}.part")) as part:
+        yield part
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

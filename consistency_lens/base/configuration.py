@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -81,6 +81,9 @@ class LensConfig(PreTrainedConfig):
     model_type = "lens"
     medium = ""  # of the code: the family's folder, and its key in the table of families
     card = FamilyCard()
+    # Files of the family beside the weights, and patterns of those in a repository that loading a lens has no use for.
+    own_files: ClassVar[tuple[str, ...]] = ()
+    other_files: ClassVar[tuple[str, ...]] = ()
 
     sites: list[str] | None = None
     writes: list[str] | None = None
@@ -142,17 +145,17 @@ class LensConfig(PreTrainedConfig):
         return (found[0], found[1] | beside) if kwargs.get("return_unused_kwargs") else found
 
     @classmethod
-    def require_record(cls, said: Any, place: str | os.PathLike[str]) -> dict[str, Any]:
+    def require_record(cls, saved: Any, place: str | os.PathLike[str]) -> dict[str, Any]:
         """What a saved one says, as it is; raise unless a lens of this family can say that."""
-        require(said, cls.record(), "lens", str(place), SAVE_AGAIN, CONFIG_NAME)
+        require(saved, cls.record(), "lens", str(place), SAVE_AGAIN, CONFIG_NAME)
         try:
-            cls.require_consistent(said)
+            cls.require_consistent(saved)
         except Unfit as error:
             raise BadInput("lens", str(place), SAVE_AGAIN, why=f"{CONFIG_NAME}: {error}") from error
-        return dict(said)
+        return dict(saved)
 
     @classmethod
-    def require_consistent(cls, said: Mapping[str, Any]) -> None:
+    def require_consistent(cls, saved: Mapping[str, Any]) -> None:
         """Raise `Unfit` where two fields of a saved configuration, each of its kind, do not go together."""
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from ..columns import PREDICTIONS, heading, shown
+from ..card.columns import PREDICTIONS, heading, shown
 
 if TYPE_CHECKING:
     import pandas

@@ -6,6 +6,7 @@ family only (its options, what its data must hold, how a new lens begins, which 
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ from ..frozen import FrozenLM
 from .engines.engine import Engine
 from .explaining import Positions
 from .modeling import LensModel
+from .saving.checkpoint import checkpoints
 from .trainer import LensTrainer
 
 
@@ -42,6 +44,15 @@ class Run(ABC):
     @abstractmethod
     def trainer(self, lens: LensModel, training: Any, data: Any, title: str = "training") -> LensTrainer:
         """A trainer on the run's data, with the run's own progress bar."""
+
+    def train_beside(self, trainer: LensTrainer, place: Path) -> None:
+        """Train a lens that is kept beside the run's own, from its last checkpoint on; checkpoints do not stay."""
+        found = checkpoints(place)
+        trainer.train(str(found[-1]) if found else None)
+        trainer.save_lens(place)
+        if trainer.is_world_process_zero():
+            for checkpoint in checkpoints(place):
+                shutil.rmtree(checkpoint)
 
     @abstractmethod
     def model_for_another(self, lens: LensModel) -> FrozenLM:

@@ -1,89 +1,39 @@
-"""`LensModel`: what all lenses do. They compress activations into a code, and restore the code into edits.
-
-Shapes: B rows, d hidden size.
-"""
+"""`LensModel`: a `Lens` as a model of transformers: how it is built, loaded, trained and published."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from ..errors import BadInput
-from ..frozen import Decoding, Edit, FrozenLM, FrozenModels
+from ..frozen import FrozenLM, FrozenModels
 from ..frozen.loading.whole import refusing_damage
 from ..hub import Reach
 from .comparing import Comparison, TokenSwap
 from .configuration import LensConfig
-from .explaining import ROWS, Positions, contexts_of, explain_each, explain_texts
-from .explanations import Explanations
-from .saving.lens_files import MEASURED, SavedModel, config_in, load_files, open_folder
-
-Batch = Mapping[str, Any]
+from .explaining import ExplainingLens
+from .lens import Batch
+from .saving.lens_files import MEASURED, config_in, load_files, open_folder
 
 OF_THE_MODEL = ("dtype", "torch_dtype", "device_map", "quantization_config")
 
 
-class Code:
-    """What a lens made of the activations of some rows. Each family has its own."""
-
-    def take(self, rows: Tensor) -> Self:
-        """The codes of these rows, in this order; a row may come several times or not at all."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-
-@dataclass
-class LensOutput(ModelOutput):
-    """What one forward pass of a lens returns.
-
-    Args:
-        code: what the activations were compressed into.
-        edits: what to write into the frozen model; gradients flow into them.
-        terms: loss terms that the lens itself knows, unweighted, by name; the trainer weighs and logs them.
-    """
-
-    code: Any = None
-    edits: Any = None
-    terms: dict[str, Tensor] | None = None
-
-
-class LensModel(SavedModel):
-    """Compress, restore, explain; the frozen model is never inside.
-
-    A batch is what `ActivationCollator` makes; `batch["activations"]` maps each of `config.sites` to `[B, d]`.
-    `models` are the frozen LLMs where they are at hand, `subject` the first: `explain` reads texts with it.
-    """
-
-    config_class = LensConfig
-    config: LensConfig
-    main_input_name = "activations"
-    models: FrozenModels | None = None
+class LensModel(ExplainingLens):
+    """Compress, restore, explain; the frozen model is never inside. Each family has one."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """`AutoConfig` and `AutoModel` of transformers know a family once its class is there: the first one with that
-        configuration, and no lens of another project that is read into it."""
+        """`AutoConfig` and `AutoModel` of transformers know a family once its class is there: the last one that
+        names its configuration itself, and so no lens of another project that is read into it."""
+        names_it = "config_class" in vars(cls)
         super().__init_subclass__(**kwargs)
-        if cls.config_class is not super(cls, cls).config_class:
+        if names_it:
             AutoConfig.register(cls.config_class.model_type, cls.config_class, exist_ok=True)
             AutoModel.register(cls.config_class, cls, exist_ok=True)
-
-    @property
-    def subject(self) -> FrozenLM | None:
-        """The frozen model, or the first of several, where they are at hand."""
-        return None if self.models is None else self.models.first
-
-    @subject.setter
-    def subject(self, frozen: FrozenLM | Sequence[FrozenLM] | Mapping[str, FrozenLM] | None) -> None:
-        self.models = None if frozen is None else FrozenModels.of(frozen)
 
     @classmethod
     def build(cls, config: Any, frozen: Any, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -100,14 +50,6 @@ class LensModel(SavedModel):
     def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
         """Raise where the weights in a folder have other sizes than the configuration says, before any are made."""
 
-    def compress(self, batch: Batch, seed: int | None = None) -> Code:
-        """Activations to codes, without gradient; with a seed a sample, without one the likeliest."""
-        raise NotImplementedError
-
-    def restore(self, code: Code, batch: Batch) -> list[Edit]:
-        """Codes to edits: one `replace` at P, the last column, for each site."""
-        raise NotImplementedError
-
     def comparison(self, models: FrozenModels, batch: Batch, horizon: int = 0) -> Comparison:
         """How edits of this lens are compared with the clean model: at P, unless the family says otherwise."""
         return TokenSwap.of(models.only, batch, horizon)
@@ -115,10 +57,6 @@ class LensModel(SavedModel):
     def on_card(self) -> dict[str, Any]:
         """What the family's own part of the card shows beside the report."""
         return {}
-
-    def describe(self, code: Code) -> list[dict[str, Any]]:
-        """One row for people per code: `explanation` and what else the family has to say."""
-        raise NotImplementedError
 
     def parts(self) -> dict[str, dict[str, nn.Parameter]]:
         """All that may be trained: part -> name in the model -> parameter."""
@@ -178,58 +116,7 @@ class LensModel(SavedModel):
 
     @property
     def outdated(self) -> list[str]:
-        return [*super().outdated, *MEASURED]
-
-    def explain(
-        self,
-        what: Any,
-        positions: Positions = None,
-        *,
-        top: int = 5,
-        batch_size: int = ROWS,
-        generate: bool | int = False,
-        temperature: float = 0.0,
-    ) -> Any:
-        """Rows for people: `Explanations` for a text, a list of them for a list of texts, rows for codes.
-
-        Args:
-            what: codes; a text that the model reads first, as a string, token ids, a chat (its messages, put together
-                by the tokenizer's chat template) or what a tokenizer returns; or a list of texts.
-            positions: tokens of each text to explain: an index, a slice or a list, negative ones counted from the end.
-                Default all but the first, at which the model has read nothing.
-            top: how many of the likeliest next tokens to give.
-            batch_size: tokens explained in one pass, which goes on from one text to the next.
-            generate: the model goes on behind each text, for at most 32 or so many tokens, and what it writes is
-                explained; by default all of it.
-            temperature: at which it writes; 0 takes the likeliest tokens.
-        """
-        if isinstance(what, Code):
-            return self.describe(what)
-        decoding = None
-        if generate is not False:
-            length = Decoding.max_new_tokens if generate is True else generate
-            decoding = Decoding(length, do_sample=temperature != 0, temperature=temperature or 1.0)
-        return explain_texts(self, what, positions, top, batch_size, decoding)
-
-    def explain_each(
-        self,
-        texts: Sequence[str | Tensor],
-        positions: Sequence[Positions],
-        top: int = 5,
-        batch_size: int = ROWS,
-    ) -> list[Explanations]:
-        """The same of texts that are given as strings or as token ids, with the positions of each."""
-        return explain_each(self, texts, positions, top, batch_size)
-
-    def contexts_of(self, texts: Sequence[str | Tensor], ends: Sequence[Sequence[int]]) -> Batch:
-        """A batch of each text up to each of some of its tokens, as the family's collator would make it; the last
-        column that is compared stands for that token.
-
-        Args:
-            texts: what the model reads, as strings or as token ids.
-            ends: tokens of each.
-        """
-        return contexts_of(self, texts, ends)
+        return [*super().outdated, *MEASURED, *self.config.own_files]
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -264,7 +151,7 @@ class LensModel(SavedModel):
         """
         require_unasked(of_auto_model)
         reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
-        folder = open_folder(lens_id_or_path, revision, token, subfolder, **reach)
+        folder = open_folder(lens_id_or_path, cls.config_class, revision, token, subfolder, **reach)
         config = config or config_in(folder, cls.config_class)
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:

@@ -18,6 +18,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
+from ..files import write_whole
+
 SECTION = re.compile(
     r"<!-- generated: (?P<name>[\w-]+) -->(?:(?!<!-- generated: ).)*?<!-- /generated -->", flags=re.DOTALL
 )
@@ -135,13 +137,4 @@ def write_card(
     old = next((file for file in (path, earlier) if file is not None and file.exists()), None)
     # A byte that is no UTF-8 is somebody's, too.
     existing = old.read_bytes().decode("utf-8", "surrogateescape") if old is not None else None
-    part = path.with_name(f".{name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(merge_card(card, existing).encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return write_whole(path, merge_card(card, existing).encode("utf-8", "surrogateescape"))

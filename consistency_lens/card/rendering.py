@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from ..columns import heading, shown
+from .columns import heading, shown
 from .facts import CardFacts, Measured
 
 

@@ -21,7 +21,7 @@ from .parsing.arguments import SubjectArguments
 from .parsing.request import DEMO, Request
 
 DEMO_DOCUMENTS = 6000
-DEMO_READER, DEMO_NOTES = f"{DEMO}:", f"{DEMO}:notes"
+DEMO_READER, DEMO_NOTES, DEMO_STATE = f"{DEMO}:", f"{DEMO}:notes", f"{DEMO}:state"
 
 console = Console()
 
@@ -48,9 +48,16 @@ def model_path(subject: SubjectArguments, show: bool = False) -> str:
 
 
 def place_of(name: str) -> str:
-    """Of a reader of the demo its folder, trained first where this machine has none; else the name itself."""
+    """Of another model of the demo its folder, trained first where this machine has none; else the name itself."""
     if not name.startswith(DEMO_READER):
         return name
+    if name == DEMO_STATE:
+        from ..demo.pages.keeper import keeper_path
+
+        if PartialState().is_main_process:
+            keeper_path()
+        PartialState().wait_for_everyone()
+        return str(keeper_path(progress=False))
     from ..demo.reading.readers import reader_named, reader_path
 
     config, state = reader_named(name.removeprefix(DEMO_READER)), PartialState()
@@ -62,6 +69,11 @@ def place_of(name: str) -> str:
 
 def config_of(subject: SubjectArguments) -> Any:
     """What the frozen model is, from words alone: nothing is loaded, and the demo's is not trained."""
+    if subject.model_name_or_path == DEMO_STATE:
+        from ..demo.pages.keeper import KeeperConfig, paged_config
+        from ..demo.tokenizer import build_tokenizer
+
+        return paged_config(KeeperConfig(), build_tokenizer())
     if subject.model_name_or_path != DEMO:
         return open_config(model_path(subject), subject.revision, subject.trust_remote_code)
     from ..demo.subject import model_config
@@ -163,6 +175,10 @@ def open_corpus(request: Request, named: CorpusArguments | None = None) -> Corpu
         from ..demo.stories import story_dataset
 
         return Corpus(story_dataset(number), own.texts(arguments), "the demo world")
+    if arguments.dataset_name == DEMO_STATE:
+        from ..demo.pages.writing import page_dataset
+
+        return Corpus(page_dataset(number), own.texts(arguments), "the demo world on pages")
     if arguments.dataset_name == DEMO_NOTES:
         from ..demo.reading.notes import PAIRS, note_dataset
 

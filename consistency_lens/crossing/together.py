@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..base.explaining import model_of
 from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
@@ -14,7 +13,7 @@ def require_one_model(words: LensModel, other: LensModel) -> FrozenLM:
     if words.config.origin.weights != other.config.origin.weights:
         fix = f"Give a lens of {other.config.origin.model_id}."
         raise BadInput("words", words.config.origin.model_id, fix, why="the two lenses were made for different models")
-    return model_of(words)
+    return words.reader
 
 
 def require_vector_lens(words: LensModel) -> str:

@@ -129,7 +129,7 @@ def held_out_accuracy(
     train = [i for i, reading in enumerate(readings) if reading.story in train_stories]
     test = [i for i, reading in enumerate(readings) if reading.story not in train_stories]
     probe = LinearProbe.fit(x[train], [readings[i].label for i in train])
-    hits = [said == readings[i].label for said, i in zip(probe.predict(x[test]), test, strict=True)]
+    hits = [predicted == readings[i].label for predicted, i in zip(probe.predict(x[test]), test, strict=True)]
     by_story: dict[int, tuple[int, int]] = {}
     for hit, i in zip(hits, test, strict=True):
         right, count = by_story.get(readings[i].story, (0, 0))

@@ -7,8 +7,10 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import constants
@@ -61,7 +63,7 @@ def subject_path(config: SubjectConfig | None = None, *, progress: bool = True) 
     folder = cache_folder(config)
     if not folder.is_dir():
         model, tokenizer, card = train_subject(config, progress=progress)
-        _publish(folder, model, tokenizer, card)
+        publish(folder, model, tokenizer, REPORT_FILE, asdict(card))
     return folder
 
 
@@ -127,14 +129,16 @@ def model_config(config: SubjectConfig, tokenizer: PreTrainedTokenizerFast) -> L
     )
 
 
-def _publish(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, card: SubjectCard) -> None:
+def publish(
+    folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str, known: Mapping[str, Any]
+) -> None:
     """Write elsewhere and rename: what has the final name is whole, whoever is killed, whoever comes first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as making:
         made = Path(making) / folder.name
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
-        (made / REPORT_FILE).write_text(json.dumps(asdict(card), indent=2) + "\n")
+        (made / name).write_text(json.dumps(known, indent=2) + "\n")
         try:
             made.rename(folder)
         except OSError:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
+from ..files import write_whole
 from .about import LENS, About
 from .bootstrap import Number
 from .quantities import Numbers
@@ -162,17 +162,6 @@ def with_parts(
         definitions={**report.definitions, **definitions},
         judged={**report.judged, **judged},
     )
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write beside it and rename: a reader never meets half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def _numbers(stored: Mapping[str, Any]) -> Numbers:

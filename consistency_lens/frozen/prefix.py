@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
@@ -17,11 +16,9 @@ from transformers.cache_utils import DynamicLayer
 from ..errors import BadInput
 from .generation.stepping import Growing, Step, growing_cache, roll_out
 from .hooks import editing, reading, taking_turns
+from .loaded_lm import LoadedLM
 from .sites import Edit, Site, resolve_sites
 from .soft_tokens import positions_from
-
-if TYPE_CHECKING:
-    from .frozen_lm import FrozenLM
 
 WHOLE_PASSES = "Read and edit it by whole passes (FrozenLM.read, FrozenLM.logits)."
 IN_PLACE = "it keeps a state that each token changes in place, which the single-token swap cannot start from"
@@ -34,7 +31,7 @@ class Prefix:
     carries a gradient, and each is a pass over one column (`1 + horizon` columns with a horizon).
     """
 
-    def __init__(self, lm: FrozenLM, batch: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, lm: LoadedLM, batch: Mapping[str, torch.Tensor]) -> None:
         self.lm = lm
         self.input_ids = lm.input_ids(batch)
         mask = batch.get("attention_mask")

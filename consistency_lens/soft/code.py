@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base.modeling import Code
+from ..base.lens import Code
 from ..errors import BadInput
 from .bytes.wire import Wire, bytes_of
 from .configuration import LatentWireConfig
@@ -48,8 +48,8 @@ class LatentCode(Code):
         for count in self.counts:
             width = self.vectors.shape[-1]
             size = sent_bytes(count, width, config.bits, config.group)
-            said = f"{count} vectors of {width} numbers at {config.bits} bits, {size} bytes"
-            found.append({"explanation": said, "vectors": count, "bytes": size})
+            words = f"{count} vectors of {width} numbers at {config.bits} bits, {size} bytes"
+            found.append({"explanation": words, "vectors": count, "bytes": size})
         return found
 
     def wires(self, config: LatentWireConfig, lens: str = "") -> list[Wire]:

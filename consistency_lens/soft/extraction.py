@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..activations import Corpus
 from ..activations.corpus import CorpusArguments
 from ..activations.passages import PassageArguments, Passages
-from ..activations.passages.arguments import FORMATS
+from ..activations.passages.arguments import PassageRules
 from ..activations.storage import METADATA
 from ..errors import BadInput
 from ..frozen import FrozenLM, Provenance
@@ -18,43 +18,24 @@ from ..options import option
 
 
 @dataclass
-class WireDataOptions:
+class WireDataOptions(PassageRules):
     """Passages that are cut out of texts, or come with questions; what is asked behind them; and where they lie."""
 
     output_dir: str = option("outputs/passages", "Folder for the passages.")
     sites: list[str] = option(["embed"], "Site that a wire writes: embed.")
-    passage_format: str = option(
-        "text",
-        "Layout of the source. text: any text, from which passages, prompts and answers are cut; squad: context, "
-        "question, answers; hotpotqa: context of titles and sentences, question, answer; benchpress: context, "
-        "question, a list of answers; columns: passage_column, prompt_column and answer_column.",
-        FORMATS,
-    )
-    passage_column: str = option("passage", "Column of the passage, with format columns.")
-    prompt_column: str = option("prompt", "Column of the prompt, with format columns.")
-    answer_column: str = option("answer", "Column of the answer, or of a list of them, with format columns.")
-    skip_unanswerable: bool = option(False, "Leave out questions that have no answer.")
-    passage_words: int = option(64, "Number of words of a passage.")
-    prompt_words: int = option(8, "Number of words of the prompt of a recall.")
-    lead_words: int = option(1, "Number of words of a continuation that the prompt gives.")
-    answer_words: int = option(16, "Number of words of the answer of a recall or a continuation.")
-    recall_share: float = option(0.2, "Share of passage recall; continuation takes what is left.")
-    reconstruction_share: float = option(0.2, "Share of reconstruction.")
-    validation_fraction: float = option(0.05, "Share of documents held out for choosing.")
-    test_fraction: float = option(0.05, "Share of documents held out for reporting.")
-    seed: int = option(0, "Seed of the split, the tasks and the spans.")
+    passage_words: int = option(64, "Number of words of a passage, with format text.")
+    recall_share: float = option(0.2, "Share of passage recall, with format text; continuation takes what is left.")
     resume: bool = option(False, "Resume what was begun in output_dir.")
     overwrite: bool = option(False, "Overwrite what lies in output_dir.")
 
     def __post_init__(self) -> None:
         if list(self.sites) != ["embed"]:
             raise BadInput("sites", self.sites, "Leave it out: soft tokens enter at embed.")
-        self.rules()
+        super().__post_init__()
 
     def rules(self, texts: CorpusArguments | None = None) -> PassageArguments:
         """How texts become passages; with which texts, where that matters."""
-        left_out = ("output_dir", "sites", "resume", "overwrite")
-        own = {name: value for name, value in vars(self).items() if name not in left_out}
+        own = {each.name: vars(self)[each.name] for each in fields(PassageRules)}
         return PassageArguments(**own, **(vars(texts) if texts else {}))
 
 

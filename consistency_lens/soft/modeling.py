@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import Joint
 from ..base.configuration import ONE_MODEL
-from ..base.modeling import Batch, LensModel, LensOutput
+from ..base.lens import Batch, LensOutput
+from ..base.modeling import LensModel
 from ..base.saving.lens_files import HEADS, require_shapes, saved_shapes
 from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels

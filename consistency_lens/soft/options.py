@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from ..errors import BadInput
@@ -68,9 +68,22 @@ class WireOptions:
         "Number of the accepted answer that a receiver learns, from 0, each as NAME=NUMBER. Default: the first for "
         "all.",
     )
+    add_to: str | None = option(
+        None,
+        "Wire that one of the models is added to, a folder or a Hub id. Its compressor and its receivers stay as they "
+        "are, and it says all else.",
+    )
     compressor_model: str | None = option(
         None, "Name of the model that the compressor starts from. Default: the first, base."
     )
+
+    def __post_init__(self) -> None:
+        if self.add_to is None:
+            return
+        for each in fields(self):
+            usual = each.default if each.default is not MISSING else []
+            if each.name not in ("add_to", "answer_choice") and vars(self)[each.name] != usual:
+                raise BadInput(each.name, vars(self)[each.name], f"Leave it out: {self.add_to} has it already.")
 
     @property
     def choices(self) -> dict[str, int]:
@@ -85,7 +98,7 @@ class WireOptions:
 
     def settings(self) -> dict[str, Any]:
         """As arguments of `LatentWire.from_models`."""
-        found = {name: value for name, value in asdict(self).items() if name != "compressor_layers"}
+        found = {name: value for name, value in asdict(self).items() if name not in ("compressor_layers", "add_to")}
         found |= {"answer_choice": self.choices or None, "nested": self.nested or None}
         for name in ("opening", "anchor"):
             if found[name] is not None:

@@ -13,6 +13,7 @@ from ..frozen import FrozenModels
 from .extraction import WireData, WireDataOptions, WireExtraction
 from .modeling import LatentWire
 from .options import WireOptions, WireReportOptions
+from .parts.adding import with_one_of
 from .serving.commands import USES
 from .serving.options import WireUseOptions
 
@@ -37,6 +38,7 @@ class WireRun(FamilyRun):
         ),
         "preamble": ("run", "train", "answer"),
         **dict.fromkeys(("port", "largest_wire"), ("serve",)),
+        "seed": ("run", "train", "answer", "serve"),
     }
     uses = USES
     memory_advice = (
@@ -47,7 +49,10 @@ class WireRun(FamilyRun):
 
     @property
     def tag(self) -> str:
-        settings = self.part(WireOptions).settings()
+        options: WireOptions = self.part(WireOptions)
+        if options.add_to is not None:
+            return "_one_more"
+        settings = options.settings()
         return f"_{settings['slots']}_vectors" if settings["slots"] else f"_{settings['ratio']:g}x"
 
     @property
@@ -68,7 +73,10 @@ class WireRun(FamilyRun):
 
     def new_lens(self, frozen: Any, data: WireData, sites: Sequence[str]) -> LatentWire:
         """The start that reads already, where the compressor begins with layers of the first model."""
-        settings = self.part(WireOptions).settings()
+        options: WireOptions = self.part(WireOptions)
+        if options.add_to is not None:
+            return with_one_of(options.add_to, FrozenModels.of(frozen), options.choices, self.values["hub_token"])
+        settings = options.settings()
         return LatentWire.from_models(FrozenModels.of(frozen), seed=self.values["seed"], **settings)
 
     def first_of(self, data: WireData, tokenizer: Any) -> list[str]:

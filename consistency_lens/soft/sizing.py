@@ -73,20 +73,6 @@ def memory_of(
     return {name: value / 1e9 for name, value in {**found, "all": sum(found.values())}.items()}
 
 
-def share_of_moving(gigabytes: float, batches: int, seconds: float, receivers: int = 2, speed: float = 10.0) -> float:
-    """Which share of a training, one receiver at a time on the device, passes while models change places.
-
-    Args:
-        gigabytes: of a receiver, in the mean.
-        batches: in a row that the same receiver reads (`receiver_batches`).
-        seconds: that a batch takes.
-        receivers: how many there are; the next one is drawn, and may be the same.
-        speed: gigabytes per second from the CPU's memory to the device.
-    """
-    moving = gigabytes / speed * (1 - 1 / receivers)
-    return moving / (moving + batches * seconds)
-
-
 def operations_of(weights: int, config: PretrainedConfig, tokens: Tensor) -> Tensor:
     """Floating-point operations of transformer blocks over so many tokens, `[B]`: two for each weight and token, and
     four for each pair of tokens and coordinate of attention, as if none of them were masked.

@@ -155,7 +155,7 @@ class WireView(LensView):
         ratio = values.get("ratio", own)
         code = self.lens.encode(batch, None if abs(ratio - own) < STEP / 2 else ratio, bits)
         sent = code.vectors[0][_order(code.counts[0], position, values)]
-        wire = Wire.of(sent, bits, config.group, identity_of(self.lens))
+        wire = Wire.of(sent, bits, config.group, identity_of(self.lens.compressor))
         data, size = wire.to_bytes(), text_bytes(asked.passage)
         arrived = LatentCode.of_wires([Wire.from_bytes(data)], config)
         tokens = int(batch["tokens"][self.models.first.name]["passage_mask"].sum())

@@ -18,6 +18,7 @@ from .coding.nonlinear import NONLINEARITIES
 
 STANDARDISATIONS = ("site", "dimension", "none")
 _CHOOSES = ("topk", "batchtopk")
+CONTEXTS, FIRING = "contexts.parquet", "firing.safetensors"  # files beside the weights, and in a checkpoint
 
 
 @strict
@@ -47,6 +48,8 @@ class CrosslayerTranscoderConfig(LensConfig):
     model_type = "crosslayer_transcoder"
     medium = "sparse"
     card = TRANSCODER_CARD
+    own_files = (CONTEXTS,)
+    other_files = ("*/W_enc_*.safetensors", "*/W_dec_*.safetensors", FIRING)  # exports, and of a training
 
     depth: int = 1
     chosen_layers: list[int] | None = None

@@ -7,35 +7,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..base.comparing import WholePass
 from ..base.configuration import LensConfig
-from ..base.engines.shards import spread
-from ..base.explaining import ROWS, Positions, model_of
+from ..base.explaining import ROWS, Positions
 from ..base.explanations import Explanations
-from ..base.modeling import Batch, LensModel, LensOutput, require_unasked
+from ..base.lens import Batch
+from ..base.modeling import require_unasked
 from ..base.saving.lens_files import HEADS, inner_folder, load_files, open_folder, require_shapes, saved_shapes
-from ..errors import BadInput
 from ..frozen import Edit, FrozenLM, FrozenModels
 from ..hub import Reach
 from .coding.calibrating import calibrate
-from .coding.code import SparseCode
 from .coding.documents import DocumentCode, lengths_of, read_documents
-from .coding.encoding import Active, pre_activations
 from .coding.folding import fold
-from .coding.nonlinear import batchtopk_mask
-from .coding.sharing import Shards
-from .coding.standardising import Moments, Standardiser
 from .configuration import CrosslayerTranscoderConfig
-from .features.contexts import FeatureContexts, print_of
-from .source import SourceLayer, Targets
+from .features.contexts import FeatureContexts
+from .transcoder import Transcoder
 from .use.circuit_tracer import is_export, read_export
 from .use.explaining import explain_tokens
 from .use.replacing import Factors, changed, kept_columns, replaced
@@ -44,45 +37,10 @@ from .use.using import Changed, amplify, features_of
 SHOWN_FEATURES = 10  # on the card, of the most convincing and of the least
 
 
-@dataclass
-class TranscoderOutput(LensOutput):
-    """
-    Args:
-        active: features of each layer, with gradient.
-        reconstruction: of all targets in standardised space, `[N, L, d]`.
-        lengths: of what each feature writes, `[F]` per layer, in standardised space.
-    """
-
-    active: Any = None
-    reconstruction: Tensor | None = None
-    lengths: Any = None
-
-
-class CrosslayerTranscoder(LensModel):
+class CrosslayerTranscoder(Transcoder):
     """Sparse features that are read at many layers and written in the place of many MLPs."""
 
     config_class = CrosslayerTranscoderConfig
-    config: CrosslayerTranscoderConfig
-    contexts: FeatureContexts | None = None  # what its features stand for, where that is known
-
-    def __init__(self, config: CrosslayerTranscoderConfig, seed: int = 0) -> None:
-        super().__init__(config)
-        count = len(config.window)
-        self.standardiser = Standardiser(count, config.hidden_size)  # of what is read
-        self.sources = nn.ModuleList([SourceLayer(config, index) for index in range(count)])
-        self.targets = Targets(config)
-        self.initialise(seed)
-
-    @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Uniform weights, ±1/√F in the encoders and ±1/√(L d) in the decoders; no bias."""
-        generator = torch.Generator().manual_seed(seed)
-        count, size = len(self.config.window), self.config.hidden_size
-        for name, parameter in self.named_parameters():
-            if "W_enc" in name or "W_dec" in name:
-                bound = self.config.features**-0.5 if "W_enc" in name else (count * size) ** -0.5
-                drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-                parameter.copy_(drawn)
 
     @classmethod
     def from_subject(
@@ -128,7 +86,7 @@ class CrosslayerTranscoder(LensModel):
             found: Any = read_export(inside, frozen)
             return found
         reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
-        folder = open_folder(lens_id_or_path, revision, token, subfolder, **reach)
+        folder = open_folder(lens_id_or_path, cls.config_class, revision, token, subfolder, **reach)
         config = config or cls.config_class.from_pretrained(folder)
         if frozen is not None:
             config.require_subject(frozen, tuple(ignore))
@@ -136,81 +94,8 @@ class CrosslayerTranscoder(LensModel):
         lens = cls(config)
         load_files(lens.files(), folder)
         lens.subject = frozen
-        lens.contexts = FeatureContexts.load(folder, lens)
+        lens.contexts = FeatureContexts.load(folder, config, lens.fingerprint())
         return (lens if frozen is None else lens.to(frozen.device)).eval()
-
-    # ---- the mathematics
-
-    @torch.no_grad()
-    def standardise(self, read: Moments, written: Moments) -> None:
-        """Take mean and scale of all sites from the statistics of all training data."""
-        self.standardiser.fit(read, self.config.standardisation)
-        self.targets.standardiser.fit(written, self.config.standardisation)
-
-    def encode(self, read: Tensor, limit: float | None = None) -> list[Active]:
-        """Active features of each layer.
-
-        Args:
-            read: `[N, L, d]`, as the model has it.
-            limit: share of active entries up to which they are sparse; default as measured for the device.
-        """
-        x = self.standardiser(read.float())
-        known: list[tuple[Tensor, Tensor] | tuple[()]] = [()] * len(self.layers_in_order)
-        if self.config.across_layers:
-            weights = [source.encoder for source in self.layers_in_order]
-            pre = torch.stack([pre_activations(x[:, i], *own) for i, own in enumerate(weights)])
-            known = list(zip(pre, batchtopk_mask(pre, self.config.k or 0), strict=True))
-        return [source(x[:, i], *known[i], limit=limit) for i, source in enumerate(self.layers_in_order)]
-
-    def decode(self, active: Sequence[Active], read: Tensor, limit: float | None = None) -> Tensor:
-        """What features write to all targets, in standardised space: `[N, L, d]`."""
-        return self._decode(active, read, limit)[0]
-
-    def _decode(self, active: Sequence[Active], read: Tensor, limit: float | None) -> tuple[Tensor, list[Tensor]]:
-        written, lengths = self.targets.decode(active, self.layers_in_order, limit)
-        written = written + self.targets.bias
-        if self.config.skip:
-            written = written + self.targets.skipped(self.standardiser(read.float()))
-        return written, lengths
-
-    def forward(self, read: Tensor, limit: float | None = None) -> TranscoderOutput:
-        """Encode and decode.
-
-        Args:
-            read: `[N, L, d]`, as the model has it.
-            limit: as for `encode`.
-        """
-        active = self.encode(read, limit)
-        reconstruction, lengths = self._decode(active, read, limit)
-        code = self.code_of(active)
-        return TranscoderOutput(code=code, active=active, reconstruction=reconstruction, lengths=lengths)
-
-    def reconstruct(self, read: Tensor) -> Tensor:
-        """What the lens writes in the place of each site, as the model has it: `[N, L, d]`."""
-        return self.targets.standardiser.undo(self.decode(self.encode(read), read))
-
-    def spread(self, shards: Shards) -> None:
-        """Keep this process's share of the features of every layer, as the whole training is to have it."""
-        self.shards.require(self.config.features, self.config.across_layers)
-        spread(self, ("b_dec", "W_skip"), self.device, shards.count)
-        for source in self.layers_in_order:
-            source.shards = shards
-        self.targets.shards = shards
-
-    @property
-    def shards(self) -> Shards:
-        return self.targets.shards
-
-    @property
-    def layers_in_order(self) -> list[SourceLayer]:
-        return [source for source in self.sources if isinstance(source, SourceLayer)]
-
-    def norms(self) -> list[Tensor]:
-        """The length of what each feature writes, `[F]` per layer, in standardised space."""
-        return [self.targets.norms(i, source) for i, source in enumerate(self.layers_in_order)]
-
-    def code_of(self, active: Sequence[Active]) -> SparseCode:
-        return SparseCode(tuple(found.detach() for found in active), tuple(self.config.window))
 
     def fold(self) -> CrosslayerTranscoder:
         """The same lens with standardisation folded into plain weights."""
@@ -224,24 +109,13 @@ class CrosslayerTranscoder(LensModel):
         """
         return calibrate(self, batches)
 
-    # ---- a lens like any other
-
-    def read_of(self, batch: Batch) -> Tensor:
-        """`[N, L, d]` of a batch, whose activations are `[N, d]` for each site that is read."""
-        found = batch["activations"]
-        missing = [site for site in self.config.read_sites if site not in found]
-        if missing:
-            fix = f"Read {', '.join(self.config.read_sites)}."
-            raise BadInput("activations", missing[0], fix, why="the lens reads this site")
-        return torch.stack([found[site] for site in self.config.read_sites], 1).to(self.device)
-
     @torch.no_grad()
     def compress(self, batch: Batch, seed: int | None = None) -> Any:
         """The active features of each row, or, where a batch brings tokens and no activations, of each of its
         documents, which the model reads; the seed changes nothing."""
         if "activations" in batch:
             return self.code_of(self.shards.whole(self.encode(self.read_of(batch))))
-        frozen = model_of(self)
+        frozen = self.reader
         found = read_documents(frozen, batch, self.config.read_sites)
         return DocumentCode(self.compress({"activations": found}), lengths_of(frozen, batch))
 
@@ -311,28 +185,9 @@ class CrosslayerTranscoder(LensModel):
         best, worst = self.contexts.ranked(SHOWN_FEATURES)
         return {"features": {"best": best, "worst": worst, "about": self.contexts.about}}
 
-    def describe(self, code: Any) -> list[dict[str, Any]]:
-        return code.rows()
-
-    def parts(self) -> dict[str, dict[str, nn.Parameter]]:
-        """`encoder` and `decoder`."""
-        found: dict[str, dict[str, nn.Parameter]] = {"encoder": {}, "decoder": {}}
-        for name, parameter in self.named_parameters():
-            if "standardiser" not in name:
-                own = name.endswith(("W_enc", "b_enc", "log_threshold"))
-                found["encoder" if own else "decoder"][name] = parameter
-        return found
-
-    def pieces(self) -> dict[str, nn.Module]:
-        own: Mapping[str, nn.Module] = {f"source_{i}": source for i, source in enumerate(self.sources)}
-        return {**own, "targets": self.targets, "standardiser": self.standardiser}
-
-    def files(self) -> dict[str, dict[str, nn.Parameter]]:
-        return {HEADS: dict(self.named_parameters())}
-
     def save_parts(self, folder: Path) -> None:
         """The contexts of its features, as long as they are those of these weights."""
-        if self.contexts is not None and self.contexts.about["weights"] == print_of(self):
+        if self.contexts is not None and self.contexts.about["weights"] == self.fingerprint():
             self.contexts.save(folder)
 
 

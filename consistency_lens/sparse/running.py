@@ -41,7 +41,11 @@ class TranscoderRun(FamilyRun):
         "lenses that are made beside it": TwinOptions,
     }
     explain_options = ("ablate", "amplify", "inside")
-    read_by: ClassVar = {"features": ("run", "evaluate"), **dict.fromkeys(explain_options, ("explain",))}
+    read_by: ClassVar = {
+        "features": ("run", "evaluate"),
+        "per_device_train_batch_size": ("run", "train", "export"),
+        **dict.fromkeys(explain_options, ("explain",)),
+    }
     companions = (PER_LAYER, SHIPPED)
     commands = ("export",)
     exports = (CIRCUIT_TRACER,)

@@ -26,7 +26,7 @@ from ..schedules import Schedule
 from .arguments import CrosslayerTranscoderArguments
 from .coding.calibrating import count_ratios, scale_thresholds
 from .coding.sharing import Shards
-from .modeling import CrosslayerTranscoder, TranscoderOutput
+from .modeling import CrosslayerTranscoder
 from .report.ablating import mean_ablated
 from .report.fidelity import clean_values, errors_of, explained_variance, spread_of, sums_and_squares
 from .training.data import Texts, TranscoderData, collator_of, open_data
@@ -34,6 +34,7 @@ from .training.firing import forget_moments, revive
 from .training.holding import HeldSparsity
 from .training.objective import terms
 from .training.state import TrainingState
+from .transcoder import TranscoderOutput
 from .use.replacing import kept_columns
 
 # Revival is over by then: what is revived later has no time to learn.

@@ -129,16 +129,16 @@ class ConsistencyLensConfig(LensConfig):
         }
 
     @classmethod
-    def require_consistent(cls, said: Mapping[str, Any]) -> None:
+    def require_consistent(cls, saved: Mapping[str, Any]) -> None:
         """Tokens are those of the frozen model, and scales those of the sites."""
-        sites, norms = said.get("sites") or [], said.get("site_norms")
+        sites, norms = saved.get("sites") or [], saved.get("site_norms")
         if len(sites) != (len(norms) if norms else 1) or len(set(sites)) != len(sites):
             raise Unfit("site_norms", norms, f"one for each of its {len(sites)} sites, no two of them the same")
-        subject = said.get("subject") or {}
+        subject = saved.get("subject") or {}
         sizes = {**subject, **(subject.get("text_config") or {})}
         vocabulary = sizes.get("vocab_size")
         for name in ("prompt_ids", "never_ids", "placeholder_id", "start_id", "stop_id", "pad_id"):
-            given = said.get(name) or 0
+            given = saved.get(name) or 0
             highest = max(given, default=0) if isinstance(given, list) else given
             if vocabulary is not None and highest >= vocabulary:
                 raise Unfit(name, highest, f"tokens of its frozen model, which has {vocabulary}")

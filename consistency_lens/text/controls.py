@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from ..base.modeling import Batch
+from ..base.lens import Batch
 from ..frozen import FrozenLM, Prefix
 from ..objectives import masked_mean
 from .configuration import ConsistencyLensConfig

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..base.explanations import Explanations
-from ..base.modeling import Code
+from ..base.lens import Code
 from ..errors import BadInput
-
-if TYPE_CHECKING:
-    from .modeling import ConsistencyLens
+from .parts.two_parts import TwoParts
 
 SITE = "site"  # the column that tells the rows of a token apart
 
 
 def explain_layers(
-    lens: ConsistencyLens, what: Any, positions: Any, numbers: Sequence[int], options: Mapping[str, Any]
+    lens: TwoParts, what: Any, positions: Any, numbers: Sequence[int], options: Mapping[str, Any]
 ) -> Any:
     """What `explain` gives, with a row for each site of each token.
 

@@ -5,30 +5,24 @@ Shapes: N rows, T tokens of a text, V vocabulary, d hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
 
 from ..base.explaining import ROWS, Positions
-from ..base.modeling import Batch, LensModel, LensOutput
-from ..base.saving.lens_files import HEADS
-from ..frozen import Edit, FrozenLM, FrozenModels, Prefix
+from ..base.lens import Batch, LensOutput
+from ..frozen import Edit, FrozenLM, Prefix
 from ..frozen.sites import resolve_sites
 from . import controls
 from .configuration import ConsistencyLensConfig
 from .layers import explain_layers
-from .parts.backbone import backbone, require_weights
-from .parts.decoder_encoder import LensDecoder, LensEncoder
 from .parts.generation import Noise, Words
 from .parts.merging import merged
 from .parts.sites import At, numbered, read_of, written_at
-from .steering import Steered, steer
+from .steering import Steering
 
 
 class Rows(Protocol):
@@ -49,27 +43,10 @@ class ConsistencyLensOutput(LensOutput):
     logits: Tensor | None = None
 
 
-class ConsistencyLens(LensModel):
+class ConsistencyLens(Steering):
     """Activation -> words -> activation."""
 
     config_class = ConsistencyLensConfig
-    config: ConsistencyLensConfig
-    supports_gradient_checkpointing = True
-    looks_at = -1  # the number of the site at which texts are read
-
-    def __init__(
-        self,
-        config: ConsistencyLensConfig,
-        decoder_lm: PreTrainedModel,
-        encoder_lm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        adapters: Mapping[str, str | None] | None = None,
-    ) -> None:
-        super().__init__(config)
-        adapters = adapters or {}
-        self.decoder = LensDecoder(config, decoder_lm, adapter=adapters.get("decoder"))
-        self.encoder = LensEncoder(config, encoder_lm, adapter=adapters.get("encoder"))
-        self.tokenizer = tokenizer
 
     @classmethod
     def from_subject(
@@ -91,20 +68,6 @@ class ConsistencyLens(LensModel):
         lens = cls.build(config, frozen, frozen.tokenizer)
         lens.subject = frozen
         return lens
-
-    @classmethod
-    def build(cls, config: Any, frozen: FrozenLM | None, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """The modules for a configuration. Without a frozen model only a lens with weights of its own (`full`) can be
-        built, and these are left to be loaded."""
-        parts = sorted(("decoder", "encoder"), key=lambda part: config.kind_of(part) != "full")
-        lms = {part: backbone(config, frozen, part) for part in parts}  # no clone shall hold the other's adapter
-        adapters = {part: adapter for part, (_, adapter) in lms.items()}
-        lens = cls(config, lms["decoder"][0], lms["encoder"][0], tokenizer, adapters)
-        return lens.to(frozen.device) if frozen else lens
-
-    @classmethod
-    def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
-        require_weights(config, folder, alone=models is None)
 
     def forward(
         self,
@@ -190,64 +153,10 @@ class ConsistencyLens(LensModel):
             return explain_layers(self, what, positions, numbered(self.config.sites or [], layers), options)
         return super().explain(what, positions, **options)  # type: ignore[arg-type]
 
-    def looking_at(self, number: int) -> Self:
-        """The same lens, with the same weights, reading texts at one of its sites."""
-        found = copy(self)
-        found.looks_at = number
-        return found
-
     def contexts_of(self, texts: Sequence[str | Tensor], ends: Sequence[Sequence[int]]) -> Batch:
         batch = super().contexts_of(texts, ends)
         site = (self.config.sites or [])[self.looks_at]
         return {**batch, "activations": {site: batch["activations"][site]}}
-
-    def pieces(self) -> dict[str, nn.Module]:
-        parts = {"decoder": self.decoder, "encoder": self.encoder}
-        lms: dict[str, nn.Module] = {f"{name}_lm": part.lm for name, part in parts.items()}
-        return lms | {f"{name}_map": part.map for name, part in parts.items()}
-
-    def checkpoint_activations(self) -> None:
-        """Both parts recompute their blocks in the backward pass."""
-        for part in (self.decoder, self.encoder):
-            part.checkpoint_activations()
-
-    def describe(self, code: Any) -> list[dict[str, Any]]:
-        return [{"explanation": text} for text in controls.printed(self.tokenizer, code)]
-
-    def reread(self, texts: Sequence[str]) -> Words:
-        """Codes from what people, or a world that rewords, have written."""
-        return controls.reread(self.config, self.tokenizer, list(texts)).to(self.device)
-
-    def steer(
-        self,
-        text: str,
-        position: int,
-        new_explanation: str,
-        strength: float = 1.0,
-        old_explanation: str | None = None,
-        continuation_length: int = 20,
-        temperature: float = 1.0,
-        seed: int = 0,
-        top: int = 5,
-    ) -> Steered:
-        """Change the words of an explanation, and see the frozen model change its mind.
-
-        The encoder turns the change into a difference of activations, E(new) - E(old), which is added at the site, at
-        this token of the text.
-
-        Args:
-            text: what the frozen model reads.
-            position: token at whose activation to add; negative ones are counted from the right.
-            new_explanation: what the activation shall be about.
-            strength: factor on the difference; 0 changes nothing, bit for bit.
-            old_explanation: what to change it from; default what the lens says there.
-            continuation_length: how many tokens the frozen model then says, without the edit and with it.
-            temperature: of these continuations; 0 for the likeliest words.
-            seed: of these continuations.
-            top: how many of the likeliest next tokens to give.
-        """
-        given = (old_explanation, continuation_length, temperature, seed, top)
-        return steer(self, text, position, new_explanation, strength, *given)
 
     def rivals(self, batch: Batch, prefix: Prefix, frozen: FrozenLM, seed: int) -> dict[str, Any]:
         """Texts that do not come from the row's activation: what a lens is worth its distance from."""
@@ -261,35 +170,7 @@ class ConsistencyLens(LensModel):
         """Numbers per row `[B]` that describe the texts themselves."""
         return controls.traits(self.config, code, batch, prefix, frozen, seed)
 
-    def parts(self) -> dict[str, dict[str, nn.Parameter]]:
-        """`decoder`, `encoder` and `maps`."""
-        names = {id(p): name for name, p in self.named_parameters()}
-        found: dict[str, dict[str, nn.Parameter]] = {}
-        for part, module in (("decoder", self.decoder), ("encoder", self.encoder)):
-            found[part] = {names[id(p)]: p for p in module.own_parameters().values()}
-        found["maps"] = self.files()[HEADS]
-        return found
-
-    def files(self) -> dict[str, dict[str, nn.Parameter]]:
-        """Own heads at the root; a part's language model, or its adapter, in a folder of its own."""
-        decoder, encoder = self.decoder.files(), self.encoder.files()
-        return decoder | encoder | {HEADS: decoder[HEADS] | encoder[HEADS]}
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        return self.config.part_folders
-
     def merge_for_release(self) -> Self:
         """The same lens with plain weights in the place of adapters: nobody needs peft to load it, and whoever has
         codes does not need the frozen model. What it costs is logged: each part is then a model of its own."""
         return merged(self)
-
-    def unload(self) -> None:
-        for part in (self.decoder, self.encoder):
-            part.unload()
-
-    def save_parts(self, folder: Path) -> None:
-        """What says how to read the files: a configuration beside each part's weights, and the tokenizer."""
-        self.tokenizer.save_pretrained(folder)
-        for part in (self.decoder, self.encoder):
-            part.save_parts(folder)

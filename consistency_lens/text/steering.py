@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,9 +21,7 @@ from ..objectives import kl_of, masked_mean
 from .controls import token_lists
 from .parts.generation import Noise, Words, roll_out
 from .parts.sites import At
-
-if TYPE_CHECKING:
-    from .modeling import ConsistencyLens
+from .parts.two_parts import TwoParts
 
 REACH = 64  # tokens after P over which side effects are measured, at most
 
@@ -71,72 +68,90 @@ class Steered:
     off_target_tokens: int
 
 
-@torch.no_grad()
-def steer(
-    lens: ConsistencyLens,
-    text: str,
-    position: int,
-    new_explanation: str,
-    strength: float = 1.0,
-    old_explanation: str | None = None,
-    continuation_length: int = 20,
-    temperature: float = 1.0,
-    seed: int = 0,
-    top: int = 5,
-) -> Steered:
-    """See `ConsistencyLens.steer`."""
-    frozen = lens.subject
-    if frozen is None:
-        raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to steer it.")
-    _require_numbers(strength, temperature, continuation_length)
-    ids, p = _place(frozen, text, position, continuation_length)
-    site, at = (lens.config.sites or [])[lens.looks_at], lens.looks_at
-    read = frozen.read({"input_ids": ids}, site)[site][:, p]
-    if old_explanation is None:
-        code = lens.compress({"activations": {site: read}})
-        old_explanation = str(lens.describe(code)[0]["explanation"])
-    else:
-        _require_readable(lens, "old_explanation", old_explanation)
-    if new_explanation != old_explanation:  # what the lens itself says is always taken back
-        _require_readable(lens, "new_explanation", new_explanation)
-    added = strength * difference(lens, [new_explanation], [old_explanation], at)
-    if not added.square().sum().isfinite():  # what a norm inside the frozen model would compute
-        raise BadInput("strength", strength, "Take a smaller one.", why="so large an edit cannot be computed with")
-    edit = Edit(site, added, mode="add")
-    prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
-    said = [_say(lens, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]
-    later = ids[:, p + 1 :] if p + 1 < ids.shape[1] else said[0].ids[:, : int(said[0].lengths)]
-    later = later[:, :REACH]
-    prefix = prefix.followed_by(later)
-    before, after = (prefix.logits(edits, horizon=later.shape[1]) for edits in ([], [edit]))
-    counts = unrelated(before[:, 1:], changed_tokens(lens, [new_explanation], [old_explanation]))
-    spill = kl_per_column(before, after)
-    sentences = [frozen.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in map(_own, said)]
-    return Steered(
-        text=text,
-        position=p,
-        token=frozen.tokenizer.decode(ids[0, p]),
-        old_explanation=old_explanation,
-        new_explanation=new_explanation,
-        strength=strength,
-        size=float(added.norm() / read.float().norm()),
-        before=likeliest(frozen.tokenizer, before[0, 0], top),
-        after=likeliest(frozen.tokenizer, after[0, 0], top),
-        kl=float(spill[0, 0]),
-        continuation_before=sentences[0],
-        continuation_after=sentences[1],
-        off_target=float(masked_mean(spill[:, 1:], counts)) if counts.any() else None,
-        off_target_tokens=int(counts.sum()),
-    )
+class Steering(TwoParts):
+    """A lens whose encoder turns a change of words into a change of the model's mind."""
+
+    @torch.no_grad()
+    def steer(
+        self,
+        text: str,
+        position: int,
+        new_explanation: str,
+        strength: float = 1.0,
+        old_explanation: str | None = None,
+        continuation_length: int = 20,
+        temperature: float = 1.0,
+        seed: int = 0,
+        top: int = 5,
+    ) -> Steered:
+        """Change the words of an explanation, and see the frozen model change its mind.
+
+        The encoder turns the change into a difference of activations, E(new) - E(old), which is added at the site, at
+        this token of the text.
+
+        Args:
+            text: what the frozen model reads.
+            position: token at whose activation to add; negative ones are counted from the right.
+            new_explanation: what the activation shall be about.
+            strength: factor on the difference; 0 changes nothing, bit for bit.
+            old_explanation: what to change it from; default what the lens says there.
+            continuation_length: how many tokens the frozen model then says, without the edit and with it.
+            temperature: of these continuations; 0 for the likeliest words.
+            seed: of these continuations.
+            top: how many of the likeliest next tokens to give.
+        """
+        frozen = self.subject
+        if frozen is None:
+            raise BadInput("subject", None, "Load the lens with subject=FrozenLM.from_pretrained(...) to steer it.")
+        _require_numbers(strength, temperature, continuation_length)
+        ids, p = _place(frozen, text, position, continuation_length)
+        site, at = (self.config.sites or [])[self.looks_at], self.looks_at
+        read = frozen.read({"input_ids": ids}, site)[site][:, p]
+        if old_explanation is None:
+            code = self.compress({"activations": {site: read}})
+            old_explanation = str(self.describe(code)[0]["explanation"])
+        else:
+            _require_readable(self, "old_explanation", old_explanation)
+        if new_explanation != old_explanation:  # what the lens itself says is always taken back
+            _require_readable(self, "new_explanation", new_explanation)
+        added = strength * difference(self, [new_explanation], [old_explanation], at)
+        if not added.square().sum().isfinite():  # what a norm inside the frozen model would compute
+            raise BadInput("strength", strength, "Take a smaller one.", why="so large an edit cannot be computed with")
+        edit = Edit(site, added, mode="add")
+        prefix = frozen.prefix({"input_ids": ids[:, : p + 1]})
+        spoken = [_say(self, prefix, edits, continuation_length, temperature, seed) for edits in ([], [edit])]
+        later = ids[:, p + 1 :] if p + 1 < ids.shape[1] else spoken[0].ids[:, : int(spoken[0].lengths)]
+        later = later[:, :REACH]
+        prefix = prefix.followed_by(later)
+        before, after = (prefix.logits(edits, horizon=later.shape[1]) for edits in ([], [edit]))
+        counts = unrelated(before[:, 1:], changed_tokens(self, [new_explanation], [old_explanation]))
+        spill = kl_per_column(before, after)
+        sentences = [frozen.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in map(_own, spoken)]
+        return Steered(
+            text=text,
+            position=p,
+            token=frozen.tokenizer.decode(ids[0, p]),
+            old_explanation=old_explanation,
+            new_explanation=new_explanation,
+            strength=strength,
+            size=float(added.norm() / read.float().norm()),
+            before=likeliest(frozen.tokenizer, before[0, 0], top),
+            after=likeliest(frozen.tokenizer, after[0, 0], top),
+            kl=float(spill[0, 0]),
+            continuation_before=sentences[0],
+            continuation_after=sentences[1],
+            off_target=float(masked_mean(spill[:, 1:], counts)) if counts.any() else None,
+            off_target_tokens=int(counts.sum()),
+        )
 
 
 @torch.no_grad()
-def difference(lens: ConsistencyLens, new: Sequence[str], old: Sequence[str], at: At = -1) -> Tensor:
+def difference(lens: TwoParts, new: Sequence[str], old: Sequence[str], at: At = -1) -> Tensor:
     """E(new) - E(old) of each pair of explanations at a site, `[B, d]`; exactly 0 where they are the same."""
     return lens.encoder(lens.reread(new), at=at).float() - lens.encoder(lens.reread(old), at=at).float()
 
 
-def changed_tokens(lens: ConsistencyLens, new: Sequence[str], old: Sequence[str]) -> Tensor:
+def changed_tokens(lens: TwoParts, new: Sequence[str], old: Sequence[str]) -> Tensor:
     """`[B, V]`, true for the tokens that stand in only one of the two explanations."""
     assert lens.subject is not None
     found = torch.zeros(len(new), lens.subject.vocab_size, dtype=torch.bool)
@@ -155,9 +170,7 @@ def kl_per_column(before: Tensor, after: Tensor) -> Tensor:
     return kl_of(before.flatten(0, 1), after.flatten(0, 1)).view(before.shape[:2])
 
 
-def _say(
-    lens: ConsistencyLens, prefix: Prefix, edits: list[Edit], length: int, temperature: float, seed: int
-) -> Words:
+def _say(lens: TwoParts, prefix: Prefix, edits: list[Edit], length: int, temperature: float, seed: int) -> Words:
     """What the frozen model says after P, up to its own end; at temperature 0, the likeliest tokens."""
     steps = prefix.steps(edits)
     ids = roll_out(
@@ -206,7 +219,7 @@ def _require_known(tokenizer: PreTrainedTokenizerBase, field: str, text: str) ->
             raise BadInput(field, word, "Use words of the model's vocabulary.", why="the tokenizer does not know it")
 
 
-def _require_readable(lens: ConsistencyLens, field: str, text: str) -> None:
+def _require_readable(lens: TwoParts, field: str, text: str) -> None:
     """Raise unless the encoder will read all that is written."""
     if not text.strip():
         raise BadInput(field, text, "Write what the explanation should say.")

@@ -16,6 +16,7 @@ from consistency_lens.activations import Activations, Corpus, CorpusArguments
 from consistency_lens.activations.contexts.reader import ChunkReader
 from consistency_lens.activations.contexts.rows import RowRules, positions_of, prepare
 from consistency_lens.activations.documents import SPLITS, split_of
+from consistency_lens.errors import BadInput
 
 SITES = ["embed", "resid_pre.1", "attn_out.1", "mlp_in.2", "mlp_out.2", "resid_post.2"]
 TEXTS = random_texts(150)
@@ -178,3 +179,14 @@ def test_kept_columns_travel_with_every_row_of_their_document(tmp_path: Path) ->
     assert len(rows) > 100
     for (doc_id, _), row in rows.items():
         assert row["number"] == doc_id and row["facts"] == facts[doc_id]
+
+
+def test_positions_may_be_steps_apart() -> None:
+    rules = RowRules(min_position=7, position_step=5, positions_per_document=3)
+    for doc_id in range(30):
+        for length in (9, 13, 14, 40):
+            found = positions_of(doc_id, length, rules)
+            there = list(range(7, length - 1, 5))
+            assert len(found) == min(3, len(there)) and set(found.tolist()) <= set(there)
+    with pytest.raises(BadInput, match="position_step"):
+        RowRules(position_step=0)

@@ -14,7 +14,7 @@ from lens_runs import trainer_of
 
 from consistency_lens.base.watching import callbacks
 from consistency_lens.base.watching.samples import plain
-from consistency_lens.columns import PREDICTIONS
+from consistency_lens.card.columns import PREDICTIONS
 
 STEPS = [2, 4]
 

@@ -30,6 +30,7 @@ from consistency_lens.activations import Activations, CorpusArguments, ExtractAr
 from consistency_lens.auto import FAMILIES
 from consistency_lens.cli.commands.explain import parse_positions
 from consistency_lens.cli.parsing.options import help_of, options_of
+from consistency_lens.cli.parsing.request import parse
 from consistency_lens.cli.run_folder import without_folder
 from consistency_lens.errors import BadInput
 
@@ -371,3 +372,24 @@ def test_a_help_text_is_a_phrase_that_begins_with_its_noun(family: str) -> None:
             if group != "training" or name not in options.inherited:
                 assert said[:1].isupper() and said.rstrip().endswith((".", ")")), f"{name}: {said}"
                 assert not leaning.match(said), f"{name}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "--learning_rate=1"], "--learning_rate': evaluate does not read it. It is read by run, train"),
+        (["extract", "--family=text", "--report_rows=9"], "extract does not read it. It is read by run, evaluate"),
+        (["answer", "--port=80"], "--port': answer does not read it. It is read by serve"),
+        (["publish", "--dataset_name=x"], "publish does not read it. It is read by run, extract, train, explain"),
+    ],
+)
+def test_an_option_that_a_command_does_not_read_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)):
+        parse([*words, "--use_cpu"])
+
+
+def test_a_recipe_has_options_of_all_commands(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, learning_rate=0.5, report_rows=9, output_dir="made")
+    request = parse(["evaluate", "--lens=x", "--activations=y", "--config", recipe])
+    assert (request.values["learning_rate"], request.values["report_rows"]) == (0.5, 9)
+    assert parse(["extract", "--model_name_or_path=m", "--dataset_name=x", "--seed=3"]).values["activations_seed"] == 3

@@ -10,10 +10,10 @@ from extracting import extraction_of
 
 from consistency_lens import ConsistencyLens, Report, evaluate_lens
 from consistency_lens.activations import Activations, Corpus, CorpusArguments
-from consistency_lens.demo.judging.asking import FactQuestions
 from consistency_lens.demo.judging.beyond import BeyondJudge
 from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, FRESH_START, Drawn, fresh_rows
 from consistency_lens.demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
+from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.judging.sentences import FactSentences
 from consistency_lens.demo.stories import story, story_dataset
 from consistency_lens.demo.subject import new_model

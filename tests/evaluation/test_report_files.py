@@ -14,7 +14,7 @@ from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report
 from consistency_lens.evaluation.bootstrap import Number
 from consistency_lens.evaluation.presenting.plots import rate_fidelity
-from consistency_lens.evaluation.report import write_whole
+from consistency_lens.files import write_whole
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HISTORY = [{"step": s, "eval_kl_recovered": s / 10, "eval_text_nll": 2.0 + s, "loss": 1.0} for s in range(4)]

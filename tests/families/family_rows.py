@@ -13,6 +13,7 @@ import toy_runs
 import transcoder_runs
 import wire_runs
 from datasets import Dataset, DatasetDict
+from short_runs import SHORT
 from tiny import shared_lm, tiny_lm
 from toy_family import FAMILY as TOY
 
@@ -23,20 +24,7 @@ from consistency_lens.base.trainer import LensTrainer
 from consistency_lens.frozen import FrozenLM, FrozenModels
 
 STEPS = 4
-RUN: dict[str, Any] = {
-    "max_steps": STEPS,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "learning_rate": 1e-2,
-    "lr_scheduler_type": "constant",
-    "eval_rows": 8,
-    "sample_rows": 4,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_cpu": True,
-    "disable_tqdm": True,
-}
+RUN: dict[str, Any] = {**SHORT, "max_steps": STEPS}
 SAVING = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "ema_decay": 0.9}
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from consistency_lens.auto import evaluate_lens, report_of
 from consistency_lens.base.comparing.rows import rows_for_people
+from consistency_lens.card.columns import COLUMNS, stored
 from consistency_lens.cli.final_card import finish_card
-from consistency_lens.columns import COLUMNS, stored
 from consistency_lens.errors import BadInput
 from consistency_lens.evaluation import Report
 from consistency_lens.evaluation.examples import examples

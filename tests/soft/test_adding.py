@@ -18,7 +18,8 @@ from consistency_lens.frozen import FrozenLM, FrozenModels
 from consistency_lens.soft.arguments import LatentWireArguments
 from consistency_lens.soft.data import collator_of
 from consistency_lens.soft.modeling import LatentWire
-from consistency_lens.soft.parts.adding import trained_alone, with_receiver
+from consistency_lens.soft.options import WireOptions
+from consistency_lens.soft.parts.adding import trained_alone, with_one_of, with_receiver
 from consistency_lens.soft.report.answering import Answering
 from consistency_lens.soft.trainer import LatentWireTrainer
 
@@ -86,6 +87,24 @@ def test_a_trainer_trains_it_alone_and_old_wires_stay_readable(tmp_path: Path) -
     assert changed and all(name.startswith("receivers.2") for name in changed)
     assert new.to_bytes(text) == data
     assert new.answer(data, "w90", "words", max_new_tokens=2) == lens.answer(data, "w90", "words", max_new_tokens=2)
+
+
+def test_a_saved_wire_gets_the_one_model_that_is_new_to_it(tmp_path: Path) -> None:
+    wire_lens(slots=2, answer_choice={"turned": 1}).save_pretrained(tmp_path)
+    words, turned = wire_models().values()
+    new = with_one_of(str(tmp_path), FrozenModels([words, turned, third_model()]), {"third": 2})
+    assert new.config.answer_choice == {"turned": 1, "third": 2} and new.config.names == ["words", "turned", "third"]
+    trained = {name for name, p in new.named_parameters() if p.requires_grad}
+    assert trained and all(name.startswith("receivers.2") for name in trained)
+    for models, choices, said in [
+        ([words, turned], {}, "add_to=.*0 of them are new to it. Name the models of .* and one more"),
+        ([words, turned, third_model()], {"turned": 0}, "answer_choice='turned'. Name third"),
+        ([words, third_model()], {}, "also needs turned"),
+    ]:
+        with pytest.raises(BadInput, match=said):
+            with_one_of(str(tmp_path), FrozenModels(models), choices)
+    with pytest.raises(BadInput, match=r"bits=4. Leave it out: L has it already"):
+        WireOptions(add_to="L", bits=4)
 
 
 def test_what_cannot_be_added_is_refused() -> None:

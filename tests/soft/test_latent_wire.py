@@ -125,7 +125,7 @@ def test_it_is_compared_over_the_answer_with_the_text() -> None:
 def test_a_code_is_what_comes_out_of_its_bytes(bits: int) -> None:
     lens, batch = wire_lens(ratio=2.0, bits=bits, group=8), batch_of()
     code = lens.compress(batch)
-    me = identity_of(lens)
+    me = identity_of(lens.compressor)
     sent = [wire.to_bytes() for wire in lens.wire(code, me)]
     assert [len(each) for each in sent] == [row["bytes"] for row in lens.describe(code)]
     assert len(lens.to_bytes(batch["passage"][0])) == lens.describe(code)[0]["bytes"], (

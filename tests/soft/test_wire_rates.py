@@ -49,7 +49,7 @@ def test_a_smaller_vector_is_the_first_coordinates_and_arrives_as_such(tmp_path:
     lens, batch = wire_lens(ratio=2.0, nested=[16, 8], bits=8, group=8), batch_of(6)
     whole, small = lens.encode(batch), lens.encode(batch, size=8)
     assert small.vectors.shape[-1] == 8 and torch.equal(small.vectors, whole.vectors[..., :8])
-    wires = lens.wire(small, identity_of(lens))
+    wires = lens.wire(small, identity_of(lens.compressor))
     assert [len(wire.to_bytes()) for wire in wires] == [sent_bytes(n, 8, 8, 8) for n in small.counts]
     assert [row["bytes"] for row in lens.describe(small)] == [len(wire.to_bytes()) for wire in wires]
     arrived = lens.from_wire(wires)

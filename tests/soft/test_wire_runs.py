@@ -72,6 +72,33 @@ def test_a_whole_run_from_text_to_report(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
+def test_a_model_is_added_to_a_wire_that_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, run, more = recipe_in(tmp_path), tmp_path / "run", tmp_path / "more"
+    short = ["--report_rows", "2", "--report_batch_size", "2", "--max_steps", "2"]
+    assert cli.main(["--config", str(recipe), "--output_dir", str(run), *short]) == 0, capsys.readouterr().err
+    third, lm = tmp_path / "third", passage_models()["pieces"]
+    lm.model.save_pretrained(third)
+    lm.tokenizer.save_pretrained(third)
+    record = yaml.safe_load(recipe.read_text())
+    own = {"slots", "compressor_layers", "bits", "modes"}  # which the wire has
+    added = {name: value for name, value in record.items() if name not in own}
+    added |= {"add_to": str(run / "lens"), "activations_dir": str(tmp_path / "again")}
+    added["other_models"] = [*record["other_models"], f"third={third}"]
+    recipe.write_text(yaml.safe_dump(added))
+    assert cli.main(["--config", str(recipe), "--output_dir", str(more), *short]) == 0, capsys.readouterr().err
+    places = {"base": str(saved_model()), "bytes": str(tmp_path / "bytes"), "third": str(third)}
+    before = AutoLens.from_pretrained(run, subject={name: places[name] for name in ("base", "bytes")})
+    after = AutoLens.from_pretrained(more, subject=places)
+    assert after.config.names == ["base", "bytes", "third"] and after.config.slots == 3
+    wire = before.to_bytes("w1 w2 w3 w4 w5 w6")
+    assert after.to_bytes("w1 w2 w3 w4 w5 w6") == wire
+    assert isinstance(after.answer(wire, "w1", "third", max_new_tokens=2), str)
+    assert after.answer(wire, "w1", "bytes", max_new_tokens=2) == before.answer(wire, "w1", "bytes", max_new_tokens=2)
+    said = cli.main(["--config", str(recipe), "--output_dir", str(tmp_path / "no"), "--bits", "4", *short])
+    assert said == 2 and "bits=4" in (error := capsys.readouterr().err) and "has it already" in error
+
+
+@pytest.mark.slow
 def test_an_evaluation_beside_another_wire_and_a_text_lens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With models that take turns."""
     recipe, run = recipe_in(tmp_path), tmp_path / "run"

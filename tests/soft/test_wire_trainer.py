@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from short_runs import SHORT
 from tiny import shared_lm
 from wire_runs import NAMES, rows_of, wire_lens, wire_models, wire_passages
 
@@ -24,18 +25,9 @@ from consistency_lens.soft.trainer import LatentWireTrainer
 def arguments(folder: Path, **changes: Any) -> LatentWireArguments:
     given: dict[str, Any] = {
         "output_dir": str(folder),
+        **SHORT,
         "max_steps": 6,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
         "learning_rate": 3e-3,
-        "lr_scheduler_type": "constant",
-        "eval_rows": 8,
-        "sample_rows": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
     }
     return LatentWireArguments(**(given | changes))
 

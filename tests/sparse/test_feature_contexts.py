@@ -15,7 +15,8 @@ from tiny import shared_lm, tiny_lm
 from transcoders import small_lens
 
 from consistency_lens.errors import BadInput
-from consistency_lens.sparse.features.contexts import FILE, FeatureContexts
+from consistency_lens.sparse.configuration import CONTEXTS
+from consistency_lens.sparse.features.contexts import FeatureContexts
 from consistency_lens.sparse.features.describing import describe_features, in_words
 from consistency_lens.sparse.features.gathering import Gathered, Layer, gather
 from consistency_lens.sparse.features.keeping import ABSENT, Active, Kept, Stretch, drawn
@@ -182,37 +183,37 @@ def test_a_table_goes_with_its_lens_and_comes_back(tmp_path: Path) -> None:
     with torch.no_grad():  # other weights: what was known is no longer true
         again.layers_in_order[0].b_enc[0] += 1
     again.save_pretrained(tmp_path / "changed")
-    assert not (tmp_path / "changed" / FILE).exists()
+    assert not (tmp_path / "changed" / CONTEXTS).exists()
 
 
 def test_a_table_of_another_lens_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     lens = small_lens()
     describe_features(lens, batches(documents(), 8))
     lens.save_pretrained(tmp_path)
-    whole = (tmp_path / FILE).read_bytes()
+    whole = (tmp_path / CONTEXTS).read_bytes()
 
     def refused(why: str) -> None:
         with pytest.raises(BadInput, match=why):
-            FeatureContexts.load(tmp_path, lens)
+            FeatureContexts.load(tmp_path, lens.config, lens.fingerprint())
 
-    (tmp_path / FILE).write_bytes(whole[:100])
+    (tmp_path / CONTEXTS).write_bytes(whole[:100])
     refused("cannot be read")
-    (tmp_path / FILE).write_bytes(whole)
-    table = parquet.read_table(tmp_path / FILE)
-    parquet.write_table(table.replace_schema_metadata(None), tmp_path / FILE)
+    (tmp_path / CONTEXTS).write_bytes(whole)
+    table = parquet.read_table(tmp_path / CONTEXTS)
+    parquet.write_table(table.replace_schema_metadata(None), tmp_path / CONTEXTS)
     refused("expected a mapping")
-    parquet.write_table(table.drop_columns(["label"]), tmp_path / FILE)
+    parquet.write_table(table.drop_columns(["label"]), tmp_path / CONTEXTS)
     refused("no table of this lens's features")
-    parquet.write_table(table.slice(1), tmp_path / FILE)
+    parquet.write_table(table.slice(1), tmp_path / CONTEXTS)
     refused("no table of this lens's features")
-    parquet.write_table(table.take(list(range(len(table)))[::-1]), tmp_path / FILE)
+    parquet.write_table(table.take(list(range(len(table)))[::-1]), tmp_path / CONTEXTS)
     refused("in another order")
-    (tmp_path / FILE).write_bytes(whole)
+    (tmp_path / CONTEXTS).write_bytes(whole)
     with torch.no_grad():
         lens.layers_in_order[0].b_enc[0] += 1
     refused("other weights")
-    (tmp_path / FILE).unlink()
-    assert FeatureContexts.load(tmp_path, lens) is None
+    (tmp_path / CONTEXTS).unlink()
+    assert FeatureContexts.load(tmp_path, lens.config, lens.fingerprint()) is None
 
 
 def test_the_questions_that_cannot_be_answered() -> None:

@@ -15,6 +15,7 @@ from two_processes import in_two_processes
 from consistency_lens.activations.blocks import Blocks
 from consistency_lens.base.engines.engine import Engine
 from consistency_lens.errors import BadInput
+from consistency_lens.sparse.coding.entries import Entries
 from consistency_lens.sparse.coding.nonlinear import batchtopk_mask
 from consistency_lens.sparse.coding.sharing import Shards
 
@@ -49,6 +50,9 @@ def train(rank: int, folder: str, data: str) -> None:
     shards, pre = Shards(rank, 2), torch.randn(20, 48, generator=torch.Generator().manual_seed(0))
     own = shards.own(48)
     assert batchtopk_mask(pre[:, own], 4, shards).equal(batchtopk_mask(pre, 4)[:, own])
+    for active in (pre.relu(), torch.cat([torch.zeros(20, 24), pre[:, 24:].relu()], 1), torch.zeros(20, 48)):
+        (found,) = shards.whole([active[:, own]])
+        assert isinstance(found, Entries) and found.dense().equal(active), "however many each process has"
     record(again, f"{folder}/again-{rank}.json")
 
 

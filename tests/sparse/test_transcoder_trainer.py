@@ -16,9 +16,9 @@ from transcoder_runs import TEXTS, arguments, blocks, logged, trainer, transcode
 from consistency_lens.base.engines.engine import Engine
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import ProvenanceMismatch
+from consistency_lens.sparse.configuration import FIRING
 from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
 from consistency_lens.sparse.training.holding import HeldSparsity
-from consistency_lens.sparse.training.state import FILE
 
 JUMPRELU = {"nonlinearity": "jumprelu", "k": None}
 
@@ -158,13 +158,13 @@ def test_a_stream_gives_what_stored_blocks_give(tmp_path: Path) -> None:
 def test_a_checkpoint_without_its_counts_is_refused(tmp_path: Path) -> None:
     made = trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
     made.train()
-    (tmp_path / "checkpoint-1" / FILE).unlink()
-    with pytest.raises(BadInput, match=FILE):
+    (tmp_path / "checkpoint-1" / FIRING).unlink()
+    with pytest.raises(BadInput, match=FIRING):
         trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-1"))
-    file = tmp_path / "checkpoint-2" / FILE
+    file = tmp_path / "checkpoint-2" / FIRING
     whole = file.read_bytes()
     save_file({"seen": torch.zeros(3)}, file)
-    with pytest.raises(BadInput, match=f"{FILE} does not fit"):
+    with pytest.raises(BadInput, match=f"{FIRING} does not fit"):
         trainer(tmp_path, max_steps=2).train(str(tmp_path / "checkpoint-2"))
     file.write_bytes(whole)
     with pytest.raises(BadInput, match="target_l0"):

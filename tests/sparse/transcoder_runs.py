@@ -10,6 +10,7 @@ from typing import Any
 from block_runs import extract_blocks
 from datasets import Dataset, DatasetDict
 from extracting import random_texts
+from short_runs import SHORT
 from tiny import shared_lm
 
 from consistency_lens.activations.blocks import Blocks
@@ -59,18 +60,9 @@ def transcoder(layers: Any = "all", **settings: Any) -> CrosslayerTranscoder:
 def arguments(folder: Path | str, **changes: Any) -> CrosslayerTranscoderArguments:
     given: dict[str, Any] = {
         "output_dir": str(folder),
+        **SHORT,
         "max_steps": STEPS,
         "per_device_train_batch_size": 64,
-        "per_device_eval_batch_size": 4,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "eval_rows": 8,
-        "sample_rows": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
         "dead_after": 100,
         "revive_steps": 3,
     }

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from lens_runs import PROMPT, SITES, gradients, lens_of_layers, rows_of_layers, stirred, tiny_lens
+from lens_runs import (
+    NORMS,
+    PROMPT,
+    SITES,
+    arguments,
+    gradients,
+    lens_of_layers,
+    of_one_site,
+    rows_of_layers,
+    stirred,
+    tiny_lens,
+    tiny_rows,
+)
 from tiny import padded_batch, shared_lm, tiny_lm
 
 from consistency_lens.base.comparing import apply_lens
@@ -17,9 +29,9 @@ from consistency_lens.text.dealing import dealt, partners
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.parts.generation import Noise
 from consistency_lens.text.parts.sites import SiteMaps, numbered
+from consistency_lens.text.trainer import ConsistencyLensTrainer
 from consistency_lens.text.view import AROUND, TextView
 
-NORMS = [8.0, 11.0, 14.0]
 TOLD = Noise(3, 0.7)
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -27,18 +39,6 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 def activations(rows: int = 6) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {site: norm * torch.randn(rows, 32, generator=generator) for site, norm in zip(SITES, NORMS, strict=True)}
-
-
-def of_one_site(several: ConsistencyLens, number: int, **settings: Any) -> ConsistencyLens:
-    """The lens of that site alone, with the weights that the other one has there."""
-    own = {"prompt": PROMPT, "code_length": 5, "activation_norm": NORMS[number]} | settings
-    lens = ConsistencyLens.from_subject(tiny_lm(), SITES[number], **own)
-    shared = {name: p for part in several.parts().values() for name, p in part.items()}
-    with torch.no_grad():
-        for part in lens.parts().values():
-            for name, parameter in part.items():
-                parameter.copy_(shared[name][number] if ".map." in name else shared[name])
-    return lens
 
 
 @pytest.mark.parametrize("injection", ["embedding", "residual"])
@@ -232,10 +232,6 @@ def test_words_steer_at_the_layer_that_is_looked_at() -> None:
 
 
 def test_rows_that_lack_a_site_are_refused_before_a_step(tmp_path: Path) -> None:
-    from lens_runs import arguments, tiny_rows
-
-    from consistency_lens.text.trainer import ConsistencyLensTrainer
-
     lm = shared_lm("llama")
     with pytest.raises(BadInput, match=r"^site='resid_post.0'.*extract this site too"):
         ConsistencyLensTrainer(lens_of_layers(lm), arguments(tmp_path), tiny_rows(), frozen=lm)

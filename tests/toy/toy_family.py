@@ -21,7 +21,8 @@ from consistency_lens.auto import Family
 from consistency_lens.base.arguments import LensTrainingArguments
 from consistency_lens.base.comparing import Applied, Joint, WholePass
 from consistency_lens.base.configuration import LensConfig
-from consistency_lens.base.modeling import Batch, Code, LensModel
+from consistency_lens.base.lens import Batch, Code
+from consistency_lens.base.modeling import LensModel
 from consistency_lens.base.saving.lens_files import HEADS
 from consistency_lens.base.trainer import LensTrainer
 from consistency_lens.base.training_data import TrainingData

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from passage_models import passage_models
+from short_runs import SHORT
 from toy_family import ToyArguments, ToyLens, ToyTrainer
 
 from consistency_lens.activations.passages import Passages
@@ -49,22 +50,7 @@ def toy_lens(rank: int = 4) -> ToyLens:
 
 
 def toy_arguments(folder: Path | str, **changes: Any) -> ToyArguments:
-    given: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": STEPS,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "eval_rows": 8,
-        "sample_rows": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    return ToyArguments(**(given | changes))
+    return ToyArguments(**{"output_dir": str(folder), "max_steps": STEPS, **SHORT, **changes})
 
 
 def toy_trainer(folder: Path | str, lens: ToyLens | None = None, **changes: Any) -> ToyTrainer:

@@ -39,6 +39,9 @@ class ExtractArguments(SplitArguments, ReadArguments):
     )
     positions_per_document: int = option(4, "Number of rows per document, each at its own position.")
     min_position: int = option(16, "First position that may be read; early ones are attention sinks.")
+    position_step: int = option(
+        1, "Distance between positions that may be read, counted from min_position; such as the length of a page."
+    )
     continuation_length: int = option(8, "Number of true next tokens kept with each row.")
     storage_dtype: str = option(
         "auto",
@@ -88,7 +91,10 @@ class Extraction(ChunkedExtraction):
                     fits(prepared)
 
     def plan(self, provenance: Provenance) -> dict[str, Any]:
-        return super().plan(provenance) | {"keep_columns": list(self.corpus.features)}
+        found = super().plan(provenance) | {"keep_columns": list(self.corpus.features)}
+        if found["position_step"] == 1:  # as before there were steps
+            del found["position_step"]
+        return found
 
     def amounts(self, model_dtype: torch.dtype) -> Bill:
         width, scale = 2 if self._wanted_dtype(model_dtype) == "float16" else 4, self.scale()

@@ -21,16 +21,18 @@ class RowRules(DocumentRules):
     Args:
         positions_per_document: rows per document, at different positions, where it is long enough.
         continuation_length: true next tokens kept with each row.
+        position_step: distance between positions that may be read, from `min_position` on.
     """
 
     min_position: int = 16
     positions_per_document: int = 4
     continuation_length: int = 8
+    position_step: int = 1
     TAKES: ClassVar[tuple[int, str]] = 2, "a row takes the token at --min_position and one behind it"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("positions_per_document", "continuation_length"):
+        for name in ("positions_per_document", "continuation_length", "position_step"):
             if (value := vars(self)[name]) < 1:
                 raise BadInput(name, value, "Use 1 or more.")
 
@@ -49,12 +51,12 @@ class Prepared(Tokens):
 
 
 def positions_of(doc_id: int, length: int, rules: RowRules) -> np.ndarray:
-    """Positions drawn uniformly, without repeats, from `[min_position, length - 2]`."""
-    room = length - 1 - rules.min_position
+    """Positions drawn uniformly, without repeats, from each `position_step`-th of `[min_position, length - 2]`."""
+    room = -(-(length - 1 - rules.min_position) // rules.position_step)
     chosen = np.random.default_rng([rules.seed, doc_id]).choice(
         room, min(rules.positions_per_document, room), replace=False
     )
-    return np.sort(chosen) + rules.min_position
+    return np.sort(chosen) * rules.position_step + rules.min_position
 
 
 def prepare(

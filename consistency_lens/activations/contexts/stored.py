@@ -19,6 +19,7 @@ _RULES = record(
     },
     {
         "positions_per_document": whole(1, 1 << 28),
+        "position_step": whole(1, 1 << 28),
         "validation_fraction": number(0, 1),
         "test_fraction": number(0, 1),
         "seed": whole(),

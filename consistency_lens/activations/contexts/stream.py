@@ -6,17 +6,15 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from datasets import Features
 
 from ...errors import BadInput
 from ...frozen import FrozenLM
+from ..chunked import ChunkedExtraction
 from ..precision import fits_float16, require_finite
 from .table import table_of
-
-if TYPE_CHECKING:
-    from .extract import Extraction
 
 
 class RowStream:
@@ -32,7 +30,7 @@ class RowStream:
 
     def __init__(
         self,
-        extraction: Extraction,
+        extraction: ChunkedExtraction,
         frozen: FrozenLM,
         split: str,
         features: Features,

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...frozen import Edit, FrozenLM, FrozenModels
+from ..lens import Code, Lens
 from .comparison import Comparison
-
-if TYPE_CHECKING:
-    from ..modeling import Code, LensModel
 
 Likeliest = list[tuple[str, float]]  # tokens with their probabilities
 
@@ -54,9 +52,7 @@ class Applied:
 
 
 @torch.no_grad()
-def apply_lens(
-    lens: LensModel, frozen: FrozenLM | FrozenModels, batch: Mapping[str, Any], horizon: int = 0
-) -> Applied:
+def apply_lens(lens: Lens, frozen: FrozenLM | FrozenModels, batch: Mapping[str, Any], horizon: int = 0) -> Applied:
     """Compress a batch, restore it, and set up the comparison that the lens asks for.
 
     Args:

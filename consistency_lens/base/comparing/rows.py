@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...frozen import Edit, FrozenLM, FrozenModels
+from ..lens import Lens
 from .chain import Applied, apply_lens
 from .comparison import compare_vectors
 from .token_swap import TokenSwap
-
-if TYPE_CHECKING:
-    from ..modeling import LensModel
 
 TOP = 5  # likeliest next tokens
 CONTINUED = 8  # tokens of a continuation
@@ -23,7 +21,7 @@ OPEN, CLOSE = "⟦", "⟧"  # round the analysed token
 
 @torch.no_grad()
 def rows_for_people(
-    lens: LensModel, models: FrozenLM | FrozenModels, batches: Iterable[Mapping[str, Any]], step: int
+    lens: Lens, models: FrozenLM | FrozenModels, batches: Iterable[Mapping[str, Any]], step: int
 ) -> list[dict[str, Any]]:
     """One row per input, as the sample table has it: where it is from, how the lens describes its code, and what the
     model predicts without the edits and with them; `columns.COLUMNS` defines each. Of a swap at P it says how the
@@ -55,7 +53,7 @@ def rows_for_people(
 
 
 def rows_of(
-    lens: LensModel, frozen: FrozenLM, applied: Applied, batch: Mapping[str, Any], top: int
+    lens: Lens, frozen: FrozenLM, applied: Applied, batch: Mapping[str, Any], top: int
 ) -> list[dict[str, Any]]:
     """What every table shows of the rows of a batch: the described code, `kl`, `cosine` where one vector was restored,
     and the likeliest next tokens `before` and `after`."""

@@ -13,23 +13,23 @@ class MemoryStillShort(torch.OutOfMemoryError):
     """No memory where a smaller batch does not help. (accelerate tries again after an error with one argument.)
 
     Args:
-        said: the message of the device.
+        message: of the device.
         where: what was being done.
     """
 
-    def __init__(self, said: str, where: str) -> None:
-        super().__init__(said, where)
-        self.said, self.where = said, where
+    def __init__(self, message: str, where: str) -> None:
+        super().__init__(message, where)
+        self.message, self.where = message, where
 
     def __str__(self) -> str:
-        return f"{self.said} ({self.where})"
+        return f"{self.message} ({self.where})"
 
 
 class MemoryShortInEvaluation(MemoryStillShort):
     """It was an evaluation that had no memory: batches of the training are not to blame."""
 
-    def __init__(self, said: str, where: str = "in an evaluation") -> None:
-        super().__init__(said, where)
+    def __init__(self, message: str, where: str = "in an evaluation") -> None:
+        super().__init__(message, where)
 
 
 @contextmanager

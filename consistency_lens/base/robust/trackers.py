@@ -35,8 +35,8 @@ def tolerating(tracker: str, silent: set[str]) -> Iterator[None]:
         yield
     except errors_of(tracker) as error:
         silent.add(tracker)
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        logger.warning("%s gets no more of this run (%s); the training goes on, and keeps its own log", tracker, said)
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        logger.warning("%s gets no more of this run (%s); the training goes on, and keeps its own log", tracker, line)
 
 
 class Tracker(TrainerCallback):

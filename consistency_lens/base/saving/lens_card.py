@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 
 from ...card import CardFacts, Measured, literal, model_card, write_card, write_results
+from ...files import write_whole
 from ...frozen import Provenance
 from ...frozen.loading.licence import licence_of, licence_of_local
 from ...frozen.loading.source import commit_of
@@ -27,10 +28,10 @@ from ..family_card import WATCHED
 from ..watching.cost import Cost
 
 if TYPE_CHECKING:
-    from ..modeling import LensModel
+    from ..lens import Lens
 
 RECORD, CARD = "training.json", "README.md"
-OWN_SUBJECT = re.compile(r"subject-[0-9a-f]{16}")  # what the package calls the frozen model that it trains itself
+OWN_SUBJECT = re.compile(r"(subject|pages)-[0-9a-f]{16}")  # what the package calls models that it trains itself
 LENGTHS = range(16, 64)  # tokens of a text for the snippet
 SHOWN = 9  # rows of the history
 CITATION = """@software{consistency_lens,
@@ -127,11 +128,7 @@ class TrainingRecord:
         return cls(**known | {"cost": Cost.from_dict(known["cost"]), "counts": counts})
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        path = Path(folder) / RECORD
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".json.part")
-        part.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(Path(folder) / RECORD, f"{json.dumps(asdict(self), indent=1, ensure_ascii=False)}\n".encode())
 
     def about(self, metadata: Mapping[str, Any]) -> TrainingRecord:
         """With what the rows say of themselves."""
@@ -275,11 +272,11 @@ def usage(name: str, config: LensConfig, text: str) -> str:
     )
 
 
-def printed(lens: LensModel, text: str) -> str:
+def printed(lens: Lens, text: str) -> str:
     """What the snippet prints: its last lines are run, with this lens."""
-    with redirect_stdout(StringIO()) as said:
+    with redirect_stdout(StringIO()) as output:
         exec(lens.config.card.usage, {"lens": lens, "text": text})
-    return said.getvalue().rstrip("\n")
+    return output.getvalue().rstrip("\n")
 
 
 def short_text(text: str) -> str:

@@ -21,6 +21,7 @@ from transformers.utils import CONFIG_NAME
 from ... import hub
 from ...card import RESULTS
 from ...errors import BadInput
+from ...files import replacing
 from ...frozen.loading.whole import refusing_damage
 from ...schema import plain, read_json, record, require, require_place
 from ..configuration import OF_A_LENS, SAVE_AGAIN, LensConfig
@@ -30,12 +31,11 @@ Files = Mapping[str, Mapping[str, nn.Parameter]]
 HEADS, REPORT = "model.safetensors", "report"
 # Beside its weights. What else lies in its folder is nobody's business.
 _OF_A_LENS = [CONFIG_NAME, "adapter_config.json", "training.json", "history.json", "samples.parquet", "README.md"]
-_OF_A_LENS += ["contexts.parquet", RESULTS]
-_OF_A_LENS += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+_OF_A_LENS += [RESULTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 _OF_A_LENS += ["chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "*.model"]
 _OF_A_REPORT = ["report.json", "report.md", "*.png"]
 # What was measured on a lens, and says nothing about the next one in its place.
-MEASURED = (f"{REPORT}/*", RESULTS, "samples.parquet", "contexts.parquet", "history.json", "training.json")
+MEASURED = (f"{REPORT}/*", RESULTS, "samples.parquet", "history.json", "training.json")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _OF_THE_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}
 _NO_LENS = "Give the folder of a lens, or the id of one on the Hub."
@@ -118,7 +118,7 @@ def lens_files(folder: Path, config: LensConfig) -> dict[str, Path]:
     """Of a folder what belongs to the lens, by its name there: no optimizer, no log, nothing that can hold code."""
     parts = {Path(file).parent for file in config.weight_files} | {Path()}
     patterns = [*config.weight_files, *((part / name).as_posix() for part in parts for name in _OF_A_LENS)]
-    patterns += [f"{REPORT}/{name}" for name in _OF_A_REPORT]
+    patterns += [*config.own_files, *(f"{REPORT}/{name}" for name in _OF_A_REPORT)]
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     return {path.relative_to(folder).as_posix(): require_inside(path, folder) for path in paths}
 
@@ -136,6 +136,7 @@ def require_inside(path: Path, folder: Path) -> Path:
 
 def open_folder(
     place: str | os.PathLike[str],
+    kind: type[LensConfig],
     revision: str | None = None,
     token: str | None = None,
     subfolder: str = "",
@@ -151,7 +152,7 @@ def open_folder(
         raise BadInput("lens", str(place), _NO_LENS, why="there is no lens in such a folder")
     found, commit = fetch_config(str(place), revision, token, inside, **reach)
     require_lens(found, place)
-    return fetch_folder(str(place), commit, token, inside, **reach)
+    return fetch_folder(str(place), kind, commit, token, inside, **reach)
 
 
 def fetch_config(
@@ -164,11 +165,17 @@ def fetch_config(
 
 
 def fetch_folder(
-    repo: str, revision: str | None, token: str | None, inside: str = "", **reach: Unpack[hub.Reach]
+    repo: str,
+    kind: type[LensConfig],
+    revision: str | None,
+    token: str | None,
+    inside: str = "",
+    **reach: Unpack[hub.Reach],
 ) -> Path:
-    """The files of a lens on the Hub, in the repository or in a folder of it."""
+    """The files of a lens of this kind on the Hub, in the repository or in a folder of it."""
     before = f"{inside}/" if inside else ""
-    allow, ignore = ([before + each for each in some] for some in (hub.LENS_FILES, hub.BESIDE_THE_LENS))
+    wanted, unwanted = (*hub.LENS_FILES, *kind.own_files), (*hub.BESIDE_THE_LENS, *kind.other_files)
+    allow, ignore = ([before + each for each in some] for some in (wanted, unwanted))
     return hub.download(repo, revision, token, allow=allow, ignore=ignore, **reach) / inside
 
 
@@ -203,10 +210,8 @@ def save_files(files: Files, folder: Path) -> bool:
         tensors = gathered(parameters)
         if not writing:
             continue
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{file}.part"
-        save_file(tensors, part, metadata={"format": "pt"})
-        part.replace(folder / file)
+        with replacing(folder / file, folder / f"{file}.part") as part:
+            save_file(tensors, part, metadata={"format": "pt"})
     return writing
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ... import hub
 from ...card import FRONT_MATTER, SECTION, merge_card, readdress
+from ...files import write_whole
 from .lens_card import CARD
 
 
@@ -25,9 +26,8 @@ def publish_card(
     """Write a card of this machine into a folder as it shall read in a repository; the folder may be its own."""
     there = card_there(repo, token, revision, kind)
     text = merge_words(readdress(_read(card), repo), _read(there) if there else None)
-    part = into / f".{CARD}.part"
-    part.write_bytes(text.encode("utf-8", "surrogateescape"))
-    return part.replace(into / CARD)  # not over the old content: the file may be a link to the original
+    # Never over the old content: the file may be a link to the original.
+    return write_whole(into / CARD, text.encode("utf-8", "surrogateescape"))
 
 
 def merge_words(ours: str, theirs: str | None) -> str:

@@ -151,8 +151,8 @@ def forget_places(file: Path) -> None:
     """Let a record of a checkpoint that is sent keep of each path its name, and not where it lies on this machine."""
     if not file.is_file():
         return
-    said = json.loads(file.read_text(encoding="utf-8"))
-    if (kept := _without_places(said)) != said:
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if (kept := _without_places(saved)) != saved:
         file.unlink()  # it is a link to the one of the run
         file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ...columns import PREDICTIONS, heading, shown, stored
+from ...card.columns import PREDICTIONS, heading, shown, stored
+from ...files import replacing
 from ...frozen import FrozenModels
 from ..comparing.rows import CLOSE, OPEN, TOP, rows_for_people
 from ..modeling import LensModel
@@ -41,10 +42,8 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int) -> Non
     if path.exists():
         earlier = pq.read_table(path)
         table = pa.concat_tables([earlier.filter(pc.less(earlier["step"], step)), table], promote_options="default")
-    part = path.with_suffix(".parquet.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, part)
-    part.replace(path)
+    with replacing(path) as part:
+        pq.write_table(table, part)
 
 
 def spread(rows: Sequence[Mapping[str, Any]], count: int = SHOWN) -> list[Mapping[str, Any]]:

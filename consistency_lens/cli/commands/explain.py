@@ -22,7 +22,7 @@ from ...activations.corpus import FILE_FORMATS, Document
 from ...auto import lens_folder, read_config
 from ...base.explaining import Positions
 from ...base.family_run import FamilyRun
-from ...columns import PREDICTIONS, heading, shown
+from ...card.columns import PREDICTIONS, heading, shown
 from ...errors import BadInput
 from ...frozen.loading.provenance import hash_files
 from ..explained import ExplainedFile

@@ -46,8 +46,8 @@ def export(request: Request) -> None:
     folder = request.family.export(lens, given.to, Path(place), lambda: open_data(request))
     files = _files_of(folder)
     size = sum(path.stat().st_size for path in files.values())
-    said = f"{len(files)} files for {given.to}, {size / 1e6:.1f} MB, in [bold]{escape(str(folder))}[/]"
-    console.print(said, highlight=False, soft_wrap=True)
+    line = f"{len(files)} files for {given.to}, {size / 1e6:.1f} MB, in [bold]{escape(str(folder))}[/]"
+    console.print(line, highlight=False, soft_wrap=True)
     if repo:
         _send(request, repo, subfolder, files, token)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from ...base.family_run import Plan
+from ..parsing.read_by import readers_of
 from ..parsing.recipes import PLAN, SECRETS, as_options
 from ..parsing.request import Request
 
@@ -15,20 +18,26 @@ def commands_of(request: Request, plan: Plan) -> list[str]:
     """One for the whole run; where weights are spread, one for each of its stages that can be started before it. More
     than one machine is a job for their scheduler."""
     values = request.values
-    told = {name: values[name] for name in sorted(request.given & values.keys())}
+    given = {name: values[name] for name in sorted(request.given & values.keys())}
     resumes = {RESUMES} if _is_job(plan) else set()  # by itself
-    for name in {*request.options.fields_of(PLAN), *SECRETS, *resumes, "json"} & told.keys():
-        del told[name]
+    for name in {*request.options.fields_of(PLAN), *SECRETS, *resumes, "json"} & given.keys():
+        del given[name]
     start = [f"--config={request.config}"] if request.config else []
     if plan.data is None:
-        return [_launched(request, plan, [*start, *as_options(told | plan.chosen, request.options)])]
+        return [_launched(request, plan, [*start, *as_options(given | plan.chosen, request.options)])]
     commands = []
     if values["activations"] is None:
-        told["activations_dir"] = values["activations_dir"] or ROWS
-        rows = {name: value for name, value in told.items() if name not in ("output_dir", RESUMES)} | plan.data
+        given["activations_dir"] = values["activations_dir"] or ROWS
+        rows = _read_by("extract", given, request) | plan.data
         commands.append(shlex.join(["python", "run_lens.py", "extract", *start, *as_options(rows, request.options)]))
-    words = ["train", *start, *as_options(told | plan.chosen, request.options)]
+    words = ["train", *start, *as_options(_read_by("train", given, request) | plan.chosen, request.options)]
     return [*commands, _launched(request, plan, words)]
+
+
+def _read_by(command: str, given: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """The options that are one command's; the folder of a run is none of `extract`'s."""
+    elsewhere = {"output_dir", "seed"} if command == "extract" else set()
+    return {n: value for n, value in given.items() if command in readers_of(n, request.options) and n not in elsewhere}
 
 
 def _launched(request: Request, plan: Plan, words: list[str]) -> str:

@@ -111,8 +111,8 @@ def require_whole(folder: Path) -> LensConfig:
 
 
 def _config_of(folder: Path) -> LensConfig:
-    said, _ = read_config(str(folder))
-    config: LensConfig = family_of(said, str(folder)).load("config").from_pretrained(folder)
+    saved, _ = read_config(str(folder))
+    config: LensConfig = family_of(saved, str(folder)).load("config").from_pretrained(folder)
     return config
 
 
@@ -167,7 +167,7 @@ def send_lens(
         if subject := subject_files(config):
             origin = send_subject(subject, config.origin, repo, token, private)
             files = {**files, CONFIG_NAME: config_with(origin, files[CONFIG_NAME], Path(scratch))}
-        gone = {*MEASURED, *(f"{part}/*" for part in config.part_folders)}
+        gone = {*MEASURED, *config.own_files, *(f"{part}/*" for part in config.part_folders)}
         return _send(files, repo, "Upload a lens", token, revision=revision, delete=sorted(gone))
 
 

@@ -93,14 +93,14 @@ def _installed(name: str) -> str | None:
 
 def _card(ours: str, repo: str, models: Sequence[str], token: str | None) -> str:
     """The page's README with what the Hub has to know; once it has been published, the words there stay."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "sdk": "gradio",
         "sdk_version": _installed("gradio"),
         "python_version": PYTHON,
         "app_file": "app.py",
     }
-    told["models"] = list(models)
-    front = yaml.safe_dump({key: value for key, value in told.items() if value}, sort_keys=False)
+    fields["models"] = list(models)
+    front = yaml.safe_dump({key: value for key, value in fields.items() if value}, sort_keys=False)
     # The README that the Hub itself puts into a new Space is nobody's.
     there = card_there(repo, token, kind="space") if hub.has_file(repo, "app.py", token, kind="space") else None
     return merge_card(f"---\n{front}---\n", there.read_text(encoding="utf-8") if there else ours)

@@ -86,7 +86,7 @@ def send_subject(
 
 def config_with(origin: Provenance, config: Path, scratch: Path) -> Path:
     """A copy of a lens's configuration that says where its frozen model lies."""
-    said = json.loads(config.read_text(encoding="utf-8"))
+    saved = json.loads(config.read_text(encoding="utf-8"))
     copy = scratch / CONFIG_NAME
-    copy.write_text(json.dumps(said | {"provenance": origin.to_dict()}, indent=2) + "\n", encoding="utf-8")
+    copy.write_text(json.dumps(saved | {"provenance": origin.to_dict()}, indent=2) + "\n", encoding="utf-8")
     return copy

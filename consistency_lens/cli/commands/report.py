@@ -30,7 +30,7 @@ from ...base.comparing.rows import CLOSE, OPEN
 from ...base.configuration import ONE_MODEL
 from ...base.modeling import LensModel
 from ...base.saving.lens_card import TrainingRecord
-from ...columns import PREDICTIONS, heading, shown
+from ...card.columns import PREDICTIONS, heading, shown
 from ...errors import BadInput
 from ...evaluation import Report
 from ...evaluation.examples import examples

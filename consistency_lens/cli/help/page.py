@@ -23,7 +23,7 @@ def page_for(words: Sequence[str]) -> str | None:
         return None
     known = json.loads(files(__package__).joinpath("options.json").read_text("utf-8"))
     command = words[0] if words[0][0] != "-" else RUN_ALL
-    own = {name: family for family, said in known["families"].items() for name in said["uses"]}
+    own = {name: family for family, about in known["families"].items() for name in about["uses"]}
     if command not in (RUN_ALL, *COMMANDS, *own):
         return None
     whole = "--help_all" in words
@@ -33,15 +33,15 @@ def page_for(words: Sequence[str]) -> str | None:
     family = _named(words, "--family") or own.get(command) or _of_recipe(_named(words, "--config")) or FIRST
     theirs = known["families"].get(family, known["families"][FIRST])
     if command not in theirs["commands"]:
-        family, theirs = next((name, said) for name, said in known["families"].items() if command in said["commands"])
+        family, theirs = next(each for each in known["families"].items() if command in each[1]["commands"])
     options = [each for each in known["options"] if family in each["families"]]
     if command != RUN_ALL:
         options = [each for each in options if command in each["commands"]]
     shown = [each for each in options if whole or each["usual"]]
     behind = " ".join(f"[{name.upper()}]" for name in theirs["uses"].get(command, {"words": []})["words"])
-    said = {**COMMANDS, **{name: use["help"] for name, use in theirs["uses"].items()}}.get(command, "")
+    about = {**COMMANDS, **{name: use["help"] for name, use in theirs["uses"].items()}}.get(command, "")
     usage = " ".join(part for part in (_start(command), "[options]", WORDS.get(command, behind)) if part)
-    parts = [f"usage: {usage}", "", *textwrap.wrap(f"{said[:1].upper()}{said[1:]}." if said else "", width)]
+    parts = [f"usage: {usage}", "", *textwrap.wrap(f"{about[:1].upper()}{about[1:]}." if about else "", width)]
     config = {"--config": "Recipe: a YAML file of these fields, or the name of one of ours."}
     parts += ["", *_paragraphs(config, width)]
     for title in theirs["groups"]:
@@ -63,10 +63,10 @@ def _group(option: Mapping[str, Any], command: str) -> str:
 
 def _front(families: Mapping[str, Any], width: int) -> str:
     """All commands."""
-    uses = {name: use["help"] for said in families.values() for name, use in said["uses"].items()}
+    uses = {name: use["help"] for about in families.values() for name, use in about["uses"].items()}
     parts = [f"usage: {_start('COMMAND')} [--config RECIPE] [options]", ""]
-    for name, said in {**COMMANDS, **uses}.items():
-        parts += textwrap.wrap(said, width, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12)
+    for name, about in {**COMMANDS, **uses}.items():
+        parts += textwrap.wrap(about, width, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12)
     last = (
         "No command: extract, train and evaluate in turn; where no model and no text is named, the offline demo. "
         f"{program()} COMMAND --help shows the options of a command, --help_all also those that one seldom needs, and "
@@ -103,8 +103,8 @@ def _of_recipe(name: str | None) -> str | None:
 
 def _paragraphs(lines: Mapping[str, str], width: int) -> list[str]:
     found = []
-    for option, said in lines.items():
-        wrapped = textwrap.wrap(said, max(20, width - COLUMN)) or [""]
+    for option, about in lines.items():
+        wrapped = textwrap.wrap(about, max(20, width - COLUMN)) or [""]
         first = f"  {option:<{COLUMN - 2}}"
         if len(option) > COLUMN - 4:
             found.append(f"  {option}")

@@ -29,6 +29,7 @@ from .arguments import (
 )
 from .commands import COMMANDS, COMMON, RUN_ALL, program, recipe_names
 from .options import OWN_NAMES, TRAINING, Options, options_of
+from .read_by import require_read
 from .recipes import as_options, less, load_recipe, meant
 
 DEMO = "demo"
@@ -173,6 +174,7 @@ def parse(argv: Sequence[str]) -> Request:
             raise BadInput("option", given, gone.instead, WHY)
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
+    require_read(command, explicit, options)
     recipe = less(_recipe(command, explicit), explicit)
     _require_family(recipe, options)
     _require_places(recipe)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency_lens.demo.judging.held import DEFINITIONS, Held
+from consistency_lens.demo.judging.probes import DEFINITIONS, FactProbes
 from consistency_lens.demo.reword import is_true, mentions, reword
 from consistency_lens.demo.stories import Fact, Story
 from consistency_lens.demo.words import KINDS
@@ -40,7 +40,7 @@ class FactJudge:
         "fact_positions": "the next token is a fact that nothing near P gives away",
     }
 
-    def __init__(self, held: Held | None = None, site: str = "") -> None:
+    def __init__(self, held: FactProbes | None = None, site: str = "") -> None:
         self.held, self.site = held, site
         self.columns = FACT_COLUMNS if held is None else (*FACT_COLUMNS, site)
         by_kind = ("fact_recall", "fact_precision", *(DEFINITIONS if held else ()))

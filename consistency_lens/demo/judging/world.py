@@ -7,18 +7,25 @@ from typing import Any
 
 from consistency_lens.activations import Activations
 from consistency_lens.base.modeling import LensModel
-from consistency_lens.demo.judging.asking import FactQuestions
 from consistency_lens.demo.judging.beyond import BeyondJudge
 from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, STORIES, Drawn, fresh_rows
-from consistency_lens.demo.judging.held import Held
 from consistency_lens.demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
+from consistency_lens.demo.judging.probes import FactProbes
+from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.judging.sentences import FactSentences
+from consistency_lens.demo.pages.judging import HeldJudge, PageQuestions
+from consistency_lens.demo.pages.writing import PAGES
 from consistency_lens.evaluation import HeldOut, Report, evaluate
 from consistency_lens.evaluation.report import with_parts
 from consistency_lens.evaluation.world import World
 from consistency_lens.text.report import TextReport
 
 OF_FACTS = ("fact_recall", "fact_precision_at_facts", "needed_precision", "follows_", "steered_")
+
+
+def on_pages(lens: LensModel) -> bool:
+    """Whether the model of a lens reads its stories on pages."""
+    return lens.config.origin.model_id.startswith(PAGES)
 
 
 class FactWorld(World):
@@ -28,12 +35,13 @@ class FactWorld(World):
         if not set(FACT_COLUMNS) <= set(data.splits[split].column_names):
             return {"reword": reword_all}
         (site,) = lens.config.sites or [""]
-        held = Held.learned(data.splits["train"], site)
+        held = FactProbes.learned(data.splits["train"], site)
+        paged = on_pages(lens)
         return {
-            "judges": [FactJudge(held, site), BeyondJudge()],
+            "judges": [FactJudge(held, site), BeyondJudge(), *([HeldJudge(held, site)] if paged else [])],
             "sayings": [FactSentences()],
             "reword": reword_all,
-            "questions": FactQuestions(held, site),
+            "questions": PageQuestions(held, site) if paged else FactQuestions(held, site),
             "learned": {},
         }
 
@@ -41,7 +49,7 @@ class FactWorld(World):
         self, report: Report, lens: LensModel, data: Activations, of_family: Mapping[str, Any], progress: bool
     ) -> Report:
         """With what the lens does on stories that no tuning saw, at thousands of fact positions."""
-        if not of_family.get("judges"):
+        if not of_family.get("judges") or on_pages(lens):
             return report
         assert lens.models is not None
         (site,) = lens.config.sites or [""]

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import constants
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from consistency_lens.demo.reading.notes import ANSWERED, ASKED, PAIRS, Note, note, note_words
+from consistency_lens.demo.subject import folder_named, publish
 from consistency_lens.demo.tokenizer import SPECIAL
 from consistency_lens.demo.training import HELD_OUT_START, TRAINING_START
 from consistency_lens.errors import BadInput
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 REPORT_FILE = "reader.json"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,22 +80,12 @@ def reader_hash(config: ReaderConfig) -> str:
 
 def reader_path(config: ReaderConfig, *, progress: bool = True) -> Path:
     """The folder of the reader, trained first where this machine has none; any `from_pretrained` takes it."""
-    folder = Path(constants.HF_HOME) / "consistency_lens" / f"reader-{reader_hash(config)}"
+    folder = folder_named(f"reader-{reader_hash(config)}")
     if not folder.is_dir():
         began = time.perf_counter()
         model, tokenizer, accuracy = train_reader(config, progress=progress)
         known = {"config": asdict(config), "accuracy": accuracy, "seconds": round(time.perf_counter() - began, 1)}
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as making:
-            made = Path(making) / folder.name
-            model.save_pretrained(made)
-            tokenizer.save_pretrained(made)
-            (made / REPORT_FILE).write_text(json.dumps(known, indent=2) + "\n")
-            try:
-                made.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # no other process was first, so this is a real failure
-                    raise
+        publish(folder, model, tokenizer, REPORT_FILE, known)
     return folder
 
 

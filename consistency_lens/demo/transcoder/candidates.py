@@ -5,7 +5,7 @@ Shapes: N tokens, L chosen layers, d hidden size, C candidates of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +18,6 @@ from consistency_lens.frozen import FrozenLM
 from consistency_lens.frozen.anatomy.parts import locate
 from consistency_lens.sparse.coding.documents import read_documents
 from consistency_lens.sparse.modeling import CrosslayerTranscoder
-
-Groups = Callable[[], Iterator[tuple[int, Tensor]]]  # candidates layer by layer, made anew each time: `[N, C]`
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from typing import Any
 from ...base.saving.lens_files import REPORT
 from ...card import CardFacts, Control, Measured, Section
 from ...card import Part as CardPart
+from ...files import write_whole
 from ..about import LENS
 from ..bootstrap import Number
 from ..quantities import Numbers
-from ..report import JSON, MARKDOWN, Part, Report, write_whole
+from ..report import JSON, MARKDOWN, Part, Report
 
 Row = Mapping[str, Any]
 

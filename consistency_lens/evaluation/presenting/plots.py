@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ...errors import BadInput
+from ...files import write_whole
 from ..about import LENS, About, Chart
 from ..bootstrap import Number
 from ..family import EDIT
 from ..quantities import Numbers
-from ..report import Report, write_whole
+from ..report import Report
 from .tables import headings, ordered
 
 if TYPE_CHECKING:

@@ -7,18 +7,17 @@ other numbers than the whole pass without an error.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
 
 from ...errors import BadInput
+from ..generation.passes import EditedPass
+from ..loaded_lm import LoadedLM
 from ..prefix import IN_PLACE, WHOLE_PASSES, Prefix
 from .parts import ANATOMY
-
-if TYPE_CHECKING:
-    from ..frozen_lm import FrozenLM
 
 _LENGTHS = (7, 5, 6, 4)
 _EXACT, _HALF = 1e-3, 0.1  # of the largest logit: in float32, and in half precision or quantised
@@ -26,7 +25,7 @@ _EXACT, _HALF = 1e-3, 0.1  # of the largest logit: in float32, and in half preci
 _REFUSED: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()  # why, or nothing where the swap is exact
 
 
-def require_exact_swap(lm: FrozenLM) -> None:
+def require_exact_swap(lm: LoadedLM) -> None:
     """Compare both ways on a few random rows, once; raise where they differ.
 
     A model whose architecture has a row in `ANATOMY` is not asked: the tests compare it at every site.
@@ -41,14 +40,14 @@ def require_exact_swap(lm: FrozenLM) -> None:
 
 
 @torch.no_grad()
-def _compare(lm: FrozenLM) -> str:
+def _compare(lm: LoadedLM) -> str:
     generator, width = torch.Generator().manual_seed(0), max(_LENGTHS)
     ids = torch.randint(0, lm.vocab_size, (len(_LENGTHS), width), generator=generator)
     mask = torch.stack([torch.arange(width) >= width - length for length in _LENGTHS]).long()
     batch = {"input_ids": ids, "attention_mask": mask}
     prefix = Prefix(lm, batch)
     before = [tensor.clone() for tensor in _tensors([vars(layer) for layer in prefix._cache.layers])]
-    fast, slow = prefix.logits().float(), lm.logits(batch, keep=1).float()
+    fast, slow = prefix.logits().float(), EditedPass(lm, batch, ()).logits(1).float()
     after = [*_tensors([vars(layer) for layer in prefix._cache.layers])]
     if len(before) != len(after) or not all(torch.equal(old, new) for old, new in zip(before, after, strict=True)):
         return IN_PLACE

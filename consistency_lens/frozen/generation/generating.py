@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ... import vocabulary
 from ...errors import BadInput
+from ..loaded_lm import LoadedLM
 from ..sites import Edit
 from .decoding import Decoding
 from .passes import EditedPass
 from .stepping import Growing, Step, growing_cache, roll_out
-
-if TYPE_CHECKING:
-    from ..frozen_lm import FrozenLM
 
 _LOOK_EVERY = 8  # steps, on a device that looking would wait for
 
@@ -59,7 +56,7 @@ class Generated:
 
 @torch.no_grad()
 def generate(
-    lm: FrozenLM,
+    lm: LoadedLM,
     batch: Mapping[str, torch.Tensor],
     edits: Edit | Sequence[Edit],
     new_edits: Edit | Sequence[Edit] | None,
@@ -86,7 +83,7 @@ def generate(
     return Generated(ids[:, :longest], mask[:, :longest], logprobs[:, :longest], chosen.ended, decoding)
 
 
-def stop_ids_of(lm: FrozenLM) -> list[int]:
+def stop_ids_of(lm: LoadedLM) -> list[int]:
     """The tokens that end a text, as the tokenizer and the model's generation config name them."""
     config = lm.model.generation_config
     named = None if config is None else config.eos_token_id
@@ -155,7 +152,7 @@ def _by_whole_passes(first: EditedPass, going_on: Sequence[Edit]) -> Step:
 class _Choices:
     """The tokens chosen so far, and which rows have ended."""
 
-    def __init__(self, lm: FrozenLM, decoding: Decoding, rows: Sequence[int]) -> None:
+    def __init__(self, lm: LoadedLM, decoding: Decoding, rows: Sequence[int]) -> None:
         self.decoding, self.rows, self.tokenizer = decoding, rows, lm.tokenizer
         self.stops = torch.tensor(list(decoding.stop_ids or ()), dtype=torch.long, device=lm.device)
         pad = lm.tokenizer.pad_token_id

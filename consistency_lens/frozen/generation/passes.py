@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
@@ -16,11 +15,9 @@ from transformers import DynamicCache
 from ...errors import BadInput
 from ..columns import last_columns
 from ..hooks import Write, editing
+from ..loaded_lm import LoadedLM
 from ..sites import Edit
 from ..soft_tokens import SoftTokens, positions_from
-
-if TYPE_CHECKING:
-    from ..frozen_lm import FrozenLM
 
 
 class EditedPass:
@@ -32,7 +29,7 @@ class EditedPass:
         edits: what to write.
     """
 
-    def __init__(self, lm: FrozenLM, batch: Mapping[str, torch.Tensor], edits: Edit | Sequence[Edit]) -> None:
+    def __init__(self, lm: LoadedLM, batch: Mapping[str, torch.Tensor], edits: Edit | Sequence[Edit]) -> None:
         self.lm, self.inputs, edits = lm, lm.inputs(batch), lm.own_edits(edits)
         self.prepends = [edit for edit in edits if edit.mode == "prepend"]
         self.soft = SoftTokens.gather(self.prepends, self.inputs, lm.hidden_size)

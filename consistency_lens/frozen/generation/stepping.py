@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from ..hooks import Write, editing
+from ..loaded_lm import LoadedLM
 from ..soft_tokens import positions_from
-
-if TYPE_CHECKING:
-    from ..frozen_lm import FrozenLM
 
 # Takes the last choice (ids [B]; None at first), gives the logits [B, V] of the next token.
 Step = Callable[[torch.Tensor | None], torch.Tensor]
@@ -45,7 +42,7 @@ def roll_out(
     return torch.stack(ids, dim=1)
 
 
-def growing_cache(lm: FrozenLM) -> DynamicCache | None:
+def growing_cache(lm: LoadedLM) -> DynamicCache | None:
     """An empty cache whose layers grow by concatenation; None where the model keeps a state that each token changes in
     place, as state-space models do."""
     cache = DynamicCache(config=lm.config)
@@ -67,7 +64,7 @@ class Growing:
         mask: `[B, S]` of these columns.
     """
 
-    def __init__(self, lm: FrozenLM, cache: DynamicCache, mask: torch.Tensor) -> None:
+    def __init__(self, lm: LoadedLM, cache: DynamicCache, mask: torch.Tensor) -> None:
         self.lm, self.cache, self.mask = lm, cache, mask
 
     @torch.no_grad()

@@ -6,10 +6,12 @@ Shapes: n words, d_z size of a vector.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from ...base.saving.lens_files import config_in, open_folder
 from ...errors import BadInput
 from ...frozen import FrozenLM, FrozenModels
 from ..configuration import LatentWireConfig
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 _PART = 4096  # words that are compressed together
 
 
-def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWire:
+def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0, choice: int | None = None) -> LatentWire:
     """A lens of one model more. It shares its other weights with `lens`, so that it reads the wires of `lens`, too.
 
     Where the compressor reads tokens, the new adapter is a ridge map from the codes of single words to the new model's
@@ -32,6 +34,7 @@ def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWi
         lens: with its models at hand.
         frozen: the new model, of a name of its own.
         seed: of the adapter, where no words are shared.
+        choice: which of the accepted answers it learns, from 0. Default: the first.
     """
     if lens.models is None:
         raise BadInput("subject", None, "Load the lens with its models: AutoLens.from_pretrained(lens).")
@@ -41,6 +44,7 @@ def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWi
         "receivers": [*old.names, frozen.name],
         "widths": [*(old.widths or []), frozen.hidden_size],
         "embedding_rms": [*(old.embedding_rms or []), rms_of(table)],
+        "answer_choice": {**(old.answer_choice or {}), **({} if choice is None else {frozen.name: choice})} or None,
         **LatentWireConfig.fields_of(models.provenance({name: ["embed"] for name in models})),
     }
     config = LatentWireConfig.from_dict(old.to_dict() | own)
@@ -52,6 +56,28 @@ def with_receiver(lens: LatentWire, frozen: FrozenLM, seed: int = 0) -> LatentWi
     receiver.initialise(seed + len(models))
     _start(new, receiver, frozen, table / receiver.rms)
     return new.to(lens.device).train(lens.training)
+
+
+def with_one_of(place: str, models: FrozenModels, choices: Mapping[str, int], token: str | None = None) -> LatentWire:
+    """A saved wire with the one of these models that it does not know yet, whose adapter alone is trained.
+
+    Args:
+        place: of the wire, a folder or an id on the Hub.
+        models: its own, and one more.
+        choices: which of the accepted answers the new one learns, where that is not the first.
+        token: for the Hub.
+    """
+    folder = open_folder(place, LatentWireConfig, token=token)
+    known = config_in(folder, LatentWireConfig).names
+    new = [name for name in models if name not in known]
+    if len(new) != 1:
+        fix = f"Name the models of {place} ({', '.join(known)}), and one more."
+        raise BadInput("add_to", list(models), fix, why=f"{len(new)} of them are new to it")
+    if others := sorted(set(choices) - set(new)):
+        raise BadInput("answer_choice", others[0], f"Name {new[0]}, which is the one that learns.")
+    own = FrozenModels([models[name] for name in known if name in models])
+    lens = LatentWire.from_pretrained(folder, subject=own)
+    return trained_alone(with_receiver(lens, models[new[0]], choice=choices.get(new[0])), new[0])
 
 
 def trained_alone(lens: LatentWire, name: str) -> LatentWire:

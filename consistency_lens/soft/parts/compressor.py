@@ -178,9 +178,9 @@ def blank(config: LatentWireConfig) -> PreTrainedModel:
         "config.json", "lens", "Save or download it again: what it says of its compressor is damaged."
     ):
         # Without what names code of its own: transformers would ask whether to run that.
-        said = {name: value for name, value in (config.compressor or {}).items() if name != "auto_map"}
+        fields = {name: value for name, value in (config.compressor or {}).items() if name != "auto_map"}
         made: PreTrainedModel = AutoModel.from_config(
-            AutoConfig.for_model(**said), dtype=torch.float32, trust_remote_code=False
+            AutoConfig.for_model(**fields), dtype=torch.float32, trust_remote_code=False
         )
         # What reads a passage has all of these; whatever else a configuration may name is refused here.
         sizes = (made.config.hidden_size, made.config.num_attention_heads)

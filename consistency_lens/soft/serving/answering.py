@@ -205,7 +205,7 @@ def require_own(lens: LatentWire, texts: Sequence[Sequence[Wire]]) -> None:
     """Raise where there is nothing to read, or where another lens made it."""
     if not texts or not all(texts):
         raise BadInput("wire", [], "Give at least one wire for each text.")
-    name = identity_of(lens)
+    name = identity_of(lens.compressor)
     for wires in texts:
         for wire in wires:
             if wire.lens:  # a wire without the name of its lens is any lens's

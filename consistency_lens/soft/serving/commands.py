@@ -59,8 +59,8 @@ def answer(use: Use) -> None:
     require_own(lens, texts)
     use.load_models(lens, [receiver])
     for wires in texts:
-        (said,) = answers(lens, [wires], [question], receiver, given.task, settings, preamble)
-        sys.stdout.write(said.replace("\n", " ") + "\n")
+        (answered,) = answers(lens, [wires], [question], receiver, given.task, settings, preamble)
+        sys.stdout.write(answered.replace("\n", " ") + "\n")
 
 
 def serve(use: Use) -> None:

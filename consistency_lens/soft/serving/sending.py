@@ -54,7 +54,7 @@ def wires_of_text(
     ids = tokens_of(lens, text)
     lengths = _lengths(ids, _window(lens, window), in_bytes=lens.config.start == "byte")
     counts = _counts(lens, lengths, ratio, code_length)
-    name, config, kept = identity_of(lens), lens.config, lens.config.require_size(size)
+    name, config, kept = identity_of(lens.compressor), lens.config, lens.config.require_size(size)
     found: list[Wire] = []
     for first in range(0, len(lengths), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)

@@ -71,9 +71,9 @@ def application(lens: LatentWire, settings: AnswerSettings, limits: Limits | Non
 
     assert lens.models is not None
     limits, names, in_turn = limits or Limits(), list(lens.models), Lock()
-    about = {"lens": identity_of(lens), "receivers": names, "vectors_of": lens.config.d_z}
+    about = {"lens": identity_of(lens.compressor), "receivers": names, "vectors_of": lens.config.d_z}
 
-    def said(query: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    def answered(query: Mapping[str, str], body: bytes) -> dict[str, Any]:
         question, wanted = query.get("question", ""), _tokens(query, settings)
         if not 0 < len(question) <= limits.question:
             fix = f"Ask something of at most {limits.question} characters."
@@ -93,7 +93,7 @@ def application(lens: LatentWire, settings: AnswerSettings, limits: Limits | Non
                 return _refusal(413, f"A wire may have {limits.wire} bytes here.")
             body += chunk
         try:
-            return JSONResponse(await run_in_threadpool(said, request.query_params, bytes(body)))
+            return JSONResponse(await run_in_threadpool(answered, request.query_params, bytes(body)))
         except BadInput as error:
             return _refusal(400, str(error))
 

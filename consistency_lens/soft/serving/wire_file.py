@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import BadInput
+from ...files import write_whole
 from ..bytes.wire import Wire, announced_length
 from .sending import FOLLOWS
 
@@ -37,8 +38,6 @@ def split(data: bytes | bytearray | memoryview) -> Texts:
 
 def write_wires(path: str | Path, texts: Iterable[Sequence[Wire]]) -> int:
     """Write a file whole or not at all; returns its bytes."""
-    from ...evaluation.report import write_whole  # what reads wires needs no report
-
     path, data = Path(path), joined(texts)
     if not path.parent.is_dir():
         raise BadInput("output", str(path), "Name a file in a folder that is there.")

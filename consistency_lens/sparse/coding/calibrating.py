@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...errors import BadInput
+from ..transcoder import Transcoder
 from .encoding import pre_activations
-from .folding import with_settings
+from .folding import Lens, with_settings
 from .nonlinear import batchtopk_mask
-
-if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder
 
 # Pre-activations above 0 are counted in logarithmic bins, each a thousandth wide.
 _LOWEST, _HIGHEST, _WIDTH = 1e-8, 1e8, 1e-3
@@ -65,7 +62,7 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(lens: CrosslayerTranscoder, batches: Iterable[Tensor]) -> CrosslayerTranscoder:
+def calibrate(lens: Lens, batches: Iterable[Tensor]) -> Lens:
     """The same lens as a JumpReLU.
 
     Args:
@@ -103,7 +100,7 @@ def calibrate(lens: CrosslayerTranscoder, batches: Iterable[Tensor]) -> Crosslay
 
 
 @torch.no_grad()
-def count_ratios(lens: CrosslayerTranscoder, batches: Iterable[Tensor]) -> tuple[Calibration, int]:
+def count_ratios(lens: Transcoder, batches: Iterable[Tensor]) -> tuple[Calibration, int]:
     """How far the pre-activations of a JumpReLU are above its thresholds, x / θ
     over all layers, and over how many tokens.
 
@@ -123,7 +120,7 @@ def count_ratios(lens: CrosslayerTranscoder, batches: Iterable[Tensor]) -> tuple
 
 
 @torch.no_grad()
-def scale_thresholds(lens: CrosslayerTranscoder, counts: Calibration, tokens: int, l0: float) -> float:
+def scale_thresholds(lens: Transcoder, counts: Calibration, tokens: int, l0: float) -> float:
     """Multiply all thresholds by the one factor at which so many features per token and layer are active, in the mean
     over layers; returns the factor.
 

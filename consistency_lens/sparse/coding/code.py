@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...base.modeling import Code
+from ...base.lens import Code
 from .entries import Entries, starts_of
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...base.modeling import Code
+from ...base.lens import Code
 from ...frozen import FrozenLM
 from ..use.replacing import kept_columns
 from .code import SparseCode

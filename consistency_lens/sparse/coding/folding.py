@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..configuration import CrosslayerTranscoderConfig
+from ..transcoder import Transcoder
 from .standardising import folded_bias, folded_decoder, folded_encoder
 
-if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder
+Lens = TypeVar("Lens", bound=Transcoder)
 
 
 def with_settings(config: CrosslayerTranscoderConfig, **settings: Any) -> CrosslayerTranscoderConfig:
@@ -19,7 +19,7 @@ def with_settings(config: CrosslayerTranscoderConfig, **settings: Any) -> Crossl
 
 
 @torch.no_grad()
-def fold(lens: CrosslayerTranscoder) -> CrosslayerTranscoder:
+def fold(lens: Lens) -> Lens:
     """A new lens with plain weights. Features, thresholds and what is written stay the same."""
     folded = type(lens)(with_settings(lens.config, standardisation="none")).to(lens.device)
     folded.subject = lens.subject

@@ -105,19 +105,25 @@ class Shards:
         """Active features of all processes, layer by layer, without gradient."""
         if self.count == 1:
             return list(active)
-        held = [found if isinstance(found, Entries) else Entries.where(found > 0, found) for found in active]
-        mine = [(each.tokens.cpu(), each.features.cpu(), each.values.detach().cpu()) for each in held]
-        everyone: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(everyone, mine)
-        whole: list[Active] = []
-        for layer, each in enumerate(held):
-            tokens, _, values = (torch.cat([process[layer][i] for process in everyone]) for i in range(3))
-            width = each.shape[1]
-            features = torch.cat([process[layer][1] + width * i for i, process in enumerate(everyone)])
-            order, device = tokens.argsort(stable=True), each.values.device
-            tokens, features, values = (part[order].to(device) for part in (tokens, features, values))
-            whole.append(Entries(tokens, features, values, (each.shape[0], width * self.count)))
-        return whole
+        return [self._merged(each if isinstance(each, Entries) else Entries.where(each > 0, each)) for each in active]
+
+    def _merged(self, own: Entries) -> Entries:
+        """The entries of one layer of all processes, in the order of tokens."""
+        count, width = own.shape
+        parts = (own.tokens, own.features + self.index * width, own.values)
+        tokens, features, values = (self._joined(part) for part in parts)
+        order = tokens.argsort(stable=True)
+        return Entries(tokens[order], features[order], values[order], (count, width * self.count))
+
+    def _joined(self, part: Tensor) -> Tensor:
+        """What every process has of something, `[n]` with an n of each, one after the other."""
+        counts = [torch.zeros(1, dtype=torch.int64, device=part.device) for _ in range(self.count)]
+        torch.distributed.all_gather(counts, torch.full_like(counts[0], len(part)))
+        lengths = [int(count) for count in counts]
+        padded = functional.pad(part.detach(), (0, max(*lengths, 1) - len(part)))
+        found = [torch.empty_like(padded) for _ in lengths]
+        torch.distributed.all_gather(found, padded)
+        return torch.cat([each[:length] for each, length in zip(found, lengths, strict=True)])
 
 
 ALONE = Shards()

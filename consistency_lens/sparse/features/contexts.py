@@ -11,19 +11,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
-import xxhash
 
 from ...errors import BadInput
+from ...files import replacing
 from ...schema import number, plain, record, require, text, whole
+from ..configuration import CONTEXTS, CrosslayerTranscoderConfig
 
-if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder
-
-FILE = "contexts.parquet"
 _ABOUT = b"consistency_lens"
 _SIDES = pa.list_(pa.struct({"token": pa.string(), "logit": pa.float32()}))
 _CONTEXT = pa.struct(
@@ -131,42 +128,35 @@ class FeatureContexts:
     def save(self, folder: Path) -> None:
         """Write the file, swapped in whole."""
         table = self.table.replace_schema_metadata({_ABOUT: json.dumps(dict(self.about))})
-        part = folder / f"{FILE}.part"
-        parquet.write_table(table, part, compression="zstd")
-        part.replace(folder / FILE)
+        with replacing(folder / CONTEXTS) as part:
+            parquet.write_table(table, part, compression="zstd")
 
     @classmethod
-    def load(cls, folder: Path, lens: CrosslayerTranscoder) -> FeatureContexts | None:
-        """What lies beside the weights of a lens; None where nothing does. Raise where it is damaged, or of others."""
-        path = folder / FILE
+    def load(cls, folder: Path, config: CrosslayerTranscoderConfig, weights: str) -> FeatureContexts | None:
+        """What lies beside the weights of a lens; None where nothing does. Raise where it is damaged, or of others.
+
+        Args:
+            folder: of the lens.
+            config: of the lens.
+            weights: its `fingerprint`.
+        """
+        path = folder / CONTEXTS
         if not path.is_file():
             return None
         try:
             table = parquet.read_table(path)
             about = json.loads((table.schema.metadata or {}).get(_ABOUT, b"null"))
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise BadInput("lens", folder.name, _AGAIN, f"{FILE} cannot be read: {error}") from error
-        require(about, _STORED, "lens", folder.name, _AGAIN, FILE)
-        config = lens.config
+            raise BadInput("lens", folder.name, _AGAIN, f"{CONTEXTS} cannot be read: {error}") from error
+        require(about, _STORED, "lens", folder.name, _AGAIN, CONTEXTS)
         if not table.schema.equals(SCHEMA) or len(table) != len(config.window) * config.features:
-            raise BadInput("lens", folder.name, _AGAIN, f"{FILE} is no table of this lens's features")
-        if about["weights"] != print_of(lens):
-            raise BadInput("lens", folder.name, _AGAIN, f"{FILE} was made with other weights")
+            raise BadInput("lens", folder.name, _AGAIN, f"{CONTEXTS} is no table of this lens's features")
+        if about["weights"] != weights:
+            raise BadInput("lens", folder.name, _AGAIN, f"{CONTEXTS} was made with other weights")
         pairs = [[layer for layer in config.window for _ in range(config.features)], [*range(config.features)]]
         if table["layer"].to_pylist() != pairs[0] or table["feature"].to_pylist() != pairs[1] * len(config.window):
-            raise BadInput("lens", folder.name, _AGAIN, f"{FILE} has its rows in another order")
+            raise BadInput("lens", folder.name, _AGAIN, f"{CONTEXTS} has its rows in another order")
         return cls(table.replace_schema_metadata(None), about, config.window, config.features)
-
-
-def print_of(lens: CrosslayerTranscoder) -> str:
-    """What tells the features of a lens from those of another: a hash over biases, thresholds and the first weight of
-    each encoder."""
-    found = xxhash.xxh3_64()
-    for source in lens.layers_in_order:
-        for tensor in (source.W_enc[:, 0], source.b_enc, source.log_threshold):
-            if tensor is not None:
-                found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def words_of(decode: Callable[[list[int]], str]) -> Callable[[int], str]:

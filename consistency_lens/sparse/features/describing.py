@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ...base.explaining import model_of
 from ...errors import BadInput
-from .contexts import SCHEMA, FeatureContexts, print_of, words_of
+from .contexts import SCHEMA, FeatureContexts, words_of
 from .gathering import BEFORE, SHOWN, Gathered, Layer, gather
 from .keeping import ABSENT
 from .labelling import ENOUGH, Label, labels_of, of_others
@@ -39,7 +38,7 @@ def describe_features(
         split: which documents these are, for people.
         shown: contexts of each feature.
     """
-    frozen, config = model_of(lens), lens.config
+    frozen, config = lens.reader, lens.config
     gathered = gather(lens, batches, shown)
     if not gathered.tokens:
         raise BadInput("documents", 0, "Give documents of at least two tokens.")
@@ -52,7 +51,7 @@ def describe_features(
         others += of_others(layer, gathered.occurrences, labels).tolist()
         parts.append(_table(lens, index, layer, labels, gathered, words))
     about = {
-        "weights": print_of(lens),
+        "weights": lens.fingerprint(),
         "split": split,
         "tokens": gathered.tokens,
         "documents": gathered.documents,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...base.explaining import model_of
 from ...frozen import FrozenLM
 from ..coding.documents import read_documents
 from ..use.replacing import kept_columns
@@ -71,7 +70,7 @@ def gather(lens: CrosslayerTranscoder, batches: Iterable[Mapping[str, Any]], sho
         batches: `input_ids [B, S]`, `attention_mask [B, S]` and `doc_id [B]`.
         shown: contexts that are kept of each feature.
     """
-    frozen, config = model_of(lens), lens.config
+    frozen, config = lens.reader, lens.config
     layers = [Layer(config.features, shown) for _ in config.window]
     found = Gathered(layers, np.zeros((3, frozen.vocab_size), np.int64))
     for batch in batches:

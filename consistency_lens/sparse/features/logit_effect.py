@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...base.explaining import model_of
 from ...frozen import Edit, FrozenLM
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def effects(lens: CrosslayerTranscoder, index: int, features: Tensor | None = No
     The effect is what one unit of activation adds to the logits where the stream is as long as `stream_size` says,
     less its mean over the vocabulary: only differences of logits matter.
     """
-    frozen = model_of(lens)
+    frozen = lens.reader
     columns = max(1, min(frozen.max_length, AT_ONCE // frozen.vocab_size))
     nothing, size, centres = _final(frozen)
     wanted = torch.arange(lens.config.features, device=lens.device) if features is None else features

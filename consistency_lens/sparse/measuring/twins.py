@@ -5,7 +5,6 @@ Both lie in folders of the run, and an interrupted run finds them again.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ from transformers.utils import CONFIG_NAME
 
 from ...activations.blocks import Blocks, BySite
 from ...base.family_run import Run
-from ...base.saving.checkpoint import checkpoints
 from ...options import option
 from ..coding.folding import with_settings
 from ..configuration import CrosslayerTranscoderConfig
@@ -64,13 +62,7 @@ def keep_per_layer(run: Run, lens: CrosslayerTranscoder, data: Blocks, steps: in
     training = run.training(place, max_steps=steps, save_total_limit=1, push_to_hub=False, **changes)
     twin = CrosslayerTranscoder(per_layer_of(lens.config), training.seed).to(lens.device)
     twin.models = lens.models
-    trainer = run.trainer(twin, training, data, "per-layer transcoders")
-    found = checkpoints(place)
-    trainer.train(str(found[-1]) if found else None)
-    trainer.save_lens(place)
-    if trainer.is_world_process_zero():
-        for checkpoint in checkpoints(place):
-            shutil.rmtree(checkpoint)
+    run.train_beside(run.trainer(twin, training, data, "per-layer transcoders"), place)
     PartialState().wait_for_everyone()
 
 

@@ -23,7 +23,8 @@ from ..coding.nonlinear import topk_mask
 from ..coding.sharing import ALONE, Shards
 
 if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder, TranscoderOutput
+    from ..modeling import CrosslayerTranscoder
+    from ..transcoder import TranscoderOutput
 
 SPARSITY, STEEPNESS = 2e-4, 0.1  # λ and c of the seed
 PREACTIVATION, AUXILIARY = 1e-6, 1 / 32  # α and β

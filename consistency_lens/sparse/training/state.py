@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...errors import BadInput
+from ..configuration import FIRING
 from .firing import Firing
 from .holding import HeldSparsity
 
-FILE = "firing.safetensors"
 _HELD = "held"  # λ and the moving average of L0; the average is NaN before the first step
 
 
@@ -50,13 +50,13 @@ class TrainingState:
         if self.held is not None:
             smoothed = torch.nan if self.held.smoothed is None else self.held.smoothed
             tensors[_HELD] = torch.tensor([self.held.weight, smoothed], dtype=torch.float64)
-        save_file(tensors, folder / FILE)
+        save_file(tensors, folder / FIRING)
 
     def load(self, folder: Path) -> None:
-        if not (folder / FILE).is_file():
+        if not (folder / FIRING).is_file():
             fix = "Resume from another checkpoint, or begin a new run from the lens that lies in it."
-            raise BadInput("resume_from_checkpoint", folder.name, fix, why=f"{FILE} is missing")
-        tensors = load_file(folder / FILE)
+            raise BadInput("resume_from_checkpoint", folder.name, fix, why=f"{FIRING} is missing")
+        tensors = load_file(folder / FIRING)
         held = tensors.pop(_HELD, None)
         if (held is None) is not (self.held is None):
             fix = "Resume with the target_l0 that the run began with."
@@ -65,7 +65,7 @@ class TrainingState:
         known = self.firing.state_dict()
         odd = tensors.keys() ^ known.keys() or {n for n, t in tensors.items() if t.shape != known[n].shape}
         if odd:
-            why = f"{FILE} does not fit in {min(odd)}: it is of another lens"
+            why = f"{FIRING} does not fit in {min(odd)}: it is of another lens"
             raise BadInput("resume_from_checkpoint", folder.name, "Resume from another checkpoint.", why)
         self.firing.load_state_dict(tensors)
         if held is not None and self.held is not None:

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -26,12 +25,12 @@ from ...base.saving.lens_files import save_files
 from ...errors import BadInput
 from ...frozen import FrozenLM
 from ...schema import glimpse
+from ..coding.calibrating import calibrate
 from ..coding.decoding import untied
+from ..coding.folding import fold
 from ..configuration import CrosslayerTranscoderConfig
+from ..transcoder import Transcoder
 from .dashboards import FOLDER, write_dashboards
-
-if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder
 
 LARGEST = 1 << 16  # bytes of a description
 CONFIG, KIND = "config.yaml", "cross_layer_transcoder"
@@ -46,9 +45,7 @@ def names_of(layers: int) -> list[str]:
 
 
 @torch.no_grad()
-def export(
-    lens: CrosslayerTranscoder, folder: str | os.PathLike[str], batches: Iterable[Tensor] | None = None
-) -> Path:
+def export(lens: Transcoder, folder: str | os.PathLike[str], batches: Iterable[Tensor] | None = None) -> Path:
     """Write a lens as circuit-tracer reads it: beside the folder, whose place it takes when it is whole.
 
     Args:
@@ -60,7 +57,7 @@ def export(
     _require_exportable(lens, place, batches is not None)
     known = lens.contexts
     if batches is not None and lens.config.k is not None:
-        lens = lens.calibrated(batches)
+        lens = calibrate(lens, batches)
     part = place.with_name(f".{place.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     _write(lens, part)
@@ -73,8 +70,8 @@ def export(
     return place
 
 
-def _write(lens: CrosslayerTranscoder, place: Path) -> None:
-    plain, count = lens.fold(), lens.config.depth
+def _write(lens: Transcoder, place: Path) -> None:
+    plain, count = fold(lens), lens.config.depth
     files = {}
     for i, decoder in enumerate(_decoders(plain)):
         source = plain.layers_in_order[i]
@@ -116,7 +113,7 @@ def _plain(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach().float(), requires_grad=False)
 
 
-def _decoders(lens: CrosslayerTranscoder) -> list[Tensor]:
+def _decoders(lens: Transcoder) -> list[Tensor]:
     """`[F, (L - i)·d]` of each source: tied ones written out, per-layer ones with zeros above their own target."""
     if lens.targets.W_dec is not None:
         return untied(list(lens.targets.W_dec))
@@ -125,7 +122,7 @@ def _decoders(lens: CrosslayerTranscoder) -> list[Tensor]:
     return [nn.functional.pad(weight, (0, size - weight.shape[1])) for weight, size in zip(own, wide, strict=True)]
 
 
-def _require_exportable(lens: CrosslayerTranscoder, folder: Path, has_batches: bool) -> None:
+def _require_exportable(lens: Transcoder, folder: Path, has_batches: bool) -> None:
     config = lens.config
     if lens.subject is not None and lens.subject.num_layers != config.depth:
         why = f"{lens.subject.model_id} has {lens.subject.num_layers} layers"
@@ -166,7 +163,7 @@ def is_export(folder: str | os.PathLike[str]) -> bool:
 
 
 @torch.no_grad()
-def read_export(folder: str | os.PathLike[str], subject: FrozenLM | None = None) -> CrosslayerTranscoder:
+def read_export(folder: str | os.PathLike[str], subject: FrozenLM | None = None) -> Transcoder:
     """A folder in circuit-tracer's format as a lens.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -12,16 +10,14 @@ from ...base.comparing.chain import likeliest
 from ...base.explaining import Positions, read_tokens, tokens_of
 from ...base.explanations import Explanations
 from ...objectives import kl_of
-from .replacing import Factors
+from ..transcoder import Transcoder
+from .replacing import Factors, changed, replaced
 from .using import features_of, require_inside
-
-if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder
 
 
 @torch.no_grad()
 def explain_tokens(
-    lens: CrosslayerTranscoder,
+    lens: Transcoder,
     text: str | Tensor,
     positions: Positions = None,
     top: int = 5,
@@ -48,11 +44,11 @@ def explain_tokens(
     comparison = WholePass.of(frozen, batch)
     clean = comparison.clean
     if not factors:
-        edited = comparison.edited(lens.replaced(batch))
+        edited = comparison.edited(replaced(lens, batch, {}))
     elif inside == "model":
-        edited = comparison.edited(lens.changed(factors, batch))
+        edited = comparison.edited(changed(lens, batch, factors))
     else:
-        clean, edited = comparison.edited(lens.replaced(batch)), comparison.edited(lens.replaced(batch, factors))
+        clean, edited = comparison.edited(replaced(lens, batch, {})), comparison.edited(replaced(lens, batch, factors))
     kl = kl_of(clean[0], edited[0]).tolist()
     rows = [
         {

@@ -6,7 +6,7 @@ Shapes: B rows, S columns, N = B·S tokens, L chosen layers, d hidden size, F fe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,7 @@ from ...frozen import Edit
 from ..coding.encoding import Active, pre_activations
 from ..coding.nonlinear import batchtopk_mask
 from ..source import SourceLayer, scaled
-
-if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder
+from ..transcoder import Transcoder
 
 Factors = Mapping[tuple[int, int], float]  # (layer of the model, feature) -> what to multiply it by
 Change = Callable[[int, Active], Active]  # index of a chosen layer and its active features -> others in their place
@@ -35,7 +33,7 @@ class _Totals:
         keeps: which columns are not replaced.
     """
 
-    def __init__(self, lens: CrosslayerTranscoder, change: Change | None, keeps: Keeps) -> None:
+    def __init__(self, lens: Transcoder, change: Change | None, keeps: Keeps) -> None:
         self.lens, self.change, self.keeps = lens, change, keeps
         self.read: list[Tensor] = []
         self.sums: dict[int, Tensor] = {}
@@ -77,22 +75,20 @@ class _Totals:
         return pre, active
 
 
-def standardised(lens: CrosslayerTranscoder, index: int, read: Tensor) -> Tensor:
+def standardised(lens: Transcoder, index: int, read: Tensor) -> Tensor:
     """`[N, d]` in standardised space, on the lens's device."""
     flat = read.reshape(-1, read.shape[-1]).to(lens.device, torch.float32)
     return (flat - lens.standardiser.mean[index]) / lens.standardiser.scale[index]
 
 
-def replaced(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors, first: bool = True) -> list[Edit]:
+def replaced(lens: Transcoder, batch: Mapping[str, Any], factors: Factors, first: bool = True) -> list[Edit]:
     """Every written site replaced, except in the column of each row's first token and in padding; `first` is false
     where a pass has new tokens alone, all of which are replaced."""
     change = _scaling(_per_layer(lens, factors, otherwise=1.0)) if factors else None
     return replaced_by(lens, batch, change, first)
 
 
-def replaced_by(
-    lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Change | None, first: bool = True
-) -> list[Edit]:
+def replaced_by(lens: Transcoder, batch: Mapping[str, Any], change: Change | None, first: bool = True) -> list[Edit]:
     """The same with other active features in the place of those that a layer has."""
     keeps = _keeping(batch, first, "replaced")
     totals = _Totals(lens, change, keeps)
@@ -110,13 +106,13 @@ def replaced_by(
     return _edits(lens, value, "replace")
 
 
-def changed(lens: CrosslayerTranscoder, batch: Mapping[str, Any], factors: Factors, first: bool = True) -> list[Edit]:
+def changed(lens: Transcoder, batch: Mapping[str, Any], factors: Factors, first: bool = True) -> list[Edit]:
     """What a change of some features writes, added to every written site: the model's own values stay."""
     changes = _per_layer(lens, {key: factor - 1 for key, factor in factors.items()}, otherwise=0.0)
     return changed_by(lens, batch, _scaling(changes), first)
 
 
-def changed_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Change, first: bool = True) -> list[Edit]:
+def changed_by(lens: Transcoder, batch: Mapping[str, Any], change: Change, first: bool = True) -> list[Edit]:
     """The same where `change` gives the difference to the active features of each layer."""
     keeps = _keeping(batch, first, "changed")
     totals = _Totals(lens, change, keeps)
@@ -130,7 +126,7 @@ def changed_by(lens: CrosslayerTranscoder, batch: Mapping[str, Any], change: Cha
     return _edits(lens, value, "add")
 
 
-def _edits(lens: CrosslayerTranscoder, value: Callable[..., Tensor], mode: Any) -> list[Edit]:
+def _edits(lens: Transcoder, value: Callable[..., Tensor], mode: Any) -> list[Edit]:
     config = lens.config
     if config.across_layers:
         fix = "Give it thresholds first: lens.calibrated(...)."
@@ -181,7 +177,7 @@ def _scaling(factors: Sequence[Tensor]) -> Change:
     return lambda index, active: scaled(active, factors[index])
 
 
-def _per_layer(lens: CrosslayerTranscoder, factors: Factors, otherwise: float) -> list[Tensor]:
+def _per_layer(lens: Transcoder, factors: Factors, otherwise: float) -> list[Tensor]:
     config = lens.config
     found = torch.full((len(config.window), config.features), otherwise)
     for (layer, feature), factor in factors.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from ...base.comparing import likeliest
 from ...base.explaining import Positions, read_tokens, wanted_positions
 from ...errors import BadInput
 from ...objectives import kl_of
-from .replacing import Factors
-
-if TYPE_CHECKING:
-    from ..modeling import CrosslayerTranscoder
+from ..transcoder import Transcoder
+from .replacing import Factors, changed, replaced
 
 INSIDE = ("model", "lens")
 
@@ -37,7 +35,7 @@ class Changed:
 
 @torch.no_grad()
 def features_of(
-    lens: CrosslayerTranscoder,
+    lens: Transcoder,
     text: str | Tensor,
     top: int = 10,
     positions: Positions = None,
@@ -61,9 +59,10 @@ def features_of(
     wanted = wanted_positions(positions, len(ids))
     read = frozen.read({"input_ids": rows_of_ids}, lens.config.read_sites)
     # All tokens at once: a BatchTopK compares them.
-    code = lens.compress({"activations": {site: values[0, 1:] for site, values in read.items()}})
+    code: Any = lens.compress({"activations": {site: values[0, 1:] for site, values in read.items()}})
     if 0 in wanted:
-        first = lens.compress({"activations": {site: values[0, :1] for site, values in read.items()}}).rows(top)
+        tokens: Any = lens.compress({"activations": {site: values[0, :1] for site, values in read.items()}})
+        first = tokens.rows(top)
     else:
         first = [{}]
     rows = [*first, *code.rows(top)]
@@ -71,7 +70,7 @@ def features_of(
     return [row | _known(lens, row.get("features", ()), contexts) for row in found]
 
 
-def _known(lens: CrosslayerTranscoder, features: Sequence[tuple[int, int, float]], contexts: int) -> dict[str, Any]:
+def _known(lens: Transcoder, features: Sequence[tuple[int, int, float]], contexts: int) -> dict[str, Any]:
     """Labels of some features, and contexts of each."""
     known = lens.contexts
     if known is None:
@@ -89,15 +88,15 @@ def require_inside(inside: str) -> None:
 
 
 @torch.no_grad()
-def amplify(lens: CrosslayerTranscoder, text: str, factors: Factors, inside: str, top: int) -> Changed:
+def amplify(lens: Transcoder, text: str, factors: Factors, inside: str, top: int) -> Changed:
     """What the frozen model predicts next, before and after features are multiplied at every token but the first."""
     require_inside(inside)
     frozen, ids = read_tokens(lens, text)
     batch = {"input_ids": ids}
     if inside == "lens":
-        edits = (lens.replaced(batch), lens.replaced(batch, factors))
+        edits = (replaced(lens, batch, {}), replaced(lens, batch, factors))
     else:
-        edits = ([], lens.changed(factors, batch))
+        edits = ([], changed(lens, batch, factors))
     before, after = (frozen.logits(batch, own, keep=1)[:, -1] for own in edits)
     return Changed(
         likeliest(frozen.tokenizer, before[0], top),

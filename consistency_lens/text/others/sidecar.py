@@ -101,10 +101,10 @@ class Sidecar:
     @property
     def layer(self) -> int:
         """The block whose output is read and restored."""
-        said = {layer for each in (self.verbaliser, self.reconstructor) for layer in _layers(each)}
-        if len(said) != 1:
-            raise self.unfit("", f"it names {'no layer' if not said else f'the layers {sorted(said)}'}")
-        return int(said.pop())
+        stored = {layer for each in (self.verbaliser, self.reconstructor) for layer in _layers(each)}
+        if len(stored) != 1:
+            raise self.unfit("", f"it names {'no layer' if not stored else f'the layers {sorted(stored)}'}")
+        return int(stored.pop())
 
     @property
     def scale(self) -> float | None:
@@ -129,8 +129,8 @@ class Sidecar:
         these are the tokens that the parts were trained with."""
         if self.verbaliser.get("tokens") is None:
             raise self.unfit("", "it says no tokens")
-        said = self.verbaliser["tokens"]
-        character, token = said["injection_char"], said["injection_token_id"]
+        stored = self.verbaliser["tokens"]
+        character, token = stored["injection_char"], stored["injection_token_id"]
         if tokenizer(character, add_special_tokens=False)["input_ids"] != [token]:
             raise self.unfit(repr(character), f"the tokenizer does not make the one token {token} of it")
         if tokenizer.chat_template is None:
@@ -143,7 +143,7 @@ class Sidecar:
         if ids.count(token) != 1:
             raise self.unfit(repr(character), f"its token stands {ids.count(token)} times in the prompt")
         at = ids.index(token)
-        beside = [said["injection_left_neighbor_id"], said["injection_right_neighbor_id"]]
+        beside = [stored["injection_left_neighbor_id"], stored["injection_right_neighbor_id"]]
         if [*ids[at - 1 : at], *ids[at + 1 : at + 2]] != beside:
             found = [*ids[max(0, at - 1) : at], *ids[at + 1 : at + 2]]
             raise self.unfit(repr(character), f"beside it stand the tokens {found}, and {beside} were trained with")
@@ -152,22 +152,22 @@ class Sidecar:
     def unfit(self, what: str, why: str) -> BadInput:
         return BadInput("lens", self.place, FIX, why=f"{FILE}: {what + ': ' if what else ''}{why}")
 
-    def _template(self, said: Mapping[str, Any], name: str, older: str, hole: str) -> str:
-        templates = said.get("prompt_templates") or {}
+    def _template(self, stored: Mapping[str, Any], name: str, older: str, hole: str) -> str:
+        templates = stored.get("prompt_templates") or {}
         found = templates.get(name) or templates.get(older) or ""
         if found.count(hole) != 1:
             raise self.unfit(f"prompt_templates.{name}", f"{hole} has to stand in it once")
         return str(found)
 
 
-def _extraction(said: Mapping[str, Any]) -> Mapping[str, Any]:
-    return said.get("extraction") or {}
+def _extraction(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    return stored.get("extraction") or {}
 
 
-def _layers(said: Mapping[str, Any]) -> list[int]:
+def _layers(stored: Mapping[str, Any]) -> list[int]:
     """The block, under every name that it goes by."""
-    parts = [said.get(name) or {} for name in ("ar", "critic")]
+    parts = [stored.get(name) or {} for name in ("ar", "critic")]
     names = ("extraction_layer_index", "num_hidden_layers")  # the second is its older name
-    found = [said.get("extraction_layer_index"), _extraction(said).get("layer_index")]
+    found = [stored.get("extraction_layer_index"), _extraction(stored).get("layer_index")]
     found += [next((part[name] for name in names if part.get(name) is not None), None) for part in parts]
     return [layer for layer in found if layer is not None]

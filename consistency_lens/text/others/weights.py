@@ -66,9 +66,9 @@ def verbaliser(folder: Path, frozen: FrozenLM) -> Part:
     """The model that writes: merged weights, or adapters in peft's format."""
     lm = _copy(frozen)
     if (folder / ADAPTER_CONFIG).is_file():
-        said = read_json(folder / ADAPTER_CONFIG, _ADAPTER, "lens", str(folder), FIX)
-        scale = _scale_of(said["lora_alpha"], said["r"], bool(said.get("use_rslora")))
-        _add(lm, read_tensors(folder, ADAPTER), folder, ADAPTER, said["r"], scale)
+        stored = read_json(folder / ADAPTER_CONFIG, _ADAPTER, "lens", str(folder), FIX)
+        scale = _scale_of(stored["lora_alpha"], stored["r"], bool(stored.get("use_rslora")))
+        _add(lm, read_tensors(folder, ADAPTER), folder, ADAPTER, stored["r"], scale)
         return Part(lm)
     tensors = _merged(folder)
     placed = _lay(lm, tensors, folder)
@@ -84,16 +84,16 @@ def reconstructor(folder: Path, frozen: FrozenLM, layers: int) -> Part:
     lm = truncate(_copy(frozen), layers)
     size = frozen.hidden_size
     if (folder / ADAPTERS).is_file():
-        said = read_json(folder / RECONSTRUCTOR, _OF_RECONSTRUCTOR, "lens", str(folder), FIX)
-        if said["ar_num_layers"] != layers:
-            why = f"{RECONSTRUCTOR} says ar_num_layers={said['ar_num_layers']}, and the layer asks for {layers}"
+        stored = read_json(folder / RECONSTRUCTOR, _OF_RECONSTRUCTOR, "lens", str(folder), FIX)
+        if stored["ar_num_layers"] != layers:
+            why = f"{RECONSTRUCTOR} says ar_num_layers={stored['ar_num_layers']}, and the layer asks for {layers}"
             raise BadInput("lens", str(folder), FIX, why)
-        if said.get("final_norm_stripped") is not True:
+        if stored.get("final_norm_stripped") is not True:
             fix = "Use one that was trained without it."
             raise BadInput("lens", str(folder), fix, why="its reconstructor keeps the last norm of the model")
         tensors = read_tensors(folder, ADAPTERS)
         head = tensors.pop("value_head.weight", None)
-        _add(lm, tensors, folder, ADAPTERS, said["lora_r"], _scale_of(said["lora_alpha"], said["lora_r"], True))
+        _add(lm, tensors, folder, ADAPTERS, stored["lora_r"], _scale_of(stored["lora_alpha"], stored["lora_r"], True))
         file = ADAPTERS
     else:
         placed = _lay(lm, _merged(folder), folder)

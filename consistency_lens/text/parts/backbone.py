@@ -59,8 +59,8 @@ def clone(frozen: FrozenLM, adapter: str | None = None) -> PreTrainedModel:
 def _blank(config: ConsistencyLensConfig) -> PreTrainedModel:
     with refusing_damage("config.json", "lens", "Save or download it again: what it says of the model is damaged."):
         # Without what names code of its own: transformers would ask whether to run that.
-        said = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
-        subject = AutoConfig.for_model(**said)
+        fields = {name: value for name, value in (config.subject or {}).items() if name != "auto_map"}
+        subject = AutoConfig.for_model(**fields)
         config.require_room(longest_context(subject))
         made: PreTrainedModel = AutoModelForCausalLM.from_config(subject, dtype=torch.float32, trust_remote_code=False)
         return made.eval()  # no dropout, ever

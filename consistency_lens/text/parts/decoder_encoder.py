@@ -88,7 +88,7 @@ class LensPart(SavedModel):
     ) -> Self:
         """This part alone, from a lens or from where it was saved by itself; the arguments are those of a lens."""
         reach = Reach(cache_dir=cache_dir, local_files_only=local_files_only)
-        folder = open_folder(lens_id_or_path, revision, token, subfolder, **reach)
+        folder = open_folder(lens_id_or_path, cls.config_class, revision, token, subfolder, **reach)
         config = config_in(folder, cls.config_class)
         if subject is not None:
             config.require_subject(subject, tuple(ignore))
@@ -140,9 +140,9 @@ class LensPart(SavedModel):
                 self.lm.config.save_pretrained(folder / self.name)
             case "lora":
                 # peft names the folder that the frozen model was loaded from.
-                said = copy(self.lm.peft_config[self._on_model])
-                said.base_model_name_or_path = self.config.origin.model_id
-                said.save_pretrained(str(folder / self.name))
+                adapter = copy(self.lm.peft_config[self._on_model])
+                adapter.base_model_name_or_path = self.config.origin.model_id
+                adapter.save_pretrained(str(folder / self.name))
 
     @property
     def _on_model(self) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ... import vocabulary
-from ...base.modeling import Code
+from ...base.lens import Code
 from ...frozen.generation import stepping
 from ...frozen.generation.stepping import Step
 

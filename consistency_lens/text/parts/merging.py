@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
 from ...errors import BadInput
 from .backbone import clone, cut
-
-if TYPE_CHECKING:
-    from ..modeling import ConsistencyLens
+from .two_parts import TwoParts
 
 logger = logging.getLogger(__name__)
 
-Lens = TypeVar("Lens", bound="ConsistencyLens")
+Lens = TypeVar("Lens", bound=TwoParts)
 
 
 @torch.no_grad()
@@ -48,5 +46,5 @@ def merged(lens: Lens) -> Lens:
     return new.to(lens.device).eval()
 
 
-def _gigabytes(lens: ConsistencyLens) -> float:
+def _gigabytes(lens: TwoParts) -> float:
     return sum(p.numel() * p.element_size() for file in lens.files().values() for p in file.values()) / 1e9

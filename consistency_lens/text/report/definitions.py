@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from ...evaluation.about import DETAILS, LENS, MEAN, QUESTIONS, About, Course, Group, Sweep
 from ...evaluation.family import EDIT
-from ..sceptic.asked import QUANTITIES
 from ..sceptic.controls import DEFINED, GREEDY, PROBES, TABLE
+from ..sceptic.questions import QUANTITIES
 from ..sceptic.stored import DEFINED as STORED_DEFINED
 from ..sceptic.suffix import OF_TOPIC
 

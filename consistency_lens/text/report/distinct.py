@@ -24,8 +24,8 @@ def add_distinct(records: Records, texts: Sequence[str], code: str = "traits") -
     words = [text.split() for text in texts]
     units: dict[str, list[list[Any]]] = {
         "distinct": [[text] for text in texts],
-        "distinct_1": [[(word,) for word in said] for said in words],
-        "distinct_2": [list(pairwise(said)) for said in words],
+        "distinct_1": [[(word,) for word in one] for one in words],
+        "distinct_2": [list(pairwise(one)) for one in words],
     }
     whole = len(texts) - len(texts) % BLOCK or len(texts)
     for name, rows in units.items():

@@ -14,7 +14,7 @@ FEW = 200  # documents
 
 def limits_of(report: Report, content_blind: bool) -> list[str]:
     """Sentences for the card, the gravest first."""
-    said = [
+    finding = [
         _blindness(report, content_blind),
         _confabulation(report),
         _privacy(report),
@@ -22,7 +22,7 @@ def limits_of(report: Report, content_blind: bool) -> list[str]:
         _looking_ahead(report),
         _sameness(report),
     ]
-    return [sentence for sentence in [*said, _naturalness(report), _size(report)] if sentence]
+    return [sentence for sentence in [*finding, _naturalness(report), _size(report)] if sentence]
 
 
 def _blindness(report: Report, content_blind: bool) -> str:
@@ -92,9 +92,9 @@ def _looking_ahead(report: Report) -> str:
     if apart is not None and apart.low > 0:
         return ""
     worse = max(codes)[0] < score.value
-    said = "no need of a lens is shown" if worse else "no lens is needed"
+    finding = "no need of a lens is shown" if worse else "no lens is needed"
     return (
-        f"For the next token alone {said}: {best}, {report.definitions[best]}, scores {found[best]} where "
+        f"For the next token alone {finding}: {best}, {report.definitions[best]}, scores {found[best]} where "
         f"the lens has {score}."
     )
 

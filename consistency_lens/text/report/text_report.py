@@ -19,12 +19,12 @@ from ...evaluation.quantities import AT_P, Measured, Numbers
 from ...frozen import Edit, FrozenModels
 from ..others.autoencoder import NaturalLanguageAutoencoder
 from ..parts.generation import Words
-from ..sceptic.asked import QUANTITIES, Questions, asked
 from ..sceptic.controls import GREEDY, LOGIT_LENS, READ, TABLE, Sceptic, read_in
 from ..sceptic.follows import Sayings, definitions_of, followed
 from ..sceptic.past import ABOUT_PAST, IS_CONTINUATION, about_past, is_continuation
 from ..sceptic.past import AHEAD as NEXT_TOKENS
 from ..sceptic.past import DEFINED as OF_WAYS
+from ..sceptic.questions import QUANTITIES, Questions, asked
 from ..sceptic.slots import changed_in_front, one_word_changed
 from ..sceptic.stored import NEAREST, NEAREST_TEXT, StoredRows
 from ..sceptic.suffix import DEFINED as OF_SUFFIXES
@@ -243,7 +243,8 @@ class TextReport(VectorReport):
         predicted = [seen.frozen.tokenizer.decode([i]) for i in seen.comparison.clean[:, 0].argmax(-1).tolist()]
         if self.questions:
             rows = rows_for(self.questions.columns, seen.batch)
-            answers = asked(seen, read_in(seen)[0], self.questions.questions(rows, seen.seed), self.written)
+            questions = self.questions.questions(rows, seen.seed)
+            answers = asked(seen.frozen, seen.prefix, read_in(seen)[0], questions, self.written)
             for name, measures in answers.items():
                 records.add(name, measures)
         for each in self.sayings:

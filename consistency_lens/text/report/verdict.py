@@ -172,7 +172,7 @@ def remarks_of(report: Report) -> list[str]:
     """What has to be said besides."""
     numbers = report.parts["all"].numbers
     lens = numbers["lens"]
-    said = []
+    remarks = []
     questions = [
         (f"the next token (kl_recovered, {{}}; top1 {lens['top1']})", "kl_recovered"),
         (f"the horizon of {report.horizon} positions (kl_horizon_recovered, {{}})", "kl_horizon_recovered"),
@@ -180,26 +180,28 @@ def remarks_of(report: Report) -> list[str]:
         ("the vector (fve, {})", "fve"),
     ]
     parts = [text.format(lens[name]) for text, name in questions if name in lens]
-    said.append(f"Questions kept apart: {'; '.join(parts)}.")
+    remarks.append(f"Questions kept apart: {'; '.join(parts)}.")
     fve, score = lens.get("fve"), lens.get("kl_recovered")
     if fve and score and fve.value > 0 > score.value:
-        said.append("FVE is positive while KL recovery is negative: the vector is near and the model is harmed.")
+        remarks.append("FVE is positive while KL recovery is negative: the vector is near and the model is harmed.")
     if shuffled := numbers.get(SHUFFLED, {}).get("kl_recovered"):
         fits = "at or below the mean, as it should be" if shuffled.low <= 0 else "above the mean: codes share content"
-        said.append(f"{SHUFFLED}: {shuffled}, {fits}.")
+        remarks.append(f"{SHUFFLED}: {shuffled}, {fits}.")
     if ahead := numbers.get(AHEAD, {}).get("kl_recovered"):
-        said.append(f"{AHEAD}, which looks at what the model will say and is what one gets without a lens: {ahead}.")
+        remarks.append(
+            f"{AHEAD}, which looks at what the model will say and is what one gets without a lens: {ahead}."
+        )
     behind = {code: numbers.get(code, {}).get("kl_after") for code in ("lens", "mean")}
     if behind["lens"] and behind["mean"]:
-        said.append(
+        remarks.append(
             f"Behind P the text costs {behind['lens']} nats and the mean activation {behind['mean']}: what the mean "
             "does not cost, nothing can recover."
         )
     undecoded = [f"{c} {numbers[c]['kl_recovered']}" for c in UNDECODED if "kl_recovered" in numbers.get(c, {})]
     if undecoded:
-        said.append(f"What needs no decoder: {'; '.join(undecoded)}.")
+        remarks.append(f"What needs no decoder: {'; '.join(undecoded)}.")
     if slots := carrying_slots(report):
-        said.append(f"What each word carries: {'; '.join(f'word {i} {share:.2f}' for i, share in sorted(slots))}.")
+        remarks.append(f"What each word carries: {'; '.join(f'word {i} {share:.2f}' for i, share in sorted(slots))}.")
     changed = set(report.groups.get(SLOTS, []))
     kept = [
         f"{code} {n['kl_recovered']}"
@@ -207,5 +209,5 @@ def remarks_of(report: Report) -> list[str]:
         if "kl_recovered" in n and code not in changed
     ]
     if kept:
-        said.append(f"Share of kl_recovered that survives: {'; '.join(kept)}.")
-    return said
+        remarks.append(f"Share of kl_recovered that survives: {'; '.join(kept)}.")
+    return remarks

@@ -26,7 +26,6 @@ from ...activations import Activations
 from ...activations.storage import PROGRESS, checksum_of, seal_of, write_json
 from ...base.engines.engine import Engine
 from ...base.family_run import Run
-from ...base.saving.checkpoint import checkpoints
 from ...base.saving.lens_card import CARD
 from ...errors import BadInput
 from ...schema import read_json, record, text
@@ -120,12 +119,8 @@ def _train(
     trainer: Any = run.trainer(lens, training, activations, TITLES[place.name])
     if writer is not None:
         trainer.texts = WrittenTexts(writer)
-    found = checkpoints(place)
-    trainer.train(str(found[-1]) if found else None)
-    trainer.save_lens(place)
+    run.train_beside(trainer, place)
     if trainer.is_world_process_zero():
-        for checkpoint in checkpoints(place):
-            shutil.rmtree(checkpoint)
         (place / CARD).unlink(missing_ok=True)  # it is the lens of nobody
 
 
@@ -142,10 +137,10 @@ def _key(
     training: ConsistencyLensArguments, lens: ConsistencyLens, activations: Activations, elsewhere: set[str]
 ) -> str:
     """Of all that decides what the encoder learns."""
-    told: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in elsewhere}
+    settings: Mapping[str, Any] = {name: value for name, value in training.to_dict().items() if name not in elsewhere}
     engine = Engine.of(training).name
     processes = (engine, training.world_size, training.device.type, own_version(), torch.__version__)
-    parts = [told, lens.config.to_dict(), dict(activations.metadata), processes]
+    parts = [settings, lens.config.to_dict(), dict(activations.metadata), processes]
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

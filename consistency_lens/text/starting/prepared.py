@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from ...files import replacing
 from ..parts.generation import Words
 from .texts import StartingTexts
 
@@ -138,16 +138,13 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def _keep(file: Path, texts: StartingTexts) -> None:
     """Whole or not at all; where nobody may write, the next run makes them again."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     words, tail = texts.words, texts.tail
     tensors = {"ids": words.ids.int(), "mask": words.mask.bool(), "tail": tail.int()}
     try:
-        save_file(tensors, part, metadata={_CHECKSUM: _checksum(tensors)})
-        part.replace(file)
+        with replacing(file) as part:
+            save_file(tensors, part, metadata={_CHECKSUM: _checksum(tensors)})
     except (OSError, SafetensorError) as error:
         logger.info("starting texts are not kept: %s", error)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _batches(contexts: Sequence[Tensor], by_document: bool = False) -> list[list[int]]:

@@ -14,7 +14,7 @@ from tiny import shared_lm
 from consistency_lens.evaluation import HeldOut, evaluate
 from consistency_lens.frozen import Edit
 from consistency_lens.text.report import TextReport
-from consistency_lens.text.sceptic.asked import Question
+from consistency_lens.text.sceptic.questions import Question
 
 
 class Ask:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ...evaluation.family import Seen
 from ...evaluation.quantities import Quantity, recovered
-from ...frozen import Edit
+from ...frozen import Edit, FrozenLM, Prefix
 from ...objectives import kl_of
 
 KL_ASKED, RECALL = "kl_asked", "asked_recall"
@@ -55,19 +54,24 @@ class Questions(Protocol):
 
 @torch.no_grad()
 def asked(
-    seen: Seen, site: str, questions: Sequence[Question | None], written: Mapping[str, Tensor]
+    frozen: FrozenLM,
+    contexts: Prefix,
+    site: str,
+    questions: Sequence[Question | None],
+    written: Mapping[str, Tensor],
 ) -> dict[str, dict[str, Tensor]]:
     """Code -> `kl_asked` and `asked_recall` of each row, `[B]`; NaN in rows that are not asked.
 
     Only questions that fit behind the context, and that the untouched model answers, are asked.
 
     Args:
-        seen: a batch.
+        frozen: the model.
+        contexts: of a batch.
         site: that is written to.
         questions: of its rows.
         written: by code, what takes the place of A, `[B, d]`.
     """
-    tokenizer, frozen, count = seen.frozen.tokenizer, seen.frozen, len(questions)
+    tokenizer, count = frozen.tokenizer, len(questions)
     names = (KL_ASKED, RECALL)
     found = {code: {name: torch.full((count,), torch.nan) for name in names} for code in written}
     rows, texts, answers = [], [], []
@@ -75,7 +79,7 @@ def asked(
         if question is None:
             continue
         ids, answer = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (question.text, question.answer))
-        if len(answer) == 1 and ids and seen.prefix.mask.shape[1] + len(ids) <= frozen.max_length:
+        if len(answer) == 1 and ids and contexts.mask.shape[1] + len(ids) <= frozen.max_length:
             rows.append(row)
             texts.append(torch.tensor(ids))
             answers.append(int(answer[0]))
@@ -84,7 +88,7 @@ def asked(
     where, lengths = torch.tensor(rows), torch.tensor([len(ids) for ids in texts])
     padded = pad_sequence(texts, True, 0).to(frozen.device)
     mask = (torch.arange(padded.shape[1]) < lengths.unsqueeze(1)).long().to(frozen.device)
-    prefix = seen.prefix.take(where).followed_by(padded, mask)
+    prefix = contexts.take(where).followed_by(padded, mask)
 
     def at_the_end(edits: Sequence[Edit]) -> Tensor:
         logits = prefix.logits(edits, horizon=padded.shape[1])

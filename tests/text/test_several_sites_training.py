@@ -12,6 +12,7 @@ from lens_runs import (
     arguments,
     first_batch,
     lens_of_layers,
+    of_one_site,
     rows_of_layers,
     stirred,
 )
@@ -132,8 +133,6 @@ def test_the_report_has_each_number_for_each_site(report: Report) -> None:
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_the_numbers_of_a_site_are_those_of_a_lens_of_that_site(report: Report, number: int) -> None:
-    from test_sites import of_one_site
-
     one = of_one_site(stirred(lens_of_layers(shared_lm("llama"))), number)
     alone, part = reported(one, rows_of_layers()).parts["all"].numbers, report.parts[SITES[number]].numbers
     for code in (LENS, "mean", "zero", "resample", "context_tail", "table"):

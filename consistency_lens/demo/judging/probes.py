@@ -29,7 +29,7 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Held:
+class FactProbes:
     """Linear probes on one site's activations.
 
     Args:
@@ -41,7 +41,7 @@ class Held:
     anywhere: Mapping[str, LinearProbe]
 
     @classmethod
-    def learned(cls, rows: Dataset, site: str) -> Held:
+    def learned(cls, rows: Dataset, site: str) -> FactProbes:
         """Probes taught on rows whose truth is known; none for a kind that too few of them have."""
         columns = rows.select_columns(["position", "facts", "fact_positions", site])
         vectors = torch.as_tensor(columns.with_format("torch", columns=[site])[:][site]).float()

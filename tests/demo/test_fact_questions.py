@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from consistency_lens.demo.judging.asking import FactQuestions
-from consistency_lens.demo.judging.held import Held
+from consistency_lens.demo.judging.probes import FactProbes
+from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.stories import stories
 from consistency_lens.demo.tokenizer import vocabulary
 from consistency_lens.demo.words import FACT_WORDS, KINDS, wordings
@@ -51,5 +51,5 @@ def test_what_is_asked_was_stated_and_does_not_come_next() -> None:
 
 def test_only_what_a_probe_reads_is_asked() -> None:
     rows, value = rows_of(), next(iter(KINDS["place"]))
-    found = FactQuestions(Held({}, {"place": Knows(value)}), "site").questions(rows, seed=0)  # type: ignore[dict-item]
+    found = FactQuestions(FactProbes({}, {"place": Knows(value)}), "site").questions(rows, seed=0)  # type: ignore[dict-item]
     assert 0 < sum(q is not None for q in found) < 20 and {q.answer for q in found if q} == {value}

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from test_judge import value
 
-from consistency_lens.demo.judging.held import ANYWHERE, NEEDED, Held
 from consistency_lens.demo.judging.judge import FactJudge
+from consistency_lens.demo.judging.probes import ANYWHERE, NEEDED, FactProbes
 from consistency_lens.demo.stories import stories
 from consistency_lens.demo.words import KINDS
 
@@ -42,7 +42,7 @@ def rows() -> Dataset:
 
 def test_what_is_planted_is_held_when_needed_and_not_elsewhere(rows: Dataset) -> None:
     half = len(rows) // 2
-    held, other = Held.learned(rows.select(range(half)), SITE), rows.select(range(half, len(rows)))[:]
+    held, other = FactProbes.learned(rows.select(range(half)), SITE), rows.select(range(half, len(rows)))[:]
     assert set(held.needed) == set(held.anywhere) == set(KINDS)
     judge = FactJudge(held, SITE)
     assert SITE in judge.columns
@@ -65,6 +65,6 @@ def test_what_is_planted_is_held_when_needed_and_not_elsewhere(rows: Dataset) ->
 
 
 def test_a_kind_with_too_few_rows_has_no_probe(rows: Dataset) -> None:
-    held = Held.learned(rows.select(range(60)), SITE)
+    held = FactProbes.learned(rows.select(range(60)), SITE)
     assert held.needed == {}
     assert NEEDED not in held.read(torch.randn(3, WIDTH), rows[:3])

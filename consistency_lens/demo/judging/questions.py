@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from consistency_lens.demo.grammar import GROUPS, NEEDED
-from consistency_lens.demo.judging.held import Held
+from consistency_lens.demo.judging.probes import FactProbes
 from consistency_lens.demo.tokenizer import vocabulary
 from consistency_lens.demo.words import FACT_WORDS, LEXICON
-from consistency_lens.text.sceptic.asked import Question
+from consistency_lens.text.sceptic.questions import Question
 
 
 class FactQuestions:
@@ -23,7 +23,9 @@ class FactQuestions:
         site: that they read.
     """
 
-    def __init__(self, held: Held | None = None, site: str = "") -> None:
+    opening: Sequence[str] = (".",)  # wherever P stands, the sentence before is over
+
+    def __init__(self, held: FactProbes | None = None, site: str = "") -> None:
         self.held, self.site = held, site
         self.columns: Sequence[str] = ("facts", "continuation_ids", *([site] if held else []))
         self.words = {i: word for word, i in vocabulary().items()}
@@ -36,7 +38,7 @@ class FactQuestions:
             stated = [f for f in facts if f["stated_at"] <= position and (f["kind"], f["value"]) not in near]
             stated = [fact for fact in stated if self._is_held(rows, row, fact)]
             rng = random.Random(f"asking/{seed}/{row}")
-            found.append(question_for(rng.choice(stated), rng) if stated else None)
+            found.append(question_for(rng.choice(stated), rng, self.opening) if stated else None)
         return found
 
     def _is_held(self, rows: Mapping[str, Sequence[Any]], row: int, fact: Mapping[str, Any]) -> bool:
@@ -47,9 +49,9 @@ class FactQuestions:
         return probe is not None and probe.predict(vector.unsqueeze(0))[0] == fact["value"]
 
 
-def question_for(fact: Mapping[str, Any], rng: random.Random) -> Question:
-    """A new sentence that needs the fact, without its last words: wherever P stands, the sentence before is over."""
+def question_for(fact: Mapping[str, Any], rng: random.Random, opening: Sequence[str] = (".",)) -> Question:
+    """A new sentence that needs the fact, without its last words. What opens it ends the sentence that P stands in."""
     group = next(group for group, kinds in GROUPS.items() if fact["kind"] in kinds)
     before = rng.choice(NEEDED[group]).partition(f"{{{fact['kind']}}}")[0]
     words = [rng.choice(LEXICON[word[1:-1]]) if word.startswith("[") else word for word in before.split()]
-    return Question(" ".join([".", *words]), fact["value"])
+    return Question(" ".join([*opening, *words]), fact["value"])
