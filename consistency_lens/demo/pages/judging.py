@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.judging.probes import FactProbes
+from consistency_lens.demo.judging.questions import FactQuestions
 from consistency_lens.demo.pages.writing import SEAL
 from consistency_lens.demo.reword import mentions
 from consistency_lens.demo.tokenizer import vocabulary
