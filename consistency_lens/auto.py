@@ -16,6 +16,7 @@ from . import hub
 from .base.foreign import Foreign
 from .base.modeling import LensModel
 from .base.saving.lens_files import fetch_config, inner_folder, require_lens
+from .card.facts import TAG
 from .errors import BadInput
 from .finding import AsLoaded, find_models, is_demo, load_demo, load_named
 from .frozen import FrozenLM, FrozenModels
@@ -176,6 +177,18 @@ class AutoLens:
         wanted = [_DIFFERING[name] for name in how if name in _DIFFERING]
         given = {"subject": models, "revision": revision, "token": token, "subfolder": inside, "ignore": wanted}
         return family.load("model").from_pretrained(place, **given, **reach)
+
+    @staticmethod
+    def published(most: int = 24, token: str | None = None) -> list[tuple[str, str]]:
+        """Lenses on the Hub, by the tags that every card has: ids, each with its family.
+
+        Args:
+            most: how many are looked at, those that are downloaded most first.
+            token: for private ones of yours. Default: of this machine.
+        """
+        kinds = {f"{name}-lens": name for name in FAMILIES}
+        found = hub.tagged(TAG, most, token)
+        return [(repo, kinds[kind]) for repo, tags in found if (kind := next(filter(kinds.get, tags), None))]
 
     @staticmethod
     def download(

@@ -145,6 +145,14 @@ def has_file(repo: str, name: str, token: str | None = None, revision: str | Non
         return HfApi(token=token).file_exists(repo, name, revision=revision, repo_type=kind)
 
 
+def tagged(tag: str, most: int, token: str | None = None) -> list[tuple[str, list[str]]]:
+    """Ids and tags of the models with a tag, those that are downloaded most first."""
+    token = token or get_token()
+    with plainly("tag", tag, token):
+        found = HfApi(token=token).list_models(filter=tag, sort="downloads", limit=most)
+        return [(each.id, list(each.tags or [])) for each in found]
+
+
 def upload(
     folder: Path,
     repo: str,

@@ -4,6 +4,7 @@ python spaces_demo/app.py                               # the newest demo run un
 python spaces_demo/app.py --lens outputs/my-run         # a run and its checkpoints, or the folder of a lens
 python spaces_demo/app.py --lens someone/a-lens another/one
 python spaces_demo/app.py --lens me/a-lens me/a-lens@v1 # two revisions of one, side by side under Compare
+python spaces_demo/app.py --gallery                     # and whatever other lens a visitor opens
 
 Without --lens, the environment variable LENS and then a file lens.txt beside this one say which.
 """
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import arriving
+import gallery
 import gradio as gr
 from desk import Desk, Follower, Scans
 from drawing import notice
@@ -36,8 +39,8 @@ MOST_VISITORS = 100  # of whom it is remembered what they read
 FORGET = 3600  # seconds after which what Gradio has put on the disk goes
 
 
-def build(lenses: Lenses) -> gr.Blocks:
-    """The page."""
+def build(lenses: Lenses, roots: Sequence[Path] | None = None) -> gr.Blocks:
+    """The page; with folders of runs, a gallery is on it."""
     name = lenses.default
     lens, folder = lenses.get(name), lenses.folders[name]
     assert lens.subject is not None
@@ -46,15 +49,18 @@ def build(lenses: Lenses) -> gr.Blocks:
         gr.HTML(notice(damage, "error"), visible=bool(damage), elem_id="damage")
         head = gr.Markdown(headline(lens))
         desk, example, act, stop = top(lenses, texts)
+        if roots is not None:
+            gallery.build(gallery.Gallery(lenses, roots), desk)
         with gr.Tabs(elem_id="tabs") as tabs:
             opened = {key: gr.Tab(key.capitalize(), id=key) for key in TABS}
             opened["edit"].visible = view_of(lens).speaks
+        several = roots is not None or len(lenses.kinds) > 1
         with opened["scan"]:
             scanned = scan.build(desk)
         with opened["edit"]:
             edited = edit.build(desk)
         with opened["read"]:
-            beside = [edited, *([dressing(desk, head, opened["edit"])] if len(lenses.kinds) > 1 else [])]
+            beside = [edited, *([dressing(desk, head, opened["edit"])] if several else [])]
             shown, result = read.build(desk, beside)
         with opened["compare"]:
             compare.build(desk)
@@ -126,11 +132,14 @@ def main() -> None:
     parser.add_argument("--lens", nargs="+", default=(), help="Folders or Hub ids; the first one is shown first.")
     where = "The model that they read, if it lies in a folder of yours; NAME=FOLDER for each of several."
     parser.add_argument("--subject", nargs="+", default=(), help=where)
+    about = "Let visitors open lenses of runs under outputs/ of these folders, by default of this one, and of the Hub."
+    parser.add_argument("--gallery", nargs="*", default=None, metavar="FOLDER", help=about)
     parser.add_argument("--host", default=None, help="Address to listen on; default this machine alone.")
     parser.add_argument("--port", type=int, default=None, help="Default: the first free one from 7860 on.")
     options = parser.parse_args()
     try:
-        page = build(Lenses(chosen_places(options.lens), subject_of(options.subject)))
+        roots = None if options.gallery is None else gallery.chosen_roots(options.gallery)
+        page = build(Lenses(chosen_places(options.lens), subject_of(options.subject)), roots)
     except BadInput as error:
         sys.exit(f"error: {error}")
     serve(page, server_name=options.host, server_port=options.port)

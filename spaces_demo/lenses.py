@@ -59,19 +59,33 @@ class Lenses:
         self.subject = subject
         self.folders: dict[str, Path] = {}
         self.on_hub: dict[str, tuple[str, str | None]] = {}
-        for place in map(os.path.expanduser, places):
-            repo, revision = _parts_of(place)
-            folder, name = AutoLens.download(repo, revision), _name_of(place)
-            if folder in self.folders.values():
-                continue
-            name = next(each for each in _names_like(name) if each not in self.folders)
-            self.folders[name] = folder
-            if not Path(repo).is_dir():
-                self.on_hub[name] = repo, revision
-            self.folders |= {f"{name} · {other.name}": other for other in _beside(folder)}
-        self.default = next(iter(self.folders))
         self._kept: OrderedDict[str, LensModel] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._adding = Lock(), Lock()
+        self._own: set[str] = set()  # names of those that find their models themselves
+        for place in map(os.path.expanduser, places):
+            self._add(place)
+        self.default = next(iter(self.folders))
+
+    def add(self, place: str) -> str:
+        """One more, while the page is open; returns its name. Where `subject` is none of its models, it finds them
+        itself."""
+        with self._adding:
+            name = self._add(place)
+            self._own.add(name)
+            return name
+
+    def _add(self, place: str) -> str:
+        repo, revision = _parts_of(place)
+        folder, name = AutoLens.download(repo, revision), _name_of(place)
+        for known, other in self.folders.items():
+            if other == folder:
+                return known
+        name = next(each for each in _names_like(name) if each not in self.folders)
+        beside = {f"{name} · {other.name}": other for other in _beside(folder)}
+        self.folders = {**self.folders, name: folder, **beside}  # as a whole: others are reading it
+        if not Path(repo).is_dir():
+            self.on_hub[name] = repo, revision
+        return name
 
     @property
     def names(self) -> list[str]:
@@ -117,6 +131,8 @@ class Lenses:
         try:
             lens = AutoLens.from_pretrained(folder, subject=subject)
         except ProvenanceMismatch as error:
+            if name in self._own and self.subject is not None:
+                return AutoLens.from_pretrained(folder)
             fix = "Name the model that it was made for as --subject, on a page of its own if the others read another."
             raise BadInput("lens", name, fix, why="it was made for another model than the one here") from error
         return lens

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import uvicorn
+import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
@@ -174,6 +175,19 @@ class Hub:
         repo = self.repo(request)
         return repo.info(repo.at(request.path_params.get("revision", "main")))
 
+    async def models(self, request: Request) -> Any:
+        """Those with a tag, by the front matter of their cards."""
+        wanted, most = request.query_params.getlist("filter"), int(request.query_params.get("limit", "1000"))
+        user = request.headers.get("authorization", "").removeprefix("Bearer ") in (TOKEN, READ_TOKEN)
+        found = []
+        for (kind, _), repo in self.repos.items():
+            card = repo.commits[repo.heads["main"]].get("README.md", Blob(b"", large=False)).data.decode()
+            front = card.split("---\n")[1] if card.startswith("---\n") else ""
+            tags = (yaml.safe_load(front) or {}).get("tags", []) if front else []
+            if kind == "model" and set(wanted) <= set(tags) and (user or not repo.private):
+                found.append(repo.info(repo.heads["main"]) | {"tags": tags})
+        return found[:most]
+
     async def refs(self, request: Request) -> Any:
         heads = self.repo(request).heads.items()
         branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": sha} for n, sha in heads]
@@ -296,6 +310,7 @@ class Hub:
         repo, at = "/api/{kind}/{owner}/{name}", "{revision}"
         routes: list[tuple[str, Callable[[Request], Awaitable[Any]], list[str]]] = [
             ("/api/whoami-v2", self.who, ["GET"]),
+            ("/api/models", self.models, ["GET"]),
             ("/api/repos/create", self.create, ["POST"]),
             ("/api/validate-yaml", self.validate_card, ["POST"]),
             (repo, self.info, ["GET"]),

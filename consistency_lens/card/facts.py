@@ -8,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import EvalResultEntry
 
+TAG = "consistency-lens"  # of every lens on the Hub
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -162,7 +164,7 @@ class CardFacts:
             "library_name": "consistency-lens",
             "license": self.license,
             **{key: value for key, value in names.items() if value},
-            "tags": ["consistency-lens", "interpretability", f"{self.family}-lens", *self.tags],
+            "tags": [TAG, "interpretability", f"{self.family}-lens", *self.tags],
             **({"base_model": self.base_model, "base_model_relation": self.relation} if self.base_model else {}),
             **({"datasets": list(self.datasets)} if self.datasets else {}),
         }
