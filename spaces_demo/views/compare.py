@@ -16,7 +16,8 @@ from links import Choice
 from looks import Row
 from marking import safe
 
-from consistency_lens import BadInput, columns
+from consistency_lens import BadInput
+from consistency_lens.card import columns
 
 SIDES = [columns.heading(name) + which for name in ("kl", "explanation") for which in (", first", ", second")]
 HEADERS = [columns.heading("position"), columns.heading("token"), *SIDES]
