@@ -225,7 +225,7 @@ def test_held_out_blocks_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_the_order_has_the_seed_of_the_data_even_if_that_is_0(tmp_path: Path) -> None:
     orders = [
-        trainer(tmp_path, **seeds).source.tokens.orders[0].seed
+        trainer(tmp_path, **seeds).source.tokens.order.seed
         for seeds in ({"seed": 5}, {"seed": 5, "data_seed": 0}, {"seed": 5, "data_seed": 3})
     ]
-    assert orders == [[5], [0], [3]]
+    assert orders == [5, 0, 3]

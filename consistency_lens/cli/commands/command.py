@@ -39,6 +39,8 @@ def run_command(argv: Sequence[str]) -> int:
         on_cpu = request.use_cpu or not torch.accelerator.is_available()
         use_cores(request.run.cpu_threads, on_cpu, PartialState(cpu=on_cpu).num_processes)
         _set_up_logging()
+        for note in request.notes if rank() == 0 else ():
+            _say(f"[yellow]note[/]: {escape(note)}")
         with ExitStack() as exits:
             _run(request, argv, exits)
         return 0

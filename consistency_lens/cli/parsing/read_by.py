@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...activations import CorpusArguments
-from ...errors import BadInput
 from .arguments import (
     ExplainArguments,
     ExportArguments,
@@ -82,11 +81,12 @@ def readers_of(name: str, options: Options) -> list[str]:
     return list(dict.fromkeys([*found, "extract"] if name in OWN_NAMES else found))
 
 
-def require_read(command: str, given: Iterable[str], options: Options) -> None:
-    """Raise where an option is typed that the command does not read. A recipe has those of all commands; `plan` hands
-    on to the commands that it recommends whatever they read."""
+def unread(command: str, given: Iterable[str], options: Options) -> list[str]:
+    """A sentence for each option that is typed and that the command does not read: a command may be given the options
+    of a whole run. A recipe has those of all commands anyway; `plan` hands on what others read."""
+    found = []
     for name in given if command not in (RUN_ALL, "plan") else ():
         readers = readers_of(name, options)
         if readers and command not in readers and name not in _OF_ALL:
-            fix = f"It is read by {', '.join(readers)}: leave it out."
-            raise BadInput("option", f"--{name}", fix, why=f"{command} does not read it")
+            found.append(f"--{name} changes nothing in {command}: it is read by {', '.join(readers)}.")
+    return found

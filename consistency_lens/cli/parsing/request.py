@@ -29,7 +29,7 @@ from .arguments import (
 )
 from .commands import COMMANDS, COMMON, RUN_ALL, program, recipe_names
 from .options import OWN_NAMES, TRAINING, Options, options_of
-from .read_by import require_read
+from .read_by import unread
 from .recipes import as_options, less, load_recipe, meant
 
 DEMO = "demo"
@@ -47,6 +47,7 @@ class Request:
         words: what stands behind the command: what `explain` reads, the folder that `export` writes, or what a command
             of the family's own takes.
         given: the fields that options name, whatever a recipe says.
+        notes: what whoever typed it should know.
         config: the recipe that was named. `recipe`: the name of one of ours, also where it is the default.
         folder: of the run, once it has one; `named_itself`: nobody has named it.
         stage: of a whole run: the command whose work it is at.
@@ -57,6 +58,7 @@ class Request:
     options: Options = field(default_factory=lambda: options_of(DEFAULT_FAMILY), compare=False)
     words: tuple[str, ...] = ()
     given: frozenset[str] = field(default=frozenset(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
     config: str | None = field(default=None, compare=False)
     recipe: str | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
@@ -174,7 +176,6 @@ def parse(argv: Sequence[str]) -> Request:
             raise BadInput("option", given, gone.instead, WHY)
         every = ["--" + name for name in options.names]
         raise BadInput("option", given, f"{meant(given, every)}--help_all lists all options.")
-    require_read(command, explicit, options)
     recipe = less(_recipe(command, explicit), explicit)
     _require_family(recipe, options)
     _require_places(recipe)
@@ -193,7 +194,8 @@ def parse(argv: Sequence[str]) -> Request:
         fix = "Leave them out."
         raise BadInput("other_models", values["other_models"], fix, why=f"a {options.family} lens serves one model")
     config, ours = explicit.get("config"), _of_ours(command, explicit)
-    request = Request(command, values, options, tuple(behind[:most]), frozenset(explicit), config, ours)
+    notes = tuple(unread(command, explicit, options))
+    request = Request(command, values, options, tuple(behind[:most]), frozenset(explicit), notes, config, ours)
     request.subject.others  # noqa: B018  raises where a name is missing or stands twice
     return request
 
