@@ -18,7 +18,7 @@ from .base.modeling import LensModel
 from .base.saving.lens_files import fetch_config, inner_folder, require_lens
 from .card.facts import TAG
 from .errors import BadInput
-from .finding import AsLoaded, find_models, is_demo, load_demo, load_named
+from .finding import AsLoaded, find_models, is_demo, load_demo, load_named, require_loading
 from .frozen import FrozenLM, FrozenModels
 from .schema import require_place
 
@@ -368,6 +368,7 @@ def _open_foreign(
 ) -> LensModel:
     """With the model that is given, or that it names itself."""
     model_id = found.model_id
+    require_loading(subject, how)
     if subject is None and not model_id:
         raise BadInput("subject", None, "Name the model that it was made for.", why="the lens does not say which")
     if subject is None or isinstance(subject, (str, os.PathLike)):

@@ -50,7 +50,7 @@ def find_models(
         how: in which a model that is loaded here shall differ from what the lens says of it.
     """
     origins = config.origins
-    _require_loading(given, how)
+    require_loading(given, how)
     if isinstance(given, FrozenModels) or (isinstance(given, FrozenLM) and len(origins) == 1):
         return given
     if len(origins) == 1 and not isinstance(given, Mapping):
@@ -112,7 +112,7 @@ def find_subject(
     return load_named(where, device_map, token, **{**as_it_was, **how})
 
 
-def _require_loading(given: Any, how: AsLoaded) -> None:
+def require_loading(given: Any, how: AsLoaded) -> None:
     """Raise where somebody says how to load a model that is loaded already."""
     models = list(given.values()) if isinstance(given, Mapping) else [given]
     wanted = {name: value for name, value in how.items() if name in ("dtype", "quantization_config")}

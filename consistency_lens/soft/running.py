@@ -38,7 +38,7 @@ class WireRun(FamilyRun):
         ),
         "preamble": ("run", "train", "answer"),
         **dict.fromkeys(("port", "largest_wire"), ("serve",)),
-        "seed": ("run", "train", "answer", "serve"),
+        "seed": ("run", "train", "evaluate", "answer", "serve"),
     }
     uses = USES
     memory_advice = (

@@ -150,6 +150,10 @@ class ConsistencyLensConfig(LensConfig):
         sites = [str(each) for each in resolve_sites(site, frozen.num_layers)]
         for each in sites:
             require_site(each)
+        named = [str(frozen.site(each)) for each in ([site] if isinstance(site, str) else site)]
+        if settings.get("site_norms") and named != sites:
+            fix = f"Name the sites in the order of the forward pass: {', '.join(sites)}."
+            raise BadInput("site_norms", settings["site_norms"], fix, why=f"they are given for {', '.join(named)}")
         if len(sites) > 1:
             settings.setdefault("site_norms", [1.0] * len(sites))
         require_injection(str(settings.get("injection", cls.injection)), frozen.num_layers)

@@ -62,7 +62,8 @@ class ConsistencyLens(Steering):
             settings: of `ConsistencyLensConfig`.
         """
         if rows is not None:
-            norms = [rows.norm(str(each)) for each in resolve_sites(site, frozen.num_layers)]
+            site = [str(each) for each in resolve_sites(site, frozen.num_layers)]
+            norms = [rows.norm(each) for each in site]
             settings |= {"site_norms": norms} if len(norms) > 1 else {"activation_norm": norms[0]}
         config = ConsistencyLensConfig.for_subject(frozen, site, **settings)
         lens = cls.build(config, frozen, frozen.tokenizer)
@@ -135,7 +136,7 @@ class ConsistencyLens(Steering):
         what: Any,
         positions: Positions = None,
         *,
-        layers: str | Sequence[str] | None = None,
+        layers: int | str | Sequence[int | str] | None = None,
         top: int = 5,
         batch_size: int = ROWS,
         generate: bool | int = False,

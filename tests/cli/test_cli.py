@@ -400,3 +400,8 @@ def test_a_recipe_has_options_of_all_commands(tmp_path: Path) -> None:
     request = parse(["evaluate", "--lens=x", "--activations=y", "--config", recipe])
     assert (request.values["learning_rate"], request.values["report_rows"]) == (0.5, 9) and not request.notes
     assert parse(["extract", "--model_name_or_path=m", "--dataset_name=x", "--seed=3"]).values["activations_seed"] == 3
+
+
+def test_a_report_of_a_wire_may_draw_its_answers_with_another_seed() -> None:
+    request = parse(["evaluate", "--family=soft", "--lens=x", "--activations=y", "--first_top_p=0.9", "--seed=3"])
+    assert request.family.report_options({})["settings"].seed == 3

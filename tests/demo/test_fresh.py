@@ -10,6 +10,7 @@ from extracting import extraction_of
 
 from consistency_lens import ConsistencyLens, Report, evaluate_lens
 from consistency_lens.activations import Activations, Corpus, CorpusArguments
+from consistency_lens.auto import world_of
 from consistency_lens.demo.judging.beyond import BeyondJudge
 from consistency_lens.demo.judging.fresh import ANYWHERE, FRESH, FRESH_START, Drawn, fresh_rows
 from consistency_lens.demo.judging.judge import FACT_COLUMNS, FactJudge, reword_all
@@ -95,3 +96,18 @@ def test_a_report_on_them_joins_another_one(lm: FrozenLM, rows: Activations, tmp
     assert again.parts["fresh"].rows == 6 and again.parts["fresh"].numbers["paraphrase"] == {}
     assert again.parts["all"] == report.parts["all"] and again.number("kl", "self").value == 0
     assert "that no tuning saw" in (tmp_path / "report.md").read_text()
+
+
+def test_a_lens_of_several_sites_is_judged_by_its_words_at_each(lm: FrozenLM, tmp_path: Path) -> None:
+    """No probe stands beside them: a batch of the report holds the activations of one site alone."""
+    sites = ["resid_post.1", SITE]
+    corpus = Corpus(story_dataset(24), CorpusArguments(keep_columns=list(FACT_COLUMNS)), "stories")
+    extraction = extraction_of(corpus, tmp_path / "rows", lm, sites=sites, test_fraction=0.3, min_position=16)
+    extraction.open()
+    rows = Activations.load(extraction.run(lm))
+    lens = ConsistencyLens.from_subject(lm, sites, rows, code_length=3, trainable="projections")
+    world = world_of(lens)
+    given = world.options(lens, rows, "test") | {"brief": True}
+    report = evaluate_lens(lens, lm, rows, max_rows=4, horizon=0, batch_size=4, progress=False, **given)
+    report = world.completed(report, lens, rows, given, progress=False)
+    assert {"all", *sites, "fresh", "fresh_facts"} <= report.parts.keys() and "fact_recall" in report.definitions

@@ -238,6 +238,8 @@ def test_adapters_that_do_not_fit_are_refused_by_name(case: str, easy: Made, tmp
 def test_another_model_and_one_without_a_chat_template_are_refused(easy: Made) -> None:
     with pytest.raises(BadInput, match="one token"):
         AutoLens.from_pretrained(easy[0], shared_lm("llama"))
+    with pytest.raises(BadInput, match=r"^dtype='bfloat16': the model is loaded already"):
+        AutoLens.from_pretrained(easy[0], subject(), dtype="bfloat16")
     with pytest.raises(BadInput) as caught:  # its own, which is nowhere
         AutoLens.from_pretrained(easy[0])
     assert caught.value.field in ("subject", "model_name_or_path")

@@ -139,6 +139,13 @@ def test_scales_that_do_not_go_with_the_sites_are_refused() -> None:
         tiny_lens(shared_lm("llama"), site_norms=[1.0, 2.0])
     with pytest.raises(BadInput, match=r"^site='embed'"):
         ConsistencyLens.from_subject(shared_lm("llama"), ["embed", SITES[0]], prompt=PROMPT)
+    # A lens keeps its sites in the order of the forward pass: scales in another one would be those of other sites.
+    turned = [*reversed(SITES)]
+    with pytest.raises(BadInput, match=r"^site_norms=.*given for resid_post.2.*order of the forward pass"):
+        ConsistencyLens.from_subject(shared_lm("llama"), turned, prompt=PROMPT, site_norms=[3.0, 2.0, 1.0])
+    rows = rows_of_layers()
+    lens = ConsistencyLens.from_subject(shared_lm("llama"), turned, rows, prompt=PROMPT)
+    assert lens.config.sites == SITES and lens.config.site_norms == [rows.norm(site) for site in SITES]
 
 
 def test_each_row_gets_a_site_and_a_partner_at_the_same_one() -> None:
@@ -173,9 +180,9 @@ def test_a_text_is_explained_at_each_of_its_layers() -> None:
     plain, every = lens.explain(text, [2, 4]), lens.explain(text, [2, 4], layers="all")
     assert [(row["position"], row["site"]) for row in every] == [(p, site) for p in (2, 4) for site in SITES]
     assert [{k: v for k, v in row.items() if k != "site"} for row in every if row["site"] == SITES[-1]] == [*plain]
-    for named in ("0,resid_post.2", ["resid_post.0", "2"]):
+    for named in ("0,resid_post.2", ["resid_post.0", "2"], [0, 2]):
         assert [*lens.explain(text, [2, 4], layers=named)] == [row for row in every if row["site"] != SITES[1]]
-    several = lens.explain([text, "w6 w7"], layers="1")
+    several = lens.explain([text, "w6 w7"], layers=1)
     assert [row["site"] for rows in several for row in rows] == [SITES[1]] * 7
     assert every.tokens == plain.tokens and "resid_post.1" in every._repr_html_()
 
@@ -229,6 +236,9 @@ def test_words_steer_at_the_layer_that_is_looked_at() -> None:
         row = lens.explain("w1 w2 w3 w4", 2, layers=str(number))[0]
         assert steered.old_explanation == row["explanation"] and steered.kl > 0
     assert found[0].kl != found[2].kl
+    for number in (3, -4):
+        with pytest.raises(BadInput, match=rf"^site={number}. Use 0 to 2, for resid_post.0"):
+            lens.looking_at(number)
 
 
 def test_rows_that_lack_a_site_are_refused_before_a_step(tmp_path: Path) -> None:

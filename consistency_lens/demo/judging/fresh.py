@@ -29,14 +29,14 @@ BATCH = 64
 
 
 def fresh_rows(
-    activations: Activations, frozen: FrozenLM, site: str, stories: int = STORIES, seed: int = 0
+    activations: Activations, frozen: FrozenLM, sites: str | Sequence[str], stories: int = STORIES, seed: int = 0
 ) -> Activations:
     """The same training rows and statistics, with a split `fresh` beside them.
 
     Args:
         activations: of the demo world.
         frozen: its model.
-        site: that is read.
+        sites: that are read.
         stories: how many; each gives a row for every fact that it needs, about three, and one at a position drawn
             from all that the rules of the rows allow. The latter have `anywhere` true.
         seed: of the world, and of the positions.
@@ -47,7 +47,7 @@ def fresh_rows(
     told = [story(seed, FRESH_START + number) for number in range(stories)]
     rules, rows = activations.metadata["rules"], []
     for first in range(0, stories, BATCH):
-        rows += _rows_of(told[first : first + BATCH], frozen, site, rules, seed)
+        rows += _rows_of(told[first : first + BATCH], frozen, sites, rules, seed)
     split = Dataset.from_list(rows)
     counts = {**activations.metadata["splits"], FRESH: {"documents": stories, "rows": len(rows)}}
     splits = DatasetDict({**activations.splits, FRESH: split})
@@ -55,11 +55,11 @@ def fresh_rows(
 
 
 def _rows_of(
-    told: Sequence[Story], frozen: FrozenLM, site: str, rules: Mapping[str, Any], seed: int
+    told: Sequence[Story], frozen: FrozenLM, sites: str | Sequence[str], rules: Mapping[str, Any], seed: int
 ) -> list[dict[str, Any]]:
     """The rows of some stories: read in one pass, each position of each."""
     batch = frozen.tokenizer([one.text for one in told], padding=True, return_tensors="pt")
-    found = frozen.read(batch, site)[str(frozen.site(site))].float().cpu()
+    found = {site: read.float().cpu() for site, read in frozen.read(batch, sites).items()}
     rows = []
     for number, one in enumerate(told):
         ids = frozen.tokenizer(one.text)["input_ids"]
@@ -75,7 +75,7 @@ def _rows_of(
                     "facts": [asdict(fact) for fact in one.facts],
                     "fact_positions": [] if anywhere else [asdict(spot) for spot in one.fact_positions],
                     ANYWHERE: anywhere,
-                    site: found[number, position].tolist(),
+                    **{site: read[number, position].tolist() for site, read in found.items()},
                 }
             )
     return rows

@@ -34,11 +34,12 @@ class FactWorld(World):
     def options(self, lens: LensModel, data: Activations, split: str) -> dict[str, Any]:
         if not set(FACT_COLUMNS) <= set(data.splits[split].column_names):
             return {"reword": reword_all}
-        (site,) = lens.config.sites or [""]
-        held = FactProbes.learned(data.splits["train"], site)
+        site, *others = lens.config.sites or [""]
+        # Of a lens of several sites a batch holds one alone: words are judged, and no probe stands beside them.
+        held = None if others else FactProbes.learned(data.splits["train"], site)
         paged = on_pages(lens)
         return {
-            "judges": [FactJudge(held, site), BeyondJudge(), *([HeldJudge(held, site)] if paged else [])],
+            "judges": [FactJudge(held, site), BeyondJudge(), *([HeldJudge(held, site)] if paged and held else [])],
             "sayings": [FactSentences()],
             "reword": reword_all,
             "questions": PageQuestions(held, site) if paged else FactQuestions(held, site),
@@ -52,9 +53,8 @@ class FactWorld(World):
         if not of_family.get("judges") or on_pages(lens):
             return report
         assert lens.models is not None
-        (site,) = lens.config.sites or [""]
         stories = min(STORIES, max(2, report.data["rows"] // 2))  # a short report has a short look at them, too
-        rows = fresh_rows(data, lens.models.first, site, stories)
+        rows = fresh_rows(data, lens.models.first, lens.config.sites or [], stories)
         given = {**of_family, "judges": [*of_family["judges"], Drawn()], "brief": True, "before": None}
         held_out = HeldOut(FRESH, horizon=0)
         found = evaluate(lens, lens.models, rows, TextReport(**given), held_out, progress=progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from consistency_lens.demo.pages.model import PagedLlamaConfig, PagedLlamaForCausalLM
 from consistency_lens.demo.pages.writing import PAGE, PAGES, short_story, stories, story
-from consistency_lens.demo.subject import REPORT_FILE, folder_named
+from consistency_lens.demo.subject import REPORT_FILE, folder_named, publish
 from consistency_lens.demo.tokenizer import build_tokenizer, vocabulary
 from consistency_lens.demo.training import (
     HELD_OUT_START,
@@ -74,18 +73,8 @@ def keeper_path(config: KeeperConfig | None = None, *, progress: bool = True) ->
     folder = folder_named(keeper_id(config))
     if not folder.is_dir():
         model, tokenizer, report = train_keeper(config, progress=progress)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as making:
-            made = Path(making) / folder.name
-            model.save_pretrained(made)
-            tokenizer.save_pretrained(made)
-            known = {"config": asdict(config), "report": asdict(report)}
-            (made / REPORT_FILE).write_text(json.dumps(known, indent=2) + "\n")
-            try:
-                made.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # no other process was first, so this is a real failure
-                    raise
+        known = {"config": asdict(config), "report": asdict(report)}
+        publish(folder, model, tokenizer, REPORT_FILE, known)
     return folder
 
 

@@ -87,13 +87,13 @@ def written_at(sites: Sequence[str], vectors: Tensor, at: At) -> list[Edit]:
     return [Edit(site, vectors, rows=at == number) for number, site in enumerate(sites)]
 
 
-def numbered(sites: Sequence[str], layers: str | Sequence[str]) -> list[int]:
+def numbered(sites: Sequence[str], layers: int | str | Sequence[int | str]) -> list[int]:
     """The numbers of sites that somebody named, by whole names or by the numbers of layers, or `all` of them; raise
     where the lens does not read one."""
     if layers == "all":
         return list(range(len(sites)))
     found = set()
-    for named in layers.split(",") if isinstance(layers, str) else layers:
+    for named in str(layers).split(",") if isinstance(layers, int | str) else layers:
         known = [n for n, site in enumerate(sites) if str(named).strip() in (site, site.rpartition(".")[2])]
         if len(known) != 1:
             why = "it reads several at that layer" if known else "the lens reads no such site"

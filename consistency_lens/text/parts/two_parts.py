@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...base.modeling import LensModel
 from ...base.saving.lens_files import HEADS
+from ...errors import BadInput
 from ...frozen import FrozenLM, FrozenModels
 from .. import controls
 from ..configuration import ConsistencyLensConfig
@@ -58,6 +59,9 @@ class TwoParts(LensModel):
 
     def looking_at(self, number: int) -> Self:
         """The same lens, with the same weights, reading texts at one of its sites."""
+        sites = self.config.sites or []
+        if not -len(sites) <= number < len(sites):
+            raise BadInput("site", number, f"Use 0 to {len(sites) - 1}, for {', '.join(sites)}.")
         found = copy(self)
         found.looks_at = number
         return found
