@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from consistency_lens.base.comparing import TokenSwap
+from consistency_lens.frozen import Edit
 from consistency_lens.frozen.anatomy.parts import blocks_of, truncate
 from consistency_lens.objectives import nll_of
 from consistency_lens.text.controls import after_prompt, nll_after
@@ -146,7 +147,7 @@ class Ours:
 
     def edited(self) -> None:
         comparison = self.repeated()
-        edit = self.lens._edit(self.restored.requires_grad_())
+        edit = Edit(self.lens.config.sites[0], self.restored.requires_grad_())
         comparison.kl(comparison.edited(edit)).sum().backward()
 
     def language(self) -> None:

@@ -31,8 +31,9 @@ def lens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(lens: Path) -> list[dict[str, Any]]:
-    """What Python says of the texts."""
-    explained = AutoLens.from_pretrained(lens, saved_model()).explain(TEXTS, [1, -1])
+    """What Python says of each text by itself: the command takes one after the other, so that it can be resumed."""
+    lens_in_python = AutoLens.from_pretrained(lens, saved_model())
+    explained = [lens_in_python.explain(text, [1, -1]) for text in TEXTS]
     found = [{"doc_id": i, **row} for i, each in enumerate(explained) for row in each]
     return json.loads(json.dumps(found))
 
