@@ -39,13 +39,13 @@ class KeeperConfig(SubjectConfig):
     """Everything that decides what the model is; its hash names the cached folder. `version` is that of the
     architecture and of the training below."""
 
-    steps: int = 700
+    steps: int = 1400
     curriculum: tuple[tuple[int, int], ...] = ((300, 1), (420, 2))
     hidden_size: int = 96
     intermediate_size: int = 256
     lower_layers: int = LOWER
     page_per_group: int = 13  # tokens of a short page for each group on it; such stories cost little
-    min_accuracy: float = 0.75
+    min_accuracy: float = 0.9
     version: int = 1
 
 

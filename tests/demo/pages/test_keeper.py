@@ -91,7 +91,7 @@ def test_the_real_one_keeps_a_page_in_one_activation(cache: Path) -> None:
     path = keeper_path(progress=False)
     assert load_report(path).accuracy >= KeeperConfig.min_accuracy
     proof = prove_bottleneck(FrozenLM.from_pretrained(path), STATE_SITE, stories(1000, 0, HELD_OUT_START))
-    assert proof.held.value >= 0.75 and proof.said.value >= 0.75
+    assert proof.held.value >= 0.75 and proof.said.value >= 0.9
     assert proof.before_turning.high < 0.2 and proof.behind.high < 0.2
     assert proof.said_by["mean"].value < 0.2 and proof.said_by["other"].value < 0.2
     assert proof.said_by["rest"].value == proof.said.value
