@@ -113,7 +113,7 @@ def test_an_evaluation_beside_another_wire_and_a_text_lens(tmp_path: Path, capsy
     assert cli.main([*again, *named]) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "again/report/report.json").read_text())
     assert "spelled" in report["traits"] and "text lens of base" in report["about"]["listings"][-1]["title"]
-    assert "the first token drawn (temperature 1.5, seed 0)" in report["remarks"][0]
+    assert "the first token drawn (temperature 1.5, seed 42)" in report["remarks"][0]
     numbers = report["parts"]["all"]["numbers"]
     assert numbers["other_wire"]["kl"] == numbers["lens"]["kl"] != numbers["untrained"]["kl"]
 
