@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if said is None:
         from .commands.command import run_command
 
-        return run_command(words)
+        return run_command(words, own_process=argv is None)
     if os.environ.get("RANK", "0") == "0":  # one of several processes speaks
         print(said)
     return 0

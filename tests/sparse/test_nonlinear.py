@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from consistency_lens.sparse.coding.nonlinear import batchtopk_mask, in_reach, jumprelu, topk_mask
+from consistency_lens.sparse.coding.nonlinear import (
+    SAMPLE,
+    batchtopk_mask,
+    in_reach,
+    jumprelu,
+    largest,
+    topk_mask,
+)
 
 THETA, WIDTH = 0.5, 0.2
 
@@ -60,3 +67,25 @@ def test_batchtopk_keeps_k_per_token_in_the_mean() -> None:
     assert float(layers[together].min()) > float(layers[~together].max())
     alone = torch.stack([batchtopk_mask(layer, 2) for layer in layers])
     assert alone.sum((1, 2)).tolist() == [10, 10, 10] and not torch.equal(alone, together)
+
+
+@pytest.mark.parametrize("kind", ["normal", "few rows hold them", "few columns hold them", "equal", "sorted"])
+def test_what_a_sample_bounds_is_what_sorting_all_finds(kind: str) -> None:
+    rows, width, generator = 512, 1536, torch.Generator().manual_seed(4)
+    pre = torch.randn(rows, width, generator=generator)
+    if kind == "few rows hold them":
+        pre[:3] += 50
+    elif kind == "few columns hold them":
+        pre[:, :: width // 8] += 50
+    elif kind == "equal":
+        pre = pre.round()
+    elif kind == "sorted":
+        pre = pre.flatten().sort().values.view(rows, width)
+    assert pre.numel() > 2 * SAMPLE  # a sample is drawn
+    count = 12 * rows
+    found = largest(pre.flatten(), count, width)
+    assert len(found.unique()) == count
+    slow = pre.flatten().topk(count).values
+    assert torch.equal(pre.flatten()[found].sort(descending=True).values, slow)
+    if kind != "equal":  # where numbers are equal, which of them are taken is open
+        assert batchtopk_mask(pre, 12).equal((pre >= slow[-1]) & (pre > 0))

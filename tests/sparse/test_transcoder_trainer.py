@@ -18,6 +18,7 @@ from consistency_lens.errors import BadInput
 from consistency_lens.frozen import ProvenanceMismatch
 from consistency_lens.sparse.configuration import FIRING
 from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
+from consistency_lens.sparse.training.data import at_sites
 from consistency_lens.sparse.training.holding import HeldSparsity
 
 JUMPRELU = {"nonlinearity": "jumprelu", "k": None}
@@ -35,6 +36,16 @@ def test_it_is_standardised_by_the_statistics_of_all_training_tokens(tmp_path: P
     torch.testing.assert_close(scale.mean.double(), written.mean(0), rtol=1e-5, atol=1e-6)
     overall = written.var(0, correction=0).mean(1).sqrt()
     torch.testing.assert_close(scale.scale[:, 0].double(), overall, rtol=1e-5, atol=1e-6)
+
+
+def test_sites_at_equal_distances_are_not_copied() -> None:
+    activations = torch.randn(3, 8, 2)
+    for sites in ([0, 2, 4, 6], [1, 3, 5, 7], [2, 3, 4], [0, 4], [0, 1, 3], [4, 2, 0], [5]):
+        found = at_sites(activations, torch.tensor(sites))
+        assert found.equal(activations[:, sites])
+        assert (found.untyped_storage().data_ptr() == activations.untyped_storage().data_ptr()) == (
+            sites not in ([0, 1, 3], [4, 2, 0], [5])
+        )
 
 
 def test_the_loss_is_the_equation(tmp_path: Path) -> None:

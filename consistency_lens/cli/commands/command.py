@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -17,6 +18,7 @@ from ...base.saving.checkpoint import how_to_go_on
 from ...errors import BadInput, is_full_disk
 from ...frozen import ProvenanceMismatch
 from ...hub import redacted
+from ..allocating import keep_freed_memory
 from ..memory import advice
 from ..parsing.request import Request, let_the_main_process_speak, parse, rank
 from ..run_folder import command_of
@@ -30,14 +32,23 @@ from .report import evaluate
 from .skill import install_skill
 from .using import use
 
+COMPUTING = ("run", "extract", "train", "evaluate")
 
-def run_command(argv: Sequence[str]) -> int:
-    """Run one command; returns the exit code. An error that a user can fix is one line, without a trace."""
+
+def run_command(argv: Sequence[str], own_process: bool = False) -> int:
+    """Run one command; returns the exit code. An error that a user can fix is one line, without a trace.
+
+    Args:
+        argv: its words.
+        own_process: whether the process runs this command and nothing else, so that its settings may change.
+    """
     request = None
     try:
         request = parse(argv)
         on_cpu = request.use_cpu or not torch.accelerator.is_available()
         use_cores(request.run.cpu_threads, on_cpu, PartialState(cpu=on_cpu).num_processes)
+        if own_process and on_cpu and request.command in COMPUTING:
+            keep_freed_memory(os.environ)
         _set_up_logging()
         for note in request.notes if rank() == 0 else ():
             _say(f"[yellow]note[/]: {escape(note)}")

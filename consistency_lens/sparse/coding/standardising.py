@@ -97,7 +97,11 @@ class Standardiser(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """`[N, L, d]` in standardised space."""
-        return (values - self.mean) / self.scale
+        return (values - self.mean).div_(self.scale)
+
+    def of_site(self, site: int, values: Tensor) -> Tensor:
+        """`[N, d]` of one site in standardised space."""
+        return (values - self.mean[site]).div_(self.scale[site])
 
     def undo(self, values: Tensor) -> Tensor:
         """`[N, L, d]` in the model's own space."""

@@ -117,7 +117,8 @@ class TranscoderData:
 
     def split(self, activations: Tensor) -> tuple[Tensor, Tensor]:
         """What is read and what is written, `[B, L, d]` each, of `[B, D, d]`."""
-        return activations[:, self.read.to(activations.device)], activations[:, self.written.to(activations.device)]
+        read, written = (at_sites(activations, sites) for sites in (self.read, self.written))
+        return read, written
 
     def training_data(self, frozen: FrozenLM) -> TrainingData:
         def example() -> str:
@@ -125,6 +126,14 @@ class TranscoderData:
             return str(frozen.tokenizer.decode(first[0]["input_ids"][:40], skip_special_tokens=True))
 
         return TrainingData(self.tokens, collator_of(frozen), self.held_out, self.metadata, example)
+
+
+def at_sites(activations: Tensor, sites: Tensor) -> Tensor:
+    """Some sites of `[B, D, d]`: without a copy where they stand at equal distances, as stored ones do."""
+    steps = sites.diff()
+    if len(steps) and bool((steps == steps[0]).all()) and steps[0] > 0:
+        return activations[:, int(sites[0]) : int(sites[-1]) + 1 : int(steps[0])]
+    return activations[:, sites.to(activations.device)]
 
 
 def open_blocks(

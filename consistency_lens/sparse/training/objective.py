@@ -121,19 +121,19 @@ def terms(
     found = {"mse": mse(output.reconstruction, target), "sparsity": sparsity}
     if dead is None:
         return found
-    x = lens.standardiser(read.float())
+    if not bool(dead.any()):
+        nothing = found["mse"].new_zeros(())
+        return {**found, "preactivation": nothing, "auxiliary": nothing}
     pre, thresholds, lengths, decoders = [], [], [], []
     for i, source in enumerate(lens.layers_in_order):
-        rows = dead[i, source.own].to(x.device).nonzero(as_tuple=True)[0]
+        rows = dead[i, source.own].to(read.device).nonzero(as_tuple=True)[0]
         (weight, bias), threshold = source.encoder, source.threshold
-        pre.append(functional.linear(x[:, i], weight[rows], bias[rows]))
+        x = lens.standardiser.of_site(i, read[:, i].float())
+        pre.append(functional.linear(x, weight[rows], bias[rows]))
         thresholds.append(0.0 if threshold is None else threshold[rows])
         lengths.append(norms[i][rows])
         decoders.append(lens.targets.rows(i, source, rows))
     k = auxiliary_k or max(1, lens.config.hidden_size // 2)
     found["preactivation"] = lens.shards.sum(preactivation_loss(pre, thresholds, lengths))
-    if bool(dead.any()):
-        found["auxiliary"] = auxiliary_loss(pre, decoders, target - output.reconstruction, k, lens.shards)
-    else:
-        found["auxiliary"] = found["preactivation"].new_zeros(())
+    found["auxiliary"] = auxiliary_loss(pre, decoders, target - output.reconstruction, k, lens.shards)
     return found
