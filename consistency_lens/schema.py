@@ -21,6 +21,7 @@ LARGEST = 1 << 26  # bytes of a record: more is no description of anything
 LARGEST_YAML = 1 << 16  # its parser is slow
 DEEPEST, LONGEST, MOST = 24, 1 << 16, 1 << 20  # levels, characters of a text, values in all
 WHOLE = 1 << 53  # beyond it a number of JSON is not exact
+LEAST_SCALE, LARGEST_SCALE = 1e-9, 1e9  # of what activations or embeddings are divided by
 _BITS = 1000  # of any number: one that fits into a float
 _SHOWN = 80
 
@@ -67,11 +68,16 @@ def number(least: float = -math.inf, most: float = math.inf, above: float = -mat
     wanted = " ".join(["a finite number", *limits])
 
     def check(value: Any, where: str) -> None:
-        fits = type(value) in (int, float) and abs(value) < 1e308  # an int may be too large to be a float
+        fits = type(value) is float or (type(value) is int and abs(value) <= WHOLE)
         if not (fits and math.isfinite(value) and least <= value <= most and value > above):
             raise Unfit(where, value, wanted)
 
     return check
+
+
+def scale() -> Kind:
+    """What tensors are divided by: beyond it their quotients have no room in float32, or all are alike."""
+    return number(LEAST_SCALE, LARGEST_SCALE)
 
 
 def text(pattern: str = "", wanted: str = "", longest: int = LONGEST) -> Kind:

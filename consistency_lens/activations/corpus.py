@@ -212,11 +212,19 @@ class Corpus:
                 if not batch:
                     return
             elif read:
-                columns = self.source[start:stop]
-                batch = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+                batch = self._stored(start, stop)
             if read:
                 yield start // size, [self._document(start + i, row) for i, row in enumerate(batch)]
             start = stop
+
+    def _stored(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """The rows of a table; bytes in it that are no text come to light only here."""
+        try:
+            columns = self.source[start:stop]
+        except UNREADABLE as error:
+            why = f"a document from {start} to {stop - 1} cannot be read"
+            raise _broken(self.arguments, start, error, why) from error
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _next(self, rows: Iterator[dict[str, Any]], start: int, count: int) -> list[dict[str, Any]]:
         """The next rows of a stream, fewer at its end."""
@@ -224,7 +232,8 @@ class Corpus:
         try:
             taken.extend(islice(rows, count))  # keeps what came before an error
         except UNREADABLE as error:
-            raise _broken(self.arguments, start + len(taken), error) from error
+            at = start + len(taken)
+            raise _broken(self.arguments, at, error, f"the stream breaks at document {at}") from error
         return taken
 
     def _stop(self, start: int, size: int) -> int:
@@ -258,7 +267,7 @@ def _require_columns(source: Dataset | IterableDataset, arguments: CorpusArgumen
         try:
             first = next(iter(source), None)
         except UNREADABLE as error:
-            raise _broken(arguments, 0, error) from error
+            raise _broken(arguments, 0, error, "the stream breaks at document 0") from error
     if first is None:
         raise BadInput("dataset", _source_of(arguments), "Give a source with rows in it.", why="it is empty")
     if not features:
@@ -286,10 +295,9 @@ def _source_of(arguments: CorpusArguments) -> str | list[str] | None:
     return arguments.dataset_name or arguments.train_file
 
 
-def _broken(arguments: CorpusArguments, doc_id: int, error: Exception) -> BadInput:
-    fix = "Mend the source, or stop before with --max_documents."
-    why = f"the stream breaks at document {doc_id}: {type(error).__name__}: {error}"
-    return BadInput("dataset", _source_of(arguments), fix, why)
+def _broken(arguments: CorpusArguments, before: int, error: Exception, why: str) -> BadInput:
+    fix = f"Mend the source, or stop before with --max_documents {before}." if before else "Mend the source."
+    return BadInput("dataset", _source_of(arguments), fix, f"{why}: {type(error).__name__}: {error}")
 
 
 def _saved(folder: Path, arguments: CorpusArguments) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -19,6 +18,8 @@ from ..frozen import FrozenLM, FrozenModels, Provenance
 from ..frozen.loading.provenance import NAME, PROVENANCE
 from ..frozen.sites import SITE
 from ..schema import (
+    LARGEST_SCALE,
+    LEAST_SCALE,
     Kind,
     Unfit,
     flag,
@@ -26,12 +27,12 @@ from ..schema import (
     maybe,
     named,
     no_other,
-    number,
     one_of,
     plain,
     read_json,
     record,
     require,
+    scale,
     text,
     whole,
 )
@@ -110,7 +111,7 @@ class LensConfig(PreTrainedConfig):
     def kinds(cls) -> dict[str, Kind]:
         """What the fields of a saved one may hold, beside those of `OF_A_LENS`; a family adds its own."""
         return {
-            "activation_norm": number(above=0),
+            "activation_norm": scale(),
             "writes": maybe(many(SITE, most=4096)),
             "model_names": maybe(many(NAME, most=64, least=1)),
             "other_models": maybe(named(PROVENANCE, most=64)),
@@ -228,6 +229,6 @@ class LensConfig(PreTrainedConfig):
 
 def require_norm(name: str, norm: float) -> None:
     """Raise unless activations can be divided by it."""
-    if not 0 < norm < math.inf:
-        fix = "It has to be a finite number above 0: rows whose activations are all zeros cannot be scaled."
+    if not LEAST_SCALE <= norm <= LARGEST_SCALE:
+        fix = f"It has to be a number from {LEAST_SCALE:g} to {LARGEST_SCALE:g}: zeros, say, cannot be scaled."
         raise BadInput(name, norm, fix)

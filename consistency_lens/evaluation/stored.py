@@ -105,5 +105,7 @@ def _missing(found: Mapping[str, Any]) -> str:
     for name, part in found["parts"].items():
         if unmeasured := sorted(codes - set(part["numbers"])):
             return f"parts.{name} has no numbers of {unmeasured[0]}"
-    undefined = sorted(codes - {LENS} - set(found["definitions"]))
+    if any(LENS not in row["numbers"] for row in found["by_position"]):
+        return f"by_position has no numbers of {LENS}"
+    undefined = sorted(codes - set(found["definitions"]))
     return f"there is no definition of {undefined[0]}" if undefined else ""

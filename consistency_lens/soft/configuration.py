@@ -12,7 +12,7 @@ from ..base.configuration import DTYPES, WIDEST, LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from ..frozen.loading.provenance import NAME
-from ..schema import Kind, flag, many, maybe, named, number, one_of, record, text, whole
+from ..schema import Kind, flag, many, maybe, named, number, one_of, record, scale, text, whole
 from .bytes.quantising import BITS, require_bits, require_group
 from .card import WIRE_CARD
 
@@ -136,12 +136,12 @@ class LatentWireConfig(LensConfig):
             "start": one_of(*STARTS),
             "compressor": maybe(_BACKBONE),
             "compressor_model": maybe(NAME),
-            "compressor_rms": number(above=0),
+            "compressor_rms": scale(),
             **dict.fromkeys(["causal", "calibrate"], flag),
             "pooling": one_of(*POOLINGS),
             "receivers": maybe(many(NAME, most=64)),
             "widths": maybe(many(whole(1, WIDEST), most=64)),
-            "embedding_rms": maybe(many(number(above=0), most=64)),
+            "embedding_rms": maybe(many(scale(), most=64)),
             "modes": maybe(many(NAME, most=64)),
             "preamble": maybe(text(longest=1 << 12)),
             **dict.fromkeys(["opening", "anchor"], _TEXTS),

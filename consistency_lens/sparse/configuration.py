@@ -12,7 +12,7 @@ from ..base.configuration import LensConfig
 from ..errors import BadInput
 from ..frozen import FrozenLM
 from ..frozen.sites import LAYERED
-from ..schema import Kind, flag, many, maybe, number, one_of, whole
+from ..schema import Kind, flag, many, maybe, one_of, scale, whole
 from .card import TRANSCODER_CARD
 from .coding.nonlinear import NONLINEARITIES
 
@@ -97,7 +97,7 @@ class CrosslayerTranscoderConfig(LensConfig):
             **dict.fromkeys(["read_stage", "write_stage"], one_of(*LAYERED)),
             "nonlinearity": one_of(*NONLINEARITIES),
             "k": maybe(whole(1, 1 << 26)),
-            **dict.fromkeys(["threshold", "bandwidth"], number(above=0)),
+            **dict.fromkeys(["threshold", "bandwidth"], scale()),
             "standardisation": one_of(*STANDARDISATIONS),
         }
 

@@ -13,7 +13,7 @@ from ..base.configuration import LensConfig, require_norm
 from ..errors import BadInput
 from ..frozen import FrozenLM, FrozenModels
 from ..frozen.sites import resolve_sites
-from ..schema import Kind, Unfit, many, maybe, number, one_of, record, text, whole
+from ..schema import Kind, Unfit, many, maybe, one_of, record, scale, text, whole
 from .card import TEXT_CARD
 
 PLACEHOLDER = "<A>"
@@ -120,12 +120,12 @@ class ConsistencyLensConfig(LensConfig):
             **dict.fromkeys(["placeholder_id", "start_id", "stop_id", "pad_id"], _TOKEN),
             "never_ids": maybe(many(_TOKEN)),
             "injection": one_of(*INJECTIONS),
-            "embedding_norm": number(above=0),
+            "embedding_norm": scale(),
             "trainable": one_of(*TRAINABLE),
             "encoder_trainable": maybe(one_of(*TRAINABLE)),
             "lora_rank": whole(1, 1 << 16),
             "lora_alpha": whole(1, 1 << 16),
-            "site_norms": maybe(many(number(above=0), most=4096, least=1)),
+            "site_norms": maybe(many(scale(), most=4096, least=1)),
         }
 
     @classmethod

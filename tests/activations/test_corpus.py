@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, Dataset, DatasetDict, Features, Image, IterableDataset, Value, Video
 from datasets import List as ListOf
@@ -230,6 +232,13 @@ def test_a_file_that_breaks_in_the_middle(tmp_path: Path) -> None:
     said = refused(lambda: texts_of(open_corpus(**given)))
     assert "the stream breaks at document 600: " in said and "b.jsonl" in said
     assert texts_of(open_corpus(**given, max_documents=600)) == TEXTS
+
+
+def test_a_table_whose_strings_are_no_text(tmp_path: Path) -> None:
+    texts = pa.array([b"w1 w2", b"w3", b"w4 \x8a", b"w5"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    said = refused(lambda: texts_of(open_corpus(train_file=[str(tmp_path / "a.parquet")])))
+    assert "a document from 0 to 3 cannot be read: UnicodeDecodeError" in said and "Mend the source" in said
 
 
 def test_a_document_without_the_column(tmp_path: Path) -> None:

@@ -117,6 +117,28 @@ def test_markdown_gives_every_number_with_its_interval_and_definition(report: Re
         assert f"]({picture.name})" in text
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (("by_position", 0, "numbers"), "by_position has no numbers of lens"),
+        (("definitions",), "there is no definition of lens"),
+        (("parts", "all", "numbers"), "parts.all has no numbers of lens"),
+    ],
+)
+def test_a_report_that_says_nothing_of_its_lens_is_refused(
+    report: Report, tmp_path: Path, place: tuple[Any, ...], said: str
+) -> None:
+    report.save(tmp_path)
+    stored = json.loads((tmp_path / "report.json").read_text())
+    inner = stored
+    for name in place:
+        inner = inner[name]
+    del inner["lens"]
+    (tmp_path / "report.json").write_text(json.dumps(stored))
+    with pytest.raises(BadInput, match=said):
+        Report.load(tmp_path)
+
+
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path: Path) -> None:
     path = write_whole(tmp_path / "report.json", b"old")
     (tmp_path / "taken").mkdir()

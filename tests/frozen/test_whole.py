@@ -194,6 +194,15 @@ def test_a_weight_that_is_no_number_is_named(folder: Path, number: float) -> Non
     assert f"not all numbers are finite in {UP}" in refusal_of(folder)
 
 
+@pytest.mark.parametrize("number", [1e10, -3e38])
+def test_a_weight_that_no_training_gives_is_named(folder: Path, number: float) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[UP].view(-1)[7] = number
+
+    rewrite(folder, spoil)
+    assert f"numbers are larger than 1e+09 in {UP}" in refusal_of(folder)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

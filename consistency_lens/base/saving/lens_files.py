@@ -22,7 +22,7 @@ from ... import hub
 from ...card import RESULTS
 from ...errors import BadInput
 from ...files import replacing
-from ...frozen.loading.whole import refusing_damage
+from ...frozen.loading.whole import LARGEST_WEIGHT, refusing_damage
 from ...schema import plain, read_json, record, require, require_place
 from ..configuration import OF_A_LENS, SAVE_AGAIN, LensConfig
 from ..engines.shards import fill, gathered, writes
@@ -263,8 +263,8 @@ def require_fitting(
             odd[name] = f"its shape is {list(tensor.shape)} and should be {list(shape)}"
         elif tensor.dtype not in _FLOATS:
             odd[name] = f"its numbers are {str(tensor.dtype).removeprefix('torch.')} and should be floats"
-        elif tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-            odd[name] = "it holds numbers that are not finite"
+        elif tensor.numel() and not bool((torch.stack(tensor.aminmax()).abs() <= LARGEST_WEIGHT).all()):
+            odd[name] = f"it holds numbers that are not finite, or larger than {LARGEST_WEIGHT:g}"
     if odd:
         name = min(odd)
         fix = "Load it with the configuration it was saved with, or save or download it again."

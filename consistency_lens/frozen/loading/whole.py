@@ -35,6 +35,7 @@ _FIX_OF_ALL = "Check its files, and whether its architecture wants another versi
 _NO_WEIGHT = re.compile(r"(^|\.)(masked_bias|rotary_emb\.inv_freq)$")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _CHECKED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # what is packed holds no number that is none
+LARGEST_WEIGHT = 1e9  # trained ones stay below 1e5; squares and products of larger ones leave float32
 _LARGEST = 1e15  # of a number in a configuration; `rope_theta` goes up to some 1e9
 # Fields whose numbers have a narrower range: pattern of the last part of a name, range, what it says.
 _RANGES: list[tuple[str, float, float, str]] = [
@@ -100,7 +101,8 @@ def _numbers_of(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]
 
 
 def require_finite_weights(model: nn.Module, place: str | Path) -> None:
-    """Raise where a weight is not finite, before a pass turns it into predictions of nothing.
+    """Raise where a weight is not finite, or of a size that no training gives, before a pass turns it into predictions
+    of nothing.
 
     The least and the largest number of each tensor: 0.1 to 0.2 s for a gigabyte on one core of a CPU, less than to
     read it.
@@ -110,8 +112,11 @@ def require_finite_weights(model: nn.Module, place: str | Path) -> None:
         for name, parameter in model.named_parameters()
         if parameter.dtype in _CHECKED and parameter.numel() and not parameter.is_meta
     }
+    again = "Download or save it again."
     if names := _shortened(name for name, both in ends.items() if not bool(both.isfinite().all())):
-        raise BadInput(_FIELD, str(place), "Download or save it again.", f"not all numbers are finite in {names}")
+        raise BadInput(_FIELD, str(place), again, f"not all numbers are finite in {names}")
+    if names := _shortened(name for name, both in ends.items() if bool((both.abs() > LARGEST_WEIGHT).any())):
+        raise BadInput(_FIELD, str(place), again, f"numbers are larger than {LARGEST_WEIGHT:g} in {names}")
 
 
 def require_plausible(config: PreTrainedConfig, folder: Path) -> None:
