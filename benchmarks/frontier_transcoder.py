@@ -3,6 +3,8 @@
     python run_lens.py extract --config sparse_demo --output_dir outputs/sparse-demo-blocks
     python benchmarks/frontier_transcoder.py --blocks outputs/sparse-demo-blocks --out outputs/frontier      # an hour
     python benchmarks/frontier_transcoder.py --blocks ... --out ... --l0 8 16 --scale 0.2 --rows 60          # minutes
+    python benchmarks/frontier_transcoder.py --blocks ... --out ... --recipe transcoder_smollm2 --kinds crosslayer \
+        --model_name_or_path models/smollm2 --layers 10:20          # options of run_lens.py train change the recipe
 
 Everything but kind and L0 is as the recipe says; `--scale` shortens the training. Per-layer transcoders have as many
 weights as the crosslayer ones beside them. A BatchTopK or TopK lens is measured as it was trained, and as it is
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +30,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from consistency_lens import FrozenLM, Report, evaluate_lens
 from consistency_lens.activations.blocks import Blocks, BySite
+from consistency_lens.cli.allocating import keep_freed_memory
 from consistency_lens.cli.opening import load_model, model_path
 from consistency_lens.cli.parsing.request import Request, parse
 from consistency_lens.files import write_whole
@@ -35,7 +39,7 @@ from consistency_lens.sparse.modeling import CrosslayerTranscoder
 from consistency_lens.sparse.trainer import CrosslayerTranscoderTrainer
 
 KINDS = ("crosslayer", "per-layer")
-NUMBERS = ("l0", "ev", "kl", "kl_recovered", "top1", "dead", "rate")
+NUMBERS = ("l0", "ev", "kl", "kl_recovered", "ce_loss_score", "kl_div_score", "top1", "dead", "rate")
 COLOURS = {"crosslayer": "#0072B2", "per-layer": "#D55E00"}  # as Okabe and Ito chose them
 QUIET: dict[str, Any] = {
     **dict.fromkeys(["eval_strategy", "save_strategy"], "no"),
@@ -45,9 +49,10 @@ QUIET: dict[str, Any] = {
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    options = options_of(words)
+    options, more = options_of(words)
     PartialState(cpu=True)
-    recipe = changed(parse(["train", "--config", options.recipe]), seed=options.seed)
+    keep_freed_memory(os.environ)
+    recipe = changed(parse(["train", "--config", options.recipe, *more]), seed=options.seed)
     frozen, blocks = load_model(model_path(recipe.subject), recipe.subject), Blocks.load(options.blocks, verify=False)
     rows = [row_of(options, recipe, frozen, blocks, kind, l0) for l0 in options.l0 for kind in options.kinds]
     show("EV and replacement KL over L0", ("", "as", *NUMBERS), lines_of(rows), "intervals are in the files")
@@ -55,17 +60,19 @@ def main(words: Sequence[str] | None = None) -> None:
     report(options.json, "cpu", {**vars(options)}, rows)
 
 
-def options_of(words: Sequence[str] | None) -> argparse.Namespace:
+def options_of(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = arguments(__doc__)
     parser.add_argument("--blocks", type=Path, required=True, help="folder of blocks, made by run_lens.py extract")
     parser.add_argument("--out", type=Path, required=True, help="folder of the rows and the picture")
     parser.add_argument("--recipe", default="sparse_demo", help="recipe that says the rest (default: sparse_demo)")
     parser.add_argument("--l0", type=int, nargs="+", default=[8, 16, 32], help="active features per token and layer")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="(default: both)")
+    words_of_it = "per-layer transcoders have as many features, instead of as many weights"
+    parser.add_argument("--equal_features", action="store_true", help=words_of_it)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the recipe's steps (default: 1)")
     parser.add_argument("--rows", type=int, default=150, help="test documents of each report (default: 150)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
-    return parser.parse_args(words)
+    return parser.parse_known_args(words)
 
 
 def changed(request: Request, **values: Any) -> Request:
@@ -81,11 +88,11 @@ def row_of(
     if (place / "row.json").is_file():
         return dict(json.loads((place / "row.json").read_text("utf-8")))
     steps = max(1, round(options.scale * int(recipe.values["max_steps"])))
-    request = changed(recipe, k=l0)
-    if kind == "per-layer":
-        family: Any = request.family
+    request = changed(recipe, k=l0, crosslayer=kind == "crosslayer")
+    if kind == "per-layer" and not options.equal_features:
+        family: Any = changed(request, crosslayer=True).family
         config = family.configuration(frozen.num_layers, frozen.hidden_size)
-        request = changed(request, crosslayer=False, features=equal_features(config))
+        request = changed(request, features=equal_features(config))
     lens = trained(request, frozen, blocks, place, steps)
     lens.save_pretrained(place / "lens")
     read = DataLoader(blocks.tokens("validation"), batch_size=512, collate_fn=BySite(blocks.sites))  # type: ignore[arg-type]
@@ -95,10 +102,11 @@ def row_of(
         frozen,
         blocks,
         max_rows=options.rows,
-        batch_size=32,
+        batch_size=recipe.values["report_batch_size"],
         horizon=0,
         progress=False,
         beside={SHIPPED: shipped},
+        alone=False,
     )
     found.save(place / "report")
     row = {"kind": kind, "l0": l0, "steps": steps, "features": lens.config.features}

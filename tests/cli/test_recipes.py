@@ -27,6 +27,7 @@ def test_there_are_recipes() -> None:
         "smollm2",
         "sparse_demo",
         "transcoder_gpt2",
+        "transcoder_smollm2",
         "wire_demo",
         "wire_llama_qwen",
         "wire_smollm2_gemma",
@@ -98,7 +99,7 @@ def test_no_secret_is_written_down() -> None:
 @pytest.mark.parametrize(
     ("words", "theirs", "ours"),
     [
-        (["--family", "sparse"], "text", "sparse_demo, transcoder_gpt2"),
+        (["--family", "sparse"], "text", "sparse_demo, transcoder_gpt2, transcoder_smollm2"),
         (
             ["train", "--config", "sparse_demo", "--family", "text"],
             "sparse",

@@ -58,6 +58,7 @@ RECIPES = {
 ELSEWHERE = {
     "sparse_demo",
     "transcoder_gpt2",
+    "transcoder_smollm2",
     "wire_demo",
     "wire_llama_qwen",
     "wire_smollm2_gemma",

@@ -59,6 +59,13 @@ def test_it_has_every_control_and_each_layer_alone(report: Report, tmp_path: Pat
     assert "explains" in report.verdict
 
 
+def test_without_each_layer_alone_all_else_is_the_same(lens: CrosslayerTranscoder, report: Report) -> None:
+    shorter = evaluate_lens(lens, shared_lm("llama"), blocks(), batch_size=5, horizon=0, progress=False, alone=False)
+    assert not shorter.groups.get("each layer alone")
+    numbers = report.parts["all"].numbers
+    assert shorter.parts["all"].numbers == {code: own for code, own in numbers.items() if "layer_" not in code}
+
+
 def test_explained_variance_is_that_of_all_tokens(lens: CrosslayerTranscoder, report: Report) -> None:
     documents = blocks().documents("test")
     values = torch.cat([documents[i]["activations"] for i in range(len(documents))]).double()

@@ -173,6 +173,25 @@ def test_the_recipe_for_gpt2_runs_on_a_small_model_of_its_class(place: Path) -> 
     assert 0 < Report.load(place / "gpt2/report").number("l0").value <= 48
 
 
+def test_the_recipe_for_smollm2_runs_on_a_small_model_of_its_class(place: Path) -> None:
+    """All that it says but sizes: products in bfloat16, data in int8, per-layer transcoders, dead features."""
+    model = place / "tiny-llama"
+    tiny_model("llama").save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    texts = write_jsonl(place / "prose.jsonl", random_texts(60, shortest=8, longest=20))
+    words = ["--config", "transcoder_smollm2", "--model_name_or_path", str(model), "--train_file", str(texts)]
+    words += ["--max_length", "64", "--tokens_per_block", "128", "--test_fraction", "0.1", "--features", "48"]
+    words += ["--k", "8", "--max_steps", "4", "--per_device_train_batch_size", "64", "--eval_steps", "2"]
+    words += ["--save_steps", "2", "--logging_steps", "1", "--report_rows", "6", "--use_cpu"]
+    words += ["--activations_dir", str(place / "smollm2-blocks")]
+    code, said = run([*words, "--output_dir", str(place / "smollm2")], place / "log-smollm2", os.chdir, place)
+    assert code == 0, said
+    lens = AutoLens.from_pretrained(place / "smollm2", str(model)).config
+    assert (lens.nonlinearity, lens.crosslayer, len(lens.window)) == ("batchtopk", False, 4)
+    assert Blocks.load(place / "smollm2-blocks").metadata["dtype"] == "int8"
+    assert 0 < Report.load(place / "smollm2/report").number("l0").value <= 12
+
+
 @pytest.mark.parametrize(
     ("words", "field"),
     [

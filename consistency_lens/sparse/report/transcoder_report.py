@@ -51,6 +51,7 @@ class TranscoderReport(FamilyReport):
     Args:
         beside: further transcoders of the same sites, to be measured beside the lens: `per_layer`, of equal size, is a
             control; `jumprelu` is the lens with thresholds in the place of its TopK.
+        alone: measure each site alone, too: a pass for each.
     """
 
     quantities = QUANTITIES
@@ -58,7 +59,8 @@ class TranscoderReport(FamilyReport):
     compared = ("kl", "kl_recovered", "top1", "ce_loss_score", "ev", "l0")
     kept = ()
 
-    def __init__(self, beside: Mapping[str, LensModel] | None = None) -> None:
+    def __init__(self, beside: Mapping[str, LensModel] | None = None, alone: bool = True) -> None:
+        self.alone = alone
         self.beside: dict[str, Any] = dict(beside or {})
         if unknown := sorted(set(self.beside) - set(BESIDE)):
             raise BadInput("beside", unknown[0], f"Name them {' or '.join(BESIDE)}.")
@@ -146,7 +148,8 @@ class TranscoderReport(FamilyReport):
             yield Control(name, BESIDE.get(name, SPOILED), CODES[name], edits)
         left = error_nodes.spread_out(self.clean[1] - self.reconstruction, batch)
         yield Control("with_errors", ERRORS, CODES["with_errors"], error_nodes.with_errors(seen.edits, left))
-        yield from each_alone(seen)
+        if self.alone:
+            yield from each_alone(seen)
         for bits in BITS:
             definition = f"the lens with {bits} bits for each value, as `rate` counts them"
             yield Control(of_bits(bits), VALUES, definition, quantised_edits(lens, batch, bits, self.largest))
@@ -186,7 +189,7 @@ class TranscoderReport(FamilyReport):
         self.choices.append(code.sums(rate_of(counts, lens.config.features, 0)).cpu())
         errors = errors_of(self.reconstruction, written, lengths)
         self._add(records, LENS, errors.sum(1), active.mean(1), lengths)
-        for i, layer in enumerate(lens.config.window):
+        for i, layer in enumerate(self.window if self.alone else ()):
             self._add(records, of_layer(layer), errors[:, i], active[:, i], lengths)
         for name, other in {"random": self.twin, **self.beside}.items():
             records.add(name, {"error": errors_of(other.reconstruct(read), written, lengths).sum(1)})
@@ -220,7 +223,7 @@ class TranscoderReport(FamilyReport):
         records.add("traits", {"value_bits": torch.full((len(spread),), float(bits))})
         dead = (self.fired == 0).double().mean(1)
         records.add(LENS, {"dead": dead.mean().expand(len(spread))})
-        for i, layer in enumerate(self.window):
+        for i, layer in enumerate(self.window if self.alone else ()):
             records.add(of_layer(layer), {"spread": spread[:, i], "dead": dead[i].expand(len(spread))})
 
     def _fewest_bits(self, records: Records) -> int:
