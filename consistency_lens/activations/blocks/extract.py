@@ -19,6 +19,7 @@ from ..documents import SPLITS, SplitArguments, Tokens
 from ..statistics import SiteStatistics
 from ..storage import ChunkNote, Shard
 from .bill import BlockBill
+from .buffers import Buffers
 from .data import KIND
 from .documents import BlockRules, packed, prepare
 from .encoding import stored_dtype
@@ -84,6 +85,7 @@ class BlockExtraction(ChunkedExtraction):
     def store(self, frozen: FrozenLM) -> None:
         """Compute this process's share of the missing chunks block by block, while the disk is written beside it."""
         dtype, meter, reader = self.stored_dtype(frozen.dtype), self.meter(), self.reader(frozen)
+        room = Buffers(2)  # a block that is read and one that is written; asked for anew, they leave holes in the heap
 
         def chunks() -> Iterator[tuple[int, int, list[tuple[str, list[Tokens]]]]]:
             for index, documents in self.missing_chunks():
@@ -95,7 +97,7 @@ class BlockExtraction(ChunkedExtraction):
             for index, count, blocks in ahead(chunks()):
                 writer = BlockWriter(self.folder.path, index, self.sites, dtype, self.rules.min_position)
                 for split, documents in blocks:
-                    values = reader.read(documents)
+                    values = reader.read(documents, reader.room_for(documents, room))
                     meter.advance(documents)
                     disk.write(writer.add, split, documents, values)  # so that two blocks are in memory at most
                     del values

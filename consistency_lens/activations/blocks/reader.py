@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...frozen import FrozenLM
 from ..documents import Tokens, by_length, right_padded
+from .buffers import Buffers
 from .documents import labels_of
 from .encoding import require_numbers
 
@@ -30,6 +31,11 @@ class BlockReader:
     def __init__(self, frozen: FrozenLM, sites: Sequence[str], batch_size: int, min_position: int) -> None:
         self.frozen, self.sites, self.batch_size, self.min_position = frozen, list(sites), batch_size, min_position
 
+    def room_for(self, documents: Sequence[Tokens], room: Buffers) -> Tensor:
+        """A tensor for what `read` gives, of the model's dtype; what is in it is arbitrary."""
+        count = sum(document.length - self.min_position for document in documents)
+        return room.empty((count, len(self.sites), self.frozen.hidden_size), self.frozen.dtype, self.frozen.device)
+
     def read(self, documents: Sequence[Tokens], into: Tensor | None = None) -> Tensor:
         """Activations `[n, L, d]` of the kept tokens, in document order, on the model's device; raise where the model
         gave something that is not a number.
@@ -40,8 +46,7 @@ class BlockReader:
         """
         ends = np.cumsum([document.length - self.min_position for document in documents])
         if into is None:
-            shape = (int(ends[-1]), len(self.sites), self.frozen.hidden_size)
-            into = torch.empty(shape, dtype=self.frozen.dtype, device=self.frozen.device)
+            into = self.room_for(documents, Buffers(0))
         total = torch.zeros((), device=into.device)  # a sum that is finite is all that a good block needs
         for numbers in by_length(documents, self.batch_size):
             ids = torch.from_numpy(right_padded([documents[i] for i in numbers]))

@@ -32,7 +32,7 @@ from .report import evaluate
 from .skill import install_skill
 from .using import use
 
-COMPUTING = ("run", "extract", "train", "evaluate")
+TRAINING = ("run", "train")
 
 
 def run_command(argv: Sequence[str], own_process: bool = False) -> int:
@@ -47,7 +47,7 @@ def run_command(argv: Sequence[str], own_process: bool = False) -> int:
         request = parse(argv)
         on_cpu = request.use_cpu or not torch.accelerator.is_available()
         use_cores(request.run.cpu_threads, on_cpu, PartialState(cpu=on_cpu).num_processes)
-        if own_process and on_cpu and request.command in COMPUTING:
+        if own_process and on_cpu and request.command in TRAINING:
             keep_freed_memory(os.environ)
         _set_up_logging()
         for note in request.notes if rank() == 0 else ():
