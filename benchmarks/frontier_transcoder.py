@@ -70,7 +70,7 @@ def options_of(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     words_of_it = "per-layer transcoders have as many features, instead of as many weights"
     parser.add_argument("--equal_features", action="store_true", help=words_of_it)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the recipe's steps (default: 1)")
-    parser.add_argument("--rows", type=int, default=150, help="test documents of each report (default: 150)")
+    parser.add_argument("--rows", type=int, help="test documents of each report (default: as the recipe says)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
     return parser.parse_known_args(words)
 
@@ -93,15 +93,18 @@ def row_of(
         family: Any = changed(request, crosslayer=True).family
         config = family.configuration(frozen.num_layers, frozen.hidden_size)
         request = changed(request, features=equal_features(config))
-    lens = trained(request, frozen, blocks, place, steps)
-    lens.save_pretrained(place / "lens")
+    if (place / "lens").is_dir():  # its report was interrupted
+        lens = CrosslayerTranscoder.from_pretrained(place / "lens", frozen)
+    else:
+        lens = trained(request, frozen, blocks, place, steps)
+        lens.save_pretrained(place / "lens")
     read = DataLoader(blocks.tokens("validation"), batch_size=512, collate_fn=BySite(blocks.sites))  # type: ignore[arg-type]
     shipped = lens.calibrated(lens.read_of(batch) for batch in read)
     found = evaluate_lens(
         lens,
         frozen,
         blocks,
-        max_rows=options.rows,
+        max_rows=options.rows or recipe.values["report_rows"],
         batch_size=recipe.values["report_batch_size"],
         horizon=0,
         progress=False,

@@ -181,6 +181,7 @@ def test_the_recipe_for_smollm2_runs_on_a_small_model_of_its_class(place: Path) 
     texts = write_jsonl(place / "prose.jsonl", random_texts(60, shortest=8, longest=20))
     words = ["--config", "transcoder_smollm2", "--model_name_or_path", str(model), "--train_file", str(texts)]
     words += ["--max_length", "64", "--tokens_per_block", "128", "--test_fraction", "0.1", "--features", "48"]
+    words += ["--validation_fraction", "0.1"]
     words += ["--k", "8", "--max_steps", "4", "--per_device_train_batch_size", "64", "--eval_steps", "2"]
     words += ["--save_steps", "2", "--logging_steps", "1", "--report_rows", "6", "--use_cpu"]
     words += ["--activations_dir", str(place / "smollm2-blocks")]
