@@ -4,7 +4,7 @@
     python benchmarks/frontier_transcoder.py --blocks outputs/sparse-demo-blocks --out outputs/frontier      # an hour
     python benchmarks/frontier_transcoder.py --blocks ... --out ... --l0 8 16 --scale 0.2 --rows 60          # minutes
     python benchmarks/frontier_transcoder.py --blocks ... --out ... --recipe transcoder_smollm2 --kinds crosslayer \
-        --model_name_or_path models/smollm2 --layers 10:20          # options of run_lens.py train change the recipe
+        --layers 10:20 --model_name_or_path models/smollm2          # options of run_lens.py train change the recipe
 
 Everything but kind and L0 is as the recipe says; `--scale` shortens the training. Per-layer transcoders have as many
 weights as the crosslayer ones beside them. A BatchTopK or TopK lens is measured as it was trained, and as it is
@@ -50,6 +50,7 @@ QUIET: dict[str, Any] = {
 
 def main(words: Sequence[str] | None = None) -> None:
     options, more = options_of(words)
+    more += ["--layers", options.layers] if options.layers else []
     PartialState(cpu=True)
     keep_freed_memory(os.environ)
     recipe = changed(parse(["train", "--config", options.recipe, *more]), seed=options.seed)
@@ -69,6 +70,7 @@ def options_of(words: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="(default: both)")
     words_of_it = "per-layer transcoders have as many features, instead of as many weights"
     parser.add_argument("--equal_features", action="store_true", help=words_of_it)
+    parser.add_argument("--layers", help="all, or a window such as 10:20 (default: as the recipe says)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the recipe's steps (default: 1)")
     parser.add_argument("--rows", type=int, help="test documents of each report (default: as the recipe says)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
