@@ -68,7 +68,7 @@ def number(least: float = -math.inf, most: float = math.inf, above: float = -mat
     wanted = " ".join(["a finite number", *limits])
 
     def check(value: Any, where: str) -> None:
-        fits = type(value) is float or (type(value) is int and abs(value) <= WHOLE)
+        fits = type(value) is float or (type(value) is int and abs(value) < 1 << 63)  # a tensor takes no larger one
         if not (fits and math.isfinite(value) and least <= value <= most and value > above):
             raise Unfit(where, value, wanted)
 
