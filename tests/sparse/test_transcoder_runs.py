@@ -151,19 +151,25 @@ def test_it_goes_on_from_a_checkpoint_and_streams(made: Path, place: Path) -> No
     )
 
 
-def test_the_recipe_for_gpt2_runs_on_a_small_model_of_its_class(place: Path) -> None:
-    """All that it says but sizes: data in int8, a JumpReLU with its ramp, evaluations, the report."""
-    model = place / "tiny-gpt2"
-    tiny_model("gpt2").save_pretrained(model)
+def small_run(place: Path, recipe: str, case: str, *more: str) -> Any:
+    """The configuration of the lens that a recipe makes on a random model of its class, in the folder of that name."""
+    name = recipe.removeprefix("transcoder_")
+    model = place / f"tiny-{case}"
+    tiny_model(case).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
     texts = write_jsonl(place / "prose.jsonl", random_texts(60, shortest=8, longest=20))
-    words = ["--config", "transcoder_gpt2", "--model_name_or_path", str(model), "--train_file", str(texts)]
-    words += ["--max_documents", "60", "--max_length", "64", "--tokens_per_block", "128"]
+    words = ["--config", recipe, "--model_name_or_path", str(model), "--train_file", str(texts)]
+    words += ["--max_documents", "60", "--max_length", "64", "--tokens_per_block", "128", *more]
     words += ["--features", "48", "--max_steps", "4", "--per_device_train_batch_size", "64", "--eval_steps", "2"]
     words += ["--save_steps", "2", "--logging_steps", "1", "--report_rows", "6", "--use_cpu"]
-    code, said = run([*words, "--output_dir", str(place / "gpt2")], place / "log-gpt2", os.chdir, place)
+    code, said = run([*words, "--output_dir", str(place / name)], place / f"log-{name}", os.chdir, place)
     assert code == 0, said
-    lens = AutoLens.from_pretrained(place / "gpt2", str(model)).config
+    return AutoLens.from_pretrained(place / name, str(model)).config
+
+
+def test_the_recipe_for_gpt2_runs_on_a_small_model_of_its_class(place: Path) -> None:
+    """All that it says but sizes: data in int8, a JumpReLU with its ramp, evaluations, the report."""
+    lens = small_run(place, "transcoder_gpt2", "gpt2")
     assert (lens.nonlinearity, lens.threshold, lens.bandwidth, lens.crosslayer) == ("jumprelu", 0.03, 1.0, True)
     (folder,) = (place / "outputs").glob("tiny-gpt2*-activations")
     assert Blocks.load(folder).metadata["dtype"] == "int8"
@@ -175,19 +181,9 @@ def test_the_recipe_for_gpt2_runs_on_a_small_model_of_its_class(place: Path) -> 
 
 def test_the_recipe_for_smollm2_runs_on_a_small_model_of_its_class(place: Path) -> None:
     """All that it says but sizes: products in bfloat16, data in int8, per-layer transcoders, dead features."""
-    model = place / "tiny-llama"
-    tiny_model("llama").save_pretrained(model)
-    tiny_tokenizer().save_pretrained(model)
-    texts = write_jsonl(place / "prose.jsonl", random_texts(60, shortest=8, longest=20))
-    words = ["--config", "transcoder_smollm2", "--model_name_or_path", str(model), "--train_file", str(texts)]
-    words += ["--max_length", "64", "--tokens_per_block", "128", "--test_fraction", "0.1", "--features", "48"]
-    words += ["--validation_fraction", "0.1"]
-    words += ["--k", "8", "--max_steps", "4", "--per_device_train_batch_size", "64", "--eval_steps", "2"]
-    words += ["--save_steps", "2", "--logging_steps", "1", "--report_rows", "6", "--use_cpu"]
-    words += ["--activations_dir", str(place / "smollm2-blocks")]
-    code, said = run([*words, "--output_dir", str(place / "smollm2")], place / "log-smollm2", os.chdir, place)
-    assert code == 0, said
-    lens = AutoLens.from_pretrained(place / "smollm2", str(model)).config
+    parts = ["--validation_fraction", "0.1", "--test_fraction", "0.1"]
+    blocks = ["--activations_dir", str(place / "smollm2-blocks")]
+    lens = small_run(place, "transcoder_smollm2", "llama", "--k", "8", *parts, *blocks)
     assert (lens.nonlinearity, lens.crosslayer, len(lens.window)) == ("batchtopk", False, 4)
     assert Blocks.load(place / "smollm2-blocks").metadata["dtype"] == "int8"
     assert 0 < Report.load(place / "smollm2/report").number("l0").value <= 12
