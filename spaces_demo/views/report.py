@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from brought import brought_by, lies_in
-from desk import Desk, told
+from desk import Desk, sentence
 from drawing import notice, table
+from lenses import Lenses
 from marking import safe
 from reports import AGAIN, folder_of, home_of, latest
 
@@ -23,7 +24,7 @@ def page_of(lens: Path, said: str = "") -> str:
     """Verdict, pictures, tables and definitions, and before them what is to be `said` of where they come from."""
     folder = folder_of(lens)
     if folder is None:
-        raise BadInput("report", lens.name, AGAIN, "this lens brings no report along")
+        raise BadInput("report", None, AGAIN, "this lens brings no report along")
     with brought_by(lens, "report", AGAIN):
         return drawn(lens, folder, said)
 
@@ -81,13 +82,20 @@ def _table(rows: Mapping[str, Mapping[str, Any]], title: str, columns: Iterable[
     return table(["", *shown], cells, title) if cells else ""
 
 
+def page_for(lenses: Lenses, name: str | None) -> str:
+    """The page of the report of this lens, or why there is none: no longer the report of another lens."""
+    try:
+        return page_of(*latest(lenses, lenses.known(name)))
+    except BadInput as error:
+        return notice(sentence(error), "error")
+
+
 def build(desk: Desk, tab: gr.Tab) -> None:
     page = gr.HTML(elem_id="report")
 
-    @told(1)
-    def show(name: str | None) -> Iterator[tuple[Any, ...]]:
-        yield page_of(*latest(desk.lenses, desk.lenses.known(name))), notice()
+    def show(name: str | None) -> str:
+        return page_for(desk.lenses, name)
 
     # Read again each time the tab is opened: a report that was made meanwhile is there.
-    tab.select(show, desk.lens, [page, desk.notice], api_name="report")
-    desk.lens.change(show, desk.lens, [page, desk.notice], api_visibility="private")
+    tab.select(show, desk.lens, page, api_name="report")
+    desk.lens.change(show, desk.lens, page, api_visibility="private")

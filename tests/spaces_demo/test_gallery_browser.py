@@ -59,6 +59,9 @@ def test_a_lens_is_found_and_opened_by_keyboard(browser: Any, tmp_path: Path, wi
             page.keyboard.press("Enter")
             visitor.until(f"document.querySelector('#notice').innerText.includes({PUBLISHED!r})")
             visitor.until(f"document.querySelector('#lens input').value == {PUBLISHED!r}")
+            visitor.turn_to("Report")
+            visitor.until("document.querySelector('#report')?.innerText.includes('no report')")
+            assert PUBLISHED in page.locator("#notice").inner_text(), "no other tab writes over what was said"
             page.locator("#act").focus()
             page.keyboard.press("Enter")
             visitor.until(f"location.search.includes('lens={PUBLISHED.replace('/', '%2F')}')")

@@ -230,7 +230,7 @@ def test_the_page_answers_one_visitor_after_the_other(address: str) -> None:
     assert "At token 3" in html and "alert" not in said
     html, table, *_ = client.predict(*lenses().names, api_name="/compare")
     assert len(table["data"]) == 8
-    html, _ = client.predict("some_demo_run", api_name="/report")
+    html = client.predict("some_demo_run", api_name="/report")
     assert "class='verdict'" in html
     other = gradio_client.Client(address, verbose=False)  # who has read nothing
     *_, said = other.predict(3, api_name="/open")

@@ -297,3 +297,14 @@ def test_a_lens_without_a_report_says_how_to_make_one(tmp_path: Path) -> None:
     assert reports.measured_since(tmp_path) == 0
     tiny_report().save(tmp_path)  # as a published lens has it at its root
     assert "<table" in report.page_of(tmp_path)
+
+
+def test_a_lens_without_a_report_shows_no_other_one(tmp_path: Path) -> None:
+    """Nor does it take the place of a message: a lens may be chosen while another tab is open."""
+    lens().save_pretrained(tmp_path / "bare")
+    known = Lenses([str(run_folder()), str(tmp_path / "bare")], subject="unused")
+    first, bare = known.names[0], known.names[-1]
+    assert "class='verdict'" in report.page_for(known, first)
+    page = report.page_for(known, bare)
+    assert "role='alert'" in page and "brings no report along" in page and "verdict" not in page
+    assert "role='alert'" in report.page_for(known, "../../etc")
