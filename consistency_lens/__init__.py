@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .base.modeling import LensModel
     from .base.trainer import LensTrainer
     from .base.viewing import LensView
+    from .crossing import RatePoint, rate_points
     from .errors import BadInput
     from .evaluation import Report
     from .evaluation.metric import Fidelity
@@ -55,6 +56,7 @@ _NAMES = {
     ".base.modeling": "LensModel",
     ".base.trainer": "LensTrainer",
     ".base.viewing": "LensView",
+    ".crossing": "RatePoint rate_points",
     ".errors": "BadInput",
     ".evaluation": "Report",
     ".evaluation.metric": "Fidelity",
@@ -120,11 +122,13 @@ __all__ = [
     "Prefix",
     "Provenance",
     "ProvenanceMismatch",
+    "RatePoint",
     "Report",
     "Site",
     "Steered",
     "Wire",
     "evaluate_lens",
+    "rate_points",
     "view_of",
 ]
 

@@ -34,7 +34,7 @@ SECTIONS = {
     ],
     "Blocks and passages": ["BlockArguments", "BlockExtraction", "Blocks", "PassageArguments", "Passages"],
     "Training": ["ConsistencyLensTrainer", "ConsistencyLensArguments"],
-    "Judging": ["evaluate_lens", "Report", "Fidelity"],
+    "Judging": ["evaluate_lens", "Report", "Fidelity", "rate_points", "RatePoint"],
     "For a family of your own": [
         *["LensModel", "LensConfig", "LensTrainer", "LensTrainingArguments"],
         *["LensView", "view_of"],

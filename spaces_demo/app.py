@@ -27,7 +27,7 @@ from lenses import HERE, Lenses, chosen_places, run_of, subject_of
 from links import ORDERS, TABS, Choice
 from marking import unmarked
 from texts import examples
-from views import compare, edit, read, report, scan
+from views import compare, edit, rate, read, report, scan
 
 from consistency_lens import BadInput, LensModel, view_of
 
@@ -64,6 +64,8 @@ def build(lenses: Lenses, roots: Sequence[Path] | None = None) -> gr.Blocks:
             shown, result = read.build(desk, beside)
         with opened["compare"]:
             compare.build(desk)
+        with opened["rate"]:
+            rate.build(desk, opened["rate"])
         with opened["report"]:
             report.build(desk, opened["report"])
         outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, *beside]

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlencode
 
 from consistency_lens import BadInput
 
-TABS = ("read", "scan", "edit", "compare", "report")
+TABS = ("read", "scan", "edit", "compare", "rate", "report")
 ORDERS = ("text", "worst", "best", "cosine", "words")  # of the table, the first by default
 
 

@@ -1,14 +1,15 @@
-"""Reports of text lenses, made from values per row: nothing is run."""
+"""Reports made from values per row, or number by number: nothing is run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from consistency_lens.evaluation import Report
+from consistency_lens.evaluation import Number, Report
 from consistency_lens.evaluation.assemble import assemble
 from consistency_lens.evaluation.bootstrap import Records, Samples
 from consistency_lens.text.report import TextReport
@@ -63,3 +64,39 @@ def report_of(
         data=data | {"near_duplicates_of_split": 3, "stored_difference": 1e-7, "corpus": "made up"},
         training=training,
     )
+
+
+def narrow(value: float) -> Number:
+    return Number(value, value - 0.01, value + 0.01)
+
+
+def words_report() -> Report:
+    """Of a text lens: eight words of three bits each."""
+    report = report_of({"lens": 0.9, "truncation_1": 0.3, "truncation_4": 0.7, "context_tail": 0.5})
+    report.traits.update(text_nll=narrow(3 * math.log(2)), length=narrow(8.0))
+    return report
+
+
+def as_if(family: str, **scores: float) -> Report:
+    report = report_of({"lens": 0.9})
+    report.lens["family"] = family
+    report.parts["all"].numbers.update({code: {"kl_recovered": narrow(score)} for code, score in scores.items()})
+    return report
+
+
+def features_report() -> Report:
+    """Of a transcoder of two layers with ten active features each: 100 bits say which, 8 bits the value of each."""
+    report = as_if("crosslayer_transcoder", values_4=0.6, values_8=0.89, pca=0.4)
+    report.lens["sites"] = ["resid_mid.0", "resid_mid.1"]
+    report.parts["all"].numbers["lens"].update(rate=narrow(260.0), l0=narrow(10.0))
+    report.traits["value_bits"] = narrow(8.0)
+    return report
+
+
+def soft_report() -> Report:
+    """Of a wire: passages of 16 tokens in 4 vectors."""
+    report = as_if("latent_wire", int4=0.8, first=0.2, shuffled=-0.5)
+    report.traits.update(vectors=narrow(4.0), tokens_per_vector=narrow(4.0))
+    sizes = {"lens": 100.0, "int4": 40.0, "first": 10.0, "text": 60.0}
+    report.judged.update({code: {"bytes": narrow(size)} for code, size in sizes.items()})
+    return report

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from extracting import saved_model
-from fake_reports import report_of
+from fake_reports import narrow, report_of
 from lens_runs import stirred, tiny_lens
 
 from consistency_lens import ConsistencyLens, FrozenLM, Report
@@ -36,7 +36,9 @@ def _home() -> TemporaryDirectory[str]:
 def tiny_report() -> Report:
     """Numbers of a lens that works."""
     scores = {"lens": 0.97, "context_tail": 0.6, "empty_text": 0.1, "truncation_1": 0.3}
-    return report_of(scores, on_facts={"lens": 0.99, "context_tail": 0.5}, training=HISTORY)
+    report = report_of(scores, on_facts={"lens": 0.99, "context_tail": 0.5}, training=HISTORY)
+    report.traits.update(text_nll=narrow(3.0), length=narrow(8.0))
+    return report
 
 
 @cache

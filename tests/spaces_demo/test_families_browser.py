@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
 pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
-from family_pages import SOFT, SPARSE, TEXT, lenses_of, page_of
+from fake_reports import features_report, soft_report
+from family_pages import SOFT, SPARSE, TEXT, folder_of, lenses_of, page_of
 from space_server import Visitor, browsing
 
 pytestmark = pytest.mark.browser
@@ -126,3 +127,20 @@ def test_a_page_follows_from_one_family_to_another(visit: Callable[..., Visitor]
     visitor.turn_to("Scan")
     visitor.until("document.querySelector('#scan')?.innerText.includes('cosine')")
     assert page.locator("#near form").count() == 0
+
+
+@pytest.mark.parametrize(("place", "scheme"), [("desk", "light"), ("phone", "dark")])
+def test_three_media_stand_in_one_picture(
+    visit: Callable[..., Visitor], tmp_path: Path, place: str, scheme: str
+) -> None:
+    for name, found in ((SPARSE, features_report()), (SOFT, soft_report())):
+        found.save(folder_of(name) / "lens/report")
+    visitor = visit(TEXT, width=WIDTHS[place], scheme=scheme)
+    visitor.turn_to("Rate")
+    visitor.until("document.querySelectorAll('#rate polyline').length == 3")
+    assert visitor.page.locator("#rate .legend li").count() == 4
+    strokes = "[...document.querySelectorAll('#rate polyline')].map(each => getComputedStyle(each).stroke)"
+    assert len(set(visitor.page.evaluate(strokes))) == 3, "each medium has a colour"
+    visitor.until("location.search.includes('tab=rate')")
+    visitor.keep(f"rate-{place}-{scheme}", tmp_path)
+    assert visitor.overflow <= 0

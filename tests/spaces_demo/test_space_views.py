@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
+from fake_reports import features_report, soft_report
 from space_runs import HISTORY, HOSTILE, TEXT, last, lens, new_desk, run_folder, tiny_report
 
 from consistency_lens import BadInput, Edit, Report
@@ -27,7 +28,7 @@ import tables
 from desk import Desk
 from lenses import Lenses
 from links import Choice
-from views import compare, edit, read, report, scan
+from views import compare, edit, rate, read, report, scan
 
 
 @pytest.fixture
@@ -308,3 +309,49 @@ def test_a_lens_without_a_report_shows_no_other_one(tmp_path: Path) -> None:
     page = report.page_for(known, bare)
     assert "role='alert'" in page and "brings no report along" in page and "verdict" not in page
     assert "role='alert'" in report.page_for(known, "../../etc")
+
+
+# Rate
+
+
+def with_reports(folder: Path, **reports: Report | None) -> Lenses:
+    """Folders of lenses that bring these reports along."""
+    for name, found in reports.items():
+        lens().save_pretrained(folder / name)
+        if found is not None:
+            found.save(folder / name / "report")
+    return Lenses([str(folder / name) for name in reports], subject="unused")
+
+
+def test_every_report_of_the_page_is_a_line_with_its_controls(tmp_path: Path) -> None:
+    known = with_reports(tmp_path, a=tiny_report(), b=features_report(), c=soft_report(), bare=None)
+    page = rate.page_of(known)
+    points, damage = rate.points_of(known)
+    assert not damage and {point.medium for point in points} == {"words", "features", "soft tokens"}
+    assert page.count("<polyline") == 3 and page.count("<circle") == sum(not point.control for point in points)
+    assert page.count("control-point") == sum(point.control for point in points)
+    for point in points:
+        assert f">{point.name}" in page and f"<td class='number'>{point.bits:,.1f}" in page
+    assert "<th scope='row'>b</th><th scope='row'>the lens</th><td class='number'>260.0</td>" in page
+    ticks = [float(each.replace(",", "")) for each in re.findall(r"text-anchor='middle'>([\d,.]+)<", page)]
+    assert ticks == sorted(ticks) and len(ticks) >= 2
+
+
+def test_stages_of_a_run_share_one_line() -> None:
+    known = Lenses([str(run_folder())], subject="unused")
+    assert len(known.names) > 1 and rate.page_of(known).count("<polyline") == 1
+
+
+def test_a_page_without_a_whole_report_says_so(tmp_path: Path) -> None:
+    assert "brings a report along" in rate.page_of(with_reports(tmp_path, bare=None))
+    known = with_reports(tmp_path, broken=soft_report(), whole=tiny_report())
+    file = tmp_path / "broken/report/report.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"traits": {}}))
+    page = rate.page_of(known)
+    assert "role='alert'" in page and "KeyError" in page and page.count("<polyline") == 1
+
+
+def test_markup_in_the_name_of_a_lens_stays_text(tmp_path: Path) -> None:
+    known = with_reports(tmp_path, **{"<b>bold": tiny_report()})
+    page = rate.page_of(known)
+    assert "<b>" not in page and "&lt;b&gt;bold" in page
