@@ -40,8 +40,8 @@ def draw(points: Sequence[RatePoint], path: Path) -> Path:
     figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     named = set[str]()
-    for medium, run, control in dict.fromkeys((point.medium, point.run, point.control) for point in points):
-        some = [point for point in points if (point.medium, point.run, point.control) == (medium, run, control)]
+    for medium, line, control in dict.fromkeys((point.medium, point.line, point.control) for point in points):
+        some = [point for point in points if (point.medium, point.line, point.control) == (medium, line, control)]
         values, low, high = ([max(vars(point)[name], LOWEST) for point in some] for name in ("value", "low", "high"))
         ends: Any = [
             [v - x for v, x in zip(values, low, strict=True)],

@@ -27,8 +27,8 @@ def draw(points: Sequence[RatePoint]) -> str:
     across = _Bits([point.bits for point in points])
     up = Scale.over([at for point in points for at in _span(point)], FRAME.bottom, EDGE)
     lines = []
-    for run in dict.fromkeys(point.run for point in points):
-        own = [point for point in points if point.run == run and not point.control]
+    for line in dict.fromkeys(point.line for point in points):
+        own = [point for point in points if point.line == line and not point.control]
         path = " ".join(f"{across(point.bits):.1f},{up(max(point.value, LOWEST)):.1f}" for point in own)
         if own:
             lines.append(f"<polyline class='rate {SHAPES[own[0].medium]}' points='{path}'/>")

@@ -95,8 +95,8 @@ def features_report() -> Report:
 
 def soft_report() -> Report:
     """Of a wire: passages of 16 tokens in 4 vectors."""
-    report = as_if("latent_wire", int4=0.8, first=0.2, shuffled=-0.5)
+    report = as_if("latent_wire", **{"int4": 0.8, "8x int4": 0.5, "first": 0.2, "shuffled": -0.5})
     report.traits.update(vectors=narrow(4.0), tokens_per_vector=narrow(4.0))
-    sizes = {"lens": 100.0, "int4": 40.0, "first": 10.0, "text": 60.0}
+    sizes = {"lens": 100.0, "int4": 40.0, "8x int4": 20.0, "first": 10.0, "text": 60.0}
     report.judged.update({code: {"bytes": narrow(size)} for code, size in sizes.items()})
     return report

@@ -45,6 +45,11 @@ class RatePoint:
         """The code, in words where it is the lens as it was trained."""
         return "the lens" if self.code == LENS else self.code
 
+    @property
+    def line(self) -> tuple[str, str]:
+        """What is joined in a picture: codes of one run, and of a wire those of as many vectors."""
+        return self.run, self.code.rpartition(" ")[0]
+
 
 def rate_points(report: Report, run: str) -> list[RatePoint]:
     """The lens at each rate that its report has, then the controls, by rate.
@@ -77,14 +82,14 @@ def _words(report: Report) -> Iterator[tuple[str, float, bool]]:
 
 
 def _features(report: Report) -> Iterator[tuple[str, float, bool]]:
-    """The report's `rate`, which is which features are active, and b bits for the value of each."""
+    """The report's `rate`, which is which features are active, and b bits for the value of each. The lens itself has
+    values that are not rounded, and no rate."""
     numbers, own = report.parts["all"].numbers[LENS], report.traits["value_bits"].value
     rate, active = numbers["rate"].value, numbers["l0"].value * len(report.lens["sites"])
     for code in report.parts["all"].numbers:
         bits = code.removeprefix("values_")
         if bits.isdigit():
             yield code, rate + (int(bits) - own) * active, False
-    yield LENS, rate, False
     for code in ("shuffled", "random", "pca", "per_layer"):
         yield code, rate, True
 

@@ -137,7 +137,7 @@ def test_three_media_stand_in_one_picture(
         found.save(folder_of(name) / "lens/report")
     visitor = visit(TEXT, width=WIDTHS[place], scheme=scheme)
     visitor.turn_to("Rate")
-    visitor.until("document.querySelectorAll('#rate polyline').length == 3")
+    visitor.until("document.querySelectorAll('#rate polyline').length == 4")
     assert visitor.page.locator("#rate .legend li").count() == 4
     strokes = "[...document.querySelectorAll('#rate polyline')].map(each => getComputedStyle(each).stroke)"
     assert len(set(visitor.page.evaluate(strokes))) == 3, "each medium has a colour"

@@ -328,11 +328,11 @@ def test_every_report_of_the_page_is_a_line_with_its_controls(tmp_path: Path) ->
     page = rate.page_of(known)
     points, damage = rate.points_of(known)
     assert not damage and {point.medium for point in points} == {"words", "features", "soft tokens"}
-    assert page.count("<polyline") == 3 and page.count("<circle") == sum(not point.control for point in points)
+    assert page.count("<polyline") == 4 and page.count("<circle") == sum(not point.control for point in points)
     assert page.count("control-point") == sum(point.control for point in points)
     for point in points:
         assert f">{point.name}" in page and f"<td class='number'>{point.bits:,.1f}" in page
-    assert "<th scope='row'>b</th><th scope='row'>the lens</th><td class='number'>260.0</td>" in page
+    assert "<th scope='row'>c</th><th scope='row'>the lens</th><td class='number'>50.0</td>" in page
     ticks = [float(each.replace(",", "")) for each in re.findall(r"text-anchor='middle'>([\d,.]+)<", page)]
     assert ticks == sorted(ticks) and len(ticks) >= 2
 
