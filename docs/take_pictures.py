@@ -3,6 +3,7 @@ the terminal of a training, and the plots of the report.
 
 python docs/take_pictures.py --lens outputs/demo                       # a run that has its report, into docs/images
 python docs/take_pictures.py --lens outputs/demo --folder /tmp/images
+python docs/take_pictures.py --lens outputs/demo outputs/sparse outputs/wire  # others beside it, under Rate
 python docs/take_pictures.py --lens outputs/sparse --only features    # of a transcoder, or of a wire: --only slots
 
 Needs the extra `dev` and a Chromium.
@@ -61,7 +62,8 @@ PLOTS = ("controls.png", "truncation.png", "position.png", "training.png")
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lens", required=True, help="Folder of a run.")
+    beside = "Folder of a run, and folders of others whose reports stand beside its own under Rate."
+    parser.add_argument("--lens", required=True, nargs="+", help=beside)
     parser.add_argument("--subject", default=None, help="The model that it reads, if the lens does not say.")
     parser.add_argument("--text", default="", help="What is read; default the first of the page's own.")
     parser.add_argument("--words", default="was blue .", help="What the last explanation is changed into under Edit.")
@@ -71,7 +73,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(words)
     given.folder.mkdir(parents=True, exist_ok=True)
-    shown = ["--lens", given.lens, *(["--subject", given.subject] if given.subject else [])]
+    run = Path(given.lens[0])
+    shown = ["--lens", *given.lens, *(["--subject", given.subject] if given.subject else [])]
     if given.only:
         take_changed(given, shown)
         return
@@ -82,14 +85,14 @@ def main(words: Sequence[str] | None = None) -> None:
             page.goto(f"{url}/?{urlencode({'__theme': 'light', 'text': given.text})}")
             for name in tabs(page, given.words):
                 keep(page.screenshot(full_page=True), given.folder / f"{prefix}{name}.png")
-            draw_card(page, AutoLens.download(given.lens))
+            draw_card(page, AutoLens.download(str(run)))
             keep(page.screenshot(full_page=True), given.folder / f"{prefix}card.png")
             page.close()
         page = browser.new_page(viewport={"width": 800, "height": 100})
-        page.set_content(SCREEN + f"<pre>{html.escape(said_last(Path(given.lens) / 'log.txt'))}</pre>")
+        page.set_content(SCREEN + f"<pre>{html.escape(said_last(run / 'log.txt'))}</pre>")
         keep(page.screenshot(full_page=True), given.folder / "console.png")
     for plot in PLOTS:
-        keep((Path(given.lens) / "report" / plot).read_bytes(), given.folder / plot)
+        keep((run / "report" / plot).read_bytes(), given.folder / plot)
 
 
 def take_changed(given: argparse.Namespace, shown: Sequence[str]) -> None:
@@ -132,6 +135,9 @@ def tabs(page: Any, words: str) -> Iterator[str]:
     page.locator("#compare").click()
     page.wait_for_selector("#compared dl")
     yield "compare"
+    turn_to(page, "Rate")
+    page.wait_for_selector("#rate figure")
+    yield "rate_fidelity"
     turn_to(page, "Report")
     page.wait_for_selector("#report .verdict")
     yield "report"
