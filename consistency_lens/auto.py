@@ -274,7 +274,9 @@ def evaluate_lens(
             measured beside it; `judges`, worlds whose truth is known; `reword`, explanations and a seed -> the same in
             other words; `sayings`, worlds that say something else of a row; `sure` and `vague`, how its starting texts
             deal with a guess. For a transcoder: `beside`, name -> further transcoders of the same sites, `per_layer`
-            (a control of equal size) and `jumprelu` (the lens with thresholds).
+            (a control of equal size) and `jumprelu` (the lens with thresholds). For a wire: `other_wire` and
+            `text_lens`, lenses that take part, and `timed_rows`, on which the first token of an answer is timed (0 for
+            no clock).
 
     Returns:
         The report; `save` writes it, `show` prints it.

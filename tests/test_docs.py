@@ -23,6 +23,7 @@ import yaml
 from block_runs import extract_blocks
 from datasets import Dataset
 from extracting import extract_to, random_texts
+from huggingface_hub import constants
 from lens_runs import tiny_lens, tiny_rows
 from passage_models import passage_models
 from rich.console import Console
@@ -39,6 +40,7 @@ from consistency_lens import (
     evaluate_lens,
 )
 from consistency_lens.cli.commands import plan
+from consistency_lens.demo.reading import readers
 from consistency_lens.errors import BadInput
 
 SNIPPETS = snippets()
@@ -529,6 +531,27 @@ def test_the_notebook_is_kept_without_outputs() -> None:
         ast.parse("".join(cell["source"]))
 
 
+def test_the_wire_of_the_notebook_is_asked_by_both_receivers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With readers that were never trained: what they say is noise, and the form is the same."""
+
+    def untrained(config: readers.ReaderConfig, progress: bool) -> Any:
+        tokenizer = readers.reader_tokenizer(config)
+        return readers.new_reader(config, tokenizer), tokenizer, 0.0
+
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    monkeypatch.setattr(readers, "train_reader", untrained)
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    (code,) = (source for cell in cells if "LatentWire.from_models" in (source := "".join(cell["source"])))
+    exec(compile(code, "the notebook", "exec"), {"FrozenLM": FrozenLM})
+    passage, *lines = capsys.readouterr().out.splitlines()[-11:]
+    assert len(passage.split()) == 8 and lines[0].startswith("words per vector: 1; ")
+    sizes = [int(line.split()[-4]) for line in lines[::5]]
+    assert sizes[1] < sizes[0] < 2 * sizes[1], "half as many vectors"
+    assert all("| left: " in line and "| right: " in line for line in (*lines[1:5], *lines[6:]))
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(
     subject_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -542,3 +565,4 @@ def test_the_notebook_runs_from_top_to_bottom(
     NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
     assert "kl_recovered" in printed and "after the edit" in printed
+    assert "thing | left: grey lantern | right: lantern grey" in printed

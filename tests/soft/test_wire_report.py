@@ -26,7 +26,7 @@ from consistency_lens.soft.sizing import cache_of, prefill_of
 
 def report_of(longest_answer: int | None = None, oracle_rows: int = 0, **settings: object) -> Report:
     lens = wire_lens(calibrate=False, **settings)
-    held_out, of_family = HeldOut("test", batch_size=6, horizon=0), WireReport(longest_answer, oracle_rows=oracle_rows)
+    held_out, of_family = HeldOut("test", batch_size=6, horizon=0), WireReport(longest_answer, (2.0,), oracle_rows, 0)
     return evaluate(lens, wire_models(), wire_passages(), of_family, held_out, progress=False)
 
 
@@ -100,7 +100,7 @@ def test_another_wire_is_a_control_and_a_text_lens_reads_the_vectors(tmp_path: P
     other, text_lens = wire_lens(ratio=1.0, layers=1), tiny_lens(tiny_lm())
     with torch.no_grad():
         other.compressor.down.weight.copy_(other.compressor.down.weight.flip(0))
-    of_family = WireReport(0, (), 0, other_wire=other, text_lens=text_lens)
+    of_family = WireReport(0, (), 0, 0, other_wire=other, text_lens=text_lens)
     held_out = HeldOut("test", batch_size=6, horizon=0)
     report = evaluate(wire_lens(ratio=1.0), wire_models(), wire_passages(), of_family, held_out, progress=False)
     assert report.number("kl", "other_wire").value > 2 * report.number("kl").value
@@ -166,7 +166,7 @@ def test_how_answers_are_decoded_is_said_beside_their_figures() -> None:
     drawn = AnswerSettings(first_top_p=0.9, first_temperature=2.0, min_new_tokens=1, stop_at_line=True, seed=3)
     held_out, found = HeldOut("test", batch_size=6, horizon=0), []
     for settings in (None, drawn):
-        of_family = WireReport(2, (), 0, settings=settings)
+        of_family = WireReport(2, (), 0, 0, settings=settings)
         found.append(
             evaluate(wire_lens(ratio=1.0), wire_models(), wire_passages(), of_family, held_out, progress=False)
         )
@@ -197,7 +197,7 @@ def test_a_code_that_is_the_same_for_all_passages_is_called_ignored() -> None:
     torch.nn.init.zeros_(lens.compressor.down.weight)
     torch.nn.init.ones_(lens.compressor.down.bias)
     held_out = HeldOut("test", batch_size=6, horizon=0)
-    report = evaluate(lens, wire_models(), wire_passages(), WireReport(0, (), 0), held_out, progress=False)
+    report = evaluate(lens, wire_models(), wire_passages(), WireReport(0, (), 0, 0), held_out, progress=False)
     assert report.verdict.count("ignores the code") == 2 and not report.about.good
     assert report.number("kl").value == report.number("kl", "shuffled").value
 
@@ -246,6 +246,5 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         WireReport(oracle_rows=-1)
     for changes, named in (({"split": "future"}, "split"), ({"batch_size": 1}, "batch_size")):
         with pytest.raises(BadInput, match=named):
-            evaluate(
-                wire_lens(), wire_models(), wire_passages(), WireReport(0, (), 0), HeldOut(**changes), progress=False
-            )
+            report = WireReport(0, (), 0, 0)
+            evaluate(wire_lens(), wire_models(), wire_passages(), report, HeldOut(**changes), progress=False)

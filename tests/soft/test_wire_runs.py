@@ -66,6 +66,7 @@ def test_a_whole_run_from_text_to_report(tmp_path: Path, capsys: pytest.CaptureF
     assert "base: " in report["verdict"] and "bytes: " in report["verdict"]
     card = (run / "lens/README.md").read_text()
     assert "3 vectors of 32 numbers, 8 bits each" in card and "nats per answer token" in card
+    assert all(f"seconds_ratio/{name}" in card.replace("\\", "") for name in ("base", "bytes"))
     models = {"base": str(saved_model()), "bytes": str(tmp_path / "bytes")}
     lens = AutoLens.from_pretrained(run, subject=models)
     assert isinstance(lens, LatentWire) and lens.config.modes == ["recall"] and lens.config.names == ["base", "bytes"]

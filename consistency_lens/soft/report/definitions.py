@@ -11,7 +11,8 @@ from ...evaluation.quantities import Draws, Quantity, recovered
 
 SPOILED, SHORT, READ, RATES = "controls", "truncated", "edits, no code", "rates"
 TRUNCATED = ("first", "last", "thinned", "least_expected")
-EITHER = "either"
+EITHER, COMPRESSING = "either", "compressing_seconds"
+ROUNDS = 3  # of a clock that count; one in front of them does not
 CODES = {
     "text": "the embeddings of the whole passage in the place of the code: what nothing can beat by much",
     "none": "no context: the prompt alone",
@@ -33,6 +34,7 @@ JUDGED = {
     "bytes": "bytes: of a wire with all it has, or of a text as UTF-8, cut ones in the mean over the receivers",
     "em_joint": "em of the answer, of all that the receivers give, that they together find likeliest",
     "f1_joint": "f1 of that answer",
+    COMPRESSING: "seconds in which the compressor makes the code of a passage, timed as `seconds` is",
 }
 ORACLE = {
     "oracle_nll": "nats per answer token behind codes that were fitted to these answers, on a few rows: what can be "
@@ -44,6 +46,14 @@ PREFILL = {
     "prefill": "billions of floating-point operations of a receiver before the first token of its answer, behind the "
     "text or behind a code",
     "cache": "megabytes of its key-value cache then",
+}
+CLOCKED = {
+    "seconds": "seconds until the first token of an answer is chosen: behind the text, for the prefill of text and "
+    "prompt; behind a code that lies there, for the adapter and the prefill of soft tokens and prompt. Measured by a "
+    f"clock, on a few rows, one at a time, text and code in turn, of each the median of {ROUNDS} rounds; the digits "
+    "differ from run to run",
+    "seconds_ratio": "seconds behind the text over seconds behind the code, in the mean over these rows: above 1, the "
+    "code is the faster one",
 }
 PLACES = {
     "answer_early": "the answer stands in the first third of its passage",

@@ -29,6 +29,7 @@ from ..data import collator_of, passages_for
 from ..serving.answering import AnswerSettings
 from .controls import averaged, better_of, cut, others, own_words, texts_at, turned, whole_text
 from .definitions import (
+    CLOCKED,
     CODES,
     EITHER,
     JUDGED,
@@ -51,6 +52,7 @@ from .prefill import GIGA, prefills
 from .rates import Rate, rates_of
 from .rescoring import JOINT, rescored
 from .spelling import Spelling
+from .timing import Stopwatch
 
 SCORES = {"em": exact_match, "f1": f1, "contains": contains}
 
@@ -63,6 +65,7 @@ class WireReport(FamilyReport):
             many as the longest answer of a batch has.
         factors: so many times fewer vectors, at which the same lens is measured, too.
         oracle_rows: so many rows for whose answers codes are fitted.
+        timed_rows: so many rows on which the first token of an answer is timed; 0 for no clock in the report.
         other_wire: a wire of the same models and size of a vector, trained apart from this one.
         text_lens: a lens in words of one of the receivers.
         settings: how answers are decoded, but for their length; the report says it. Default: greedily.
@@ -89,6 +92,7 @@ class WireReport(FamilyReport):
         longest_answer: int | None = None,
         factors: Sequence[float] = (2.0,),
         oracle_rows: int = 16,
+        timed_rows: int = 8,
         other_wire: LensModel | None = None,
         text_lens: LensModel | None = None,
         settings: AnswerSettings | None = None,
@@ -97,9 +101,11 @@ class WireReport(FamilyReport):
             raise BadInput("longest_answer", longest_answer, "Use 0 for no generation, a number of tokens, or None.")
         if not all(factor > 1 for factor in factors):
             raise BadInput("factors", list(factors), "Use numbers above 1: so many times fewer vectors.")
-        if oracle_rows < 0:
-            raise BadInput("oracle_rows", oracle_rows, "Use 0 or more.")
+        for named, rows in (("oracle_rows", oracle_rows), ("timed_rows", timed_rows)):
+            if rows < 0:
+                raise BadInput(named, rows, "Use 0 or more.")
         self.longest_answer, self.factors, self.oracle_rows = longest_answer, factors, oracle_rows
+        self.stopwatch = Stopwatch(timed_rows)
         self.sizes: dict[str, torch.Tensor] = {}  # code -> bytes of each row of the batch at hand
         self.vectors: dict[str, torch.Tensor] = {}  # code of another rate -> how many vectors each row has
         self.other_wire, self.text_lens, self.answered = other_wire, text_lens, Answered()
@@ -120,6 +126,7 @@ class WireReport(FamilyReport):
         # Where receivers answer in forms of their own, one cannot score what another says.
         self.joint = len(self.receivers) > 1 and not config.answer_choice and self.longest_answer != 0
         self.left = self.oracle_rows
+        self.stopwatch.begin(models.first.device)
         self.others = others_of(lens, models, self.other_wire)
         self.spelling = Spelling(self.text_lens, models) if self.text_lens else None
         each = [f"{number}/{name}" for name in self.receivers for number in ("kl", "nll", "first_token", "em")]
@@ -194,7 +201,7 @@ class WireReport(FamilyReport):
 
     @property
     def judged(self) -> Mapping[str, str]:
-        each = ORACLE | PREFILL
+        each = ORACLE | PREFILL | CLOCKED
         return JUDGED | {
             f"{name}/{receiver}": definition for name, definition in each.items() for receiver in self.receivers
         }
@@ -302,6 +309,8 @@ class WireReport(FamilyReport):
         for name, own in {**self.sizes, LENS: size, "text": as_text["utf8"]}.items():
             records.add(name, {"bytes": own})
         records.add(LENS, self._fitted(seen))
+        for name, numbers in self.stopwatch.timed(seen).items():
+            records.add(name, numbers)
 
     def _fitted(self, seen: Seen) -> dict[str, Tensor]:
         """Of the first rows of the evaluation; NaN, which does not count, of the others."""
@@ -367,6 +376,7 @@ class WireReport(FamilyReport):
             f"Before the first token, the receivers together compute {text:.3g} billion operations behind the text "
             f"and {code:.3g} behind the code; compressing takes {report.traits['compressing']} for a passage. Their "
             f"key-value caches then hold {kept:.3g} and {fewer:.3g} MB.",
+            *self.stopwatch.in_words(report, self.receivers),
             f"A wire has {report.traits['bytes']} bytes, header, scales and checksum counted, and is {size} than its "
             f"text, which has {report.traits['utf8']} as UTF-8 and {report.traits['zstd']} compressed by zstd.",
         ]
