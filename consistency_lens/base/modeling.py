@@ -156,8 +156,8 @@ class LensModel(ExplainingLens):
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
             config.require_subject(models, tuple(ignore))
-        # The same one, or the frozen model would have been refused.
-        tokenizer = _tokenizer(folder) if models is None else models.first.tokenizer
+        # That of the model is the same one, or the model would have been refused.
+        tokenizer = _tokenizer(folder) if models is None or config.own_tokenizer else models.first.tokenizer
         cls.require_files(config, folder, models)
         lens = cls.build(config, models if models is None or len(models) > 1 else models.only, tokenizer)
         lens.models = models
