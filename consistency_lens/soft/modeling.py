@@ -87,8 +87,8 @@ class LatentWire(LensModel):
             models: the receivers.
             start: `lm` or `byte`.
             compressor_model: with `lm`, the model whose first layers the compressor starts from, and whose tokens it
-                reads: the name of a receiver, or any other language model, its Hub id or its folder; that one is not
-                needed any more afterwards. Default: the first.
+                reads: the name of a receiver, or any other language model, its Hub id or its folder, which is needed
+                here alone. Default: the first.
             layers: how many of them; with `byte`, how many layers it has.
             byte_width: with `byte`, its hidden size.
             byte_heads: with `byte`, its attention heads.

@@ -79,8 +79,8 @@ class WireOptions:
     compressor_model: str | None = option(
         None,
         "Language model that the compressor starts from, and with whose tokenizer it reads: the name of one of the "
-        "models, or the Hub id or the folder of any other, which the lens does not need any more afterwards. Default: "
-        "the first, base.",
+        "models, or the Hub id or the folder of any other, which is needed at the start alone. Default: the first, "
+        "base.",
     )
 
     def __post_init__(self) -> None:

@@ -92,6 +92,28 @@ def test_a_batch_and_a_text_are_read_alike_and_padding_changes_nothing() -> None
     assert spoken == batch["passage"]
 
 
+def push(name: str) -> str:
+    """In the process of the client, as `pull`."""
+    lens = other_wire()
+    lens.push_to_hub(name)
+    return lens.to_bytes(OWN).hex()
+
+
+def pull(name: str) -> tuple[str, str]:
+    alone, lens = LatentWire.from_pretrained(name), AutoLens.from_pretrained(name, subject=dict(wire_models()))
+    assert isinstance(lens, LatentWire)
+    return alone.to_bytes(OWN).hex(), lens.to_bytes(OWN).hex()
+
+
+def test_it_goes_to_the_hub_and_comes_back(online: Any) -> None:
+    server, client = online
+    data = client(push, "me/wire-of-another")
+    assert client(pull, "me/wire-of-another") == (data, data)
+    repo = server.repos["model", "me/wire-of-another"]
+    card = repo.commits[repo.heads["main"]]["README.md"].data.decode()
+    assert "Its compressor holds layers of tiny-other (sha256:" in card
+
+
 def arguments(folder: Path, **changes: Any) -> LatentWireArguments:
     return LatentWireArguments(**{"output_dir": str(folder), **SHORT, "max_steps": 4, **changes})
 
@@ -180,6 +202,21 @@ def test_a_folder_of_before_is_opened_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(said))
     found = LatentWire.from_pretrained(tmp_path, subject=wire_models())
     assert found.to_bytes(TEXT) == lens.to_bytes(TEXT) and not found.config.own_tokenizer
+
+
+def test_a_tokenizer_that_is_not_the_lens_s_is_refused(tmp_path: Path) -> None:
+    other_wire().save_pretrained(tmp_path)
+    changed = tmp_path / "tokenizer.json"
+    said = json.loads(changed.read_text())
+    said["model"]["vocab"]["w3"] = 4000
+    changed.write_text(json.dumps(said))
+    with pytest.raises(BadInput, match=r"^tokenizer='tiny-other': it has a token 4000, and the compressor knows 96"):
+        LatentWire.from_pretrained(tmp_path, subject=wire_models()).to_bytes(TEXT)
+    for damage in (lambda: changed.write_text("{"), changed.unlink):
+        damage()
+        for subject in (None, wire_models()):
+            with pytest.raises(BadInput, match=r"^lens=.*reads with a tokenizer that none of its models has"):
+                LatentWire.from_pretrained(tmp_path, subject=subject)
 
 
 def test_a_whole_run_and_what_follows_it(

@@ -88,6 +88,9 @@ def tokens_of(lens: LatentWire, texts: Sequence[str]) -> list[list[int]]:
         if not ids:
             fix = "Give another text: nothing of this one reaches the compressor."
             raise BadInput("text", text, fix, why=f"the tokenizer of {name} makes no token of it")
+        if max(ids) >= (known := lens.compressor.lm.get_input_embeddings().num_embeddings):
+            fix = "Save or download the lens again: its files do not belong together."
+            raise BadInput("tokenizer", name, fix, why=f"it has a token {max(ids)}, and the compressor knows {known}")
     return found
 
 
