@@ -122,6 +122,10 @@ def test_a_model_that_cannot_begin_a_compressor_is_refused() -> None:
         wire_lens(compressor_model=without(tokenizer=None))
     with pytest.raises(BadInput, match=r"its tokenizer has no EOS token. Set the tokenizer's eos_token"):
         wire_lens(compressor_model=without(eos_token=None))
+    lm = without()
+    lm.config.model_type = "tiny_own"
+    with pytest.raises(BadInput, match="a lens runs no code of others, and transformers knows no tiny_own"):
+        wire_lens(compressor_model=lm)
     with pytest.raises(BadInput, match="start='lm': packed weights cannot be trained"):
         wire_lens(compressor_model=without(quantization="8bit"))
     with pytest.raises(BadInput, match=r"layers=9. Use 1 to 4, the layers of tiny-other"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase
 
 from ...errors import BadInput
 from ...frozen import FrozenLM, FrozenModels
@@ -69,6 +69,8 @@ def require_words(source: FrozenLM) -> None:
         fix, why = "Give the model with its tokenizer.", "it has no tokenizer"
     elif source.tokenizer.eos_token_id is None:
         fix, why = "Set the tokenizer's eos_token.", "its tokenizer has no EOS token"
+    elif source.config.model_type not in CONFIG_MAPPING:
+        why = f"a lens runs no code of others, and transformers knows no {source.config.model_type}"
     elif not isinstance(table, nn.Embedding):
         why = "it has no table of embeddings"
     elif table.embedding_dim != source.hidden_size:

@@ -98,7 +98,7 @@ def require_room(lens: LatentWire, passages: Iterable[str]) -> None:
     """Raise where a passage has more tokens than the compressor takes, before a training meets it."""
     limit = longest_context(lens.compressor.lm.config)
     # What has no more bytes than that has no more tokens.
-    long = [text for text in dict.fromkeys(passages) if len(text.encode("utf-8")) > limit]
+    long = list(dict.fromkeys(text for text in passages if len(text.encode("utf-8")) > limit))
     for text, ids in zip(long, tokens_of(lens, long), strict=True):
         if len(ids) > limit:
             fix = "Make them of fewer --passage_words, or start the compressor from a model of a longer context."
