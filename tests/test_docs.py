@@ -206,6 +206,13 @@ def test_a_wire_is_trained_in_a_few_lines(tiny_models: Path) -> None:
     assert LatentWire.from_pretrained("outputs/wire/lens").config.names == ["small", "large"]
 
 
+def test_a_compressor_starts_from_a_model_that_reads_nothing(tiny_models: Path) -> None:
+    other = passage_models()["bytes"]
+    other.model.save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    other.tokenizer.save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    assert SNIPPETS["other_compressor"].run() == "SmolLM2-135M\n"
+
+
 def test_a_text_goes_over_a_wire(wire_demo: Path) -> None:
     snippet = SNIPPETS["wire"]
     first, *said = snippet.run().splitlines()

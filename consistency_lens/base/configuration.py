@@ -194,6 +194,17 @@ class LensConfig(PreTrainedConfig):
         return ()
 
     @property
+    def own_tokenizer(self) -> bool:
+        """Whether it reads with a tokenizer that is none of its models', and lies in its folder."""
+        return False
+
+    @property
+    def part_origins(self) -> dict[str, Provenance]:
+        """Of parts that start from a model beside those that the lens was made for: part -> that model. It is not
+        needed any more."""
+        return {}
+
+    @property
     def relation(self) -> str:
         """To the model, as the Hub calls it: an `adapter` is nothing without its weights, a `finetune` holds a copy
         of them that was trained further."""

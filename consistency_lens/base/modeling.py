@@ -156,8 +156,9 @@ class LensModel(ExplainingLens):
         models = None if subject is None else FrozenModels.of(subject)
         if models is not None:
             config.require_subject(models, tuple(ignore))
-        # The same one, or the frozen model would have been refused.
-        tokenizer = _tokenizer(folder) if models is None else models.first.tokenizer
+        # That of the model is the same one, or the model would have been refused.
+        own = config.own_tokenizer
+        tokenizer = _tokenizer(folder, own) if models is None or own else models.first.tokenizer
         cls.require_files(config, folder, models)
         lens = cls.build(config, models if models is None or len(models) > 1 else models.only, tokenizer)
         lens.models = models
@@ -175,8 +176,9 @@ def require_unasked(of_auto_model: Mapping[str, Any]) -> None:
             raise BadInput(name, value, "Leave it out.", why="a lens is not loaded with it")
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, own: bool) -> PreTrainedTokenizerBase:
     """One that the library knows: code that lies beside a lens is not run."""
-    with refusing_damage(folder.name, "lens", "Give the frozen model: its own tokenizer will do."):
+    fix = "Save or download it again: it reads with a tokenizer that none of its models has."
+    with refusing_damage(folder.name, "lens", fix if own else "Give the frozen model: its own tokenizer will do."):
         # Without a configuration at hand it would read the lens's, and warn that it knows no such model.
         return AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)

@@ -10,8 +10,8 @@ from huggingface_hub.dataclasses import strict
 
 from ..base.configuration import DTYPES, WIDEST, LensConfig
 from ..errors import BadInput
-from ..frozen import FrozenLM, FrozenModels
-from ..frozen.loading.provenance import NAME
+from ..frozen import FrozenLM, FrozenModels, Provenance
+from ..frozen.loading.provenance import NAME, PROVENANCE
 from ..schema import Kind, flag, many, maybe, named, number, one_of, record, scale, text, whole
 from .bytes.quantising import BITS, require_bits, require_group
 from .card import WIRE_CARD
@@ -43,10 +43,13 @@ class LatentWireConfig(LensConfig):
         d_z (`int`): size of a vector.
         nested (`list[int]`): smaller sizes of a vector that the lens serves, too: its first coordinates, alone. Each
             step of training draws one of all sizes.
-        start (`str`): what the compressor starts from: `lm`, the first layers of one of the models; `byte`, a new
+        start (`str`): what the compressor starts from: `lm`, the first layers of a language model; `byte`, a new
             transformer over the bytes of the passage.
         compressor (`dict`): configuration of that language model.
-        compressor_model (`str`): with `lm`, the model whose layers these were, and whose tokens the compressor reads.
+        compressor_model (`str`): with `lm`, the receiver whose layers these were, and whose tokens the compressor
+            reads; None where they were those of another model.
+        compressor_origin (`dict`): the provenance of that other model. Its tokenizer lies in the lens's folder, and
+            the model itself is not needed any more.
         compressor_lora_rank (`int`): rank of adapters on all linear layers of that model, which then stays as it was;
             None trains all of it.
         compressor_rms (`float`): root mean square of the compressor's embeddings, by which they are divided.
@@ -82,6 +85,7 @@ class LatentWireConfig(LensConfig):
     start: str = "lm"
     compressor: dict[str, Any] | None = None
     compressor_model: str | None = None
+    compressor_origin: dict[str, Any] | None = None
     compressor_lora_rank: int | None = None
     compressor_rms: float = 1.0
     causal: bool = False
@@ -136,6 +140,7 @@ class LatentWireConfig(LensConfig):
             "start": one_of(*STARTS),
             "compressor": maybe(_BACKBONE),
             "compressor_model": maybe(NAME),
+            "compressor_origin": maybe(PROVENANCE),
             "compressor_rms": scale(),
             **dict.fromkeys(["causal", "calibrate"], flag),
             "pooling": one_of(*POOLINGS),
@@ -176,11 +181,25 @@ class LatentWireConfig(LensConfig):
         for name in self.answer_choice or {}:
             if name not in names:
                 raise BadInput("answer_choice", name, f"Name one of {', '.join(names) or 'the receivers'}.")
-        if self.start == "byte" and self.compressor_model is not None:
-            why = "a compressor of bytes reads with no model's tokenizer"
-            raise BadInput("compressor_model", self.compressor_model, "Leave it out, or use start='lm'.", why=why)
-        if names and self.start == "lm" and self.compressor_model not in names:
+        self._require_source(names)
+
+    def _require_source(self, names: Sequence[str]) -> None:
+        for field in ("compressor_model", "compressor_origin"):
+            if self.start == "byte" and vars(self)[field] is not None:
+                require_no_source(field, vars(self)[field])
+        if self.compressor_origin is not None and self.compressor_model is not None:
+            why = "it starts from a receiver or from another model, not from both"
+            raise BadInput("compressor_origin", self.compressor_origin, "Leave out one of the two.", why=why)
+        if names and self.start == "lm" and self.compressor_origin is None and self.compressor_model not in names:
             raise BadInput("compressor_model", self.compressor_model, f"Name one of {', '.join(names)}.")
+
+    @property
+    def own_tokenizer(self) -> bool:
+        return self.compressor_origin is not None
+
+    @property
+    def part_origins(self) -> dict[str, Provenance]:
+        return {"compressor": Provenance.from_dict(self.compressor_origin)} if self.compressor_origin else {}
 
     @property
     def names(self) -> list[str]:
@@ -228,6 +247,12 @@ def require_ratio(ratio: float) -> None:
     """Raise unless so many tokens can stand for one vector."""
     if not 1 <= ratio < math.inf:
         raise BadInput("ratio", ratio, "Use 1 (a vector for each token) or more.")
+
+
+def require_no_source(field: str, given: Any) -> None:
+    """Raise where a compressor of bytes is given a model to start from."""
+    why = "a compressor of bytes reads with no model's tokenizer"
+    raise BadInput(field, given, "Leave it out, or use start='lm'.", why=why)
 
 
 def _without_places(found: Any) -> Any:

@@ -25,10 +25,11 @@ from ..objectives import answer_nll_of
 from .bytes.quantising import quantise_ste
 from .bytes.wire import Wire
 from .code import LatentCode
-from .configuration import LatentWireConfig
+from .configuration import LatentWireConfig, require_no_source
 from .objective import distillation_of
 from .parts.compressor import Compressor, blank, byte_layers, first_layers
 from .parts.receiver import Receiver, embedding_table, rms_of
+from .parts.source import record_of, source_of
 from .parts.starting import start_from_embeddings
 from .parts.windows import counts_of
 from .report.answering import Answering
@@ -71,7 +72,7 @@ class LatentWire(LensModel):
         cls,
         models: FrozenLM | Sequence[FrozenLM] | FrozenModels,
         start: str = "lm",
-        compressor_model: str | None = None,
+        compressor_model: str | Path | FrozenLM | None = None,
         layers: int = 2,
         byte_width: int = 256,
         byte_heads: int = 4,
@@ -85,7 +86,9 @@ class LatentWire(LensModel):
         Args:
             models: the receivers.
             start: `lm` or `byte`.
-            compressor_model: with `lm`, the model whose first layers the compressor starts from. Default: the first.
+            compressor_model: with `lm`, the model whose first layers the compressor starts from, and whose tokens it
+                reads: the name of a receiver, or any other language model, its Hub id or its folder, which is needed
+                here alone. Default: the first.
             layers: how many of them; with `byte`, how many layers it has.
             byte_width: with `byte`, its hidden size.
             byte_heads: with `byte`, its attention heads.
@@ -101,13 +104,14 @@ class LatentWire(LensModel):
         rms = {name: rms_of(table) for name, table in tables.items()}
         own: dict[str, Any] = {"start": start}
         if start == "lm":
-            name = models.first.name if compressor_model is None else compressor_model
-            if name not in models:
-                raise BadInput("compressor_model", name, f"Name one of {', '.join(models)}.")
-            lm = first_layers(models[name], layers)
-            own |= {"compressor": lm.config.to_dict(), "compressor_model": name, "compressor_rms": rms[name]}
+            source = source_of(compressor_model, models)
+            words = tables[source.name] if models.get(source.name) is source else embedding_table(source)
+            lm = first_layers(source, layers)
+            own |= {"compressor": lm.config.to_dict(), "compressor_rms": rms_of(words), **record_of(source, models)}
         else:
-            own |= {"compressor": byte_layers(layers, byte_width, byte_heads), "compressor_model": compressor_model}
+            if compressor_model is not None:
+                require_no_source("compressor_model", str(compressor_model))
+            source, own["compressor"] = models.first, byte_layers(layers, byte_width, byte_heads)
             own["compressor_rms"] = own["compressor"]["initializer_range"]
         config = LatentWireConfig(
             sites=["embed"],
@@ -124,11 +128,10 @@ class LatentWire(LensModel):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 lm = blank(config)
-        reader = models[config.compressor_model or models.first.name]
-        lens = cls(config, lm, reader.tokenizer)
+        lens = cls(config, lm, source.tokenizer)
         lens.initialise(seed)
         if start == "lm" and config.pooling == "contiguous":
-            start_from_embeddings(lens.compressor, lens.receiver, models, tables)
+            start_from_embeddings(lens.compressor, lens.receiver, source, words, models, tables)
         lens.models = models
         return lens.to(models.first.device)
 
@@ -143,8 +146,9 @@ class LatentWire(LensModel):
         if frozen is None:
             return cls(config, blank(config), tokenizer)
         models = FrozenModels.of(frozen)
-        reader = models[config.compressor_model or models.first.name]
-        return cls(config, blank(config), reader.tokenizer).to(models.first.device)
+        if not config.own_tokenizer:
+            tokenizer = models[config.compressor_model or models.first.name].tokenizer
+        return cls(config, blank(config), tokenizer).to(models.first.device)
 
     @classmethod
     def require_files(cls, config: Any, folder: Path, models: FrozenModels | None) -> None:
@@ -166,10 +170,12 @@ class LatentWire(LensModel):
 
     def read_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the compressor reads of a batch, `[B, P]` and its mask, padded on the right: tokens, or bytes."""
-        if self.config.start == "lm":
+        if self.config.compressor_model is not None:
             tokens = batch["tokens"][self.config.compressor_model]
             return tokens["passage_ids"].to(self.device), tokens["passage_mask"].to(self.device)
-        rows = [torch.tensor(list(text.encode("utf-8"))) for text in batch["passage"]]
+        from .serving.sending import tokens_of  # tokenisers of passages know data sets
+
+        rows = [torch.tensor(ids, dtype=torch.long) for ids in tokens_of(self, batch["passage"])]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return ids, (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()

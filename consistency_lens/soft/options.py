@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..options import option
-from .configuration import ACTIVATIONS, BOS, POOLINGS, STARTS, LatentWireConfig
+from .configuration import ACTIVATIONS, BOS, POOLINGS, STARTS, LatentWireConfig, require_no_source
 
 RATIO = 2.0  # tokens per vector, where neither a number of vectors nor a ratio is given
 
@@ -35,7 +35,10 @@ class WireOptions:
     d_z: int | None = option(None, "Size of a vector. Default: the compressor's hidden size.")
     nested: list[int] = option([], "Smaller sizes of a vector that the lens serves, too.")
     start: str = option(
-        "lm", "Start of the compressor. lm: first layers of the first model; byte: new layers over bytes.", STARTS
+        "lm",
+        "Start of the compressor. lm: first layers of a language model, the first one where compressor_model names no "
+        "other; byte: new layers over bytes.",
+        STARTS,
     )
     compressor_layers: int = option(2, "Number of the compressor's layers.")
     compressor_lora_rank: int | None = option(
@@ -74,10 +77,15 @@ class WireOptions:
         "are, and it says all else.",
     )
     compressor_model: str | None = option(
-        None, "Name of the model that the compressor starts from. Default: the first, base."
+        None,
+        "Language model that the compressor starts from, and with whose tokenizer it reads: the name of one of the "
+        "models, or the Hub id or the folder of any other, which is needed at the start alone. Default: the first, "
+        "base.",
     )
 
     def __post_init__(self) -> None:
+        if self.start == "byte" and self.compressor_model is not None:
+            require_no_source("compressor_model", self.compressor_model)
         if self.add_to is None:
             return
         for each in fields(self):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ..activations.passages.formats import columns_of
 from ..activations.passages.official import corpus_of
+from ..base.configuration import ONE_MODEL
 from ..base.family_run import FamilyRun
 from ..base.modeling import LensModel
 from ..frozen import FrozenModels
@@ -14,6 +15,7 @@ from .extraction import WireData, WireDataOptions, WireExtraction
 from .modeling import LatentWire
 from .options import WireOptions, WireReportOptions
 from .parts.adding import with_one_of
+from .parts.source import load_other, require_findable
 from .serving.commands import USES
 from .serving.options import WireUseOptions
 
@@ -63,6 +65,20 @@ class WireRun(FamilyRun):
         """How answers are decoded, which the report says."""
         return {"settings": self.part(WireUseOptions).decoding(self.values["seed"])}
 
+    @property
+    def names(self) -> list[str]:
+        """Of the receivers."""
+        return [ONE_MODEL, *(each.partition("=")[0] for each in self.values["other_models"])]
+
+    def require_options(self, whole_run: bool) -> None:
+        place = self.part(WireOptions).compressor_model
+        if place is not None:
+            require_findable(place, self.names, **self._reach)
+
+    @property
+    def _reach(self) -> dict[str, Any]:
+        return {"token": self.values["hub_token"], "trust_remote_code": self.values["trust_remote_code"]}
+
     def texts(self, named: Any) -> Any:
         """Of questions, with the columns of their format."""
         return columns_of(self.part(WireDataOptions).rules(named))
@@ -72,12 +88,14 @@ class WireRun(FamilyRun):
         return corpus_of(self.part(WireDataOptions).rules(named))
 
     def new_lens(self, frozen: Any, data: WireData, sites: Sequence[str]) -> LatentWire:
-        """The start that reads already, where the compressor begins with layers of the first model."""
-        options: WireOptions = self.part(WireOptions)
+        """The start that reads already, where the compressor begins with layers of a language model."""
+        options, models = self.part(WireOptions), FrozenModels.of(frozen)
         if options.add_to is not None:
-            return with_one_of(options.add_to, FrozenModels.of(frozen), options.choices, self.values["hub_token"])
-        settings = options.settings()
-        return LatentWire.from_models(FrozenModels.of(frozen), seed=self.values["seed"], **settings)
+            return with_one_of(options.add_to, models, options.choices, self.values["hub_token"])
+        settings, place = options.settings(), options.compressor_model
+        if place is not None and place not in models:
+            settings["compressor_model"] = load_other(place, list(models), **self._reach)
+        return LatentWire.from_models(models, seed=self.values["seed"], **settings)
 
     def first_of(self, data: WireData, tokenizer: Any) -> list[str]:
         row = data.splits["train"][0]

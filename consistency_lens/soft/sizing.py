@@ -32,12 +32,13 @@ def memory_of(
     lora_rank: int | None = None,
     bytes_per_weight: int = 2,
     sequential: bool = False,
+    compressor: PretrainedConfig | None = None,
 ) -> dict[str, float]:
     """Gigabytes (1e9 bytes) of each part, and of all that lies on the device.
 
     Args:
-        models: configurations of the receivers by name; the compressor starts from the first.
-        layers: how many layers the compressor has of it.
+        models: configurations of the receivers by name.
+        layers: how many layers the compressor has of the model that it starts from.
         rows: in a pass.
         passage_tokens: of a passage.
         other_tokens: of prompt and answer.
@@ -46,12 +47,22 @@ def memory_of(
         lora_rank: of the compressor's adapters; None where it is trained whole.
         bytes_per_weight: of a receiver.
         sequential: only one receiver lies there at a time: the largest counts.
+        compressor: configuration of the model that the compressor starts from. Default: the first receiver's.
     """
     if layers < 1:
         raise BadInput("layers", layers, "Use 1 or more.")
     found, receivers = dict[str, float](), dict[str, float]()
     widest, vocabulary = 0.0, 0
-    for number, (name, config) in enumerate(models.items()):
+    source = next(iter(models.values())) if compressor is None else compressor
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(source)
+    width, blocks = source.hidden_size, blocks_of(model)[:layers]
+    own = _numbers(model.get_input_embeddings()) + sum(_numbers(block) for block in blocks)
+    pooling = 4 * width * width + width * (d_z + 1)
+    frozen, trained = (0, own) if lora_rank is None else (own, _of_adapters(blocks, lora_rank))
+    found["compressor"] = 4 * frozen + TRAINED * (trained + pooling)
+    found["activations of the compressor"] = 2 * KEPT * rows * passage_tokens * width * layers  # in float32
+    for name, config in models.items():
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         width, blocks = config.hidden_size, blocks_of(model)
@@ -60,13 +71,6 @@ def memory_of(
         read = rows * (slots + other_tokens)
         widest = max(widest, KEPT * read * width * len(blocks))
         vocabulary = max(vocabulary, config.vocab_size)
-        if number == 0:
-            own = _numbers(model.get_input_embeddings()) + sum(_numbers(block) for block in blocks[:layers])
-            pooling = 4 * width * width + width * (d_z + 1)
-            frozen, trained = (0, own) if lora_rank is None else (own, _of_adapters(blocks[:layers], lora_rank))
-            found["compressor"] = 4 * frozen + TRAINED * (trained + pooling)
-            kept = rows * passage_tokens * width * layers
-            found["activations of the compressor"] = 2 * KEPT * kept  # in float32
     found |= {"the largest receiver": max(receivers.values())} if sequential else receivers
     found["activations of a receiver"] = widest
     found["logits"] = 4 * 3 * rows * other_tokens * vocabulary  # themselves, their gradient, the teacher's

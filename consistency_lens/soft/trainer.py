@@ -23,6 +23,7 @@ from ..schedules import Schedule
 from .arguments import LatentWireArguments
 from .data import training_data
 from .modeling import LatentWire
+from .serving.sending import require_room
 
 _OF_TEXT = "_of_text"
 
@@ -40,7 +41,10 @@ class LatentWireTrainer(LensTrainer):
             name = "train_ratios" if args.train_ratios else "train_ratio"
             why = "with learned queries the number of vectors is fixed"
             raise BadInput(name, vars(args)[name], "Leave it out, or use pooling='contiguous'.", why=why)
-        return training_data(given, eval_dataset, self.lens.config, self.models)
+        data = training_data(given, eval_dataset, self.lens.config, self.models)
+        if self.lens.config.own_tokenizer:  # of a receiver's tokens, tokenising has counted them
+            require_room(self.lens, data.train["passage"])
+        return data
 
     def weigh(self, args: LatentWireArguments) -> Mapping[str, Schedule]:
         return args.schedules()

@@ -224,8 +224,8 @@ class WireView(LensView):
         found = [ids[0][windows == slot].tolist() for slot in range(count)]
         if config.start == "byte":
             return [bytes(own).decode("utf-8", errors="replace") for own in found]
-        tokenizer = self.models[config.compressor_model or self.models.first.name].tokenizer
-        return [str(tokenizer.decode(own)) for own in found]
+        assert self.lens.tokenizer is not None
+        return [str(self.lens.tokenizer.decode(own)) for own in found]
 
     def _nearest(self, model: FrozenLM, asked: Question) -> list[list[str]]:
         """For each vector the words whose embeddings point most nearly where its soft token does."""

@@ -71,6 +71,9 @@ def test_the_large_pair_fits_one_gpu_of_80_gigabytes() -> None:
     assert moving / (moving + batch) > 0.9, "to change places for each batch is no way"
     less = memory_of({"base": LLAMA}, 4, **given, passage_tokens=400, other_tokens=48, lora_rank=16)
     assert less["compressor"] < 0.4 * found["compressor"]
+    other = memory_of({"base": LLAMA}, 4, **given, passage_tokens=400, other_tokens=48, compressor=QWEN)
+    own = memory_of({"base": QWEN}, 4, **given, passage_tokens=400, other_tokens=48)
+    assert other["compressor"] == own["compressor"] and other["base"] == found["base"]
     with pytest.raises(BadInput, match="layers"):
         memory_of({"base": LLAMA}, 0, **given, passage_tokens=400, other_tokens=48)
 

@@ -44,6 +44,24 @@ def wire_models() -> FrozenModels:
     return FrozenModels([words, FrozenLM(gemma, tokenizer, model_id="tiny-turned", name="turned")])
 
 
+@cache
+def other_lm() -> FrozenLM:
+    """A GPT-2 that is no receiver: wider, with the same words in an order of its own, and two of which only it knows.
+    Its embeddings are those of the llama's words in a larger space."""
+    order = [f"w{(17 * i + 5) % (VOCABULARY - 4)}" for i in range(VOCABULARY - 4)]
+    words = ["<end>", "<pad>", *order, "apart", "alone"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+    gpt2, known = tiny_model("gpt2", n_embd=48), wire_models()["words"]
+    wider = 2 * torch.linalg.qr(torch.randn(48, 32, generator=torch.Generator().manual_seed(3)))[0].T
+    with torch.no_grad():
+        for word in order:
+            row = known.model.get_input_embeddings().weight[known.tokenizer.get_vocab()[word]]
+            gpt2.get_input_embeddings().weight[tokenizer.get_vocab()[word]] = row @ wider
+    return FrozenLM(gpt2, tokenizer, model_id="tiny-other")
+
+
 def rows_of(count: int = 60) -> list[dict[str, Any]]:
     """Passages of three to nine words; the answer is one of them."""
     found = []

@@ -212,7 +212,7 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
         relation=config.relation,
         sites=sites,
         code=config.code_in_words,
-        sizes={name: f"{_short(count)} trained parameters" for name, count in record.sizes.items() if count},
+        sizes={name: _trained(name, count, config) for name, count in record.sizes.items() if count},
         usage=usage(record.name, config, record.example),
         primary="kl_recovered" if "kl_recovered" in last else next(iter(last.keys() - {"step"}), "kl_recovered"),
         numbers=numbers,
@@ -230,7 +230,7 @@ def facts_of(config: LensConfig, record: TrainingRecord) -> CardFacts:
         counts=record.counts,
         near_duplicates=record.near_duplicates,
         license=licence.id,
-        license_note=licence.note,
+        license_note=" ".join([licence.note, *_terms(config)]),
         license_name=licence.name,
         license_link=licence.link,
         citation=CITATION,
@@ -287,6 +287,20 @@ def short_text(text: str) -> str:
 def findable(origin: Provenance) -> bool:
     """Whether a lens's model can be loaded by its name alone: from the Hub, or trained by the package itself."""
     return hub_id(origin) is not None or bool(OWN_SUBJECT.fullmatch(origin.model_id))
+
+
+def _trained(name: str, count: int, config: LensConfig) -> str:
+    """What is in a part, and which model it started from, where that is none of the lens's."""
+    origin = config.part_origins.get(name)
+    begun = f", begun with layers of {origin.model_id} ({origin.weights})" if origin else ""
+    return f"{_short(count)} trained parameters{begun}"
+
+
+def _terms(config: LensConfig) -> list[str]:
+    return [
+        f"Its {name} holds layers of {origin.model_id} ({origin.weights}): look at the terms of that model, too."
+        for name, origin in config.part_origins.items()
+    ]
 
 
 def _stage(record: TrainingRecord) -> str:

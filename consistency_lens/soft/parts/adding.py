@@ -91,15 +91,16 @@ def trained_alone(lens: LatentWire, name: str) -> LatentWire:
 def _start(lens: LatentWire, receiver: Receiver, frozen: FrozenLM, table: Tensor) -> None:
     if receiver.modes is not None:
         receiver.modes.copy_(table.mean(0).expand_as(receiver.modes))
-    name = lens.config.compressor_model
-    if name is None or lens.config.pooling != "contiguous":
+    if lens.config.start == "byte" or lens.config.pooling != "contiguous":
         logger.warning("%s: without a code for each single token, its adapter starts at random", frozen.name)
         return
-    assert lens.models is not None
-    source, device = lens.models[name], lens.compressor.down.weight.device
+    assert lens.tokenizer is not None
+    origin = lens.config.part_origins.get("compressor")
+    source = origin.model_id if origin else str(lens.config.compressor_model)
+    known, device = lens.compressor.lm.get_input_embeddings().num_embeddings, lens.compressor.down.weight.device
 
     def code_of(ids: Tensor) -> Tensor:
         parts = ids.to(device)[:, None].split(_PART)
         return torch.cat([lens.compressor(part, torch.ones_like(part))[0][:, 0] for part in parts])
 
-    fit_to_words(receiver, code_of, source.vocab_size, source, frozen, table)
+    fit_to_words(receiver, code_of, known, lens.tokenizer, source, frozen, table)

@@ -20,7 +20,8 @@ from ..parts.starting import start_from_embeddings
 
 
 def others_of(lens: Any, models: FrozenModels, given: LensModel | None) -> dict[str, LatentWire]:
-    """`untrained`, where the compressor started from one of the models; `other_wire`, where one is given.
+    """`untrained`, where the compressor started from one of the receivers: another model is not at hand any more;
+    `other_wire`, where one is given.
 
     Args:
         lens: the wire that is evaluated.
@@ -28,7 +29,7 @@ def others_of(lens: Any, models: FrozenModels, given: LensModel | None) -> dict[
         given: a wire of the same models, in eval mode.
     """
     found = {}
-    if lens.config.start == "lm" and lens.config.pooling == "contiguous":
+    if lens.config.compressor_model is not None and lens.config.pooling == "contiguous":
         found["untrained"] = as_started(lens, models)
     if given is not None:
         if not isinstance(given, LatentWire) or given.config.d_z != lens.config.d_z:
@@ -41,12 +42,12 @@ def others_of(lens: Any, models: FrozenModels, given: LensModel | None) -> dict[
 
 def as_started(lens: Any, models: FrozenModels) -> LatentWire:
     """The compressor that a lens had before any training; of the adapters, only that of its own model."""
-    name = lens.config.compressor_model
+    own = models[lens.config.compressor_model]
     config = LatentWireConfig.from_dict(lens.config.to_dict() | {"compressor_lora_rank": None})
-    lm = first_layers(models[name], lens.compressor.lm.config.num_hidden_layers)
-    started, own = LatentWire(config, lm, models[name].tokenizer), FrozenModels([models[name]])
+    lm, table = first_layers(own, lens.compressor.lm.config.num_hidden_layers), embedding_table(own)
+    started = LatentWire(config, lm, own.tokenizer)
     started.initialise(seed=0)
-    start_from_embeddings(started.compressor, started.receiver, own, {name: embedding_table(models[name])})
+    start_from_embeddings(started.compressor, started.receiver, own, table, FrozenModels([own]), {own.name: table})
     return started.to(lens.device).eval()
 
 

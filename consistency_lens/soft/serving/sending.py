@@ -5,6 +5,7 @@ Shapes: W windows, P tokens of the longest, M vectors of the longest code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +52,7 @@ def wires_of_text(
     """
     if ratio is not None and code_length is not None:
         raise BadInput("code_length", code_length, "Leave out ratio or code_length: each alone settles the rate.")
-    ids = tokens_of(lens, text)
+    (ids,) = tokens_of(lens, [text])
     lengths = _lengths(ids, _window(lens, window), in_bytes=lens.config.start == "byte")
     counts = _counts(lens, lengths, ratio, code_length)
     name, config, kept = identity_of(lens.compressor), lens.config, lens.config.require_size(size)
@@ -69,19 +70,40 @@ def wires_of_text(
     return found
 
 
-def tokens_of(lens: LatentWire, text: str) -> list[int]:
-    """What the compressor reads of a text: tokens, or bytes."""
-    if not require_text(text).strip():
-        raise BadInput("text", text, "Give a text: an empty one has no code.")
-    if lens.config.start == "byte":
-        return list(text.encode("utf-8"))
+def tokens_of(lens: LatentWire, texts: Sequence[str]) -> list[list[int]]:
+    """What the compressor reads of each text: tokens, or bytes."""
+    for text in texts:
+        if not require_text(text).strip():
+            raise BadInput("text", text, "Give a text: an empty one has no code.")
+    config = lens.config
+    if config.start == "byte":
+        return [list(text.encode("utf-8")) for text in texts]
     assert lens.tokenizer is not None
-    name = lens.config.compressor_model or "the compressor"
-    ids = PassageTokenizer(name, lens.tokenizer, bos=lens.config.bos).encode_passage(text)
-    if not ids:
-        fix = "Give another text: nothing of this one reaches the compressor."
-        raise BadInput("text", text, fix, why=f"the tokenizer of {name} makes no token of it")
-    return ids
+    origin = config.part_origins.get("compressor")
+    name = origin.model_id if origin else config.compressor_model or "the compressor"
+    # Where a BOS stands concerns the receivers: of another model's tokenizer nobody has said anything.
+    reader = PassageTokenizer(name, lens.tokenizer, bos="auto" if origin else config.bos)
+    found = [reader.encode_passage(text) for text in texts]
+    for text, ids in zip(texts, found, strict=True):
+        if not ids:
+            fix = "Give another text: nothing of this one reaches the compressor."
+            raise BadInput("text", text, fix, why=f"the tokenizer of {name} makes no token of it")
+        if max(ids) >= (known := lens.compressor.lm.get_input_embeddings().num_embeddings):
+            fix = "Save or download the lens again: its files do not belong together."
+            raise BadInput("tokenizer", name, fix, why=f"it has a token {max(ids)}, and the compressor knows {known}")
+    return found
+
+
+def require_room(lens: LatentWire, passages: Iterable[str]) -> None:
+    """Raise where a passage has more tokens than the compressor takes, before a training meets it."""
+    limit = longest_context(lens.compressor.lm.config)
+    # What has no more bytes than that has no more tokens.
+    long = list(dict.fromkeys(text for text in passages if len(text.encode("utf-8")) > limit))
+    for text, ids in zip(long, tokens_of(lens, long), strict=True):
+        if len(ids) > limit:
+            fix = "Make them of fewer --passage_words, or start the compressor from a model of a longer context."
+            why = f"it has {len(ids)} tokens, and the compressor takes at most {limit}"
+            raise BadInput("passage", f"{text[:60]}...", fix, why=why)
 
 
 def _window(lens: LatentWire, given: int | None) -> int:
