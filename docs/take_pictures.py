@@ -137,7 +137,7 @@ def tabs(page: Any, words: str) -> Iterator[str]:
     yield "compare"
     turn_to(page, "Rate")
     page.wait_for_selector("#rate figure")
-    yield "rate_fidelity"
+    yield "rates"
     turn_to(page, "Report")
     page.wait_for_selector("#report .verdict")
     yield "report"

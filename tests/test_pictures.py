@@ -20,7 +20,7 @@ pytest.importorskip("playwright.sync_api", reason="the browser tests need playwr
 from space_server import take_pictures
 
 NAMES = {f"{prefix}{name}.png" for prefix in take_pictures.WIDTHS
-         for name in ("explorer", "scan", "edit", "compare", "rate_fidelity", "report", "card")}  # fmt: skip
+         for name in ("explorer", "scan", "edit", "compare", "rates", "report", "card")}  # fmt: skip
 OTHERS = {"console.png", *take_pictures.PLOTS}
 
 
