@@ -63,7 +63,7 @@ def build(lenses: Lenses, roots: Sequence[Path] | None = None) -> gr.Blocks:
             beside = [edited, *([dressing(desk, head, opened["edit"])] if several else [])]
             shown, result = read.build(desk, beside)
         with opened["compare"]:
-            compare.build(desk)
+            compare.build(desk, opened["compare"])
         with opened["report"]:
             report.build(desk, opened["report"])
         outputs, followers = [desk.choice, desk.rows, *shown, desk.notice], [scanned, *beside]
