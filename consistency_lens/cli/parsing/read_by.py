@@ -34,7 +34,7 @@ _OF_OPTION = {
     "train_file": (*TRAINS, "extract", "explain", "plan"),
     "lens": (*USES, "publish", "uses"),
     "cpu_threads": (*COMPUTES, "uses"),
-    "json": ("explain", "evaluate", "plan", "env"),
+    "json": ("explain", "evaluate", "plan", "env", "steer"),
     "output": ("explain", "compress"),
     "output_dir": (*TRAINS, "evaluate"),
     "overwrite": (RUN_ALL, "extract", "explain"),
