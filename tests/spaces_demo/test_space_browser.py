@@ -106,6 +106,8 @@ def test_every_tab_does_its_main_act(visit: Callable[..., Visitor], tmp_path: Pa
     visitor.turn_to("Report")
     page.wait_for_selector("#report .verdict")
     assert page.locator("#report img").count() == 4
+    turned = page.evaluate("getComputedStyle(document.querySelector('#report img')).filter").startswith("invert(1)")
+    assert turned == (scheme == "dark"), "pictures are dark where the page is"
     done("report")
 
 
