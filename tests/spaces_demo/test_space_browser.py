@@ -67,7 +67,8 @@ def read(visitor: Visitor, text: str) -> Visitor:
 
 
 @pytest.mark.parametrize(
-    ("place", "scheme"), [("desk", "light"), ("phone", "light"), ("phone", "dark"), ("zoom", "dark")]
+    ("place", "scheme"),
+    [("desk", "light"), ("desk", "dark"), ("phone", "light"), ("phone", "dark"), ("zoom", "dark")],
 )
 def test_every_tab_does_its_main_act(visit: Callable[..., Visitor], tmp_path: Path, place: str, scheme: str) -> None:
     visitor = visit(width=WIDTHS[place], scheme=scheme).has_read()
