@@ -109,7 +109,19 @@ def test_every_tab_does_its_main_act(visit: Callable[..., Visitor], tmp_path: Pa
     assert page.locator("#report img").count() == 4
     turned = page.evaluate("getComputedStyle(document.querySelector('#report img')).filter").startswith("invert(1)")
     assert turned == (scheme == "dark"), "pictures are dark where the page is"
-    done("report")
+    seen = {
+        "Remarks": "#report ul",
+        "Pictures": "#report img",
+        "Tables": "#report table",
+        "What the words mean": "#report dl",
+    }
+    page.locator("#report .panes input").first.focus()
+    for name, content in seen.items():
+        assert [page.locator(each).first.is_visible() for each in seen.values()] == [
+            each == content for each in seen.values()
+        ]
+        done(f"report-{name.split()[0].lower()}")
+        page.keyboard.press("ArrowRight")
 
 
 def test_on_a_phone_a_token_that_was_tapped_is_shown_beside_it(visit: Callable[..., Visitor], tmp_path: Path) -> None:
