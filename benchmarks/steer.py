@@ -40,7 +40,7 @@ from consistency_lens.demo.words import FACT_WORDS, KINDS, wordings
 from consistency_lens.evaluation.bootstrap import Number, Records, Samples
 from consistency_lens.objectives import kl_of, masked_mean
 from consistency_lens.text.modeling import ConsistencyLens
-from consistency_lens.text.steering import REACH, difference, kl_per_column, unrelated
+from consistency_lens.text.use.steering import REACH, difference, kl_per_column, unrelated
 
 WAYS = ("edited words", "random word", "random direction", "real difference")
 MEASURES = ("new fact", "old fact", "p new", "kl", "off-target x 1000", "size")

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from .text.configuration import ConsistencyLensConfig
     from .text.modeling import ConsistencyLens
     from .text.parts.decoder_encoder import LensDecoder, LensEncoder
-    from .text.steering import Steered
     from .text.trainer import ConsistencyLensTrainer
+    from .text.use.steering import Steered
 
 # Module -> the public names that are imported from it when they are first used.
 _NAMES = {
@@ -74,7 +74,7 @@ _NAMES = {
     ".text.configuration": "ConsistencyLensConfig",
     ".text.modeling": "ConsistencyLens",
     ".text.parts.decoder_encoder": "LensDecoder LensEncoder",
-    ".text.steering": "Steered",
+    ".text.use.steering": "Steered",
     ".text.trainer": "ConsistencyLensTrainer",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -170,7 +170,7 @@ def _methods(thing: type) -> list[tuple[str, Any]]:
 
 _ROOMS = (
     *("activations.", "frozen.", "base.lens", "base.explaining"),
-    *("text.steering", "text.parts.two_parts", "sparse.transcoder"),
+    *("text.use.steering", "text.parts.two_parts", "sparse.transcoder"),
 )
 _PARTS = tuple(f"{OURS}.{room}" for room in _ROOMS)
 _FOR_USERS = ("explain", "compress", "restore", "reread", "save_pretrained", "from_pretrained", "push_to_hub")

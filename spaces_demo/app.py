@@ -63,7 +63,7 @@ def build(lenses: Lenses, roots: Sequence[Path] | None = None) -> gr.Blocks:
             beside = [edited, *([dressing(desk, head, opened["edit"])] if several else [])]
             shown, result = read.build(desk, beside)
         with opened["compare"]:
-            compare.build(desk)
+            compare.build(desk, opened["compare"])
         with opened["rate"]:
             rate.build(desk, opened["rate"])
         with opened["report"]:

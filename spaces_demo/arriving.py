@@ -40,7 +40,10 @@ def build(
 
     def open_link(query: str) -> tuple[Any, ...]:
         choice, lens, shown, tab, said = arrive(desk, query or "", text)
-        return choice, lens, shown, gr.Tabs(selected=tab), tab, choice.order, said
+        there = gr.Dropdown(
+            choices=desk.lenses.names, value=lens
+        )  # with those that were opened since the page was made
+        return choice, there, shown, gr.Tabs(selected=tab), tab, choice.order, said
 
     @in_turn
     @told(4)

@@ -89,6 +89,10 @@ class Desk:
         assert lens.subject is not None
         return replace(choice, lens=name, text=checked(choice.text, lens.subject)), lens
 
+    def offered(self, times: int) -> list[Any]:
+        """The lenses that there are by now, for so many lists of them; what is chosen in each stays."""
+        return [gr.Dropdown(choices=self.lenses.names) for _ in range(times)]
+
     def follow(self, event: Any, followers: Sequence[Follower]) -> None:
         """After an event that succeeded, bring the link and other tabs up to date."""
         event = self.link(event.success)

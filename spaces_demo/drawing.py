@@ -52,7 +52,7 @@ def tokens(rows: Sequence[Row], chosen: int, since: int = 0, unit: str = "Token"
     Args:
         rows: one per token.
         chosen: which one is open.
-        since: the first position that the lens's report has measured; those before it are drawn with a broken line.
+        since: the first position that the lens's report has measured; those before it are grey.
         unit: what a row stands for.
     """
     if not rows:

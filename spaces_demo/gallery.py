@@ -17,7 +17,7 @@ import gradio as gr
 from brought import brought_by
 from desk import Desk, in_turn, told
 from drawing import notice
-from lenses import CONFIG, Lenses
+from lenses import CONFIG, Lenses, newest_first
 
 from consistency_lens import AutoLens, BadInput
 
@@ -43,7 +43,7 @@ def local_runs(roots: Sequence[Path]) -> list[Found]:
     """The lenses of runs in these folders, the newest first. A run whose configuration is damaged is passed over."""
     there = {path for root in roots for path in (root / RUNS).glob(f"*/lens/{CONFIG}")}
     found = []
-    for path in sorted(there, key=lambda path: -path.stat().st_mtime)[:MOST]:
+    for path in newest_first(there)[:MOST]:
         run = path.parent.parent
         try:
             with brought_by(run, CONFIG, "Save it again."):
@@ -92,9 +92,7 @@ class Gallery:
             chosen = self.found.get(shown) if isinstance(shown, str) else None
         if chosen is None:
             raise BadInput("lens", str(shown)[:80], "Choose one that is shown.", why="no such lens was found")
-        name = self.lenses.add(chosen.place)
-        self.lenses.get(name)
-        return name
+        return self.lenses.add(chosen.place)
 
 
 def build(gallery: Gallery, desk: Desk) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -38,11 +39,20 @@ def chosen_places(given: Sequence[str] = ()) -> list[str]:
 def newest_demo(roots: Sequence[Path]) -> Path:
     """The demo lens that was finished last, under `outputs/` of any of these folders."""
     found = {path for root in roots for pattern in DEMO for path in (root / "outputs").glob(pattern)}
-    whole = [path for path in found if (path / CONFIG).is_file()]
+    whole = newest_first(path / CONFIG for path in found if (path / CONFIG).is_file())
     if not whole:
         fix = f"Make one with `{MAKE_ONE}` (minutes on a CPU), or name one: --lens FOLDER_OR_REPO."
         raise BadInput("lens", None, fix, why="no lens was named, and no demo run lies under outputs/")
-    return max(whole, key=lambda path: (path / CONFIG).stat().st_mtime)
+    return whole[0].parent
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Those that are there, by the time at which they were last written: a run may be taken away while we look."""
+    dated = []
+    for path in paths:
+        with suppress(OSError):
+            dated.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(dated, reverse=True)]
 
 
 class Lenses:
@@ -63,29 +73,37 @@ class Lenses:
         self._lock, self._adding = Lock(), Lock()
         self._own: set[str] = set()  # names of those that find their models themselves
         for place in map(os.path.expanduser, places):
-            self._add(place)
+            name, found = self._found(place)
+            self._list(name, found, place)
         self.default = next(iter(self.folders))
 
     def add(self, place: str) -> str:
-        """One more, while the page is open; returns its name. Where `subject` is none of its models, it finds them
-        itself."""
+        """One more, while the page is open; returns its name. It is loaded first: one that cannot be is never among
+        the others. Where `subject` is none of its models, it finds them itself."""
         with self._adding:
-            name = self._add(place)
-            self._own.add(name)
+            name, found = self._found(place)
+            with self._lock:
+                self._own.update([name, *found])
+                self._loaded(name, found.get(name) or self.folders[name])
+                self._list(name, found, place)
             return name
 
-    def _add(self, place: str) -> str:
+    def _found(self, place: str) -> tuple[str, dict[str, Path]]:
+        """The name of a lens, and its folder and those beside it by name; of one that is known already, no folders."""
         repo, revision = _parts_of(place)
         folder, name = AutoLens.download(repo, revision), _name_of(place)
         for known, other in self.folders.items():
             if other == folder:
-                return known
+                return known, {}
         name = next(each for each in _names_like(name) if each not in self.folders)
-        beside = {f"{name} · {other.name}": other for other in _beside(folder)}
-        self.folders = {**self.folders, name: folder, **beside}  # as a whole: others are reading it
-        if not Path(repo).is_dir():
+        return name, {name: folder, **{f"{name} · {other.name}": other for other in _beside(folder)}}
+
+    def _list(self, name: str, found: Mapping[str, Path], place: str) -> None:
+        """Offer what was found from now on."""
+        self.folders = {**self.folders, **found}  # as a whole: others are reading it
+        repo, revision = _parts_of(place)
+        if found and not Path(repo).is_dir():
             self.on_hub[name] = repo, revision
-        return name
 
     @property
     def names(self) -> list[str]:
@@ -101,20 +119,23 @@ class Lenses:
         """A lens with its frozen model."""
         name = self.known(name)
         with self._lock:
-            if name not in self._kept:
-                self._kept[name] = self._load(name)
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(name)
-            return self._kept[name]
+            return self._loaded(name, self.folders[name])
+
+    def _loaded(self, name: str, folder: Path) -> LensModel:
+        """A lens that is kept, or is from now on."""
+        if name not in self._kept:
+            self._kept[name] = self._load(name, folder)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(name)
+        return self._kept[name]
 
     @property
     def kinds(self) -> set[object]:
         """What families there are, as the lenses call them themselves."""
         return {_config_of(folder).get("model_type") for folder in self.folders.values()}
 
-    def _load(self, name: str) -> LensModel:
-        folder = self.folders[name]
+    def _load(self, name: str, folder: Path) -> LensModel:
         config = _config_of(folder)
         wanted = [config.get(key) for key in ("provenance", "other_models")]
         # Lenses whose weights are their own share their models in memory. One with adapters has a copy to itself, so

@@ -6,10 +6,18 @@ const settle = (button) => {
     other.setAttribute("aria-pressed", other === button);
   }
 };
+// On a phone what is tapped is shown at the lower edge, and the token above it. Gradio's own box hides what stands out
+// of it, and would be what the panel keeps to; a clipped one is not.
+const reveal = (button) => {
+  element.closest(".gradio-container").style.overflow = "clip";
+  element.closest("#tabs").classList.add("tapped");
+  button.scrollIntoView({ block: "center" });
+};
 element.addEventListener("click", (event) => {
   const button = event.target.closest(".token");
   if (!button) return;
   settle(button);
+  if (matchMedia("(max-width: 640px)").matches) reveal(button);
   const position = Number(button.dataset.position);
   trigger("select", { index: position, value: position, selected: true });
 });

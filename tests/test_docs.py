@@ -252,9 +252,13 @@ def test_a_code_is_sent_to_another_server(wire_demo: Path) -> None:
 
 
 def test_rows_of_your_own_are_trained_on(tiny_models: Path) -> None:
-    short = {"max_steps=6000": "max_steps=2", "warm_steps=4000": "warm_steps=1"}
-    *_, last = SNIPPETS["own_rows"].run(short).splitlines()
-    assert math.isfinite(float(last))
+    short = {"max_steps=6000": "max_steps=2", "warm_steps=4000": "warm_steps=1"} | {
+        f"{name}_steps=500": f"{name}_steps=1" for name in ("eval", "save")
+    }
+    pushed = {'push_to_hub("me/gpt2-lens", private=True)': 'save_pretrained("outputs/pushed")'}  # `tests/test_hub.py`
+    *_, last = SNIPPETS["own_rows"].run(short | pushed).splitlines()
+    same, recovered = map(float, last.split())
+    assert 0 <= same <= 1 and math.isfinite(recovered) and Path("outputs/pushed/config.json").is_file()
 
 
 def test_blocks_are_made_and_opened(tiny_models: Path) -> None:
@@ -452,6 +456,10 @@ def test_what_is_no_command_is_noticed() -> None:
     ):
         with pytest.raises(AssertionError):
             require_command(shlex.split(words))
+
+
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1200
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

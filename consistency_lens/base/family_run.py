@@ -86,6 +86,10 @@ class Use(ABC):
         """That lens, without its models."""
 
     @abstractmethod
+    def loaded(self) -> Any:
+        """That lens with all of its models, as `explain` loads it."""
+
+    @abstractmethod
     def load_models(self, lens: Any, names: Sequence[str]) -> None:
         """Load these of its models alone, compared with those that it was made for."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSet, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,15 @@ def require_together(args: LensTrainingArguments, model_init: Any, optimizers: S
     if own and args.auto_find_batch_size:
         fix = "Switch it off, or leave the optimizers to the trainer."
         raise BadInput("auto_find_batch_size", True, fix, why="each attempt begins with an optimizer of its own")
+
+
+def require_new(lens: LensModel, made: MutableSet[LensModel]) -> None:
+    """Note a lens that a `model_init` has made; raise where it was made before: it is trained by now, or the model no
+    longer carries its adapters."""
+    if lens in made:
+        fix = "Let it make a new lens each time, and give one that is there already as model."
+        raise BadInput("model_init", type(lens).__name__, fix, why="it returned a lens that it has made before")
+    made.add(lens)
 
 
 def require_only(lens: LensModel, models: FrozenModels) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from datasets import Dataset
@@ -24,7 +25,7 @@ from ..frozen import FrozenLM, FrozenModels
 from ..schedules import Schedule
 from .arguments import LensTrainingArguments
 from .engines.engine import Engine, mean_over_processes
-from .given import require_held_out, require_names, require_only, require_together
+from .given import require_held_out, require_names, require_new, require_only, require_together
 from .modeling import LensModel
 from .precision import tf32, wants_tf32
 from .robust.memory import FirstWeights
@@ -91,6 +92,7 @@ class LensTrainer(MeasuringTrainer):
         if model is None:
             set_seed(args.seed)
             model = super().call_model_init()
+        self._made = WeakSet([model])
         lens: LensModel = model
         self.models = FrozenModels.of(frozen)
         lens.config.require_subject(self.models)
@@ -151,6 +153,7 @@ class LensTrainer(MeasuringTrainer):
         sites = self.lens.config.sites
         self.lens.unload()
         self.lens = super().call_model_init(trial)
+        require_new(self.lens, self._made)
         self.lens.config.require_subject(self.models)
         require_only(self.lens, self.models)
         if self.lens.config.sites != sites:

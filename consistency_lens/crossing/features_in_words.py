@@ -16,7 +16,7 @@ from ..base.comparing import compare_vectors
 from ..errors import BadInput
 from ..frozen.texts import token_ids
 from ..sparse.features.logit_effect import written_by
-from .together import layer_behind, require_one_model
+from .together import each_once, layer_behind, require_one_model
 
 if TYPE_CHECKING:
     from ..base.modeling import LensModel
@@ -64,7 +64,8 @@ def words_of_feature(
         transcoder: whose feature it is. Of what it writes, the targets up to the site of `words` count: what it writes
             further up is not in that stream.
         layer, feature: which one.
-        texts: where to look for tokens at which the feature is active; the strongest of each text is explained.
+        texts: where to look for tokens at which the feature is active; the strongest of each text is explained, of
+            equal texts once.
         contexts: so many of them at most.
     """
     frozen, site = require_one_model(words, transcoder), words.config.only_site
@@ -104,7 +105,7 @@ def _strongest(
     """Value, text and token at which the feature is strongest in each text, the strongest first; a first token, whose
     values the transcoder does not replace, is passed over."""
     found = []
-    for number, text in enumerate(texts):
+    for text, number in each_once(texts).items():
         rows = transcoder.features(text, top=transcoder.config.features * len(transcoder.config.window))
         values = [
             (value, -row["position"])

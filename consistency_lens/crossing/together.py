@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..base.modeling import LensModel
 from ..errors import BadInput
 from ..frozen import FrozenLM, Site
@@ -22,6 +24,14 @@ def require_vector_lens(words: LensModel) -> str:
         fix = "Give a lens in words: it restores what it reads."
         raise BadInput("words", words.config.model_type, fix, why="it writes elsewhere than it reads")
     return words.config.only_site
+
+
+def each_once(texts: Iterable[str]) -> dict[str, int]:
+    """Texts in their order, equal ones once, and the number under which each came first."""
+    found: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        found.setdefault(text, number)
+    return found
 
 
 def layer_behind(site: str, frozen: FrozenLM) -> int:

@@ -14,7 +14,7 @@ import torch
 from ..base.explaining import ROWS, Positions, read_tokens, wanted_positions
 from ..errors import BadInput
 from ..frozen import FrozenLM
-from .together import layer_behind, require_one_model
+from .together import each_once, layer_behind, require_one_model
 
 if TYPE_CHECKING:
     from ..base.modeling import LensModel
@@ -28,7 +28,7 @@ class KeptFeatures:
     """What became of the features at one token when the words took the place of the activation.
 
     Args:
-        text: number of the text.
+        text: number of the text; of equal ones the first.
         position: of the token in it.
         token: itself.
         explanation: the words.
@@ -67,8 +67,10 @@ def features_kept(
     Args:
         words: the lens in words, at a site of the residual stream.
         transcoder: of the same model, with layers behind that site.
-        texts: one or several.
-        positions: tokens of each text, as for `explain`; at least two tokens in all, since the control needs another.
+        texts: one or several. Equal ones are read once: the words of another token, by which the control reads, would
+            be the same ones.
+        positions: tokens of each text, as for `explain`, each once; at least two tokens in all: the control needs
+            another one.
         top: features that are listed of each token; shares are over all of them.
         batch_size: tokens in one pass.
     """
@@ -80,8 +82,12 @@ def features_kept(
         raise BadInput(
             "transcoder", list(transcoder.config.window), fix, why="no layer of it reads what the words left"
         )
-    ids = [read_tokens(words, text)[1][0] for text in texts]
-    every = [(text, position) for text, own in enumerate(ids) for position in wanted_positions(positions, len(own))]
+    ids = {number: read_tokens(words, text)[1][0] for text, number in each_once(texts).items()}
+    every = [
+        (text, position)
+        for text, own in ids.items()
+        for position in dict.fromkeys(wanted_positions(positions, len(own)))
+    ]
     if len(every) < 2:
         raise BadInput("positions", len(every), "Name at least two tokens.", why="the control takes another's words")
     if batch_size < 2:

@@ -22,7 +22,7 @@ from .layers import explain_layers
 from .parts.generation import Noise, Words
 from .parts.merging import merged
 from .parts.sites import At, numbered, read_of, written_at
-from .steering import Steering
+from .use.steering import Steering
 
 
 class Rows(Protocol):

@@ -73,6 +73,15 @@ class LayerOptions:
 
 
 @dataclass
+class SteerOptions:
+    """Where and how much `steer` changes the words."""
+
+    position: int = option(-1, "Position of the token whose words steer changes; negative ones count from the end.")
+    strength: float = option(1.0, "Strength: the factor on the change; 0 changes nothing.")
+    max_new_tokens: int = option(20, "Number of tokens that the model then says, without the change and with it.")
+
+
+@dataclass
 class PlanOptions:
     """What `plan` reckons with. Speeds are those of the data sheet."""
 

@@ -21,11 +21,12 @@ from ..frozen.anatomy.parts import longest_context
 from .configuration import require_injection, require_site
 from .layers import SITE
 from .modeling import ConsistencyLens
-from .options import BaselineOptions, LayerOptions, LensOptions, PlanOptions
+from .options import BaselineOptions, LayerOptions, LensOptions, PlanOptions, SteerOptions
 from .parts.sites import numbered
 from .planning.foreseen import require_contexts, require_model, too_long
 from .report.definitions import FRESH_ENCODER, TRAINED_GREEDY, TRAINED_TAIL
 from .starting.baseline import FRESH, GREEDY, TAIL, baseline_of_run
+from .use.commands import USES
 
 WARM = "warm_lens"  # the lens as its warm start left it, in the folder of a run
 
@@ -53,8 +54,10 @@ class TextRun(FamilyRun):
         "the baselines": BaselineOptions,
         "the plan": PlanOptions,
         "layers": LayerOptions,
+        "steering": SteerOptions,
     }
-    read_by: ClassVar = {"the plan": ("plan",), "layers": ("explain",)}
+    read_by: ClassVar = {"the plan": ("plan",), "layers": ("explain",), "steering": ("steer",)}
+    uses = USES
     explain_options = ("layers",)
     across = SITE
     commands = ("plan",)

@@ -83,7 +83,7 @@ def curves(desk: Desk, *names: str) -> str:
         return f"<p class='empty'>{safe(sentence(error))}</p>"
 
 
-def build(desk: Desk) -> None:
+def build(desk: Desk, tab: gr.Tab) -> None:
     names = desk.lenses.names
     with gr.Row():
         given: dict[str, Any] = {"choices": names, "allow_custom_value": True, "min_width": 200}
@@ -113,5 +113,8 @@ def build(desk: Desk) -> None:
         yield from comparing(desk, choice, *given)
 
     outputs = [figures, table, curve, desk.notice]
+    # A lens may have been opened since the page was made, by this visitor or another one.
+    for event in (tab.select, desk.lens.change):
+        event(lambda: desk.offered(2), None, [first, second], queue=False, api_visibility="private")
     work = act.click(compare, [desk.choice, first, second], outputs, api_name="compare", **MODEL)
     desk.stop(stop, [work])

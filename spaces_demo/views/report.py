@@ -21,7 +21,7 @@ LARGEST = 1 << 23  # bytes of a picture
 
 
 def page_of(lens: Path, said: str = "") -> str:
-    """Verdict, pictures, tables and definitions, and before them what is to be `said` of where they come from."""
+    """Verdict, and as tabs remarks, pictures, tables and definitions; `said` is a word on where they come from."""
     folder = folder_of(lens)
     if folder is None:
         raise BadInput("report", None, AGAIN, "this lens brings no report along")
@@ -46,11 +46,25 @@ def drawn(lens: Path, folder: Path, said: str = "") -> str:
         if lies_in(path := folder / f"{stem}.png", home_of(lens, folder)) and path.stat().st_size <= LARGEST
     )
     meanings = "".join(f"<dt>{safe(k)}</dt><dd>{safe(v)}</dd>" for k, v in report.definitions.items())
-    return (
-        f"<section class='report'><p class='verdict'>{safe(report.verdict)}</p><p>{about}</p><ul>{remarks}</ul>"
-        f"<div class='plots'>{pictures}</div>{''.join(tables_of(report))}"
-        f"<details><summary>What the words mean</summary><dl class='meanings'>{meanings}</dl></details></section>"
+    panes = {
+        "Remarks": f"<p>{about}</p><ul>{remarks}</ul>",
+        "Pictures": f"<div class='plots'>{pictures}</div>" if pictures else "",
+        "Tables": "".join(tables_of(report)),
+        "What the words mean": f"<dl class='meanings'>{meanings}</dl>",
+    }
+    return f"<section class='report'><p class='verdict'>{safe(report.verdict)}</p>{tabbed(panes)}</section>"
+
+
+def tabbed(panes: Mapping[str, str]) -> str:
+    """Panes that are not empty, one of which is shown: that of the button which is on. Arrow keys turn to another."""
+    there = {title: pane for title, pane in panes.items() if pane}
+    buttons = "".join(
+        f"<label><input type='radio' name='report-pane'{'' if number else ' checked'}>"
+        f"<span>{safe(title)}</span></label>"
+        for number, title in enumerate(there)
     )
+    shown = "".join(f"<div class='pane'>{pane}</div>" for pane in there.values())
+    return f"<fieldset class='panes' aria-label='Parts of the report'>{buttons}</fieldset><div>{shown}</div>"
 
 
 def tables_of(report: Report) -> list[str]:

@@ -221,6 +221,21 @@ def test_a_lens_of_another_site_cannot_take_the_place_of_the_first(tmp_path: Pat
         trainer.train()
 
 
+def test_a_lens_that_was_trained_is_not_the_beginning_of_another_trial(tmp_path: Path) -> None:
+    """It would go on from the weights of the trial before, and every trial would look better than the last."""
+    frozen = shared_lm("llama")
+    one = tiny_lens(frozen)
+    trainer = trainer_on(tmp_path / "one", tiny_rows(), model_init=lambda: one)
+    with pytest.raises(BadInput, match="model_init='ConsistencyLens': it returned a lens that it has made before"):
+        trainer.train()
+    two = [tiny_lens(frozen), tiny_lens(frozen)]
+    turns = iter([two[0], two[1], two[0]])
+    trainer = trainer_on(tmp_path / "two", tiny_rows(), model_init=lambda: next(turns))
+    trainer.train()
+    with pytest.raises(BadInput, match="Let it make a new lens each time"):
+        trainer.train()
+
+
 def test_rows_of_your_own_without_held_out_ones_are_trained_on_and_saved(tmp_path: Path) -> None:
     trainer = trainer_on(tmp_path, plain(), {"save_strategy": "steps", "save_steps": 2})
     trainer.train()

@@ -13,7 +13,7 @@ import torch
 from extracting import ROOT
 
 from consistency_lens import AutoLens, BadInput, cli
-from consistency_lens.cli import ending
+from consistency_lens.cli import ending, exploring
 from consistency_lens.cli.parsing.recipes import recipe_names
 from consistency_lens.cli.parsing.request import Request
 
@@ -52,6 +52,21 @@ def test_the_skill_goes_where_agents_look(
         assert written.read_bytes() == (ROOT / "consistency_lens/SKILL.md").read_bytes()
     assert cli.main(["skill", "--to", "file"]) == 2
     assert "to='file': File exists" in capsys.readouterr().err.replace("Not a directory", "File exists")
+
+
+def test_the_page_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
+    started = subprocess.run(
+        [sys.executable, "-m", "consistency_lens", "explore", "--lens", "./none"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert started.returncode == 1 and "there is no such folder" in started.stderr
+    monkeypatch.setattr(exploring, "SPACE", ROOT / "docs")
+    assert cli.main(["explore"]) == 2
+    assert "an installed package does not bring the page along" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["extract", "plan"])

@@ -104,6 +104,25 @@ def test_words_that_hold_all_keep_every_feature(frozen: FrozenLM, transcoder: Cr
     assert sum(nothing) < sum(half) < len(found)
 
 
+def test_equal_texts_are_read_once(frozen: FrozenLM, transcoder: CrosslayerTranscoder) -> None:
+    """The control takes the words of another token: those of the same token of an equal text would be its own."""
+    first, again = "w1 w2 w3", "w9 w8 w7"
+    given = [first, first, again, first, again]
+    found = features_kept(words(frozen, 0.5), transcoder, given, positions=[-1, 3])
+    assert [(row.text, row.position) for row in found] == [(0, 3), (2, 3)]
+    alone = features_kept(words(frozen, 0.5), transcoder, [first, again], positions=-1)
+    assert [(row.kept, row.control) for row in found] == [(row.kept, row.control) for row in alone]
+    assert all(row.kept != row.control for row in found)
+    with pytest.raises(BadInput, match="at least two tokens"):
+        features_kept(words(frozen), transcoder, [first, first], positions=-1)
+    feature, _, text, _ = strongest(transcoder, 1)
+    several, whole = (
+        words_of_feature(words(frozen), transcoder, 1, feature, own).contexts
+        for own in ([TEXTS[text], *TEXTS, TEXTS[text]], [TEXTS[text], *(own for own in TEXTS if own != TEXTS[text])])
+    )
+    assert several[0]["text"] == 0 and [row["context"] for row in several] == [row["context"] for row in whole]
+
+
 def test_batches_change_nothing(frozen: FrozenLM, transcoder: CrosslayerTranscoder) -> None:
     """But for the control, which takes the words of another token of its batch."""
     whole = features_kept(words(frozen, 0.5), transcoder, TEXTS, positions=[1, -1])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ pytest.importorskip("uvicorn")
 from gallery import Gallery, chosen_roots, local_runs
 from hub_client import HubClient
 from hub_server import Blob, Hub, Trouble
-from lenses import Lenses
+from lenses import Lenses, newest_demo
 
 
 def test_runs_of_this_machine_are_found_and_opened(tmp_path: Path) -> None:
@@ -40,6 +43,67 @@ def test_runs_of_this_machine_are_found_and_opened(tmp_path: Path) -> None:
     assert shown.get("older").explain(TEXT) == lens().explain(TEXT)
     count = len(shown.names)
     assert gallery.open(said[1]) == "older" and len(shown.names) == count
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "config.json"])
+def test_a_lens_that_cannot_be_loaded_is_not_among_those_that_are_there(tmp_path: Path, damaged: str) -> None:
+    """Nor are its checkpoints; and once it is whole, it is opened under its own name."""
+    run, shown = tmp_path / "outputs/a_run", Lenses([str(run_folder())], subject=str(saved_model()))
+    for name in ("lens", "checkpoint-1"):
+        lens().save_pretrained(run / name)
+    (run / "history.json").write_text("[]")
+    gallery = Gallery(shown, [tmp_path])
+    (said,), _ = gallery.look()
+    whole, before = (run / "lens" / damaged).read_bytes(), shown.names
+    (run / "lens" / damaged).write_bytes(whole[: len(whole) // 2])
+    for _ in range(2):
+        with pytest.raises(BadInput):
+            gallery.open(said)
+        assert shown.names == before
+        with pytest.raises(BadInput, match="Choose one of"):
+            shown.get("a_run · checkpoint-1")
+    (run / "lens" / damaged).write_bytes(whole)
+    assert gallery.open(said) == "a_run"
+    assert shown.names == [*before, "a_run", "a_run · checkpoint-1"]
+    assert shown.get("a_run · checkpoint-1").explain(TEXT) == lens().explain(TEXT)
+
+
+def test_lenses_are_opened_by_several_at_once_and_the_broken_one_alone_is_missing(tmp_path: Path) -> None:
+    shown = Lenses([str(run_folder())], subject=str(saved_model()))
+    places = [tmp_path / f"outputs/run_{number}/lens" for number in range(4)]
+    for place in places:
+        lens().save_pretrained(place)
+    (places[1] / "model.safetensors").write_bytes(b"cut off")
+
+    def opened(place: Path) -> str:
+        try:
+            return shown.add(str(place))
+        except BadInput:
+            return "broken"
+
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(opened, places))
+    assert names == ["run_0", "broken", "run_2", "run_3"]
+    assert sorted(shown.names[2:]) == ["run_0", "run_2", "run_3"]
+
+
+def test_a_run_that_goes_away_while_somebody_looks_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stays_demo_", "goes_demo_"):
+        lens().save_pretrained(tmp_path / f"outputs/{name}/lens")
+    listed, kept = Path.glob, tmp_path / "kept"
+    shutil.copytree(tmp_path / "outputs/goes_demo_", kept)
+
+    def glob(folder: Path, pattern: str) -> Iterator[Path]:
+        found = list(listed(folder, pattern))
+        shutil.rmtree(tmp_path / "outputs/goes_demo_", ignore_errors=True)
+        return iter(found)
+
+    monkeypatch.setattr(Path, "glob", glob)
+    assert [Path(each.place).name for each in local_runs([tmp_path])] == ["stays_demo_"]
+    shutil.copytree(kept, tmp_path / "outputs/goes_demo_")
+    assert newest_demo([tmp_path]) == tmp_path / "outputs/stays_demo_/lens"
 
 
 @pytest.mark.parametrize("sent", ["/etc", "me/other", "", None, 3, ["older"]])

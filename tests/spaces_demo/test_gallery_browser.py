@@ -67,3 +67,53 @@ def test_a_lens_is_found_and_opened_by_keyboard(browser: Any, tmp_path: Path, wi
             visitor.until(f"location.search.includes('lens={PUBLISHED.replace('/', '%2F')}')")
             visitor.has_read()
             visitor.leave()
+
+
+def offered(visitor: Visitor, field: str) -> list[str]:
+    """What a list offers, opened as a visitor opens it."""
+    visitor.page.locator(f"#{field} input").focus()
+    visitor.page.wait_for_selector(f"#{field} [role=option]")
+    found = visitor.page.locator(f"#{field} [role=option]").all_inner_texts()
+    visitor.page.locator(f"#{field} input").blur()
+    return [each.strip().lstrip("✓").strip() for each in found]
+
+
+def offers(visitor: Visitor, field: str, names: list[str]) -> bool:
+    """Whether a list offers these, now or after a moment: a list is brought up to date by an event of the page."""
+    for _ in range(20):
+        if offered(visitor, field) == names:
+            return True
+        visitor.page.wait_for_timeout(250)
+    return False
+
+
+def test_an_opened_lens_can_be_compared_here_and_by_whoever_comes_next(browser: Any, tmp_path: Path) -> None:
+    lens().save_pretrained(tmp_path / "outputs/a_run/lens")
+    words = ("--lens", str(run_folder()), "--subject", str(saved_model()), "--gallery", str(tmp_path))
+    with serving(tmp_path / "log.txt", *words, home=SPACE) as url:
+        visitor, bystander = (Visitor(browser, url).has_read() for _ in range(2))
+        there = ["some_demo_run", "some_demo_run · checkpoint-2"]
+        visitor.turn_to("Compare")
+        assert offers(visitor, "second", there)
+        visitor.page.get_by_role("button", name="Gallery").click()
+        visitor.page.locator("#look").click()
+        visitor.page.wait_for_selector("#found input[type=radio]")
+        visitor.page.locator("#open").click()
+        visitor.until("document.querySelector('#lens input').value == 'a_run'")
+        there.append("a_run")
+        assert offers(visitor, "first", there) and offers(visitor, "second", there)
+        visitor.page.locator("#second input").fill("a_run")
+        visitor.page.keyboard.press("Enter")
+        visitor.page.locator("#compare").click()
+        visitor.page.wait_for_selector("#compared dl")
+        assert "a_run" in visitor.page.locator("#compared").inner_text()
+        bystander.turn_to("Compare")
+        assert offers(bystander, "second", there)
+        for query in ("?__theme=light", "?tab=compare"):
+            later = Visitor(browser, url, query=query).has_read()
+            assert offers(later, "lens", there)
+            later.turn_to("Compare")
+            assert offers(later, "second", there)
+            later.leave()
+        visitor.leave()
+        bystander.leave()

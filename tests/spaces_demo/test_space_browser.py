@@ -18,9 +18,9 @@ pytestmark = pytest.mark.browser
 WIDTHS = {"desk": 1280, "phone": 390, "zoom": 640}  # 1280 at 200 % is laid out as 640
 
 # What lies behind each level of KL, and its words, as red, green and blue; a level may be as clear as glass.
-COLOURS = """() => [0, 1, 2, 3, 4].map(i => {
+COLOURS = """(kinds) => kinds.map(kind => {
     const e = document.createElement('button');
-    e.className = 'token kl' + i;
+    e.className = 'token ' + kind;
     document.querySelector('#tokens').append(e);
     let behind = e;
     const clear = colour => colour == 'transparent' || /, 0\\)$/.test(colour);
@@ -67,7 +67,8 @@ def read(visitor: Visitor, text: str) -> Visitor:
 
 
 @pytest.mark.parametrize(
-    ("place", "scheme"), [("desk", "light"), ("phone", "light"), ("phone", "dark"), ("zoom", "dark")]
+    ("place", "scheme"),
+    [("desk", "light"), ("desk", "dark"), ("phone", "light"), ("phone", "dark"), ("zoom", "dark")],
 )
 def test_every_tab_does_its_main_act(visit: Callable[..., Visitor], tmp_path: Path, place: str, scheme: str) -> None:
     visitor = visit(width=WIDTHS[place], scheme=scheme).has_read()
@@ -106,7 +107,41 @@ def test_every_tab_does_its_main_act(visit: Callable[..., Visitor], tmp_path: Pa
     visitor.turn_to("Report")
     page.wait_for_selector("#report .verdict")
     assert page.locator("#report img").count() == 4
-    done("report")
+    turned = page.evaluate("getComputedStyle(document.querySelector('#report img')).filter").startswith("invert(1)")
+    assert turned == (scheme == "dark"), "pictures are dark where the page is"
+    seen = {
+        "Remarks": "#report ul",
+        "Pictures": "#report img",
+        "Tables": "#report table",
+        "What the words mean": "#report dl",
+    }
+    page.locator("#report .panes input").first.focus()
+    for name, content in seen.items():
+        assert [page.locator(each).first.is_visible() for each in seen.values()] == [
+            each == content for each in seen.values()
+        ]
+        done(f"report-{name.split()[0].lower()}")
+        page.keyboard.press("ArrowRight")
+
+
+def test_on_a_phone_a_token_that_was_tapped_is_shown_beside_it(visit: Callable[..., Visitor], tmp_path: Path) -> None:
+    visitor = visit(width=WIDTHS["phone"]).has_read()
+    page = visitor.page
+    read(visitor, " ".join([TEXT] * 8)).has_read(64)
+
+    def edges(selector: str) -> tuple[float, float]:
+        box = page.locator(selector).first.bounding_box()
+        return box["y"], box["y"] + box["height"]
+
+    assert edges("#near h3")[0] > edges(".token[data-position='64']")[1], "nothing is covered before somebody taps"
+    for position in (1, 40, 64):
+        token = f".token[data-position='{position}']"
+        page.locator(token).click()
+        visitor.near(position)
+        (_, end), (top, bottom) = edges(token), edges("#near h3")
+        assert 0 < end <= top < bottom <= page.evaluate("innerHeight")
+        visitor.keep(f"tapped-{position}-phone", tmp_path)
+    assert visitor.overflow <= 0
 
 
 def test_a_link_brings_back_text_position_and_tab(visit: Callable[..., Visitor]) -> None:
@@ -205,7 +240,11 @@ def test_markup_in_texts_words_and_links_does_not_run(visit: Callable[..., Visit
 
 def test_colours_are_one_hue_ordered_by_lightness_and_words_on_them_can_be_read(visit: Callable[..., Visitor]) -> None:
     for scheme in ("light", "dark"):
-        pairs = visit(scheme=scheme).has_read().page.evaluate(COLOURS)
+        kinds = [*(f"kl{level}" for level in range(5)), *(f"kl{level} early" for level in range(5))]
+        *pairs, grey = visit(scheme=scheme).has_read().page.evaluate(COLOURS, kinds)
+        pairs, early = pairs[:5], pairs[5:]
+        assert all(pair == grey for pair in early), "what was never measured has no colour of the scale"
+        assert max(grey[0]) - min(grey[0]) < 20 and contrast(*grey) >= 4.5 and grey not in pairs
         lights = [luminance(back) for back, _ in pairs]
         assert lights == sorted(lights, reverse=scheme == "light") and (lights[0] > 0.5) == (scheme == "light")
         assert all(contrast(*pair) >= 4.5 for pair in pairs), [round(contrast(*pair), 1) for pair in pairs]

@@ -257,6 +257,7 @@ def test_the_report_is_shown_whole() -> None:
         for code, numbers in part.numbers.items():
             assert f">{code}" in page and str(numbers["kl_recovered"]) in page
     assert all(f"<dt>{name}</dt>" in page for name in found.definitions)
+    assert page.count("type='radio'") == page.count("class='pane'") == 4 and page.count(" checked") == 1
     assert reports.measured_since(run_folder() / "lens") == found.by_position[0]["first"]
 
 

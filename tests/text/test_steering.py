@@ -14,7 +14,7 @@ from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit
 from consistency_lens.objectives import kl_of
 from consistency_lens.text.modeling import ConsistencyLens
-from consistency_lens.text.steering import REACH, changed_tokens, difference, unrelated
+from consistency_lens.text.use.steering import REACH, changed_tokens, difference, unrelated
 
 TEXT = "w5 w9 w12 w7 w30 w22 w14 w9"
 OLD, NEW = "w3 w8 w20", "w3 w41 w20"

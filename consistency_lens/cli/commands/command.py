@@ -107,6 +107,10 @@ def _run(request: Request, argv: Sequence[str], exits: ExitStack) -> None:
             show_environment(request)
         case "skill":
             install_skill(request)
+        case "explore":
+            from ..exploring import explore
+
+            explore(request)
         case command if command in request.options.run.uses:
             use(request)
         case _:

@@ -16,7 +16,7 @@ from ...finding import find_subject
 from ...frozen import FrozenModels
 from ..opening import device_of, in_turn, model_path, place_of
 from ..parsing.request import Request
-from .report import named_lens, require_family
+from .report import load_lens, named_lens, require_family
 
 
 def use(request: Request) -> None:
@@ -46,6 +46,9 @@ class _Used(Use):
     def lens(self) -> Any:
         kind = FAMILIES[self.request.options.family].load("model")
         return kind.from_pretrained(self.place, token=self.values["hub_token"])
+
+    def loaded(self) -> Any:
+        return load_lens(self.request)
 
     def load_models(self, lens: Any, names: Sequence[str]) -> None:
         subject, found = self.request.subject, []

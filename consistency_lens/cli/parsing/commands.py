@@ -13,13 +13,15 @@ COMMANDS = {
     "train": "train a lens on rows that are there",
     "evaluate": "measure a lens on held-out documents, beside every control",
     "explain": "show the code of each token, and what the model then predicts",
+    "explore": "open the page on which a lens is read, changed and compared",
     "plan": "estimate what fits on which GPU, and how long it takes, from a model's configuration alone",
     "env": "print what a bug report needs to say about this machine",
     "export": "write a lens in the format of another tool",
     "skill": "write what a coding agent should know of this package into a folder of skills",
     "publish": "put a lens with its card and report on the Hub, and a page to look at it",
 }
-COMMON = (RUN_ALL, "extract", "train", "evaluate", "explain", "publish", "env", "skill")  # what every family has
+# What every family has.
+COMMON = (RUN_ALL, "extract", "train", "evaluate", "explain", "explore", "publish", "env", "skill")
 
 
 def packaged(recipe: str) -> Traversable:

@@ -257,7 +257,7 @@ def _recipe(command: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """What the named recipe says; where none is named, that of the run a lens lies in, or the demo's."""
     if explicit.get("config"):
         return load_recipe(explicit["config"])
-    if command in ("publish", "env", "skill"):
+    if command in ("explore", "publish", "env", "skill"):
         return {}
     if command in ("evaluate", "explain", "export") or command not in (*COMMANDS, RUN_ALL):
         home = run_of(explicit["lens"]) if explicit.get("lens") else None

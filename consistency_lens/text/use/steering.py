@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..base.comparing import likeliest
-from ..errors import BadInput
-from ..frozen import Edit, FrozenLM, Prefix
-from ..frozen.sites import require_whole
-from ..objectives import kl_of, masked_mean
-from .controls import token_lists
-from .parts.generation import Noise, Words, roll_out
-from .parts.sites import At
-from .parts.two_parts import TwoParts
+from ...base.comparing import likeliest
+from ...errors import BadInput
+from ...frozen import Edit, FrozenLM, Prefix
+from ...frozen.sites import require_whole
+from ...objectives import kl_of, masked_mean
+from ..controls import token_lists
+from ..parts.generation import Noise, Words, roll_out
+from ..parts.sites import At
+from ..parts.two_parts import TwoParts
 
 REACH = 64  # tokens after P over which side effects are measured, at most
 
