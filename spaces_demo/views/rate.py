@@ -8,7 +8,7 @@ import gradio as gr
 from brought import brought_by
 from desk import Desk, sentence
 from drawing import notice, table
-from lenses import Lenses
+from lenses import Lenses, run_of
 from rates import draw
 from reports import AGAIN, folder_of
 
@@ -23,13 +23,16 @@ HEADERS = ("medium", "lens", "code", "bits", "kl_recovered")
 
 
 def points_of(lenses: Lenses) -> tuple[list[RatePoint], list[str]]:
-    """Of every lens of the page that brings a report along, each report once; and what is wrong with the others'."""
+    """Of every lens of the page that brings a report along; and what is wrong with the others'.
+
+    A stage of a run that has no report of its own would show the run's again, and is left out.
+    """
     points, damage, seen = list[RatePoint](), list[str](), set()
     for name, folder in lenses.folders.items():
         report = folder_of(folder)
-        if report is None or report.resolve() in seen:
+        if report is None or (run_of(folder) in seen and not report.is_relative_to(folder)):
             continue
-        seen.add(report.resolve())
+        seen.add(run_of(folder))
         try:
             with brought_by(folder, "report", AGAIN):
                 points += [point for point in rate_points(Report.load(report), name) if point.bits > 0]

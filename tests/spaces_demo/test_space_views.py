@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
@@ -338,9 +339,15 @@ def test_every_report_of_the_page_is_a_line_with_its_controls(tmp_path: Path) ->
     assert ticks == sorted(ticks) and len(ticks) >= 2
 
 
-def test_stages_of_a_run_share_one_line() -> None:
-    known = Lenses([str(run_folder())], subject="unused")
+def test_stages_of_a_run_share_one_line(tmp_path: Path) -> None:
+    """Whether the report lies beside the lens, or in the lens as well; a stage's own report is another line."""
+    run = shutil.copytree(run_folder(), tmp_path / "a_run")
+    known = Lenses([str(run)], subject="unused")
     assert len(known.names) > 1 and rate.page_of(known).count("<polyline") == 1
+    shutil.copytree(run / "report", run / "lens/report")
+    assert rate.page_of(known).count("<polyline") == 1
+    shutil.copytree(run / "report", run / "checkpoint-2/report")
+    assert rate.page_of(known).count("<polyline") == 2
 
 
 def test_a_page_without_a_whole_report_says_so(tmp_path: Path) -> None:
