@@ -11,7 +11,7 @@ import runpy
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -538,12 +538,25 @@ def test_the_reference_is_what_the_docstrings_say() -> None:
     assert (ROOT / "docs/api.md").read_text("utf-8") == build(), "run python docs/build_api.py"
 
 
-def test_the_notebook_is_kept_without_outputs() -> None:
+def require_a_whole_tour(cells: Sequence[Mapping[str, Any]]) -> None:
+    """What its cells printed: a verdict, words that change the answer at strength 1, answers of two receivers."""
+    printed = "".join(str(each.get("text", "")) for cell in cells for each in cell.get("outputs", []))
+    new = re.search(r"' -> '.*\nstrength 0.0: before the edit (\w+) \S+, after the edit (\w+) ", printed)
+    at_one = re.search(r"strength 1\.0: before the edit (\w+) \S+, after the edit (\w+) ", printed)
+    assert new and at_one and new[1] == new[2] == at_one[1] != at_one[2], "an edit of the words is one of the answer"
+    assert at_one[2] in printed.partition("' -> '")[2].partition("\n")[0], "and the answer is the new word"
+    assert "kl_recovered  lens" in printed and "thing | left: grey lantern | right: lantern grey" in printed
+
+
+def test_the_notebook_ships_with_what_it_printed() -> None:
     cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert len(code) >= 6 and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)) and len(code) >= 6
+    outputs = [each for cell in code for each in cell["outputs"]]
+    assert all(each["output_type"] == "stream" and each["name"] == "stdout" for each in outputs)
     for cell in code:
         ast.parse("".join(cell["source"]))
+    require_a_whole_tour([{"outputs": [{"text": "".join(each["text"])} for each in outputs]}])
 
 
 def test_the_wire_of_the_notebook_is_asked_by_both_receivers(
@@ -578,6 +591,4 @@ def test_the_notebook_runs_from_top_to_bottom(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
-    assert "kl_recovered" in printed and "after the edit" in printed
-    assert "thing | left: grey lantern | right: lantern grey" in printed
+    require_a_whole_tour(notebook.cells)
