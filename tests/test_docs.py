@@ -170,6 +170,16 @@ def test_features_are_listed_and_switched_off(sparse_demo: Path) -> None:
         assert len(kind.findall(line)) == len(kind.findall(shown)) == 2
 
 
+def test_the_front_page_uses_every_family(sparse_demo: Path, wire_demo: Path) -> None:
+    """From the places where recipes leave their runs."""
+    snippet = SNIPPETS["families"]
+    printed = snippet.run({f"outputs/{name}_demo": f"outputs/{name}-demo" for name in ("sparse", "wire")})
+    form = re.compile(
+        r"^\d/\d+ \d+\.\d\d, \d/\d+ \d+\.\d\d \| without the first: .+ [01]\.\d\d\n\d+ bytes: \['.*', '.*'\]$"
+    )
+    assert form.match(printed.rstrip()) and form.match(snippet.shown.rstrip())
+
+
 @pytest.mark.parametrize("name", ["words_of_feature", "features_kept"])
 def test_words_and_features_read_each_other(sparse_demo: Path, name: str) -> None:
     frozen = FrozenLM.from_pretrained("tiny-llama")

@@ -33,6 +33,8 @@ SHORT = {
     "accelerate launch run_lens.py evaluate --lens outputs/demo": "--report_rows 64",
     "accelerate launch run_lens.py --config sparse_demo": "--max_documents 300 --max_steps 4 --eval_steps 4 "
     "--save_steps 4 --report_rows 16 --eval_rows 16 --context_documents 20",
+    "accelerate launch run_lens.py --config wire_demo": "--max_documents 400 --max_steps 4 --eval_steps 4 "
+    "--save_steps 4 --report_rows 16 --eval_rows 16",
 }
 
 
@@ -82,4 +84,5 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path: Path, subject_folder: Path
     evaluated = next(text for code, text in said.items() if " evaluate " in code).splitlines()
     assert report.verdict.split()[0] in evaluated[1] and len(evaluated) <= 100, "two screens"
     assert Report.load(tmp_path / "outputs/sparse_demo/report").lens["family"] == "crosslayer_transcoder"
+    assert Report.load(tmp_path / "outputs/wire_demo/report").lens["family"] == "latent_wire"
     assert hub.repos["model", "me/demo-lens"].private
