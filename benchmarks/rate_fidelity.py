@@ -76,12 +76,20 @@ def report_in(run: str) -> Report:
     return Report.load(found)
 
 
+def names_of(runs: Sequence[str]) -> list[str]:
+    """The folder of each run, or the paths as they were given where two folders are called the same."""
+    whole = [Path(run).resolve() for run in runs]
+    short = [next(part for part in reversed(path.parts) if part not in ("lens", REPORT)) for path in whole]
+    return short if len(set(short)) == len(short) else list(runs)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="folders of runs, of lenses or of reports")
     parser.add_argument("--out", type=Path, default=Path("outputs/rate"), help="folder of table, figure and points")
     given = parser.parse_args(words)
-    points = [point for run in given.runs for point in rate_points(report_in(run), Path(run).name)]
+    named = zip(given.runs, names_of(given.runs), strict=True)
+    points = [point for run, name in named for point in rate_points(report_in(run), name)]
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "rate_fidelity.json").write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
     (given.out / "rate_fidelity.md").write_text(table(points), "utf-8")

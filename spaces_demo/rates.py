@@ -64,6 +64,8 @@ class _Bits:
         powers = range(math.floor(self.low), math.ceil(self.high) + 1)
         every = [mark * 10.0**power for power in powers for mark in (MARKS if self.high - self.low < 2 else MARKS[:1])]
         self.ticks = [bits for bits in every if self.low <= math.log10(bits) <= self.high]
+        if len(self.ticks) < 2:  # a short axis between two marks
+            self.ticks = sorted({float(f"{end:.3g}") for end in (min(bits), max(bits))})
 
     def __call__(self, bits: float) -> float:
         share = (math.log10(bits) - self.low) / (self.high - self.low)

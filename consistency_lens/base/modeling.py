@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import BadInput
-from ..frozen import FrozenLM, FrozenModels
+from ..frozen import FrozenLM, FrozenModels, Provenance
+from ..frozen.loading.provenance import hash_tokenizer
 from ..frozen.loading.whole import refusing_damage
 from ..hub import Reach
 from .comparing import Comparison, TokenSwap
@@ -159,11 +160,20 @@ class LensModel(ExplainingLens):
         # That of the model is the same one, or the model would have been refused.
         own = config.own_tokenizer
         tokenizer = _tokenizer(folder, own) if models is None or own else models.first.tokenizer
+        if own:
+            require_recorded(tokenizer, config.part_origins.values(), folder)
         cls.require_files(config, folder, models)
         lens = cls.build(config, models if models is None or len(models) > 1 else models.only, tokenizer)
         lens.models = models
         load_files(lens.files(), folder)
         return lens.eval()
+
+
+def require_recorded(tokenizer: PreTrainedTokenizerBase, origins: Iterable[Provenance], folder: Path) -> None:
+    """Raise where a lens that reads with its own tokenizer brings another one along: its codes would be others."""
+    if (found := hash_tokenizer(tokenizer)) not in (recorded := [origin.tokenizer for origin in origins]):
+        fix = "Save or download the lens again: its files do not belong together."
+        raise BadInput("tokenizer", found[:19], fix, why=f"{folder.name} was made with {recorded[0][:19]}")
 
 
 def require_unasked(of_auto_model: Mapping[str, Any]) -> None:

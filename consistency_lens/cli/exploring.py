@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from importlib.util import find_spec
 
+from ..base.configuration import ONE_MODEL
 from ..errors import BadInput
 from .commands.publish_space import SPACE
+from .opening import model_path, place_of
 from .parsing.request import Request
 
 
@@ -20,11 +22,15 @@ def explore(request: Request) -> None:
     if find_spec("gradio") is None:
         fix = "Install it: pip install 'consistency-lens[space]'."
         raise BadInput("explore", "gradio", fix, why="it is not installed")
-    places = {
-        "--lens": [request.run.lens] if request.run.lens else [],
-        "--subject": [place] if (place := request.subject.model_name_or_path) else [],
-    }
-    words = [word for name, given in places.items() if given for word in (name, *given)]
-    done = subprocess.run([sys.executable, str(page), *words], check=False)
-    if done.returncode:  # what was wrong has been said
-        raise SystemExit(done.returncode)
+    words = ["--lens", request.run.lens] if request.run.lens else []
+    if request.subject.model_name_or_path is not None:
+        first, others = model_path(request.subject), request.subject.others
+        named = [f"{name}={place_of(place)}" for name, place in others.items()]
+        words += ["--subject", *([f"{ONE_MODEL}={first}", *named] if named else [first])]
+    around = dict(os.environ)
+    if request.values["use_cpu"]:
+        around["CUDA_VISIBLE_DEVICES"] = ""
+    if request.values["hub_token"]:
+        around["HF_TOKEN"] = request.values["hub_token"]
+    # The page takes the place of this process: whoever stops the command stops the page.
+    os.execve(sys.executable, [sys.executable, str(page), *words], around)

@@ -43,7 +43,9 @@ class LatentWireTrainer(LensTrainer):
             raise BadInput(name, vars(args)[name], "Leave it out, or use pooling='contiguous'.", why=why)
         data = training_data(given, eval_dataset, self.lens.config, self.models)
         if self.lens.config.own_tokenizer:  # of a receiver's tokens, tokenising has counted them
-            require_room(self.lens, data.train["passage"])
+            held_out = data.held_out if isinstance(data.held_out, Mapping) else {"": data.held_out}
+            for rows in (data.train, *held_out.values()):
+                require_room(self.lens, [] if rows is None else rows["passage"])
         return data
 
     def weigh(self, args: LatentWireArguments) -> Mapping[str, Schedule]:

@@ -80,6 +80,12 @@ class SteerOptions:
     strength: float = option(1.0, "Strength: the factor on the change; 0 changes nothing.")
     max_new_tokens: int = option(20, "Number of tokens that the model then says, without the change and with it.")
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise BadInput("max_new_tokens", self.max_new_tokens, "Use 1 or more.")
+        if not math.isfinite(self.strength):
+            raise BadInput("strength", self.strength, "Use a finite number.")
+
 
 @dataclass
 class PlanOptions:

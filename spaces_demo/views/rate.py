@@ -8,31 +8,32 @@ import gradio as gr
 from brought import brought_by
 from desk import Desk, sentence
 from drawing import notice, table
-from lenses import Lenses, run_of
+from lenses import Lenses
 from rates import draw
 from reports import AGAIN, folder_of
 
 from consistency_lens import BadInput, RatePoint, Report, rate_points
 
 ABOUT = (
-    "Each line is a lens, each cross a control that costs as many bits. Words are counted per position, features and "
-    "soft tokens per token, and their zeros differ: the mean activation, mean activations of all MLPs, no context. "
+    "Each line is a lens, of a wire at one number of vectors. Crosses are controls, at the bits of the lens, and "
+    "truncated texts at their own. Words are counted per position, features and soft tokens per token, and their "
+    "zeros differ: the mean activation, mean activations of all MLPs, no context. "
     "So compare a line with its own crosses first, then lines with each other."
 )
+FINISHED = "lens"  # the folder of it, in that of a run
 HEADERS = ("medium", "lens", "code", "bits", "kl_recovered")
 
 
 def points_of(lenses: Lenses) -> tuple[list[RatePoint], list[str]]:
     """Of every lens of the page that brings a report along; and what is wrong with the others'.
 
-    A stage of a run that has no report of its own would show the run's again, and is left out.
+    The report that lies in a run is that of its finished lens: a stage without one of its own is left out.
     """
-    points, damage, seen = list[RatePoint](), list[str](), set()
+    points, damage = list[RatePoint](), list[str]()
     for name, folder in lenses.folders.items():
         report = folder_of(folder)
-        if report is None or (run_of(folder) in seen and not report.is_relative_to(folder)):
+        if report is None or not (report.is_relative_to(folder) or folder.name == FINISHED):
             continue
-        seen.add(run_of(folder))
         try:
             with brought_by(folder, "report", AGAIN):
                 points += [point for point in rate_points(Report.load(report), name) if point.bits > 0]

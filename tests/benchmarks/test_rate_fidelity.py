@@ -25,3 +25,8 @@ def test_one_command_makes_table_and_figure(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "out/rate_fidelity.png").stat().st_size > 5000
     with pytest.raises(BadInput, match=r"no report\.json is in it"):
         RATE["main"]([str(tmp_path)])
+
+
+def test_runs_keep_their_names_apart() -> None:
+    assert RATE["names_of"](["outputs/a/lens", "outputs/b", "outputs/c/lens/report"]) == ["a", "b", "c"]
+    assert RATE["names_of"](["one/a", "two/a/lens"]) == ["one/a", "two/a/lens"]

@@ -64,6 +64,15 @@ def test_the_page_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         cwd=ROOT,
     )
     assert started.returncode == 1 and "there is no such folder" in started.stderr
+    started_with: list[list[str]] = []
+
+    def instead(_program: str, words: list[str], around: dict[str, str]) -> None:
+        started_with.append([*words, around["HF_TOKEN"]])
+
+    monkeypatch.setattr(exploring.os, "execve", instead)
+    others = ["--model_name_or_path", "./a", "--other_models", "right=./b", "--hub_token", "mine"]
+    assert cli.main(["explore", "--family", "soft", "--lens", "./none", *others]) == 0
+    assert started_with[0][2:] == ["--lens", "./none", "--subject", "base=./a", "right=./b", "mine"]
     monkeypatch.setattr(exploring, "SPACE", ROOT / "docs")
     assert cli.main(["explore"]) == 2
     assert "an installed package does not bring the page along" in capsys.readouterr().err

@@ -207,11 +207,13 @@ def test_a_folder_of_before_is_opened_as_it_was(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_not_the_lens_s_is_refused(tmp_path: Path) -> None:
     other_wire().save_pretrained(tmp_path)
     changed = tmp_path / "tokenizer.json"
-    said = json.loads(changed.read_text())
-    said["model"]["vocab"]["w3"] = 4000
-    changed.write_text(json.dumps(said))
-    with pytest.raises(BadInput, match=r"^tokenizer='tiny-other': it has a token 4000, and the compressor knows 96"):
-        LatentWire.from_pretrained(tmp_path, subject=wire_models()).to_bytes(TEXT)
+    whole = changed.read_text()
+    for new in ({"w3": 4000}, {"w3": 5, "w5": 3}):  # a word that it lacks, and two that changed places
+        said = json.loads(whole)
+        said["model"]["vocab"] |= {word: said["model"]["vocab"].get(f"w{n}", n) for word, n in new.items()}
+        changed.write_text(json.dumps(said))
+        with pytest.raises(BadInput, match=r"^tokenizer='sha256:.*do not belong together"):
+            LatentWire.from_pretrained(tmp_path, subject=wire_models())
     for damage in (lambda: changed.write_text("{"), changed.unlink):
         damage()
         for subject in (None, wire_models()):

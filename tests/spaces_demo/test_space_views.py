@@ -17,13 +17,14 @@ import pytest
 from fake_reports import features_report, soft_report
 from space_runs import HISTORY, HOSTILE, TEXT, last, lens, new_desk, run_folder, tiny_report
 
-from consistency_lens import BadInput, Edit, Report
+from consistency_lens import BadInput, Edit, RatePoint, Report
 from consistency_lens.text import view
 
 pytest.importorskip("gradio", reason="the Space needs the extra 'space'")
 import curves
 import drawing
 import looks
+import rates
 import reports
 import tables
 from desk import Desk
@@ -340,14 +341,16 @@ def test_every_report_of_the_page_is_a_line_with_its_controls(tmp_path: Path) ->
 
 
 def test_stages_of_a_run_share_one_line(tmp_path: Path) -> None:
-    """Whether the report lies beside the lens, or in the lens as well; a stage's own report is another line."""
+    """Whether the report lies beside the lens, or in the lens as well; a stage has a line where it has a report."""
     run = shutil.copytree(run_folder(), tmp_path / "a_run")
     known = Lenses([str(run)], subject="unused")
     assert len(known.names) > 1 and rate.page_of(known).count("<polyline") == 1
     shutil.copytree(run / "report", run / "lens/report")
     assert rate.page_of(known).count("<polyline") == 1
+    alone = Lenses([str(run / "checkpoint-2")], subject="unused")
+    assert "brings a report along" in rate.page_of(alone), "the run's report is not about this stage"
     shutil.copytree(run / "report", run / "checkpoint-2/report")
-    assert rate.page_of(known).count("<polyline") == 2
+    assert rate.page_of(known).count("<polyline") == 2 and rate.page_of(alone).count("<polyline") == 1
 
 
 def test_a_page_without_a_whole_report_says_so(tmp_path: Path) -> None:
@@ -363,3 +366,9 @@ def test_markup_in_the_name_of_a_lens_stays_text(tmp_path: Path) -> None:
     known = with_reports(tmp_path, **{"<b>bold": tiny_report()})
     page = rate.page_of(known)
     assert "<b>" not in page and "&lt;b&gt;bold" in page
+
+
+@pytest.mark.parametrize("bits", [[34.6], [316.0, 508.0], [3.0], [1.0, 900.0]])
+def test_the_axis_of_bits_has_marks(bits: list[float]) -> None:
+    points = [RatePoint("words", "a", "lens", each, 0.5, 0.4, 0.6, False) for each in bits]
+    assert len(re.findall(r"text-anchor='middle'>[\d,.]+<", rates.draw(points))) >= len(set(bits))

@@ -32,8 +32,9 @@ def test_it_says_what_python_finds(lens: Path, capsys: pytest.CaptureFixture[str
         steered = AutoLens.from_pretrained(lens, saved_model()).steer(TEXT, position, WORDS, temperature=0, **more)
         return json.loads(json.dumps(asdict(steered)))
 
-    assert steer(lens, TEXT, WORDS, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == found(-1)
+    assert steer(lens, TEXT, WORDS, "--json", "--dtype", "float32") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == found(-1) and "changes nothing" not in printed.err
     assert steer(lens, TEXT, WORDS, "--position", "3", "--strength", "2", "--max_new_tokens", "4", "--json") == 0
     third = found(3, strength=2.0, continuation_length=4)
     assert json.loads(capsys.readouterr().out) == third
@@ -53,6 +54,7 @@ def test_it_says_what_python_finds(lens: Path, capsys: pytest.CaptureFixture[str
         ([TEXT, WORDS, "more"], "option='more'"),
         ([TEXT, WORDS, "--position", "99"], "position=99"),
         ([TEXT, WORDS, "--strength", "nan"], "strength=nan"),
+        ([TEXT, WORDS, "--max_new_tokens", "0"], "max_new_tokens=0. Use 1 or more"),
     ],
 )
 def test_what_cannot_be_steered_is_refused(

@@ -19,7 +19,7 @@ TRAINS, USES = (RUN_ALL, "train"), ("evaluate", "explain", "export")
 COMPUTES = (*TRAINS, "extract", *USES)
 # Which commands read the options of a dataclass; TRAINS where it is not here, and what a family says of its own.
 _OF_GROUP = {
-    SubjectArguments: (*COMPUTES, "plan"),
+    SubjectArguments: (*COMPUTES, "plan", "steer"),
     CorpusArguments: (*TRAINS, "extract", "explain"),
     ReportArguments: (RUN_ALL, "evaluate"),
     ExplainArguments: ("explain",),
@@ -41,9 +41,9 @@ _OF_OPTION = {
     "use_cpu": (*COMPUTES, "uses"),
     "hub_token": (*COMPUTES, "publish", "uses"),
     "push_to_hub": (*TRAINS, "extract"),
-    "revision": (*COMPUTES, "plan", "publish"),
+    "revision": (*COMPUTES, "plan", "publish", "steer"),
     "model_name_or_path": (*COMPUTES, "explore", "plan", "uses"),
-    "other_models": (*COMPUTES, "uses"),
+    "other_models": (*COMPUTES, "explore", "uses"),
     "repo_id": ("publish", "export"),
     "to": ("export", "skill"),
     "private": ("publish", "export", "extract"),

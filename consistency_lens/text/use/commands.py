@@ -13,7 +13,7 @@ from ..options import SteerOptions
 if TYPE_CHECKING:
     from .steering import Steered
 
-EXAMPLE = 'run_lens.py steer "some text" "was blue ." --lens RUN --position=-1.'
+EXAMPLE = 'run_lens.py steer "some text" "was blue ." --position=-1 --lens RUN'
 SHOWN = 2  # of the likeliest next tokens, on a line
 
 
