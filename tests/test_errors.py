@@ -123,7 +123,7 @@ def test_an_option_that_cannot_work(
     [
         (
             ["extrct"],
-            "command='extrct'. Did you mean 'extract'? Use one of extract, train, evaluate, explain, plan, ",
+            "command='extrct'. Did you mean 'extract'? Use one of extract, train, evaluate, explain, explore, plan, ",
         ),
         (["extract", "--dataset_name", "x"], "model_name_or_path=None. Name a Hub model, a folder, or 'demo'"),
         (["extract", "--model_name_or_path", "."], "model_name_or_path='.': "),

@@ -185,6 +185,6 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_commands_come_from_the_table_of_families() -> None:
-    assert own_commands() == {"compress": "soft", "answer": "soft", "serve": "soft"}
+    assert own_commands() == {"steer": "text", "compress": "soft", "answer": "soft", "serve": "soft"}
     with pytest.raises(BadInput, match=r"Use one of .*extract.*compress, answer, serve"):
         cli.parse(["nothing_like_it"])
