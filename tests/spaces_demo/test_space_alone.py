@@ -64,7 +64,7 @@ def test_the_server_asks_nobody_for_anything_while_it_shows_what_is_here(tmp_pat
         strip, *_ = client.predict("some_demo_run", TEXT, api_name="/read")
         assert strip.count("<button") == 8
         assert "At token 3" in client.predict(3, "w9 w8", 2.0, 0.0, 4, 0, api_name="/steer")[0]
-        assert "class='verdict'" in client.predict("some_demo_run", api_name="/report")[0]
+        assert "class='verdict'" in client.predict("some_demo_run", api_name="/report")
     assert not asked.exists(), asked.read_text()
 
 
