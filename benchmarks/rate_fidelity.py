@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from consistency_lens import BadInput, RatePoint, Report, rate_points
-from consistency_lens.evaluation.bootstrap import Number
 
 REPORT = "report"
-LOWEST = -1.0  # what lies below is drawn at the edge
 COLOURS = {"words": "#0072b2", "features": "#d55e00", "soft tokens": "#009e73"}
 
 
@@ -28,8 +26,7 @@ def table(points: Sequence[RatePoint]) -> str:
     lines = ["| medium | run | code | bits | kl_recovered |", "|---|---|---|---:|---|"]
     for point in points:
         name = f"`{point.name}`, control" if point.control else point.name
-        number = Number(point.value, point.low, point.high)
-        lines.append(f"| {point.medium} | {point.run} | {name} | {point.bits:.1f} | {number} |")
+        lines.append(f"| {point.medium} | {point.run} | {name} | {point.bits:.1f} | {point.score} |")
     return "\n".join(lines) + "\n"
 
 
@@ -42,7 +39,7 @@ def draw(points: Sequence[RatePoint], path: Path) -> Path:
     named = set[str]()
     for medium, line, control in dict.fromkeys((point.medium, point.line, point.control) for point in points):
         some = [point for point in points if (point.medium, point.line, point.control) == (medium, line, control)]
-        values, low, high = ([max(vars(point)[name], LOWEST) for point in some] for name in ("value", "low", "high"))
+        low, values, high = zip(*(point.drawn for point in some), strict=True)
         ends: Any = [
             [v - x for v, x in zip(values, low, strict=True)],
             [x - v for v, x in zip(values, high, strict=True)],

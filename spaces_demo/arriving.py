@@ -40,9 +40,8 @@ def build(
 
     def open_link(query: str) -> tuple[Any, ...]:
         choice, lens, shown, tab, said = arrive(desk, query or "", text)
-        there = gr.Dropdown(
-            choices=desk.lenses.names, value=lens
-        )  # with those that were opened since the page was made
+        # With those that were opened since the page was made.
+        there = gr.Dropdown(choices=desk.lenses.names, value=lens)
         return choice, there, shown, gr.Tabs(selected=tab), tab, choice.order, said
 
     @in_turn

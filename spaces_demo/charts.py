@@ -14,17 +14,17 @@ class Frame:
     """What stands around what is drawn.
 
     Args:
-        width, height: of the picture.
         title: what the picture is, for whoever does not see it.
         across: the name of the axis below.
         up: the name of the axis beside.
+        width, height: of the picture.
     """
 
-    width: int
-    height: int
     title: str
     across: str
     up: str
+    width: int = 440
+    height: int = 300
 
     @property
     def right(self) -> int:

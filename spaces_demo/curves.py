@@ -13,8 +13,6 @@ from charts import EDGE, LEFT, Frame, Scale
 from marking import safe
 
 FRAME = Frame(
-    width=440,
-    height=300,
     title="Fidelity (kl_recovered) against readability (text_nll) over training; numbers are steps",
     across="text_nll in nats per token (right is plainer)",
     up="kl_recovered",

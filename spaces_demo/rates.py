@@ -11,13 +11,10 @@ from marking import safe
 from consistency_lens import RatePoint
 
 FRAME = Frame(
-    width=440,
-    height=300,
     title="Fidelity (kl_recovered) against rate (bits), with 95 % intervals; crosses are controls",
     across="bits per token or position (left is shorter)",
     up="kl_recovered",
 )
-LOWEST = -1.0  # what lies below is drawn at the edge
 SHAPES = {"words": "one", "features": "two", "soft tokens": "three"}
 MARKS = (1, 2, 5)  # of each power of ten, on the axis of bits
 
@@ -25,11 +22,11 @@ MARKS = (1, 2, 5)  # of each power of ten, on the axis of bits
 def draw(points: Sequence[RatePoint]) -> str:
     """A line for each run, with intervals; crosses for what does not come from a lens."""
     across = _Bits([point.bits for point in points])
-    up = Scale.over([at for point in points for at in _span(point)], FRAME.bottom, EDGE)
+    up = Scale.over([at for point in points for at in point.drawn], FRAME.bottom, EDGE)
     lines = []
     for line in dict.fromkeys(point.line for point in points):
         own = [point for point in points if point.line == line and not point.control]
-        path = " ".join(f"{across(point.bits):.1f},{up(max(point.value, LOWEST)):.1f}" for point in own)
+        path = " ".join(f"{across(point.bits):.1f},{up(point.drawn[1]):.1f}" for point in own)
         if own:
             lines.append(f"<polyline class='rate {SHAPES[own[0].medium]}' points='{path}'/>")
     lines += [_point(point, across, up) for point in points]
@@ -39,14 +36,10 @@ def draw(points: Sequence[RatePoint]) -> str:
     return FRAME.figure(lines, ticks, up, [*keys, "<li>× a control</li>"])
 
 
-def _span(point: RatePoint) -> list[float]:
-    return [max(value, LOWEST) for value in (point.low, point.value, point.high)]
-
-
 def _point(point: RatePoint, across: _Bits, up: Scale) -> str:
     """With its interval, and in words where the pointer rests."""
     x, kind = across(point.bits), SHAPES[point.medium] + (" control-point" if point.control else "")
-    low, y, high = map(up, _span(point))
+    low, y, high = map(up, point.drawn)
     said = f"{point.run}, {point.name}: {point.bits:,.1f} bits, kl_recovered {point.value:.3f}"
     if point.control:
         mark = f"<path d='M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8'/>"

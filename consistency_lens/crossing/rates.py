@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import BadInput
-from ..evaluation import Report
+from ..evaluation import Number, Report
 from ..evaluation.about import LENS
 from ..text.report.definitions import LOOKS_AHEAD, TEXT, truncation
 
-KL = "kl_recovered"
+KL, LOWEST = "kl_recovered", -1.0
 MEDIA = {"consistency_lens": "words", "crosslayer_transcoder": "features", "latent_wire": "soft tokens"}
 
 
@@ -44,6 +44,17 @@ class RatePoint:
     def name(self) -> str:
         """The code, in words where it is the lens as it was trained."""
         return "the lens" if self.code == LENS else self.code
+
+    @property
+    def score(self) -> Number:
+        """The value with its interval, which it is printed with."""
+        return Number(self.value, self.low, self.high)
+
+    @property
+    def drawn(self) -> tuple[float, float, float]:
+        """Lower end, value and upper end as a picture shows them: what lies below -1 stands at its edge."""
+        low, value, high = (max(each, LOWEST) for each in (self.low, self.value, self.high))
+        return low, value, high
 
     @property
     def line(self) -> tuple[str, str]:

@@ -59,7 +59,7 @@ def rows_of(points: Sequence[RatePoint]) -> list[list[str]]:
             point.run,
             f"{point.name}, control" if point.control else point.name,
             f"{point.bits:,.1f}",
-            f"{point.value:.3f} [{point.low:.3f}, {point.high:.3f}]",
+            str(point.score),
         ]
         for point in points
     ]
