@@ -79,6 +79,11 @@ class ConsistencyLensArguments(LensTrainingArguments):
         "Share of the tokens of a text of warm_start=evidence that are words of the context; the others are P's "
         "token and what the model says next.",
     )
+    warm_foresight: int = option(
+        0,
+        "Number of tokens that the model goes on behind P, four times by itself, to show which words of the context "
+        "it will need: those are the evidence. 0 takes the words that what the text itself says next rests on.",
+    )
     warm_learning_rate: float = option(1e-3, "Learning rate of all parts during the warm start.")
     quote: bool = option(False, "Baseline mode: the encoder learns from starting texts alone, and no decoder.")
     decoder_learning_rate: float | None = option(None, "Learning rate of the decoder. Default: learning_rate.")
@@ -113,6 +118,12 @@ class ConsistencyLensArguments(LensTrainingArguments):
         for name in ("warm_sure", "warm_guess_share", "warm_evidence"):
             if not 0 <= vars(self)[name] <= 1:
                 raise BadInput(name, vars(self)[name], "Use a number from 0 to 1.")
+        if self.warm_foresight < 0:
+            fix = "Use 0, or how many tokens the model goes on behind P."
+            raise BadInput("warm_foresight", self.warm_foresight, fix)
+        if self.warm_foresight and self.warm_start != EVIDENCE:
+            fix = f"Use warm_start={EVIDENCE}, or leave it out."
+            raise BadInput("warm_foresight", self.warm_foresight, fix, why=f"warm_start={self.warm_start}")
         for name in ("warm", "decoder", "encoder", "maps"):
             rate = vars(self)[f"{name}_learning_rate"]
             if rate is not None and rate <= 0:

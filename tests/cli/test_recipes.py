@@ -26,6 +26,7 @@ def test_there_are_recipes() -> None:
         "qwen3_0.6b",
         "smollm2",
         "sparse_demo",
+        "state_demo",
         "transcoder_gpt2",
         "transcoder_smollm2",
         "wire_demo",
@@ -103,7 +104,7 @@ def test_no_secret_is_written_down() -> None:
         (
             ["train", "--config", "sparse_demo", "--family", "text"],
             "sparse",
-            "demo, gpt2, llama3_8b_lora, qwen3_0.6b, smollm2",
+            "demo, gpt2, llama3_8b_lora, qwen3_0.6b, smollm2, state_demo",
         ),
     ],
 )

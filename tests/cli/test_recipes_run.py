@@ -24,7 +24,8 @@ SAID_OF_TEXTS = ("dataset_name", "dataset_config", "split")
 class Small:
     """
     Args:
-        case: of `tiny.TINY_CONFIGS`: the class of the recipe's model. `demo` is the offline model, untrained.
+        case: of `tiny.TINY_CONFIGS`: the class of the recipe's model. `demo` and `pages` are the offline models,
+            untrained.
         values: what takes the place of the recipe's own, beside `STEPS`.
     """
 
@@ -54,6 +55,7 @@ RECIPES = {
     "llama3_8b_lora": Small("llama", TEXT | {"gradient_accumulation_steps": 2}),
     "qwen3_0.6b": Small("qwen3", TEXT),
     "smollm2": Small("llama", TEXT),
+    "state_demo": Small("pages", TEXT | {"max_documents": 90, "warm_foresight": 4}),
 }
 ELSEWHERE = {
     "sparse_demo",
@@ -84,6 +86,15 @@ def tiny_folder(case: str, place: Path) -> Path:
         AutoModelForCausalLM.from_config(model_config(SubjectConfig(), tokenizer)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return folder
+    if case == "pages":
+        from consistency_lens.demo.pages.keeper import KeeperConfig, paged_config
+        from consistency_lens.demo.pages.model import PagedLlamaForCausalLM
+        from consistency_lens.demo.tokenizer import build_tokenizer
+
+        tokenizer = build_tokenizer()
+        PagedLlamaForCausalLM(paged_config(KeeperConfig(), tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
     room = {"n_positions" if case == "gpt2" else "max_position_embeddings": 256}
     tiny_model(case, **room).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -98,7 +109,7 @@ def test_a_recipe_runs_from_texts_to_report(
     small, record = RECIPES[name], load_recipe(name)
     model = tiny_folder(small.case, tmp_path)
     record |= STEPS | dict(small.values) | {"model_name_or_path": str(model)}
-    if record["dataset_name"] != "demo":
+    if small.case not in ("demo", "pages"):
         record = {key: value for key, value in record.items() if key not in SAID_OF_TEXTS}
         record["train_file"] = [str(write_jsonl(tmp_path / "texts.jsonl", random_texts(24, shortest=34, longest=60)))]
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(record))

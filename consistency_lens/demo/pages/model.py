@@ -35,17 +35,19 @@ class PagedLlamaConfig(LlamaConfig):
         super().__init__(**given)
 
 
-def sees(positions: Tensor, page_length: int) -> tuple[Tensor, Tensor]:
-    """Whether a token sees another, `[B, C, C]`: in the lower layers, and in the upper ones.
+def sees(positions: Tensor, page_length: int, queries: int) -> tuple[Tensor, Tensor]:
+    """Whether the last tokens see the others, `[B, Q, C]`: in the lower layers, and in the upper ones.
 
     Args:
         positions: `[B, C]` of the columns.
         page_length: tokens of a page.
+        queries: Q.
     """
     page, seal = positions // page_length, positions % page_length == page_length - 1
-    before, own = page.unsqueeze(1) - page.unsqueeze(2), torch.eye(positions.shape[1], device=positions.device).bool()
+    before = page.unsqueeze(1) - page[:, -queries:].unsqueeze(2)
+    own = torch.eye(positions.shape[1], device=positions.device)[-queries:].bool()
     lower = before == 0
-    upper = (lower | ((before == -1) & seal.unsqueeze(1))) & ~seal.unsqueeze(2) | own
+    upper = (lower | ((before == -1) & seal.unsqueeze(1))) & ~seal[:, -queries:].unsqueeze(2) | own
     return lower, upper
 
 
@@ -83,10 +85,10 @@ class PagedLlamaModel(LlamaModel):
         places = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
         if position_ids is None:
             position_ids = places[:, -queries:]
-        causal = torch.ones(columns, columns, dtype=torch.bool, device=hidden.device).tril()
+        causal = torch.ones(queries, columns, dtype=torch.bool, device=hidden.device).tril(columns - queries)
         allowed = causal & attention_mask.bool().unsqueeze(1)
-        of_halves = sees(places, page_length or self.config.page_length)
-        masks = [self._added(each & allowed, queries, hidden) for each in of_halves]
+        of_halves = sees(places, page_length or self.config.page_length, queries)
+        masks = [self._added(each & allowed, hidden) for each in of_halves]
         position_embeddings = self.rotary_emb(hidden, position_ids=position_ids)
         for number, layer in enumerate(self.layers):
             hidden = layer(
@@ -101,10 +103,10 @@ class PagedLlamaModel(LlamaModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)
 
     @staticmethod
-    def _added(visible: Tensor, queries: int, like: Tensor) -> Tensor:
-        """What is added to the attention logits of the last so many columns, `[B, 1, Q, C]`."""
-        hidden = torch.zeros(visible[:, -queries:].shape, dtype=like.dtype, device=like.device)
-        return hidden.masked_fill(~visible[:, -queries:], torch.finfo(like.dtype).min).unsqueeze(1)
+    def _added(visible: Tensor, like: Tensor) -> Tensor:
+        """What is added to the attention logits, `[B, 1, Q, C]`."""
+        hidden = torch.zeros(visible.shape, dtype=like.dtype, device=like.device)
+        return hidden.masked_fill(~visible, torch.finfo(like.dtype).min).unsqueeze(1)
 
 
 class PagedLlamaForCausalLM(LlamaForCausalLM):

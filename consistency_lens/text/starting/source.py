@@ -18,6 +18,7 @@ from ...errors import BadInput
 from ...frozen import FrozenLM
 from ..arguments import ConsistencyLensArguments
 from ..configuration import ConsistencyLensConfig
+from .foresight import Foresight
 from .prepared import PreparedTexts
 from .texts import EVIDENCE, StartingTexts
 from .warm_start import NO_DOUBT, Doubt, quoted_of
@@ -65,7 +66,7 @@ class TextSource:
                 share=(0, 1) if self.spread else (self.args.process_index, self.args.world_size),
                 main=self.args.process_index == 0,
                 any_process=partial(any_process, device=self.args.device),
-                by_document=self.args.warm_start == EVIDENCE,
+                by_document=self.args.warm_start == EVIDENCE and not self.args.warm_foresight,
             )
         keys = zip(inputs["doc_id"].tolist(), inputs["position"].tolist(), strict=True)
         return self._prepared.find(list(keys), self.frozen.device)
@@ -82,19 +83,22 @@ class TextSource:
     def _made(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
         asked: Callable[[bool], bool] = partial(any_process, device=self.args.device) if self.spread else bool
         args = self.args
-        return StartingTexts.of(
-            args.warm_start, contexts, self.config, self.frozen, self.doubt, asked, args.warm_evidence
-        )
+        shape = (args.warm_evidence, args.warm_foresight)
+        return StartingTexts.of(args.warm_start, contexts, self.config, self.frozen, self.doubt, asked, *shape)
 
     def _recipe(self) -> dict[str, Any]:
         names = ["code_length", "stop_id", "never_ids", *(["prompt"] if self.args.warm_start == "summary" else [])]
         return {
             "kind": self.args.warm_start,
-            **({"evidence": self.args.warm_evidence} if self.args.warm_start == EVIDENCE else {}),
+            **(self._of_evidence() if self.args.warm_start == EVIDENCE else {}),
             "doubt": asdict(self.doubt),
             "subject": self.config.origin.to_dict(),
             **{name: self.config.to_dict()[name] for name in names},
         }
+
+    def _of_evidence(self) -> dict[str, Any]:
+        far = {"foresight": asdict(Foresight(self.args.warm_foresight))} if self.args.warm_foresight else {}
+        return {"evidence": self.args.warm_evidence, **far}
 
 
 class WrittenTexts:

@@ -17,6 +17,7 @@ from ...objectives import log_probability_of
 from ..configuration import ConsistencyLensConfig
 from ..parts.generation import Words
 from .evidence import evidence_of
+from .foresight import Foresight, foreseen
 from .warm_start import NO_DOUBT, WARM_STARTS, Doubt, never_empty, packed, quoted_of, starting_words, tail_of
 
 EVIDENCE = "evidence"
@@ -48,14 +49,19 @@ class StartingTexts:
         doubt: Doubt = NO_DOUBT,
         any_process: Callable[[bool], bool] = bool,
         evidence: float = 0.5,
+        foresight: int = 0,
     ) -> Self:
         """Texts for the contexts of a batch, `input_ids` and `attention_mask`. `doubt` is the model's, about what it
         says itself. `any_process` says whether the frozen model has to be asked by all because one of them needs it.
-        `evidence` is the share of a text of that kind for words of the context."""
+        `evidence` is the share of a text of that kind for words of the context, and `foresight` how many tokens behind
+        P decide which words those are; 0 for as many as the text says itself."""
         ids, mask = (contexts[name].to(frozen.device) for name in ("input_ids", "attention_mask"))
         if kind == EVIDENCE:
             rows = [own[kept.bool()].cpu() for own, kept in zip(ids, mask, strict=True)]
-            found = evidence_of(rows, config, frozen, evidence, doubt)
+            if foresight:
+                found = foreseen(rows, config, frozen, Foresight(foresight), evidence, doubt)
+            else:
+                found = evidence_of(rows, config, frozen, evidence, doubt)
             words, quoted = found.words.to(frozen.device), found.quoted.to(frozen.device)
             if any_process(not bool((words.lengths > 0).all())):
                 words = never_empty(words, frozen.prefix({"input_ids": ids, "attention_mask": mask}), config)

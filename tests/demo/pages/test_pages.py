@@ -98,7 +98,7 @@ def test_rows_are_the_stories() -> None:
 
 
 def test_who_sees_whom_is_what_the_words_say() -> None:
-    lower, upper = sees(torch.arange(17).unsqueeze(0), LENGTH)
+    lower, upper = sees(torch.arange(17).unsqueeze(0), LENGTH, 17)
     for query in range(17):
         for key in range(query + 1):
             page, before = query // LENGTH == key // LENGTH, query // LENGTH == key // LENGTH + 1
