@@ -69,8 +69,8 @@ def sentence(template: str, value: str, rng: random.Random) -> tuple[str, str]:
     return " ".join([*words[:slot], value, *words[slot + 1 :]]), " ".join(words[:slot])
 
 
-def questions(subject: Subject, rows: Rows, seed: int) -> Asked:
-    """Of each page a fact that what follows never says, and that the untouched model answers."""
+def questions(subject: Subject, rows: Rows, seed: int, every: bool = False) -> Asked:
+    """Of each page a fact that what follows never says, and, without `every`, that the untouched model answers."""
     found: list[tuple[int, tuple[str, str], list[int]]] = []
     for number, (facts, following) in enumerate(zip(rows.facts, rows.following, strict=True)):
         rng = random.Random(f"{seed}/{rows.documents[number]}")
@@ -82,16 +82,19 @@ def questions(subject: Subject, rows: Rows, seed: int) -> Asked:
             fact = rng.choice(free)
             _, before = sentence(rng.choice(NEEDED[group_of(fact[0])]), fact[1], rng)
             found.append((number, fact, subject.tokenizer(before, add_special_tokens=False)["input_ids"]))
-    every = taken(rows, [number for number, *_ in found], [ids for *_, ids in found])
+    asked = _asked(rows, found)
     known = [
         i
-        for part, log_p in subject.predict(every, None, ahead=LONGEST)
+        for part, log_p in subject.predict(asked.rows, None, ahead=LONGEST)
         for i, each in zip(part, log_p, strict=True)
-        if int(each[-1].argmax()) == word_of(subject, found[i][1][1])
+        if every or int(each[-1].argmax()) == word_of(subject, asked.facts[i][1])
     ]
-    kept = [found[i] for i in sorted(known)]
-    rows = taken(rows, [number for number, *_ in kept], [ids for *_, ids in kept])
-    return Asked(rows, [fact for _, fact, _ in kept], [number for number, *_ in kept])
+    return _asked(rows, [found[i] for i in sorted(known)])
+
+
+def _asked(rows: Rows, found: Sequence[tuple[int, tuple[str, str], list[int]]]) -> Asked:
+    numbers = [number for number, *_ in found]
+    return Asked(taken(rows, numbers, [ids for *_, ids in found]), [fact for _, fact, _ in found], numbers)
 
 
 def group_of(kind: str) -> str:
@@ -203,16 +206,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=800, help="held-out pages (default: 800)")
     parser.add_argument("--training_rows", type=int, default=50_000, help="rows of the table (default: 50000)")
     parser.add_argument("--show", type=int, default=20, help="explanations that are printed (default: 20)")
+    parser.add_argument("--every", action="store_true", help="ask what the untouched model does not answer, too")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of rows, questions and words")
+    parser.add_argument("--subject", help="folder of the model, where it is none that the package trained")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    lens: Any = AutoLens.from_pretrained(options.run / "lens", device_map=options.device)
+    lens: Any = AutoLens.from_pretrained(options.run / "lens", options.subject, device_map=options.device)
     (site,), tokenizer, length = lens.config.sites, lens.subject.tokenizer, lens.config.code_length
     data = Activations.load(options.activations, verify=False)
     subject = Subject(lens.subject.model, tokenizer, site)
     pages = Rows.of(data.splits["test"], site, options.rows, options.seed)
-    asked = questions(subject, pages, options.seed)
+    asked = questions(subject, pages, options.seed, options.every)
+    if not asked.facts:
+        parser.error("The model answers none of the questions: train it longer, or ask with --every.")
     rows = asked.rows
     clean: list[Any] = [None] * len(asked.facts)
     following = [0] * len(asked.facts)

@@ -70,7 +70,7 @@ def _online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def online(_online: Any) -> Iterator[Any]:
-    """A Hub on loopback, empty at first, and a process whose client uses it; what troubles the Hub ends with the test."""
+    """A Hub on loopback, empty at first, and a process whose client uses it; its troubles end with the test."""
     hub, client = _online
     hub.repos.clear()
     yield hub, client
