@@ -91,6 +91,13 @@ def test_contexts_that_leave_no_room_for_a_text(
     assert "max_length=128: the model takes 128 tokens, a context has 1" in said and "--max_length 124 or less" in said
 
 
+def test_contexts_behind_which_the_model_cannot_go_on(
+    tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(tmp_path, texts, capsys, "--warm_start", "evidence", "--warm_foresight", "120")
+    assert "warm_foresight=120: a context has" in said and "the model takes 128. Use at most" in said
+
+
 def test_a_long_text_behind_many_short_ones_is_found_before_the_first_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,15 +33,20 @@ def require_model(values: Mapping[str, Any], config: Any, tokenizer: Any) -> Non
 
 def require_contexts(values: Mapping[str, Any], extraction: Extraction, room: int) -> None:
     """Raise where a context is so long that a model that takes `room` tokens cannot read it with a prompt and a text
-    behind it, as evaluation asks. Where `max_length` leaves that room, no document is looked at."""
+    behind it, as evaluation asks, or cannot go on behind it as far as `warm_foresight`. Where `max_length` leaves that
+    room, no document is looked at."""
     rules, used = extraction.rules, prompt_length(values["prompt"], extraction.tokenizer) - 2 + values["code_length"]
+    ahead = values["warm_foresight"]
 
     def fits(prepared: Sequence[Prepared]) -> None:
         longest = max((each.length for each in prepared), default=0)
         if longest + used > room:
             raise too_long(rules.max_length, longest, used, room, rules.min_position)
+        if longest + ahead > room:
+            why = f"a context has {longest} tokens, and the model takes {room}"
+            raise BadInput("warm_foresight", ahead, f"Use at most {room - longest}.", why)
 
-    if rules.max_length - 1 + used > room:
+    if rules.max_length - 1 + max(used, ahead) > room:
         extraction.require_each(fits)
 
 
