@@ -55,7 +55,7 @@ RECIPES = {
     "llama3_8b_lora": Small("llama", TEXT | {"gradient_accumulation_steps": 2}),
     "qwen3_0.6b": Small("qwen3", TEXT),
     "smollm2": Small("llama", TEXT),
-    "state_demo": Small("pages", TEXT | {"max_documents": 90, "warm_foresight": 4}),
+    "state_demo": Small("pages", TEXT | {"max_documents": 90, "warm_foresight": 4, "tail_baseline": True}),
 }
 ELSEWHERE = {
     "sparse_demo",

@@ -74,6 +74,7 @@ def baseline_of_run(
         max_steps=steps,
         warm_start=TEXTS.get(name, run.values["warm_start"]),
         warm_steps=0 if run.values["warm_start"] == "none" else run.values["warm_steps"],
+        warm_foresight=0,
         quote=True,
         ground_weight="0",
         ema_decay=0.0,
