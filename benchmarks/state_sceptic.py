@@ -8,12 +8,12 @@ the stored continuation never says, in one pass over the whole sequence (*they s
 answers rightly without an edit is asked. In the activation's place stands what the lens's encoder makes of a text:
 
 - `lens`: the words of the lens. `warm start`: those of the lens before it was trained on function, if the run kept it.
-- `facts`: the facts that the page states, and no decoder: what words can carry.
+- `facts`: the facts that the page states, in its order and in the lens's form, and no decoder: what words can carry.
 - `greedy`: P's token and what the model goes on to say. `other page`: another page's words.
-- `shuffled`: the lens's words in another order. `synonyms`: its fact words in other wordings.
-- `sentence`: of the facts the asked one alone, in a sentence of the world.
+- `shuffled`: the lens's fact words in another order. `synonyms`: in other wordings. `all shuffled`: all of its words.
 - `left out`: the lens's words without those of the asked fact. `another value`: with another value in their place.
-- `negated`: the asked fact alone, behind *not*.
+- `alone`: of the facts the asked one alone, as a word. `sentence`: as a sentence of the world. `negated`: behind
+  *not*. All three end as the lens's own words do.
 
 and in place of the activation itself:
 
@@ -127,16 +127,21 @@ def changed(texts: list[list[str]], asked: Asked, seed: int) -> tuple[dict[str, 
         told = [other if FACT_WORDS.get(word) == (kind, value) else word for word in text]
         stated, _ = sentence(min(STATED[group_of(kind)], key=lambda each: len(each.split())), value, rng)
         others.append(other)
-        found["shuffled"].append(" ".join(rng.sample(text, len(text))))
+        places = [i for i, word in enumerate(text) if word in FACT_WORDS]
+        end = text[places[-1] + 1 :] if places else text
+        dealt = dict(zip(places, rng.sample(places, len(places)), strict=True))
+        found["shuffled"].append(" ".join(text[dealt.get(i, i)] for i in range(len(text))))
+        found["all shuffled"].append(" ".join(rng.sample(text, len(text))))
         found["synonyms"].append(" ".join(reworded(word, rng) for word in text))
-        found["sentence"].append(stated)
+        found["alone"].append(" ".join([value, *end]))
+        found["sentence"].append(" ".join([*stated.removesuffix(" .").split(), *end]))
         found["left out"].append(" ".join(rest) or ".")
         found["another value"].append(" ".join(told if told != text else [other, *text]))
-        found["negated"].append(f"not {value} .")
+        found["negated"].append(" ".join(["not", value, *end]))
     return found, others
 
 
-CHANGES = ("shuffled", "synonyms", "sentence", "left out", "another value", "negated")
+CHANGES = ("shuffled", "all shuffled", "synonyms", "left out", "another value", "alone", "sentence", "negated")
 
 
 def reworded(word: str, rng: random.Random) -> str:
@@ -145,13 +150,13 @@ def reworded(word: str, rng: random.Random) -> str:
     return rng.choice(forms) if forms else word
 
 
-def facts_in_words(rows: Rows, length: int) -> list[str]:
-    """The facts of each page, as the world names them, and the page's last token."""
+def facts_in_words(rows: Rows, following: Sequence[str], length: int) -> list[str]:
+    """The facts of each page, as the world names them; then the page's last token, and the one that comes next."""
     stated = [
         [f["value"] for f in facts if f["stated_at"] < len(ids)]
         for facts, ids in zip(rows.facts, rows.contexts, strict=True)
     ]
-    return [" ".join([*values[: length - 1], "."]) for values in stated]
+    return [" ".join([*values[: length - 2], ".", after]) for values, after in zip(stated, following, strict=True)]
 
 
 def answered(
@@ -232,7 +237,7 @@ def main() -> None:
     at_p = [ids[-1] for ids in rows.contexts]
     changes, others = changed([text.split() for text in texts], asked, options.seed)
     said, _ = subject.say(taken(rows, range(len(at_p)), [[] for _ in at_p]), length - 1)
-    read = {"lens": texts, "facts": facts_in_words(rows, length)}
+    read = {"lens": texts, "facts": facts_in_words(rows, tokenizer.convert_ids_to_tokens(following), length)}
     read |= {"greedy": [tokenizer.decode([p, *ids]) for p, ids in zip(at_p, said, strict=True)]}
     read |= {"other page": [*texts[1:], *texts[:1]], **changes}
     place = {name: restored(lens, found) for name, found in read.items()}

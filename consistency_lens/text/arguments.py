@@ -81,7 +81,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
     )
     warm_foresight: int = option(
         0,
-        "Number of tokens that the model goes on behind P, twice by itself, to show which words of the context "
+        "Number of tokens that the model goes on behind P, four times by itself, to show which words of the context "
         "it will need: those are the evidence. 0 takes the words that what the text itself says next rests on.",
     )
     warm_learning_rate: float = option(1e-3, "Learning rate of all parts during the warm start.")

@@ -83,10 +83,13 @@ def test_what_is_done_to_the_words(sceptic: ModuleType) -> None:
     text = ["kitten", "blue", "zoe", "."]
     found, (other,) = sceptic.changed([text], asked, seed=0)
     assert other in KINDS["animal"] and other != "cat"
-    assert sorted(found["shuffled"][0].split()) == sorted(text)
+    assert sorted(found["all shuffled"][0].split()) == sorted(text)
+    shuffled = found["shuffled"][0].split()
+    assert sorted(shuffled) == sorted(text) and shuffled[-1] == "."
     assert found["synonyms"] == ["cat navy zoe ."], "a name has no other wording"
     assert found["left out"] == ["blue zoe ."] and found["another value"] == [f"{other} blue zoe ."]
-    assert found["negated"] == ["not cat ."] and "cat" in found["sentence"][0].split()
+    assert found["alone"] == ["cat ."] and found["negated"] == ["not cat ."]
+    assert "cat" in found["sentence"][0].split() and found["sentence"][0].endswith(" .")
     absent, (other,) = sceptic.changed([["blue", "."]], asked, seed=0)
     assert absent["another value"] == [f"{other} blue ."]
     whole, before = sceptic.sentence("the child wrote [number] names , and it was {hero} .", "zoe", random.Random(0))

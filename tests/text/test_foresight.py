@@ -112,7 +112,7 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, warm_start="evidence", max_steps=12, warm_steps=12, warm_foresight=4)
     trainer.train()
     assert len(trainer.texts._prepared or []) == len(tiny_rows().splits["train"])
-    assert trainer.texts._recipe()["foresight"] == {"tokens": 4, "samples": 2}
+    assert trainer.texts._recipe()["foresight"] == {"tokens": 4, "samples": 4}
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

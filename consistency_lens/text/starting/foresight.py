@@ -37,7 +37,7 @@ class Foresight:
     """
 
     tokens: int
-    samples: int = 2
+    samples: int = 4
 
     def __post_init__(self) -> None:
         for name in ("tokens", "samples"):
