@@ -39,10 +39,10 @@ from workers import Workers
 
 from consistency_lens import Report, evaluate_lens
 from consistency_lens.activations import Activations
+from consistency_lens.auto import world_of
 from consistency_lens.base.saving.lens_files import load_files
 from consistency_lens.cli.opening import load_model, model_path
 from consistency_lens.cli.parsing.request import Request, parse
-from consistency_lens.demo.judging.judge import FactJudge, reword_all
 from consistency_lens.files import write_whole
 from consistency_lens.text.modeling import ConsistencyLens
 from consistency_lens.text.trainer import ConsistencyLensTrainer
@@ -58,6 +58,7 @@ QUIET: dict[str, Any] = {
     "use_cpu": True,
     "disable_tqdm": True,
 }
+HORIZON = 8  # of a report, where the recipe names none
 ROUNDS = 5  # steps of a variant and of the recipe, in turn, whose times are compared
 
 
@@ -104,9 +105,12 @@ class Study:
             seconds = time.process_time() - begun
         else:
             lens, _ = self.behind(variant, 1)
+        split = self.recipe["report_split"]
+        ahead = self.recipe["report_horizon"]
+        known = world_of(lens).options(lens, self.activations, split)
         found = evaluate_lens(
-            lens, self.frozen, self.activations, split=self.recipe["report_split"], max_rows=self.options.rows,
-            batch_size=self.recipe["report_batch_size"], judges=[FactJudge()], reword=reword_all, progress=False,
+            lens, self.frozen, self.activations, split=split, max_rows=self.options.rows, progress=False,
+            batch_size=self.recipe["report_batch_size"], horizon=HORIZON if ahead is None else ahead, **known,
         )  # fmt: skip
         found.save(self.out / "reports" / variant.slug)
         row = {"variant": name, "group": variant.group, "steps": steps, "seconds": seconds, **numbers(found)}

@@ -16,7 +16,7 @@ from consistency_lens.evaluation.presenting.plots import rate_fidelity, styled
 from consistency_lens.files import write_whole
 
 Row = dict[str, Any]
-# Columns, in the two tables that a page has room for: what the words do, what they are.
+# Columns, in the tables that a page has room for: what the words do, what they are, what they hold for later.
 DOES = {
     "kl_recovered": "kl_recovered",
     "horizon": "horizon",
@@ -32,6 +32,12 @@ SAYS = {
     "distinct": "distinct",
     "length": "tokens",
     "reworded": "survives rewording",
+}
+HOLDS = {
+    "kl_asked": "kl_asked_recovered",
+    "asked_recall": "asked_recall",
+    "held_recall": "held_recall",
+    "held_precision": "held_precision",
 }
 FRONTIER, RATE = "study-frontier.png", "study-rate.png"
 
@@ -54,13 +60,18 @@ def numbers(report: Report) -> Row:
         "distinct": report.traits.get("distinct"),
         "length": report.traits.get("length"),
         "reworded": kept.get("kl_recovered"),
+        "kl_asked": lens.get("kl_asked_recovered"),
+        "asked_recall": lens.get("asked_recall"),
+        "held_recall": judged.get("held_recall"),
+        "held_precision": judged.get("held_precision"),
     }
     return {name: None if number is None else vars(number) for name, number in found.items()}
 
 
 def failure(variant: str, group: str, why: str) -> Row:
     """The row of a variant that could not be made."""
-    return {"variant": variant, "group": group, "steps": "failed", "why": why, **dict.fromkeys([*DOES, *SAYS])}
+    nothing = dict.fromkeys([*DOES, *SAYS, *HOLDS])
+    return {"variant": variant, "group": group, "steps": "failed", "why": why, **nothing}
 
 
 def cell(number: Mapping[str, float] | None) -> str:
@@ -74,14 +85,20 @@ def cell(number: Mapping[str, float] | None) -> str:
 
 
 def cells(row: Row, columns: Iterable[str]) -> list[str]:
-    return [str(row["variant"]), str(row["steps"]), *(cell(row[name]) for name in columns)]
+    return [str(row["variant"]), str(row["steps"]), *(cell(row.get(name)) for name in columns)]
+
+
+def tables_of(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """The columns of each table; the last one where something was asked."""
+    asked = any(row.get(name) is not None for row in rows for name in HOLDS)
+    return [DOES, SAYS, *([HOLDS] if asked else [])]
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Two tables for each group."""
+    """The tables of each group."""
     for group, said in GROUPS.items():
         of_group = [row for row in rows if row["group"] == group]
-        for columns in (DOES, SAYS) if of_group else ():
+        for columns in tables_of(of_group) if of_group else ():
             table = Table(title=said, title_justify="left", header_style="dim", box=None)
             for name in ("", "steps", *columns.values()):
                 table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -91,11 +108,11 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def markdown(rows: Sequence[Row], group: str) -> str:
-    """The two tables of a group."""
-    parts = []
-    for columns in (DOES, SAYS):
+    """The tables of a group."""
+    parts, of_group = [], [row for row in rows if row["group"] == group]
+    for columns in tables_of(of_group):
         lines = [["", "steps", *columns.values()], ["---"] * (2 + len(columns))]
-        lines += [cells(row, columns) for row in rows if row["group"] == group]
+        lines += [cells(row, columns) for row in of_group]
         parts.append("\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines))
     return "\n\n".join(parts).replace(f"| {RECIPE} |", f"| **{RECIPE}** |")
 

@@ -66,7 +66,7 @@ def variants_of(recipe: Mapping[str, Any]) -> dict[str, Variant]:
         Variant("estimator sequential", {"estimator": "sequential", **soft}),
         Variant("decoder frozen", {"estimator": "none"} | no_reward),
         Variant(NO_START, {"warm_start": "none"}, start=None),
-        *(own(f"warm start {text}", {"warm_start": text}) for text in TEXTS),
+        *(own(f"warm start {text}", {"warm_start": text, "warm_foresight": 0}) for text in TEXTS),
         own("guesses and all", {"warm_sure": 0.0}),
         own("guesses below .1", {"warm_sure": 0.1}),
         own("guesses below .5", {"warm_sure": 0.5}),
