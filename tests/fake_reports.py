@@ -35,8 +35,10 @@ def report_of(
     on_facts: Mapping[str, float] | None = None,
     spread: float = 0.02,
     training: Sequence[Mapping[str, Any]] = (),
+    asked: Mapping[str, float] | None = None,
 ) -> Report:
-    """Codes that recover so much; `on_facts` where they do otherwise on every fourth row."""
+    """Codes that recover so much; `on_facts` where they do otherwise on every fourth row; `asked` for what comes
+    later, behind which they recover so much and are as often right."""
     rng, records = np.random.default_rng(0), Records()
     groups: dict[str, list[str]] = {}
     for code, score in {"self": 1.0, "mean": 0.0, **scores}.items():
@@ -47,6 +49,9 @@ def report_of(
         noise = spread * rng.normal(size=ROWS) if GROUPS.get(code) != "edit" else 0.0
         measures = {"kl": kl + noise, "kl_horizon": kl, "top1": np.full(ROWS, max(score, 0.0))}
         measures["squared_error"] = np.full(ROWS, 1 - fve)
+        if asked:
+            later = np.full(ROWS, asked.get(code, 1.0 if code == "self" else 0.0))
+            measures |= {"kl_asked": 1 - later, "asked_recall": later}
         records.add(code, {name: torch.from_numpy(value) for name, value in measures.items()})
     records.add("row", {"spread": torch.ones(ROWS)})
     samples = Samples(records, np.arange(ROWS) // 2, {"fact_positions": ON_FACTS} if on_facts else {})

@@ -66,7 +66,7 @@ def assemble(
         parts={
             name or "all": _part(measured, family, about, groups, name, over)
             for name in ("", *samples.subsets)
-            if name not in over.values()
+            if name not in over.values() and samples.rows(name)
         },
         retention=_some((code, measured.retained(code, LENS, family.kept, over.get(code, ""))) for code in changed),
         traits=measured.numbers("traits", names=traits),

@@ -141,6 +141,15 @@ def test_judges_and_their_subsets(rows: Activations) -> None:
     assert "P is even" in report.definitions["even"]
 
 
+def test_a_subset_that_no_row_is_in_is_no_part(rows: Activations) -> None:
+    class Never(EvenJudge):
+        def subsets(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+            return {"never": torch.zeros(len(rows["position"]), dtype=torch.bool), **super().subsets(rows)}
+
+    report = judged(rows, lens_of(rows), judges=[Never()])
+    assert set(report.parts) == {"all", "even"}
+
+
 def test_traits_count_only_rows_that_have_them(rows: Activations) -> None:
     report = judged(rows, lens_of(rows))
     assert report.traits["length"].value == 2  # the first row of each batch has none

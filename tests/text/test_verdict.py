@@ -86,6 +86,14 @@ def test_a_code_of_two_slots_is_called_one() -> None:
     assert "slot" not in report_of(scores | {"slot_1": 0.2, "slot_2": 0.1}).verdict, "two of two words tell nothing"
 
 
+def test_what_is_asked_later_is_in_the_first_line_where_it_was_asked() -> None:
+    scores = {"lens": 0.84, "context_tail": 0.1}
+    report = report_of(scores, asked={"lens": 0.75})
+    assert "model gives the answer in 0.750" in report.verdict and "(kl_asked_recovered 0.750" in report.verdict
+    assert any("what a question asks later (kl_asked_recovered, 0.750" in remark for remark in report.remarks)
+    assert "asked" not in report_of(scores).verdict
+
+
 def test_without_a_text_control_the_score_stands_alone() -> None:
     verdict = report_of({"lens": 0.95, "shuffled_activation": -0.2}).verdict
     assert verdict.startswith("The codes carry what") and "no text control" in verdict

@@ -58,7 +58,8 @@ class FactWorld(World):
         given = {**of_family, "judges": [*of_family["judges"], Drawn()], "brief": True, "before": None}
         held_out = HeldOut(FRESH, horizon=0)
         found = evaluate(lens, lens.models, rows, TextReport(**given), held_out, progress=progress)
-        parts = {"fresh_facts": "fact_positions", "fresh": ANYWHERE}
+        known = {"fresh_facts": "fact_positions", "fresh": ANYWHERE}
+        parts = {name: part for name, part in known.items() if part in found.parts}
         where = {
             "fresh_facts": f"{found.definitions['fact_positions']}, in stories that no tuning saw",
             "fresh": found.definitions[ANYWHERE],

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...evaluation.bootstrap import Number
-from ...evaluation.report import Report
+from ...evaluation.report import Numbers, Report
+from ..sceptic.questions import KL_ASKED, RECALL
 from .definitions import AHEAD, REWORDED, SHUFFLED, SLOTS, TAIL, TRAINED_TAIL, UNDECODED, slot_of
 
+ASKED = f"{KL_ASKED}_recovered"
 BLIND_SHARE = 0.9  # a control that reaches this share of the score is within 10 % of it
 LANGUAGE_SHARE = 0.5  # words that keep less than this when reworded are no language
 FEW_SLOTS = 2  # words that carry `CARRIED` of what all carry are a code, and no language
@@ -59,7 +61,7 @@ def verdict_of(report: Report) -> Verdict:
     kept = _kept_when_reworded(report)
     if kept is not None and kept.value < LANGUAGE_SHARE:
         said += f", but they are closer to a private code than to language: in other words they keep {kept} of it"
-    said += _code_of_few(report)
+    said += f"{_code_of_few(report)}{_asked_later(numbers['lens'])}"
     undecoded = _as_good_undecoded(report)
     if undecoded is not None:
         said += f"; but {undecoded}, which no decoder wrote, reaches {numbers[undecoded]['kl_recovered']}"
@@ -96,6 +98,16 @@ def _code_of_few(report: Report) -> str:
     plural = "s" if len(slots) > 1 else ""
     return f"; it is a code of {['one', 'two'][len(slots) - 1]} slot{plural}: word{plural} {which} of a text " + (
         f"carr{'y' if plural else 'ies'} {share:.2f} of what its words carry"
+    )
+
+
+def _asked_later(lens: Numbers) -> str:
+    """What the words hold beyond what comes next, where the world could ask for it."""
+    if ASKED not in lens or RECALL not in lens:
+        return ""
+    return (
+        f"; asked behind P for a fact that is not needed soon, the model gives the answer in {lens[RECALL]} of the "
+        f"cases ({ASKED} {lens[ASKED]})"
     )
 
 
@@ -177,6 +189,7 @@ def remarks_of(report: Report) -> list[str]:
         (f"the next token (kl_recovered, {{}}; top1 {lens['top1']})", "kl_recovered"),
         (f"the horizon of {report.horizon} positions (kl_horizon_recovered, {{}})", "kl_horizon_recovered"),
         ("what comes after the next token (kl_after_recovered, {})", "kl_after_recovered"),
+        (f"what a question asks later ({ASKED}, {{}})", ASKED),
         ("the vector (fve, {})", "fve"),
     ]
     parts = [text.format(lens[name]) for text, name in questions if name in lens]
