@@ -12,8 +12,8 @@ answers rightly without an edit is asked. In the activation's place stands what 
 - `greedy`: P's token and what the model goes on to say. `other page`: another page's words.
 - `shuffled`: the lens's fact words in another order. `synonyms`: in other wordings. `all shuffled`: all of its words.
 - `left out`: the lens's words without those of the asked fact. `another value`: with another value in their place.
-- `alone`: of the facts the asked one alone, as a word. `sentence`: as a sentence of the world. `negated`: behind
-  *not*. All three end as the lens's own words do.
+- `alone`: of the facts the asked one alone, as a word. `sentence`: as a sentence of the world, without its first
+  words where it is too long for a text. `negated`: behind *not*. All three end as the lens's own words do.
 
 and in place of the activation itself:
 
@@ -117,8 +117,9 @@ def taken(rows: Rows, numbers: Sequence[int], following: Sequence[list[int]]) ->
     )
 
 
-def changed(texts: list[list[str]], asked: Asked, seed: int) -> tuple[dict[str, list[str]], list[str]]:
-    """The lens's words with one thing done to them, and the other value that each `another value` names."""
+def changed(texts: list[list[str]], asked: Asked, seed: int, length: int) -> tuple[dict[str, list[str]], list[str]]:
+    """The lens's words with one thing done to them, at most so many; and the other value that each `another value`
+    names."""
     rng, found = random.Random(seed), {name: [] for name in CHANGES}  # type: ignore[var-annotated]
     others = []
     for text, (kind, value) in zip(texts, asked.facts, strict=True):
@@ -128,15 +129,15 @@ def changed(texts: list[list[str]], asked: Asked, seed: int) -> tuple[dict[str, 
         stated, _ = sentence(min(STATED[group_of(kind)], key=lambda each: len(each.split())), value, rng)
         others.append(other)
         places = [i for i, word in enumerate(text) if word in FACT_WORDS]
-        end = text[places[-1] + 1 :] if places else text
+        end = (text[places[-1] + 1 :] if places else text)[2 - length :]  # two words have room before it
         dealt = dict(zip(places, rng.sample(places, len(places)), strict=True))
         found["shuffled"].append(" ".join(text[dealt.get(i, i)] for i in range(len(text))))
         found["all shuffled"].append(" ".join(rng.sample(text, len(text))))
         found["synonyms"].append(" ".join(reworded(word, rng) for word in text))
         found["alone"].append(" ".join([value, *end]))
-        found["sentence"].append(" ".join([*stated.removesuffix(" .").split(), *end]))
+        found["sentence"].append(" ".join([*stated.removesuffix(" .").split(), *end][-length:]))
         found["left out"].append(" ".join(rest) or ".")
-        found["another value"].append(" ".join(told if told != text else [other, *text]))
+        found["another value"].append(" ".join(told if told != text else [other, *text][-length:]))
         found["negated"].append(" ".join(["not", value, *end]))
     return found, others
 
@@ -200,6 +201,8 @@ def words_of(lens: Any, site: str, vectors: Tensor) -> list[str]:
 
 @torch.no_grad()
 def restored(lens: Any, texts: Sequence[str]) -> Tensor:
+    longest = max(texts, key=lambda text: len(text.split()))
+    assert len(longest.split()) <= lens.config.code_length, f"the encoder would not read all of {longest!r}"
     parts = [texts[i : i + 256] for i in range(0, len(texts), 256)]
     return torch.cat([lens.encoder(lens.reread(list(each))).float().cpu() for each in parts])
 
@@ -235,7 +238,7 @@ def main() -> None:
     every = words_of(lens, site, pages.vectors)
     texts = [every[i] for i in asked.numbers]
     at_p = [ids[-1] for ids in rows.contexts]
-    changes, others = changed([text.split() for text in texts], asked, options.seed)
+    changes, others = changed([text.split() for text in texts], asked, options.seed, length)
     said, _ = subject.say(taken(rows, range(len(at_p)), [[] for _ in at_p]), length - 1)
     read = {"lens": texts, "facts": facts_in_words(rows, tokenizer.convert_ids_to_tokens(following), length)}
     read |= {"greedy": [tokenizer.decode([p, *ids]) for p, ids in zip(at_p, said, strict=True)]}

@@ -106,11 +106,12 @@ class Study:
         else:
             lens, _ = self.behind(variant, 1)
         split = self.recipe["report_split"]
-        ahead = self.recipe["report_horizon"]
+        held, ahead = int(self.activations.metadata["rules"]["continuation_length"]), self.recipe["report_horizon"]
+        ahead = min(HORIZON, held) if ahead is None else ahead
         known = world_of(lens).options(lens, self.activations, split)
         found = evaluate_lens(
             lens, self.frozen, self.activations, split=split, max_rows=self.options.rows, progress=False,
-            batch_size=self.recipe["report_batch_size"], horizon=HORIZON if ahead is None else ahead, **known,
+            batch_size=self.recipe["report_batch_size"], horizon=ahead, **known,
         )  # fmt: skip
         found.save(self.out / "reports" / variant.slug)
         row = {"variant": name, "group": variant.group, "steps": steps, "seconds": seconds, **numbers(found)}

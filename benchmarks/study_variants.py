@@ -65,7 +65,7 @@ def variants_of(recipe: Mapping[str, Any]) -> dict[str, Variant]:
         Variant("estimator parallel", {"estimator": "parallel", **soft}),
         Variant("estimator sequential", {"estimator": "sequential", **soft}),
         Variant("decoder frozen", {"estimator": "none"} | no_reward),
-        Variant(NO_START, {"warm_start": "none"}, start=None),
+        Variant(NO_START, {"warm_start": "none", "warm_foresight": 0}, start=None),
         *(own(f"warm start {text}", {"warm_start": text, "warm_foresight": 0}) for text in TEXTS),
         own("guesses and all", {"warm_sure": 0.0}),
         own("guesses below .1", {"warm_sure": 0.1}),
@@ -77,6 +77,7 @@ def variants_of(recipe: Mapping[str, Any]) -> dict[str, Variant]:
         found.append(own("guesses cut, no general word", {"warm_vague": None}))
     for length in LENGTHS:
         name = f"T = {length}"
-        found.append(own(name, {"code_length": length}))
-        found.append(Variant(f"{name}, warm start alone", {"code_length": length}, start=name, functional=False))
+        changes = {"code_length": length} | ({"warm_foresight": 0} if length < 3 else {})  # no room for evidence
+        found.append(own(name, changes))
+        found.append(Variant(f"{name}, warm start alone", changes, start=name, functional=False))
     return {v.name: v for v in found if not v.changes or any(recipe[name] != new for name, new in v.changes.items())}

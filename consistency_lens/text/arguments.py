@@ -81,8 +81,9 @@ class ConsistencyLensArguments(LensTrainingArguments):
     )
     warm_foresight: int = option(
         0,
-        "Number of tokens that the model goes on behind P, four times by itself, to show which words of the context "
-        "it will need: those are the evidence. 0 takes the words that what the text itself says next rests on.",
+        "Length in tokens of four continuations that are sampled behind P, for warm_start=evidence: the words of the "
+        "context on which they depend most are the evidence. 0 takes the words on which the text's own continuation "
+        "depends.",
     )
     warm_learning_rate: float = option(1e-3, "Learning rate of all parts during the warm start.")
     quote: bool = option(False, "Baseline mode: the encoder learns from starting texts alone, and no decoder.")
@@ -122,7 +123,7 @@ class ConsistencyLensArguments(LensTrainingArguments):
             fix = "Use 0, or how many tokens the model goes on behind P."
             raise BadInput("warm_foresight", self.warm_foresight, fix)
         if self.warm_foresight and self.warm_start != EVIDENCE:
-            fix = f"Use warm_start={EVIDENCE}, or leave it out."
+            fix = f"Use warm_start={EVIDENCE}, or warm_foresight=0."
             raise BadInput("warm_foresight", self.warm_foresight, fix, why=f"warm_start={self.warm_start}")
         for name in ("warm", "decoder", "encoder", "maps"):
             rate = vars(self)[f"{name}_learning_rate"]

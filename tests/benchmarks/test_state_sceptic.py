@@ -81,7 +81,7 @@ def test_what_is_done_to_the_words(sceptic: ModuleType) -> None:
     rows = sceptic.Rows([[1]], [[]], [0], torch.zeros(1, 2), [[]], torch.zeros(1).numpy())
     asked = sceptic.Asked(rows, [("animal", "cat")], [0])
     text = ["kitten", "blue", "zoe", "."]
-    found, (other,) = sceptic.changed([text], asked, seed=0)
+    found, (other,) = sceptic.changed([text], asked, seed=0, length=8)
     assert other in KINDS["animal"] and other != "cat"
     assert sorted(found["all shuffled"][0].split()) == sorted(text)
     shuffled = found["shuffled"][0].split()
@@ -90,7 +90,9 @@ def test_what_is_done_to_the_words(sceptic: ModuleType) -> None:
     assert found["left out"] == ["blue zoe ."] and found["another value"] == [f"{other} blue zoe ."]
     assert found["alone"] == ["cat ."] and found["negated"] == ["not cat ."]
     assert "cat" in found["sentence"][0].split() and found["sentence"][0].endswith(" .")
-    absent, (other,) = sceptic.changed([["blue", "."]], asked, seed=0)
+    short, _ = sceptic.changed([text], asked, seed=0, length=3)
+    assert short["sentence"][0].split() == found["sentence"][0].split()[-3:], "cut in front"
+    absent, (other,) = sceptic.changed([["blue", "."]], asked, seed=0, length=8)
     assert absent["another value"] == [f"{other} blue ."]
     whole, before = sceptic.sentence("the child wrote [number] names , and it was {hero} .", "zoe", random.Random(0))
     assert whole == f"{before} zoe ." and "[" not in whole

@@ -12,8 +12,10 @@ from tiny import shared_lm
 
 from consistency_lens.errors import BadInput
 from consistency_lens.frozen import Edit, FrozenLM
+from consistency_lens.text.starting import foresight
 from consistency_lens.text.starting.evidence import LEAST_CHANGE, room_of
-from consistency_lens.text.starting.foresight import Foresight, foreseen
+from consistency_lens.text.starting.foresight import Foresight, foreseen, row_number
+from consistency_lens.text.starting.source import require_evidence
 from consistency_lens.text.starting.texts import StartingTexts
 
 LENGTH = 8
@@ -51,13 +53,12 @@ def worth_of(lm: FrozenLM, context: torch.Tensor, number: int, far: Foresight) -
 def test_a_word_is_worth_what_a_step_away_from_it_costs(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In models whose attention has a window, too, from which no word could be hidden."""
     lm, contexts = shared_lm(case), contexts_of()[:4]
-    monkeypatch.setattr("consistency_lens.text.starting.foresight.TOKENS", 50)  # two rows in a pass
-    numbers = iter(range(100))
-    monkeypatch.setattr("consistency_lens.text.starting.foresight.zlib.crc32", lambda _: next(numbers))
+    monkeypatch.setattr(foresight, "GENERATED", 70)  # three rows are generated at once,
+    monkeypatch.setattr(foresight, "GRAPH", 1)  # and each has a pass with gradient of its own
     found = FAR.worth(batch_of(contexts), lm)
     assert found.shape == (4, 17)
     for row, context in enumerate(contexts):
-        own = worth_of(lm, context, row, FAR)
+        own = worth_of(lm, context, foresight.row_number(context), FAR)
         assert max(own) > 0.1
         assert found[row, -len(context) :].tolist() == pytest.approx(own, rel=0.03, abs=2e-3)
         assert not found[row, : -len(context)].any()
@@ -124,5 +125,34 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="samples"):
         Foresight(4, samples=0)
     lm = shared_lm("llama")
-    with pytest.raises(BadInput, match="warm_foresight"):
+    with pytest.raises(BadInput, match=f"Use at most {lm.max_length - 17}") as caught:
         foreseen(contexts_of(), config_of(lm), lm, Foresight(lm.max_length))
+    assert caught.value.field == "warm_foresight" and caught.value.value == lm.max_length
+
+
+def test_what_a_training_could_not_make_is_refused_before_it_begins(tmp_path: Path) -> None:
+    far = {"warm_start": "evidence", "max_steps": 40, "warm_steps": 40}
+    trainer = trainer_of(tmp_path, **far, warm_foresight=120)
+    with pytest.raises(BadInput, match="a context has"):
+        trainer.train()
+    with pytest.raises(BadInput, match="no room for evidence") as caught:
+        trainer_of(tmp_path, **far, warm_foresight=4, warm_evidence=0.0)
+    assert caught.value.field == "warm_foresight"
+    with pytest.raises(BadInput, match="ddp or zero2") as caught:
+        require_evidence({"warm_foresight": 4, "warm_evidence": 0.5, "code_length": 8}, spread=True)
+    assert caught.value.field == "warm_start"
+
+
+@torch.no_grad()
+def test_a_sample_that_ends_early_and_ids_of_another_type_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, contexts = shared_lm("llama"), contexts_of()
+    first = lm.generate(batch_of(contexts), rows=[row_number(c) for c in contexts], max_new_tokens=6, do_sample=True)
+    ending = {int(i) for i in first.ids[:, 2]}  # tokens that end some rows early, and not others
+    monkeypatch.setattr("consistency_lens.frozen.generation.generating.stop_ids_of", lambda _: sorted(ending))
+    batch = batch_of(contexts)
+    together = FAR.worth(batch, lm)
+    for row, context in enumerate(contexts):
+        alone = FAR.worth(batch_of([context]), lm)[0]
+        assert torch.allclose(together[row, -len(context) :], alone, atol=1e-5)
+    narrow = FAR.worth({name: each.int() for name, each in batch.items()}, lm)
+    assert torch.allclose(narrow, together, atol=1e-6)

@@ -11,7 +11,9 @@ from ...errors import BadInput
 from ...frozen.anatomy.parts import longest_context
 from ...frozen.loading.load import quantization_of
 from ..configuration import PLACEHOLDER, ends_of
-from ..starting.source import vague_id
+from ..starting.foresight import Foresight
+from ..starting.source import require_evidence, vague_id
+from ..starting.texts import EVIDENCE
 
 
 def require_model(values: Mapping[str, Any], config: Any, tokenizer: Any) -> None:
@@ -23,6 +25,8 @@ def require_model(values: Mapping[str, Any], config: Any, tokenizer: Any) -> Non
     if used + length > room:
         why = f"the model takes {room} tokens, and the prompt has {used}"
         raise BadInput("code_length", length, f"Use at most {max(0, room - used)}.", why)
+    if values["warm_start"] == EVIDENCE and values["warm_steps"]:
+        require_evidence(values, spread=False)
     _, stop = ends_of(tokenizer, str(values["model_name_or_path"]))
     vague_id(values["warm_vague"], tokenizer, {stop, *tokenizer.all_special_ids})
     packed = quantization_of(config) if values["quantization"] == "none" else values["quantization"]
@@ -42,9 +46,8 @@ def require_contexts(values: Mapping[str, Any], extraction: Extraction, room: in
         longest = max((each.length for each in prepared), default=0)
         if longest + used > room:
             raise too_long(rules.max_length, longest, used, room, rules.min_position)
-        if longest + ahead > room:
-            why = f"a context has {longest} tokens, and the model takes {room}"
-            raise BadInput("warm_foresight", ahead, f"Use at most {room - longest}.", why)
+        if ahead:
+            Foresight(ahead).require_room(longest, room)
 
     if rules.max_length - 1 + max(used, ahead) > room:
         extraction.require_each(fits)

@@ -42,7 +42,7 @@ KEY = "baseline.json"
 ELSEWHERE = {
     *("output_dir", "run_name", "logging_dir", "project"),
     *("estimator", "rollouts", "temperature", "decoder_learning_rate"),
-    *("warm_sure", "warm_vague", "warm_guess_share"),
+    *("warm_sure", "warm_vague", "warm_guess_share", "warm_evidence"),
     *(f"{term}_weight" for term in ("lm", "ground", "reference")),
 }
 OF_TEXTS = {"warm_sure", "warm_vague"}  # what an encoder of what the model says hangs on after all

@@ -11,7 +11,7 @@ Shapes: B documents, R rows of each, K candidates, n predictions, S columns, V v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,8 @@ class Evidence:
         words: the texts.
         quoted: `[N]`, how many of a text's first tokens stand in the context, the token at P among them.
         worth: for each row its words with the nats that each is worth, in the order of the context: by how much the
-            log-probability of what is predicted changes to first order, or, `exact`, the KL.
+            log-probability of a prediction changes to first order, or, `exact`, the KL; of `foreseen` texts, how much
+            that of a whole continuation does.
     """
 
     words: Words
@@ -212,17 +213,35 @@ class _Group:
     def _candidates(self, row: int, count: int) -> list[tuple[int, float]]:
         """The words that the predictions rest on most, without those that the text says anyway or may not hold."""
         b, r = self.places[row]
-        told = {int(self.last[b, r]), *self.said[b, r].tolist(), self.config.stop_id, *(self.config.never_ids or [])}
-        rests: dict[int, float] = {}
-        for token, weight in zip(self.contexts[row][:-1].tolist(), self.rests[b, r].tolist(), strict=False):
-            if token not in told:
-                rests[token] = rests.get(token, 0.0) + weight
-        return sorted(rests.items(), key=lambda pair: -pair[1])[:count]
+        never = {int(self.last[b, r]), *self.said[b, r].tolist(), self.config.stop_id, *(self.config.never_ids or [])}
+        return weightiest(self.contexts[row], self.rests[b, r].tolist(), never, count)
 
     def _best(self, row: int, pairs: Iterable[tuple[int, float]], most: int, least: float) -> list[tuple[int, float]]:
-        found = sorted(pairs, key=lambda pair: -pair[1])[:most]
-        context = self.contexts[row].tolist()
-        return sorted((pair for pair in found if pair[1] >= least), key=lambda pair: context.index(pair[0]))
+        return in_their_order(self.contexts[row], sorted(pairs, key=lambda pair: -pair[1])[:most], least)
+
+
+def weightiest(
+    context: Tensor, weights: Sequence[float], never: Collection[int], count: int
+) -> list[tuple[int, float]]:
+    """The words of a context before P that weigh most, each with the sum over all places where it stands.
+
+    Args:
+        context: ids up to P.
+        weights: of each of its tokens.
+        never: words that are passed over.
+        count: how many words at most.
+    """
+    found: dict[int, float] = {}
+    for token, weight in zip(context[:-1].tolist(), weights, strict=False):
+        if token not in never:
+            found[token] = found.get(token, 0.0) + weight
+    return sorted(found.items(), key=lambda pair: -pair[1])[:count]
+
+
+def in_their_order(context: Tensor, pairs: Iterable[tuple[int, float]], least: float) -> list[tuple[int, float]]:
+    """Those that are worth at least so much, in the order of the context."""
+    order = context.tolist()
+    return sorted((pair for pair in pairs if pair[1] >= least), key=lambda pair: order.index(pair[0]))
 
 
 def agreement(fast: Evidence, exact: Evidence) -> float:

@@ -2,8 +2,8 @@
 
 What comes next often needs little of what P holds. So the model goes on behind P several times, by itself. A word of
 the context is worth the change of the log-probability of what was said, to first order, where the word's embedding
-gives way to the mean embedding of its context. Nothing is hidden from attention: any architecture can be asked, and a
-word counts as well where it reaches P through other words alone.
+gives way to the mean embedding of its context. Nothing is hidden from attention: layers with a window and flash
+attention can be asked too, and a word counts as well where it reaches P through other words alone.
 
 Shapes: N rows, S columns of the contexts, H tokens said, d hidden size, V vocabulary.
 """
@@ -23,8 +23,11 @@ from ...frozen import Edit, FrozenLM
 from ...objectives import log_probability_of
 from ..configuration import ConsistencyLensConfig
 from ..parts.generation import Words
-from .evidence import LEAST_CHANGE, LOGITS, TOKENS, Evidence, room_of
+from .evidence import LEAST_CHANGE, Evidence, in_their_order, room_of, weightiest
 from .warm_start import NO_DOUBT, Doubt, joined, packed, said_after, tail_of
+
+GENERATED = 1 << 15  # tokens of the contexts and of what is said that one pass keeps keys and values of
+GRAPH, NUMBERS = 1 << 30, 20  # numbers that a pass with gradient keeps; of a token, in each layer, times the width
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,44 @@ class Foresight:
             if vars(self)[name] < 1:
                 raise BadInput(name, vars(self)[name], "Use 1 or more.")
 
-    def worth(self, batch: dict[str, Tensor], frozen: FrozenLM) -> Tensor:
-        """What each token of the contexts is worth, `[N, S]`, in nats, as the mean of the samples.
+    def require_room(self, longest: int, room: int) -> None:
+        """Raise where a model that takes `room` tokens cannot go on so far behind a context of `longest`."""
+        if longest + self.tokens > room:
+            why = f"a context has {longest} tokens, and the model takes {room}"
+            fix = (
+                f"Use at most {room - longest}." if room > longest else "Use 0, or extract with a shorter max_length."
+            )
+            raise BadInput("warm_foresight", self.tokens, fix, why)
 
-        What a row's samples say is a function of its context alone, whatever it runs with.
+    def worth(self, batch: dict[str, Tensor], frozen: FrozenLM) -> Tensor:
+        """What each token of the contexts is worth, `[N, S]`, in nats of a whole continuation, as the mean of the
+        samples.
+
+        What a row's samples say is a function of its context and of the kind of device alone, whatever it runs with.
 
         Args:
             batch: `input_ids [N, S]` and `attention_mask [N, S]`, padded on the left.
             frozen: the model.
         """
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        frozen.require_length(ids.shape[1] + self.tokens, "input_ids and warm_foresight")
-        numbers = [zlib.crc32(own[kept.bool()].numpy().tobytes()) for own, kept in zip(ids, mask, strict=True)]
+        ids, mask = batch["input_ids"].cpu(), batch["attention_mask"].cpu()
+        width, total = ids.shape[1], ids.shape[1] + self.tokens
+        self.require_room(width, frozen.max_length)
+        kept = NUMBERS * frozen.num_layers * frozen.hidden_size * total + self.tokens * frozen.vocab_size
         worth = torch.zeros(ids.shape)
-        size = max(1, min(TOKENS // (ids.shape[1] + self.tokens), LOGITS // (self.tokens * frozen.vocab_size)))
-        for seed in range(self.samples):
-            said = frozen.generate(batch, rows=numbers, max_new_tokens=self.tokens, do_sample=True, seed=seed)
-            whole = {"ids": ids, "mask": mask, "said": said.ids.cpu(), "there": said.mask.cpu()}
-            for first in range(0, len(ids), size):
-                some = {name: each[first : first + size] for name, each in whole.items()}
-                worth[first : first + size] += _rests(frozen, **some) / self.samples
+        for rows in torch.arange(len(ids)).split(max(1, GENERATED // total)):
+            some = {"input_ids": ids[rows], "attention_mask": mask[rows]}
+            numbers = [row_number(own[there.bool()]) for own, there in zip(*some.values(), strict=True)]
+            for seed in range(self.samples):
+                said = frozen.generate(some, rows=numbers, max_new_tokens=self.tokens, do_sample=True, seed=seed)
+                for part in torch.arange(len(rows)).split(max(1, GRAPH // kept)):
+                    found = _rests(frozen, ids[rows[part]], mask[rows[part]], said.ids[part], said.mask[part])
+                    worth[rows[part]] += found / self.samples
         return worth
+
+
+def row_number(context: Tensor) -> int:
+    """What the draws behind a context depend on: its tokens."""
+    return zlib.crc32(context.long().numpy().tobytes())
 
 
 def foreseen(
@@ -98,7 +118,8 @@ def foreseen(
     chosen = []
     for row, context in enumerate(contexts):
         told = never | {*last.ids[row].tolist(), *after.ids[row].tolist()}
-        pairs = _chosen(context, worth[row, -len(context) :], told, most)
+        best = weightiest(context, worth[row, -len(context) :].tolist(), told, most)
+        pairs = in_their_order(context, best, LEAST_CHANGE)
         words[row, : len(pairs)] = torch.tensor([token for token, _ in pairs], dtype=torch.long)
         keep[row, : len(pairs)] = True
         chosen.append(pairs)
@@ -111,7 +132,7 @@ def foreseen(
 
 def _rests(frozen: FrozenLM, ids: Tensor, mask: Tensor, said: Tensor, there: Tensor) -> Tensor:
     """How much the log-probability of what was said, `[N, H]`, rests on each token's embedding, `[N, S]`."""
-    columns = ids.shape[1]
+    columns, said, there = ids.shape[1], said.cpu(), there.cpu()
     whole = {"input_ids": torch.cat([ids, said], dim=1), "attention_mask": torch.cat([mask, there], dim=1)}
     clean = frozen.read(whole, "embed")["embed"].float()
     kept = mask.to(clean).unsqueeze(2)
@@ -123,15 +144,3 @@ def _rests(frozen: FrozenLM, ids: Tensor, mask: Tensor, said: Tensor, there: Ten
         chance = log_probability_of(logits, said.to(logits.device)) * there.to(logits)
         (gradient,) = torch.autograd.grad(chance.sum(), own)
     return ((clean[:, :columns] - mean) * gradient * kept).sum(2).abs().cpu()
-
-
-def _chosen(context: Tensor, worth: Tensor, never: set[int], most: int) -> list[tuple[int, float]]:
-    """The words that are worth most, in the order of the context, each with its worth: the sum over all places where
-    the word stands."""
-    found: dict[int, float] = {}
-    for token, nats in zip(context[:-1].tolist(), worth[:-1].tolist(), strict=True):
-        if token not in never:
-            found[token] = found.get(token, 0.0) + nats
-    best = sorted(found.items(), key=lambda pair: -pair[1])[:most]
-    order = context.tolist()
-    return sorted((pair for pair in best if pair[1] >= LEAST_CHANGE), key=lambda pair: order.index(pair[0]))

@@ -18,6 +18,7 @@ from ...errors import BadInput
 from ...frozen import FrozenLM
 from ..arguments import ConsistencyLensArguments
 from ..configuration import ConsistencyLensConfig
+from .evidence import room_of
 from .foresight import Foresight
 from .prepared import PreparedTexts
 from .texts import EVIDENCE, StartingTexts
@@ -44,6 +45,8 @@ class TextSource:
         spread: bool = False,
     ) -> None:
         self.args, self.config, self.frozen, self.rows, self.spread = args, config, frozen, rows, spread
+        if args.warm_start == EVIDENCE and args.num_warm_steps:
+            require_evidence(vars(args) | {"code_length": config.code_length}, spread)
         banned = {config.stop_id, *(config.never_ids or [])}
         self.doubt = Doubt(args.warm_sure, vague_id(args.warm_vague, frozen.tokenizer, banned))
         self._prepared: PreparedTexts | None = None
@@ -58,6 +61,9 @@ class TextSource:
         if self._prepared is None and not self._is_worth_it(max_steps):
             return self._made(inputs)
         if self._prepared is None:
+            if self.args.warm_foresight:
+                longest = 1 + max(self.rows["position"])
+                Foresight(self.args.warm_foresight).require_room(int(longest), self.frozen.max_length)
             self._prepared = PreparedTexts.of(
                 self.rows,
                 self._made,
@@ -83,8 +89,16 @@ class TextSource:
     def _made(self, contexts: Mapping[str, Tensor]) -> StartingTexts:
         asked: Callable[[bool], bool] = partial(any_process, device=self.args.device) if self.spread else bool
         args = self.args
-        shape = (args.warm_evidence, args.warm_foresight)
-        return StartingTexts.of(args.warm_start, contexts, self.config, self.frozen, self.doubt, asked, *shape)
+        return StartingTexts.of(
+            args.warm_start,
+            contexts,
+            self.config,
+            self.frozen,
+            self.doubt,
+            asked,
+            evidence=args.warm_evidence,
+            foresight=args.warm_foresight,
+        )
 
     def _recipe(self) -> dict[str, Any]:
         names = ["code_length", "stop_id", "never_ids", *(["prompt"] if self.args.warm_start == "summary" else [])]
@@ -99,6 +113,19 @@ class TextSource:
     def _of_evidence(self) -> dict[str, Any]:
         far = {"foresight": asdict(Foresight(self.args.warm_foresight))} if self.args.warm_foresight else {}
         return {"evidence": self.args.warm_evidence, **far}
+
+
+def require_evidence(values: Mapping[str, Any], spread: bool) -> None:
+    """Raise where texts of evidence cannot be made with these options, or would hold none."""
+    if spread:
+        fix = "Use another one, such as onward, or an engine that leaves weights whole: ddp or zero2."
+        why = "evidence takes gradients of the frozen model, whose weights are spread over processes"
+        raise BadInput("warm_start", EVIDENCE, fix, why)
+    length, share = values["code_length"], values["warm_evidence"]
+    if values["warm_foresight"] and not room_of(length, share)[0]:
+        fix = "Use a longer code_length, a larger warm_evidence, or warm_foresight=0."
+        why = f"a text of code_length={length} has no room for evidence at warm_evidence={share}"
+        raise BadInput("warm_foresight", values["warm_foresight"], fix, why)
 
 
 class WrittenTexts:
