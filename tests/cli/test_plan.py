@@ -13,6 +13,8 @@ from transformers import AutoConfig
 
 from consistency_lens import cli
 from consistency_lens.cli.parsing.recipes import as_recipe
+from consistency_lens.demo.pages.keeper import KeeperConfig, paged_config
+from consistency_lens.demo.pages.model import PagedLlamaForCausalLM
 from consistency_lens.demo.subject import new_model
 from consistency_lens.demo.tokenizer import build_tokenizer
 from consistency_lens.demo.training import SubjectConfig
@@ -132,6 +134,17 @@ def test_the_demo_is_planned_and_not_trained(
     model = new_model(SubjectConfig(), build_tokenizer())
     assert record["sizes"]["weights"] == sum(p.numel() for p in model.parameters())
     assert record["recommended"]["per_device_train_batch_size"] == 48  # the recipe's: no power of two
+
+
+def test_the_model_of_pages_is_planned_and_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    assert cli.main(["plan", "--config", "state_demo", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert not any(tmp_path.iterdir())
+    model = PagedLlamaForCausalLM(paged_config(KeeperConfig(), build_tokenizer()))
+    assert record["sizes"]["weights"] == sum(p.numel() for p in model.parameters())
 
 
 def test_fields_as_they_stand_are_those_of_every_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

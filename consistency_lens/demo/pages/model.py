@@ -69,8 +69,9 @@ class PagedLlamaModel(LlamaModel):
         page_length: int | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """As a Llama's; `attention_mask` says which columns are tokens, `[B, C]`, those in the cache included.
-        Training may ask for shorter pages than those of the configuration."""
+        """As a Llama's; `attention_mask` says which columns are tokens, `[B, C]`, those in the cache included. Where
+        nothing is in a cache, it may as well be what is added to attention, `[B, 1, Q, Q]`: pages hide what they hide
+        besides. Training may ask for shorter pages than those of the configuration."""
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and past_key_values is None:
@@ -79,14 +80,19 @@ class PagedLlamaModel(LlamaModel):
         columns = queries + (past_key_values.get_seq_length() if past_key_values is not None else 0)
         if attention_mask is None:
             attention_mask = torch.ones(rows, columns, dtype=torch.long, device=hidden.device)
-        if attention_mask.dim() != 2:
+        if attention_mask.dim() == 4 and columns == queries:
+            seen = attention_mask[:, 0] >= 0
+            places = torch.arange(columns, device=hidden.device).expand(rows, -1)
+        elif attention_mask.dim() == 2:
+            seen = attention_mask.bool().unsqueeze(1)
+            places = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+        else:
             fix = "Say which columns are tokens; which of them see each other is settled by the pages."
             raise BadInput("attention_mask", f"of {attention_mask.dim()} dimensions", fix)
-        places = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
         if position_ids is None:
             position_ids = places[:, -queries:]
         causal = torch.ones(queries, columns, dtype=torch.bool, device=hidden.device).tril(columns - queries)
-        allowed = causal & attention_mask.bool().unsqueeze(1)
+        allowed = causal & seen
         of_halves = sees(places, page_length or self.config.page_length, queries)
         masks = [self._added(each & allowed, hidden) for each in of_halves]
         position_embeddings = self.rotary_emb(hidden, position_ids=position_ids)

@@ -152,5 +152,15 @@ def test_it_loads_like_any_model(lm: FrozenLM, tmp_path) -> None:
         assert torch.equal(model(ids_of()).logits, lm.model(ids_of()).logits)
         shorter = model(ids_of(), page_length=4).logits
     assert not torch.allclose(shorter, lm.model(ids_of()).logits)
-    with pytest.raises(BadInput, match="which of them see each other is settled"):
-        model(ids_of(), attention_mask=torch.zeros(1, 1, 17, 17))
+    added = torch.zeros(3, 1, 17, 17)
+    with torch.no_grad():
+        assert torch.equal(model(ids_of(), attention_mask=added).logits, model(ids_of()).logits)
+        added[:, :, 1:, 0] = torch.finfo(added.dtype).min
+        hidden = model(ids_of(), attention_mask=added).logits
+        other = ids_of().clone()
+        other[:, 0] = other[:, 0] % 50 + 5
+        assert torch.equal(hidden[:, 1:], model(other, attention_mask=added).logits[:, 1:]), "nobody sees the first"
+    cache = model(ids_of(), use_cache=True).past_key_values
+    for mask, past in ((added[:, 0], None), (added[:, :, :1], cache)):
+        with pytest.raises(BadInput, match="which of them see each other is settled"):
+            model(ids_of()[:, :1] if past else ids_of(), attention_mask=mask, past_key_values=past)
