@@ -27,7 +27,6 @@ from .planning.foreseen import require_contexts, require_model, too_long
 from .report.definitions import FRESH_ENCODER, TRAINED_GREEDY, TRAINED_TAIL
 from .starting.baseline import FRESH, GREEDY, TAIL, baseline_of_run
 from .starting.source import require_evidence
-from .starting.texts import EVIDENCE
 from .use.commands import USES
 
 WARM = "warm_lens"  # the lens as its warm start left it, in the folder of a run
@@ -110,8 +109,7 @@ class TextRun(FamilyRun):
             raise BadInput("kl_horizon", horizon, fix)
 
     def require_engine(self, engine: Engine) -> None:
-        if self.values["warm_start"] == EVIDENCE and self.values["warm_steps"]:
-            require_evidence(self.values, engine.spreads_weights)
+        require_evidence(self.values, engine.spreads_weights)
         for name in ("tail_baseline", "fresh_encoder"):
             if engine.spreads_weights and self.values[name]:
                 why = f"under {engine.name} no process holds the weights when the training is over"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 from transformers import AutoConfig
 
@@ -124,27 +126,27 @@ def test_a_model_alone_is_planned_as_extract_would_read_it(folder: Path, capsys:
     assert "contexts of 512 tokens" in said and "Name the texts as well" in said
 
 
-def test_the_demo_is_planned_and_not_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("recipe", "untrained"),
+    [
+        ("demo", lambda: new_model(SubjectConfig(), build_tokenizer())),
+        ("state_demo", lambda: PagedLlamaForCausalLM(paged_config(KeeperConfig(), build_tokenizer()))),
+    ],
+    ids=["demo", "state_demo"],
+)
+def test_an_offline_model_is_planned_and_not_trained(
+    recipe: str,
+    untrained: Callable[[], torch.nn.Module],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
-    assert cli.main(["plan", "--config", "demo", "--json"]) == 0
+    assert cli.main(["plan", "--config", recipe, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert not any(tmp_path.iterdir())
-    model = new_model(SubjectConfig(), build_tokenizer())
-    assert record["sizes"]["weights"] == sum(p.numel() for p in model.parameters())
+    assert record["sizes"]["weights"] == sum(p.numel() for p in untrained().parameters())
     assert record["recommended"]["per_device_train_batch_size"] == 48  # the recipe's: no power of two
-
-
-def test_the_model_of_pages_is_planned_and_not_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
-    assert cli.main(["plan", "--config", "state_demo", "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert not any(tmp_path.iterdir())
-    model = PagedLlamaForCausalLM(paged_config(KeeperConfig(), build_tokenizer()))
-    assert record["sizes"]["weights"] == sum(p.numel() for p in model.parameters())
 
 
 def test_fields_as_they_stand_are_those_of_every_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

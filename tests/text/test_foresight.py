@@ -139,8 +139,9 @@ def test_what_a_training_could_not_make_is_refused_before_it_begins(tmp_path: Pa
         trainer_of(tmp_path, **far, warm_foresight=4, warm_evidence=0.0)
     assert caught.value.field == "warm_foresight"
     with pytest.raises(BadInput, match="ddp or zero2") as caught:
-        require_evidence({"warm_foresight": 4, "warm_evidence": 0.5, "code_length": 8}, spread=True)
+        require_evidence({**far, "warm_foresight": 4, "warm_evidence": 0.5, "code_length": 8}, spread=True)
     assert caught.value.field == "warm_start"
+    require_evidence({"warm_start": "onward", "warm_steps": 40}, spread=True)
 
 
 @torch.no_grad()
@@ -149,7 +150,9 @@ def test_a_sample_that_ends_early_and_ids_of_another_type_change_nothing_else(mo
     first = lm.generate(batch_of(contexts), rows=[row_number(c) for c in contexts], max_new_tokens=6, do_sample=True)
     ending = {int(i) for i in first.ids[:, 2]}  # tokens that end some rows early, and not others
     monkeypatch.setattr("consistency_lens.frozen.generation.generating.stop_ids_of", lambda _: sorted(ending))
-    batch = batch_of(contexts)
+    batch, numbers = batch_of(contexts), [row_number(context) for context in contexts]
+    lengths = lm.generate(batch, rows=numbers, max_new_tokens=6, do_sample=True).mask.sum(1)
+    assert bool((lengths <= 3).any()), "some do end early"
     together = FAR.worth(batch, lm)
     for row, context in enumerate(contexts):
         alone = FAR.worth(batch_of([context]), lm)[0]

@@ -13,7 +13,6 @@ from ...frozen.loading.load import quantization_of
 from ..configuration import PLACEHOLDER, ends_of
 from ..starting.foresight import Foresight
 from ..starting.source import require_evidence, vague_id
-from ..starting.texts import EVIDENCE
 
 
 def require_model(values: Mapping[str, Any], config: Any, tokenizer: Any) -> None:
@@ -25,8 +24,7 @@ def require_model(values: Mapping[str, Any], config: Any, tokenizer: Any) -> Non
     if used + length > room:
         why = f"the model takes {room} tokens, and the prompt has {used}"
         raise BadInput("code_length", length, f"Use at most {max(0, room - used)}.", why)
-    if values["warm_start"] == EVIDENCE and values["warm_steps"]:
-        require_evidence(values, spread=False)
+    require_evidence(values, spread=False)
     _, stop = ends_of(tokenizer, str(values["model_name_or_path"]))
     vague_id(values["warm_vague"], tokenizer, {stop, *tokenizer.all_special_ids})
     packed = quantization_of(config) if values["quantization"] == "none" else values["quantization"]

@@ -45,8 +45,7 @@ class TextSource:
         spread: bool = False,
     ) -> None:
         self.args, self.config, self.frozen, self.rows, self.spread = args, config, frozen, rows, spread
-        if args.warm_start == EVIDENCE and args.num_warm_steps:
-            require_evidence(vars(args) | {"code_length": config.code_length}, spread)
+        require_evidence(vars(args) | {"code_length": config.code_length}, spread)
         banned = {config.stop_id, *(config.never_ids or [])}
         self.doubt = Doubt(args.warm_sure, vague_id(args.warm_vague, frozen.tokenizer, banned))
         self._prepared: PreparedTexts | None = None
@@ -116,7 +115,9 @@ class TextSource:
 
 
 def require_evidence(values: Mapping[str, Any], spread: bool) -> None:
-    """Raise where texts of evidence cannot be made with these options, or would hold none."""
+    """Raise where starting texts of evidence are wanted that these options cannot make, or that would hold none."""
+    if values["warm_start"] != EVIDENCE or not values["warm_steps"]:
+        return
     if spread:
         fix = "Use another one, such as onward, or an engine that leaves weights whole: ddp or zero2."
         why = "evidence takes gradients of the frozen model, whose weights are spread over processes"
